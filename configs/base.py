@@ -1,0 +1,72 @@
+"""Every key once, with its unit and default. Recipes start from here and state what they change."""
+
+from ml_collections import ConfigDict, config_dict
+
+from vpjax.config import section
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults: VPT-deep on an ImageNet-21k ViT-B/16, on CIFAR-10."""
+    config = ConfigDict()
+
+    # What was pre-trained. Other keys of the section are options of the class.
+    config.backbone = backbone("vit.ViT", weights="vit_b16_in21k")
+
+    # What is learned on top. `name` is the place in the code: vpjax/methods/vpt.py, class VPT.
+    config.method = section("methods", "vpt.VPT")
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # a TFDS name, or "digits/low", "digits/high"
+    config.data.train = "train[:90%]"  # TFDS split strings
+    config.data.val = "train[90%:]"  # chooses among checkpoints and stops early; "": none
+    config.data.test = "test"  # read once, at the end; "": none
+    config.data.dir = ""  # prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.data.preset = "auto"  # preprocessing; "auto": what the weights were made with
+    config.data.eval_batch_size = 0  # images; 0: batch_size
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128  # images, over all devices
+    config.train.epochs = 100.0
+    config.train.steps = config_dict.placeholder(int)  # instead of epochs
+    config.train.eval_every = 1.0  # epochs
+    config.train.save_every = 60.0  # seconds, at the next evaluation; 0: at every evaluation
+    config.train.log_every = 50  # steps
+    config.train.patience = 0  # evaluations without a better val accuracy before stopping; 0: never
+    config.train.select = "last"  # weights that are reported: "last", or "best" by val accuracy
+    config.train.trainable = ""  # regular expression over parameter names; "": the method's own
+
+    config.optim = ConfigDict()
+    config.optim.name = "sgd"  # "sgd" (momentum, L2 in the gradient) or "adamw" (decoupled)
+    config.optim.lr = 0.25  # peak learning rate
+    config.optim.lr_per = 256  # `lr` is for this many images a batch and scales with it; 0: as is
+    config.optim.momentum = 0.9  # sgd
+    config.optim.weight_decay = 1e-4
+    config.optim.no_decay = r"method/head/bias"  # names that do not decay; "": all decay
+    config.optim.schedule = "cosine"  # "cosine" to 0, or "constant"; both after warm-up
+    config.optim.warmup_epochs = 10.0
+    config.optim.clip_norm = 0.0  # bound of the global gradient norm; 0: none
+
+    config.dtype = "float32"  # of computation: "float32" or "bfloat16"; what trains is float32
+    config.attention = "auto"  # "xla", "cudnn", or "auto"; the log says which
+    config.remat = "none"  # what the backward pass recomputes: "none", "full", "dots"
+    config.mesh = ConfigDict({"data": -1, "model": 1})  # devices on each axis; -1: the rest
+    config.seed = 0
+    config.parity = False  # True: reproduce the published code where it differs from the paper
+
+    # Several runs and a table at the end: {label: {section: {key: value}}}, each with every seed.
+    config.compare = ConfigDict()
+    config.seeds = (0,)
+    config.export = ""  # write the backbone here after training, as a Google npz file
+    return config
+
+
+def backbone(name: str, weights: str = "", head: str = "new", **options) -> ConfigDict:
+    """Returns the backbone's section.
+
+    `weights` is a path, URL or known name ("": random); `head="load"` takes the file's head too.
+    """
+    out = section("backbones", name, **options)
+    out.weights = weights
+    out.head = head
+    del out["attention"]  # decided for the whole run by config.attention
+    return out

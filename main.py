@@ -1,0 +1,42 @@
+"""vpjax: visual prompt tuning from one command.
+
+    python main.py                                                 the first run, offline
+    python main.py --config configs/vpt_cifar.py --workdir DIR     train, or go on training, in DIR
+    python main.py --mode eval --workdir DIR                       evaluate what DIR has trained
+
+Any key of a config can be set: --config.method.num_tokens=10.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+HOME = Path(__file__).resolve().parent
+MODES = ("train", "eval")
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", str(HOME / "configs" / "digits.py"), "A recipe.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<recipe>.")
+MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
+
+
+def main(arguments: list[str]) -> None:
+    """Dispatches on --mode."""
+    from vpjax import cli
+
+    if len(arguments) > 1:
+        raise cli.UserError(f"unexpected argument {arguments[1]!r}; options begin with --")
+    overrides = set(config_flags.get_override_values(flags.FLAGS["config"]))
+    recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    folder = Path(WORKDIR.value or Path("runs") / recipe).expanduser()
+    cli.dispatch(MODE.value, MODES, CONFIG.value, overrides, folder)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HOME))
+    from vpjax import cli
+
+    cli.run(main, app)

@@ -1,0 +1,358 @@
+"""Downloads from a small server on this machine, with the faults real servers and lines have."""
+
+import base64
+import hashlib
+import http.server
+import io
+import re
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from vpjax.errors import UserError
+from vpjax.weights import fetch as module
+from vpjax.weights.fetch import fetch, sha256
+from vpjax.weights.known import KNOWN, Known
+
+
+def npz(seed=0, size=20_000):
+    buffer = io.BytesIO()
+    np.savez(buffer, kernel=np.random.default_rng(seed).normal(size=size))
+    return buffer.getvalue()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `content` under every path; the attributes choose the faults."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = npz()
+        self.etag = '"v1"'
+        self.ranges = True
+        self.cut_after = None  # bytes of body sent before the connection closes
+        self.cuts = 0  # how many answers are still to be cut
+        self.status = 200
+        self.kind = "application/octet-stream"
+        self.md5 = None
+        self.length = True
+        self.asked = []  # (Range header or None, status) of every request
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/folder/weights.npz"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, content = self.server, self.server.content
+        asked = self.headers.get("Range")
+        start, status = 0, server.status
+        match = asked and re.fullmatch(r"bytes=(\d+)-", asked)
+        if match and server.ranges and self.headers.get("If-Range") == server.etag:
+            start = int(match[1])
+            status = 206 if start < len(content) else 416
+        server.asked.append((asked, status))
+        self.send_response(status)
+        self.send_header("Content-Type", server.kind)
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        if server.length:
+            self.send_header("Content-Length", str(len(content) - start))
+        if status == 206:
+            last = len(content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+        if server.md5:
+            self.send_header("x-goog-hash", "crc32c=AAAAAA==")
+            self.send_header("x-goog-hash", f"md5={server.md5}")
+        self.end_headers()
+        body = content[start:]
+        if server.cut_after is not None and server.cuts > 0:
+            server.cuts -= 1
+            body = body[: server.cut_after]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def only(folder):
+    return sorted(p.name for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
+
+
+def test_download_then_cache(server, tmp_path, capsys):
+    path = fetch(server.url, tmp_path)
+    assert path.read_bytes() == server.content
+    assert path == tmp_path / f"127.0.0.1_{server.server_port}" / "folder" / "weights.npz"
+    assert only(tmp_path) == ["weights.npz", "weights.npz.sha256"]
+    note = path.with_name("weights.npz.sha256").read_text()
+    assert note == f"{sha256(path)}  weights.npz\n"
+    assert "weights.npz" in capsys.readouterr().err
+    assert fetch(server.url, tmp_path) == path
+    assert len(server.asked) == 1
+
+
+def test_known_name(server, tmp_path, monkeypatch):
+    digest = "sha256:" + hashlib.sha256(server.content).hexdigest()[:10]
+    known = Known(server.url, "tiny.npz", "inception", "Ti/16", "a test", digest)
+    monkeypatch.setitem(KNOWN, "tiny", known)
+    monkeypatch.setenv("VPJAX_CACHE", str(tmp_path))
+    assert fetch("tiny") == tmp_path / "weights" / "tiny.npz"
+
+
+def test_published_digest_is_checked(server, tmp_path, monkeypatch):
+    known = Known(server.url, "tiny.npz", "inception", "Ti/16", "a test", "sha256:0000")
+    monkeypatch.setitem(KNOWN, "tiny", known)
+    with pytest.raises(UserError, match="published one begins with 0000"):
+        fetch("tiny", tmp_path)
+    assert only(tmp_path) == []
+
+
+def test_cut_connection_is_resumed(server, tmp_path):
+    server.cut_after, server.cuts = 50_000, 2
+    path = fetch(server.url, tmp_path)
+    assert path.read_bytes() == server.content
+    assert server.asked == [(None, 200), ("bytes=50000-", 206), ("bytes=100000-", 206)]
+
+
+def interrupted(server, tmp_path):
+    """Leaves a partial download of 50 000 bytes behind, as a killed process would."""
+    server.cut_after, server.cuts = 50_000, 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.time, "sleep", lambda seconds: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fetch(server.url, tmp_path)
+    server.asked.clear()
+    return next(tmp_path.rglob("*.part"))
+
+
+def test_resume_in_a_new_process(server, tmp_path):
+    part = interrupted(server, tmp_path)
+    assert part.stat().st_size == 50_000
+    code = "import sys; from vpjax.weights.fetch import fetch; print(fetch(*sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, server.url, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert part.with_name("weights.npz").read_bytes() == server.content
+    assert server.asked == [("bytes=50000-", 206)]
+
+
+def test_a_finished_part_needs_no_network(server, tmp_path):
+    part = interrupted(server, tmp_path)
+    part.write_bytes(server.content)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == []
+
+
+def test_restart_when_range_is_ignored(server, tmp_path):
+    interrupted(server, tmp_path)
+    server.ranges = False
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [("bytes=50000-", 200)]
+
+
+def test_restart_when_the_file_changed(server, tmp_path):
+    interrupted(server, tmp_path)
+    server.content, server.etag = npz(seed=1), '"v2"'
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+
+
+def test_restart_when_a_careless_server_joins_versions(server, tmp_path):
+    # The tag stays and the size changes: Content-Range tells.
+    interrupted(server, tmp_path)
+    server.content = npz(seed=1, size=30_000)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [("bytes=50000-", 206), (None, 200)]
+
+
+def test_restart_when_the_file_became_shorter(server, tmp_path):
+    interrupted(server, tmp_path)
+    server.content = npz(seed=1, size=1_000)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [("bytes=50000-", 416), (None, 200)]
+
+
+def test_no_resume_without_a_version(server, tmp_path):
+    server.etag = None
+    interrupted(server, tmp_path)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [(None, 200)]
+
+
+def test_gives_up_when_nothing_more_comes(server, tmp_path):
+    server.ranges, server.cut_after, server.cuts = False, 50_000, 99
+    with pytest.raises(UserError, match="the connection ended before the file did"):
+        fetch(server.url, tmp_path)
+    assert len(server.asked) == 2 + module.RETRIES
+    assert only(tmp_path) == ["weights.npz.part", "weights.npz.part.json"]
+
+
+def test_truncated_without_length_is_refused(server, tmp_path):
+    server.content, server.length = server.content[:90_000], False
+    with pytest.raises(UserError, match="not a complete npz file"):
+        fetch(server.url, tmp_path)
+    assert only(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
+def test_web_page_is_refused(server, tmp_path, kind):
+    server.content, server.kind = b"\n<!DOCTYPE html><title>Log in</title>", kind
+    with pytest.raises(UserError, match="web page instead of the file"):
+        fetch(server.url, tmp_path)
+    assert only(tmp_path) == []
+
+
+def test_md5_of_the_storage_server(server, tmp_path):
+    server.md5 = base64.b64encode(hashlib.md5(b"something else").digest()).decode()
+    with pytest.raises(UserError, match="MD5.*damaged on the way"):
+        fetch(server.url, tmp_path)
+    assert only(tmp_path) == []
+    server.md5 = base64.b64encode(hashlib.md5(server.content).digest()).decode()
+    fetch(server.url, tmp_path)
+
+
+def test_not_found_says_what_to_do(server, tmp_path):
+    server.status = 404
+    with pytest.raises(UserError) as caught:
+        fetch(server.url, tmp_path)
+    message = str(caught.value)
+    assert "404" in message and f"    {server.url}\n" in message
+    assert str(tmp_path / f"127.0.0.1_{server.server_port}" / "folder" / "weights.npz") in message
+
+
+def test_no_network(server, tmp_path):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="no connection to the server"):
+        fetch(url, tmp_path)
+
+
+def test_disk_full(server, tmp_path, monkeypatch):
+    usage = module.shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"the disk is full.*0\.2 MiB to come") as caught:
+        fetch(server.url, tmp_path)
+    assert server.url in str(caught.value)
+
+
+def test_unwritable_cache(server, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="cache cannot be used.*VPJAX_CACHE"):
+        fetch(server.url, tmp_path / "cache")
+
+
+def test_changed_cache_is_noticed(server, tmp_path):
+    path = fetch(server.url, tmp_path)
+    damaged = bytearray(path.read_bytes())
+    damaged[1_000] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"changed: its sha256.*Delete both"):
+        fetch(server.url, tmp_path)
+
+
+def test_file_put_there_by_hand(tmp_path):
+    known = KNOWN["vit_b16_in21k"]
+    (tmp_path / known.file).write_bytes(npz())
+    path = fetch("vit_b16_in21k", tmp_path)
+    assert only(tmp_path) == [known.file, f"{known.file}.sha256"]
+    path.with_name(f"{known.file}.sha256").unlink()
+    path.write_bytes(npz()[:-100])
+    with pytest.raises(UserError, match="not usable: it is not a complete npz"):
+        fetch("vit_b16_in21k", tmp_path)
+
+
+def test_two_at_once_download_once(server, tmp_path):
+    paths = []
+    threads = [
+        threading.Thread(target=lambda: paths.append(fetch(server.url, tmp_path))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 4 and len(server.asked) == 1
+
+
+def test_bar_on_a_terminal(server, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fetch(server.url, tmp_path)
+    assert "weights.npz: 100%" in terminal.getvalue()
+
+
+def test_plain_lines_have_rate_and_eta(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "CHUNK", 50_000)
+    fetch(server.url, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 3
+    assert all(re.search(r"\d% .* MiB/s  ETA \d+:\d\d:\d\d$", line) for line in lines)
+
+
+def test_local_path(tmp_path):
+    path = tmp_path / "mine.npz"
+    path.write_bytes(npz())
+    assert fetch(path) == fetch(str(path)) == path
+    assert only(tmp_path) == ["mine.npz"]
+
+
+def test_missing_path_lists_what_is_near(tmp_path):
+    (tmp_path / "ViT-B_16.npz").touch()
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path / "ViT-B-16.npz")
+    assert "there is no file" in str(caught.value)
+    assert "ViT-B_16.npz" in str(caught.value) and "vit_b16_in21k" in str(caught.value)
+    with pytest.raises(UserError, match="does not exist either"):
+        fetch(tmp_path / "nowhere" / "x.npz")
+    with pytest.raises(UserError, match=r"is a folder.*ViT-B_16\.npz"):
+        fetch(tmp_path)
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match="Did you mean 'vit_b16_in21k'"):
+        fetch("vit_b_16_in21k")
+
+
+def test_addresses_that_cannot_be_fetched(tmp_path):
+    with pytest.raises(UserError, match=r"https://storage\.googleapis\.com/vit_models/x\.npz"):
+        fetch("gs://vit_models/x.npz", tmp_path)
+    with pytest.raises(UserError, match="names no file"):
+        fetch("https://example.org/", tmp_path)
+
+
+def test_addresses_do_not_share_a_file():
+    one = module._place("https://a.org/sam/w.npz?version=1")
+    two = module._place("https://a.org/sam/w.npz?version=2")
+    three = module._place("https://a.org/../../sam/w.npz")
+    assert len({one, two, three}) == 3
+    assert ".." not in three.parts and {p.name for p in (one, two, three)} == {"w.npz"}
+
+
+def test_table():
+    assert len({known.file for known in KNOWN.values()}) == len(KNOWN) == 11
+    for name, known in KNOWN.items():
+        assert known.url.endswith("/" + known.file) and known.preset == "inception"
+        assert name.startswith("vit_" + known.variant.lower().replace("/", ""))

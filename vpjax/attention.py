@@ -1,0 +1,74 @@
+"""softmax(q k^T / sqrt(d)) v, by implementation.
+
+xla     any device and dtype; batched 3-D products, probabilities materialised
+cudnn   fused ("flash") attention of NVIDIA GPUs: bfloat16 or float16, nothing of size L x S
+        is stored
+auto    cudnn where it can run, else xla; resolved once and logged, never changed silently
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vpjax.errors import UserError, unknown
+
+IMPLEMENTATIONS = ("xla", "cudnn")
+
+
+def resolve(name: str, dtype: jnp.dtype, head_dim: int, platform: str | None = None) -> str:
+    """Returns the implementation that will run: "xla" or "cudnn".
+
+    Raises: UserError if "cudnn" is asked for where it cannot run, with the reason.
+    """
+    if name not in (*IMPLEMENTATIONS, "auto"):
+        raise unknown("attention implementation", name, (*IMPLEMENTATIONS, "auto"))
+    if name == "xla":
+        return "xla"
+    reasons = []
+    if (platform or jax.default_backend()) not in ("gpu", "cuda"):
+        reasons.append(f"the device is {platform or jax.default_backend()}, not an NVIDIA GPU")
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        reasons.append(f"dtype is {jnp.dtype(dtype).name}, not bfloat16 or float16")
+    if head_dim % 8 or head_dim > 128:
+        reasons.append(f"a head is {head_dim} wide, not a multiple of 8 up to 128")
+    if not reasons:
+        return "cudnn"
+    if name == "cudnn":
+        raise UserError(f"attention 'cudnn' cannot run: {'; '.join(reasons)}. Use 'xla' or 'auto'.")
+    return "xla"
+
+
+def attention(
+    q: Float[Array, "B L N d"],
+    k: Float[Array, "B S N d"],
+    v: Float[Array, "B S N d"],
+    implementation: str = "xla",
+) -> Float[Array, "B L N d"]:
+    """Scaled dot product attention; the order of keys does not matter."""
+    if implementation == "cudnn":
+        return _cudnn(q, k, v)
+    return _xla(q, k, v)
+
+
+def _xla(q: Array, k: Array, v: Array) -> Array:
+    # 3-D products: on CPU twice as fast as the 4-D einsum.
+    batch, length, heads, width = q.shape
+    q, k, v = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (q, k, v))
+    logits = jnp.einsum("nld,nsd->nls", q * width**-0.5, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # (B N) L S
+    y = jnp.einsum("nls,nsd->nld", weights, v)
+    return y.reshape(batch, heads, length, width).swapaxes(1, 2)
+
+
+def _cudnn(q: Array, k: Array, v: Array) -> Array:
+    # Its backward pass refuses odd lengths (197, 247 ...): pad to even and give the true lengths.
+    batch, length, source = q.shape[0], q.shape[1], k.shape[1]
+    lengths = {}
+    if length % 2 or source % 2:
+        lengths = {
+            "query_seq_lengths": jnp.full((batch,), length, jnp.int32),
+            "key_value_seq_lengths": jnp.full((batch,), source, jnp.int32),
+        }
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **lengths)
+    return y[:, :length]

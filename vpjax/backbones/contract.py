@@ -1,0 +1,57 @@
+"""What a backbone offers, and nothing else a method may rely on.
+
+    tokens = backbone.embed(images, ctx)            B H W 3 -> Tokens
+    for layer in backbone.layers:                   layer(tokens, ctx, read=None, keep=None)
+        tokens = layer(tokens, ctx)
+    features = backbone.pool(tokens)                Tokens -> B D
+
+`read` (P D or B P D) are tokens that a layer looks at but does not update; `keep=n` asks for its
+first n tokens only. Both return what the long way round would, with less work. A layer announces
+its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that exist.
+"""
+
+import dataclasses
+from typing import Protocol
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.context import Context
+from vpjax.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One layer as a method sees it."""
+
+    index: int
+    stage: int
+    dim: int  # width of the tokens that enter
+    grid: tuple[int, int]  # their grid (h, w)
+    mixes: bool = True  # False: moves tokens about (patch merging), without attention
+
+
+class Backbone(Protocol):
+    """Attributes and functions every backbone has."""
+
+    layers: nnx.List
+    sites: tuple[Site, ...]
+    dim: int  # width of the pooled feature
+    head_dim: int  # width of an attention head
+    grid: tuple[int, int]  # token grid of an image
+    patch_size: tuple[int, int]  # pixels of one cell of that grid
+    image_size: tuple[int, int]
+    pooled: int | None  # leading tokens `pool` reads; None: all
+    taps: frozenset[str]
+
+    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
+        """place(patchify(images))."""
+
+    def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        """Stem or patch projection."""
+
+    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+        """Adds positions and the class token: also for a grid that did not come from pixels."""
+
+    def pool(self, tokens: Tokens) -> Float[Array, "B D"]:
+        """Last norm and pooling."""

@@ -1,0 +1,104 @@
+"""The command line behind main.py: modes, messages, exit codes.
+
+Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, in one message;
+128 + n stopped by signal n, everything saved.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from vpjax import config as configs
+from vpjax import report
+from vpjax.errors import UserError, unknown
+from vpjax.train.stop import Stopped
+
+log = logging.getLogger(__name__)
+
+
+def run(main: Callable, app: Any) -> None:
+    """Runs `main` under absl, turning what a user can mend into one message."""
+    report.to_screen()
+    try:
+        app.run(main, flags_parser=parse)
+    except Stopped as e:
+        log.info("%s", e)
+        sys.exit(130)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags.
+
+    Raises: UserError for unknown flags and config keys, with the nearest.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+        raise UserError(str(e.args[0]) if e.args else str(e)) from e
+
+
+def dispatch(
+    mode: str, modes: tuple[str, ...], config: ConfigDict, overrides: set[str], folder: Path
+) -> None:
+    """Does what --mode says."""
+    from vpjax import search
+    from vpjax.train.fit import evaluate_run, fit
+    from vpjax.train.workdir import read_result
+
+    if mode not in modes:
+        raise unknown("mode", mode, modes)
+    quiet()
+    cache_compilations()
+    if mode == "eval":
+        result = evaluate_run(folder)
+        log.info("%s", report.one_line(result))
+        report.compare_with_recorded(result, read_result(folder))
+        return
+    config = settle(config, overrides)
+    if config.compare:
+        rows = search.compare(config, folder)
+        log.info("\n%s\n", search.as_table(rows))
+        best = max(rows, key=lambda r: r["accuracy"])["label"]
+        log.info("table     %s", folder / "comparison.md")
+        log.info("picture   %s", folder / "comparison.png")
+        log.info("evaluate  python main.py --mode eval --workdir %s", folder / best / "seed0")
+    else:
+        fit(config, folder)
+        log.info("files     %s", folder)
+        log.info("evaluate  python main.py --mode eval --workdir %s", folder)
+
+
+def settle(config: ConfigDict, overrides: set[str]) -> ConfigDict:
+    """Returns the config with sections rebuilt whose `name` the command line changed."""
+    for part in ("method", "backbone"):
+        if f"{part}.name" in overrides:
+            given = {k: config[part][k] for k in config[part] if f"{part}.{k}" in overrides}
+            given = {k: v for k, v in given.items() if k not in ("name", *configs.OUTSIDE)}
+            config[part] = configs.renamed(config, part, config[part].name, given)
+    return config
+
+
+def cache_compilations() -> None:
+    """Keeps compiled programs on disk, so that the same run starts faster the next time."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("VPJAX_CACHE", Path.home() / ".cache" / "vpjax")
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def quiet() -> None:
+    """Hides other libraries' notices that a user cannot act on."""
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(orbax|tensorflow_datasets|google)\b.*")

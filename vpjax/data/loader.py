@@ -1,0 +1,203 @@
+"""Batches whose order is a pure function of (seed, step).
+
+    epoch 0            epoch 1
+    |3 0 4 1 2 5 6 | 5 1 6 0 2 ...     a permutation for each epoch, drawn from (seed, epoch)
+    |-step 0-|-step 1-|-step 2-| ...   a batch is the next `batch_size` positions
+
+Nothing needs to be saved to resume but the step, and any number of processes sees the same global
+batches: process p of P takes the p-th part of every one. Grain's threads prepare batches ahead;
+each asks for a step and gets a whole batch.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int64
+
+from vpjax.data.source import Source, label_message
+from vpjax.data.transforms import Preset
+from vpjax.errors import UserError
+
+MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded
+AHEAD = 4  # batches prepared in advance
+FOREVER = 2**60  # steps
+TRAIN_REMAINDERS = ("join", "drop", "keep")
+
+
+class Loader:
+    """Batches of a source for one process.
+
+    `batch_size` counts the images of all processes together. `remainder` says what becomes of the
+    images that do not fill a batch: "join" (training's default) lets a batch span two epochs,
+    "drop" leaves them out, "keep" makes a short last batch, padded and masked; "pad" (evaluation)
+    does the same in one pass.
+
+    Images are kept in memory where they fit in 2 GiB. Every label is then checked right here, and
+    images of equal size are all decoded; photos are decoded when first used, unless training crops
+    them at random. Larger data sets are read as training goes.
+
+    Attributes:
+        steps_per_epoch: batches after which every image has been seen ("drop": that fit).
+
+    Raises: UserError for an empty source, a wrong label or image, a batch size that does not suit
+        the number of images or processes, or a preset that does not suit the images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        preset: Preset,
+        image_size: int,
+        seed: int = 0,
+        train: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+        remainder: str | None = None,
+    ):
+        self.source, self.preset, self.image_size = source, preset, image_size
+        self.batch_size, self.seed, self.train = batch_size, seed % 2**64, train
+        self.remainder = remainder or ("join" if train else "pad")
+        self._check(process_index, process_count)
+        share = batch_size // process_count
+        self._rows = range(process_index * share, (process_index + 1) * share)
+        n = len(source)
+        whole = n // batch_size
+        self.steps_per_epoch = whole if self.remainder == "drop" else math.ceil(n / batch_size)
+
+        self._on_host = preset.on_host(source.image_shape, image_size)
+        self._random = self._on_host and preset.random_on_host(train)
+        height, width, channels = source.image_shape
+        if self._on_host:
+            height = width = image_size
+        self.image_shape = (height, width, channels)
+        self._dtype = np.dtype(preset.host_dtype() if self._on_host else np.uint8)
+        # An epoch's permutation is needed by several threads and steps.
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+        self._memory = self._labels = None
+        if not self._random and n * math.prod(self.image_shape) * self._dtype.itemsize <= MEMORY:
+            self._fill_memory()
+
+    def _check(self, process_index, process_count):
+        n, b, name = len(self.source), self.batch_size, self.source.name
+        allowed = TRAIN_REMAINDERS if self.train else ("pad",)
+        if self.remainder not in allowed:
+            use = "training" if self.train else "evaluation"
+            raise UserError(
+                f"remainder {self.remainder!r} is not for {use}. Choose {' or '.join(allowed)}."
+            )
+        if not n:
+            raise UserError(f"{name} has no examples. Choose another split.")
+        if b < 1 or b % process_count:
+            raise UserError(
+                f"batch size {b} cannot be divided among {process_count} processes. Choose a "
+                f"positive multiple of {process_count}."
+            )
+        if not 0 <= process_index < process_count:
+            raise UserError(
+                f"process index {process_index} is not in 0..{process_count - 1}: there are "
+                f"{process_count} processes."
+            )
+        if b > n and self.remainder in ("join", "drop"):
+            raise UserError(
+                f"batch size {b} is larger than the {n} examples of {name}. Choose a batch size "
+                f"of at most {n}, or remainder 'keep'."
+            )
+
+    def _fill_memory(self):
+        """Keeps images decoded: at once if that also checks them, else as they are first read."""
+        n = len(self.source)
+        eager = not self._on_host
+        if eager:
+            self._memory = self.source.read_all(os.cpu_count() or 1)
+        else:
+            self._memory = np.empty((n, *self.image_shape), self._dtype)
+        self._present = np.full(n, eager)
+        self.source.check(self.source.num_classes)
+        self._labels = self.source.labels().astype(np.int32)
+
+    def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yields this process's part of each batch, from step `start` on.
+
+        A batch is {"image": uint8 b H W C, "label": int32 (b,), "mask": bool (b,)}; images are
+        float32 where the preset must not round (legacy_bilinear on photos). In training the
+        iterator never ends; in evaluation it ends after one pass. Padding has mask False.
+
+        Raises: UserError for an image that cannot be read, naming data set and example.
+        """
+        stop = start + FOREVER if self.train else self.steps_per_epoch
+        steps = grain.MapDataset.range(start, max(stop, start)).map(self.batch)
+        # Copying rows out of memory is too quick to share among threads.
+        threads = 1 if self._memory is not None and self._present.all() else os.cpu_count() or 1
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
+        iterator = iter(steps.to_iter_dataset(options))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """Returns this process's part of the batch of one step; see `batches`."""
+        indices = self.indices(step)[self._rows.start : self._rows.stop]
+        real = indices >= 0
+        b = len(indices)
+        labels = np.zeros(b, np.int32)
+        if real.all() and self._memory is not None and self._present[indices].all():
+            return {"image": self._memory[indices], "label": self._labels[indices], "mask": real}
+        images = np.zeros((b, *self.image_shape), self._dtype)
+        rows = np.flatnonzero(real)
+        for row, image, label in self._read(step, rows, indices[rows]):
+            images[row], labels[row] = image, label
+        return {"image": images, "label": labels, "mask": real}
+
+    def indices(self, step: int) -> Int64[np.ndarray, "batch_size"]:
+        """Returns which examples the global batch of a step holds; -1 is padding."""
+        n, b = len(self.source), self.batch_size
+        if self.remainder == "join":
+            positions = np.arange(step * b, (step + 1) * b)
+            epochs = positions // n
+            orders = [self._order(int(e))[positions[epochs == e] % n] for e in np.unique(epochs)]
+            return np.concatenate(orders)
+        epoch, step = divmod(step, self.steps_per_epoch)
+        taken = self._order(epoch)[step * b : (step + 1) * b]
+        return np.concatenate([taken, np.full(b - len(taken), -1)])
+
+    def _draw_order(self, epoch):
+        n = len(self.source)
+        if not self.train:
+            return np.arange(n)
+        # Sorted raw bits: numpy promises these for ever, unlike its own permutation.
+        bits = np.random.Philox(key=[self.seed, 0], counter=[0, 0, 0, epoch]).random_raw(n)
+        return np.argsort(bits, kind="stable")
+
+    def _read(self, step, rows, indices):
+        """Yields row, image and label of the given examples, from memory where they are there."""
+        if self._memory is not None:
+            absent = ~self._present[indices]
+            for row, index in zip(rows[~absent], indices[~absent], strict=True):
+                yield row, self._memory[index], self._labels[index]
+            rows, indices = rows[absent], indices[absent]
+        rows, indices = rows.tolist(), indices.tolist()
+        examples = self.source.__getitems__(indices)
+        for row, index, example in zip(rows, indices, examples, strict=True):
+            image, label = example["image"], example["label"]
+            if not 0 <= label < self.source.num_classes:
+                message = label_message(self.source.name, index, label, self.source.num_classes)
+                raise UserError(message)
+            if self._on_host:
+                rng = self._crop_rng(step, row) if self._random else None
+                image = self.preset.host(image, self.image_size, self.train, rng)
+            if self._memory is not None:
+                self._memory[index] = image
+                self._present[index] = True
+            yield row, image, label
+
+    def _crop_rng(self, step, row):
+        # A generator of its own for each place in the run: threads and resuming change nothing.
+        counter = [0, 0, self._rows.start + row, step]
+        return np.random.Generator(np.random.Philox(key=[self.seed, 1], counter=counter))

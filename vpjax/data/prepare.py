@@ -1,0 +1,164 @@
+"""Prepares data sets: `python -m vpjax.data.prepare cifar10 --data_dir DIR --manual_dir DIR`.
+
+TFDS downloads the archives, checks them and writes array_record files; without TensorFlow through
+the stand-in of `standin.py`. Archives that lie in the manual folder under their registered names,
+such as cifar-10-binary.tar.gz, are used instead of a download, so this works offline too.
+"""
+
+import argparse
+import contextlib
+import difflib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import requests
+import tensorflow_datasets as tfds
+
+from vpjax.data import digits
+from vpjax.data import tfds as prepared
+from vpjax.errors import UserError
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    manual_dir: str | os.PathLike | None = None,
+    backend: str = "auto",
+) -> Path:
+    """Returns the folder of a data set, preparing it if it is not there yet.
+
+    `manual_dir` holds archives fetched by hand; by default `<data_dir>/downloads/manual`.
+    `backend` is "tensorflow", "standin", or "auto": TensorFlow where it is installed.
+
+    Raises: UserError for an unknown name, config or version, or if preparing fails; the message
+    then names the command and the archives.
+    """
+    wanted = prepared.parse(name)
+    if wanted.name == "digits":
+        return digits.prepare(name, data_dir)
+    if folder := prepared.find(name, data_dir):
+        return folder
+    root = prepared.root(data_dir)
+    manual = Path(manual_dir).expanduser() if manual_dir else root / "downloads" / "manual"
+    builder = _builder(wanted, root)
+    if missing := _unreachable(builder, root, manual):
+        raise UserError(_advice(name, builder, root, manual, missing))
+    if backend == "auto":
+        backend = "tensorflow" if importlib.util.find_spec("tensorflow") else "standin"
+    print(f"preparing {builder.info.full_name} in {root} (backend: {backend})", file=sys.stderr)
+    config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
+    try:
+        with _backend(backend):
+            builder.download_and_prepare(download_config=config, file_format="array_record")
+    except UserError:
+        raise
+    except Exception as error:  # a builder may fail in any way: network, archive, its own code
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(_advice(name, builder, root, manual, reason)) from error
+    return Path(builder.data_dir)
+
+
+def _backend(name):
+    if name == "standin":
+        # Imported here: it looks into TFDS, which whoever has TensorFlow need not care about.
+        from vpjax.data.standin import standin
+
+        return standin()
+    if name == "tensorflow":
+        return contextlib.nullcontext()
+    raise UserError(f"unknown backend {name!r}. Choose auto, tensorflow or standin.")
+
+
+def _builder(wanted, root):
+    """Returns TFDS's builder of a data set that is not prepared."""
+    try:
+        builder_class = tfds.builder_cls(wanted.name)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        known = [*tfds.list_builders(with_community_datasets=False), "digits"]
+        near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise UserError(
+            f"unknown data set {wanted.name!r}.{hint} It is none of the {len(known)} TFDS data "
+            f"sets, and {root} has no folder of that name."
+        ) from error
+    configs = [config.name for config in builder_class.BUILDER_CONFIGS]
+    if wanted.config and wanted.config not in configs:
+        near = f" Its configs: {', '.join(configs)}." if configs else " It has no configs."
+        raise UserError(f"{wanted.name} has no config {wanted.config!r}.{near}")
+    try:
+        return builder_class(
+            data_dir=os.fspath(root),
+            config=wanted.config,
+            version=wanted.version,
+            file_format="array_record",
+        )
+    except Exception as error:  # old versions, missing packages, builders broken in a release
+        have = ", ".join(_versions_on_disk(wanted, root)) or "none"
+        raise UserError(
+            f"{wanted} cannot be prepared by tensorflow-datasets {tfds.__version__}: "
+            f"{str(error).splitlines()[0]}. Its version there: {builder_class.VERSION}; prepared "
+            f"in {root}: {have}."
+        ) from error
+
+
+def _versions_on_disk(wanted, root):
+    folder = root / wanted.name / (wanted.config or "")
+    return prepared.versions(folder) if folder.is_dir() else []
+
+
+def _archives(builder):
+    """Returns the registered archives of a data set: file name by URL."""
+    infos = builder.url_infos or {}
+    return {url: info.filename or url.rsplit("/", 1)[-1] for url, info in infos.items()}
+
+
+def _unreachable(builder, root, manual):
+    """Returns why a download will fail, or None. TFDS would retry for minutes before saying so."""
+    absent = [url for url, file in _archives(builder).items() if not (manual / file).exists()]
+    # Archives fetched earlier lie here under names that TFDS makes up.
+    downloaded = root / "downloads" / builder.name
+    if not absent or downloaded.is_dir() or not absent[0].startswith("http"):
+        return None
+    try:
+        requests.head(absent[0], timeout=20, allow_redirects=True)
+    except (requests.ConnectionError, requests.Timeout):
+        return f"no connection to {absent[0].split('/')[2]}"
+    return None
+
+
+def _advice(name, builder, root, manual, reason):
+    """Says what failed, which command prepares the data, and which files it needs."""
+    files = _archives(builder)
+    lines = [
+        f"{builder.info.full_name} is not prepared in {root}, and preparing it failed: {reason}.",
+        "With a network connection, run",
+        f"  python -m vpjax.data.prepare {name} --data_dir {root} --manual_dir {manual}",
+    ]
+    if files:
+        lines.append(f"Without one, put these files into {manual} first:")
+        lines += [f"  {file}  (from {url})" for url, file in list(files.items())[:10]]
+        if len(files) > 10:
+            lines.append(f"  and {len(files) - 10} more")
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        lines += ["This data set has to be fetched by hand:", builder.MANUAL_DOWNLOAD_INSTRUCTIONS]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="python -m vpjax.data.prepare", description=__doc__)
+    parser.add_argument("name", help="such as cifar10, cifar10:3.0.2 or eurosat/rgb")
+    parser.add_argument("--data_dir", help="folder of prepared data sets")
+    parser.add_argument("--manual_dir", help="folder of archives fetched by hand")
+    parser.add_argument("--backend", default="auto", help="auto, tensorflow or standin")
+    flags = parser.parse_args(arguments)
+    try:
+        print(prepare(flags.name, flags.data_dir, flags.manual_dir, flags.backend))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

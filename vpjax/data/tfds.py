@@ -1,0 +1,204 @@
+"""Prepared TFDS data sets, read without TensorFlow.
+
+    <data_dir>/<name>[/<config>]/<version>/{dataset_info.json, features.json, shards}
+
+`find` chooses the folder, `read` opens a split of it. Shards in array_record format are read by
+TFDS itself; shards in tfrecord format, which plain TFDS writes by default, by `tfrecord.py`.
+An explicit version wins; otherwise the highest prepared one does, even if TFDS knows a newer one
+(TFDS itself would ignore the older data and download).
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from vpjax.data.source import Record, Source
+from vpjax.data.tfrecord import TFRecords
+from vpjax.errors import UserError, unknown
+
+NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+FILE_NAMES = ("image/file_name", "file_name", "filename", "id", "name")
+
+
+class Name(NamedTuple):
+    """A data set's name in its parts."""
+
+    name: str
+    config: str | None
+    version: str | None
+
+    def __str__(self) -> str:
+        config = f"/{self.config}" if self.config else ""
+        return f"{self.name}{config}" + (f":{self.version}" if self.version else "")
+
+
+def parse(name: str) -> Name:
+    """Splits "eurosat/rgb:2.0.0" into its parts."""
+    if match := NAME.fullmatch(name):
+        return Name(**match.groupdict())
+    raise UserError(
+        f"data set name {name!r} is not of the form name, name/config or name:1.2.3, such as "
+        "'cifar10', 'eurosat/rgb' or 'cifar10:3.0.2'."
+    )
+
+
+def root(data_dir: str | os.PathLike | None) -> Path:
+    """Returns the folder that holds prepared data sets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
+    """Returns the folder of a prepared version, or None.
+
+    Without a config in `name`, the builder's first config is meant if there are several.
+
+    Raises: UserError if a config is needed and cannot be guessed.
+    """
+    wanted = parse(name)
+    folder = root(data_dir) / wanted.name
+    if not folder.is_dir():
+        return None
+    if wanted.config:
+        folder /= wanted.config
+    elif not (versions(folder)):
+        configs = sorted(f.name for f in folder.iterdir() if f.is_dir() and versions(f))
+        if not configs:
+            return None
+        default = default_config(wanted.name)
+        if len(configs) > 1 and default not in configs:
+            raise UserError(
+                f"{wanted.name} in {root(data_dir)} has several configs: {', '.join(configs)}. "
+                f"Choose one, such as {wanted.name}/{configs[0]!s}."
+            )
+        if default and default not in configs:
+            return None
+        folder /= default or configs[0]
+    prepared = versions(folder)
+    if wanted.version:
+        return folder / wanted.version if wanted.version in prepared else None
+    return folder / prepared[-1] if prepared else None
+
+
+def versions(folder: Path) -> list[str]:
+    """Returns the prepared versions in a folder, lowest first."""
+    found = (f.parent.name for f in folder.glob("*/dataset_info.json"))
+    return sorted(
+        (v for v in found if VERSION.fullmatch(v)), key=lambda v: [int(n) for n in v.split(".")]
+    )
+
+
+def default_config(name: str) -> str | None:
+    """Returns the config TFDS takes when none is named, or None."""
+    try:
+        configs = tfds.builder_cls(name).BUILDER_CONFIGS
+    except tfds.core.registered.DatasetNotFoundError:
+        return None  # an imported data set: nothing but its folder exists
+    return configs[0].name if configs else None
+
+
+def read(
+    folder: str | os.PathLike,
+    split: str,
+    image: str = "image",
+    label: str | Callable[[dict[str, Any]], int] = "label",
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """Opens a split, sub-split or sum of splits of a prepared data set.
+
+    `image` is the feature to read. `label` is a feature, or a function of an example (images in it
+    are left encoded) where the label is derived; then `classes` names the classes.
+
+    Raises: UserError for an unknown split or feature, or an unsupported file format.
+    """
+    builder = tfds.builder_from_directory(os.fspath(folder))
+    info = builder.info
+    name = str(Name(builder.name, builder.builder_config and builder.builder_config.name, None))
+    name = f"{name}:{builder.version}"
+    pieces = _pieces(info, name, split)
+    features = info.features
+    for wanted in (image, label):
+        if isinstance(wanted, str) and wanted not in features:
+            raise unknown(f"feature of {name}", wanted, features)
+    if classes is None:
+        classes = _class_names(name, features, label)
+    records = Examples(_raw(builder, name, split, pieces), features, image, label)
+    return Source(f"{name}[{split}]", classes, records, features[image].shape)
+
+
+def _pieces(info, name, split):
+    """Returns TFDS's list of (file, skip, take) for a split string."""
+    for part in split.split("+"):
+        base = part.split("[")[0].strip()
+        if base != "all" and base not in info.splits:
+            raise unknown(f"split of {name}", base, info.splits)
+    try:
+        return info.splits[split].file_instructions
+    except (ValueError, AssertionError, KeyError) as error:
+        sizes = ", ".join(f"{s} ({info.splits[s].num_examples})" for s in info.splits)
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"split {split!r} of {name} cannot be read: {reason}. Splits and sizes: {sizes}."
+        ) from error
+
+
+def _raw(builder, name, split, pieces):
+    """Returns the serialised examples of a split as a random-access list."""
+    file_format = builder.info.file_format.value
+    if not pieces:
+        return _Empty()
+    if file_format == "tfrecord":
+        return TFRecords(pieces)
+    if file_format == "array_record":
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split, deserialize_method=raw)
+    raise UserError(
+        f"{name} in {builder.data_path} is stored as {file_format}; array_record and tfrecord can "
+        "be read. Prepare it again."
+    )
+
+
+class _Empty(list):
+    """The records of an empty split."""
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+def _class_names(name, features, label):
+    feature = features[label] if isinstance(label, str) else None
+    if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None:
+        return feature.names or [str(i) for i in range(feature.num_classes)]
+    raise UserError(
+        f"{name}: the classes of label {label!r} are not known from the data. Say what they are."
+    )
+
+
+class Examples:
+    """Serialised TFDS examples as records: parsed, with images left encoded."""
+
+    def __init__(self, raw, features, image, label):
+        self._raw, self._features, self._image = raw, features, image
+        self._label = label if callable(label) else lambda example: example[label]
+        skip = tfds.decode.SkipDecoding()
+        self._decoders = {
+            k: skip for k, f in features.items() if isinstance(f, tfds.features.Image)
+        }
+        self._file = next((f for f in FILE_NAMES if f in features), None)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        # array_record wants a list of plain integers
+        return [self._record(data) for data in self._raw.__getitems__([int(i) for i in indices])]
+
+    def _record(self, data):
+        example = self._features.deserialize_example_np(data, decoders=self._decoders)
+        file = example[self._file] if self._file else None
+        file = file.decode(errors="replace") if isinstance(file, bytes) else file
+        return Record(example[self._image], int(self._label(example)), file and str(file))

@@ -1,0 +1,70 @@
+"""A method is everything trainable around a frozen backbone.
+
+    start    images -> state (Tokens, or any pytree of them)
+    step     around a layer
+    tap      inside a layer
+    predict  state -> outputs; "logits" is what evaluation reads
+    loss     what is minimised
+
+Each has a default, which together make the linear probe. `trainable` says what learns, by name.
+A method receives the backbone as an argument and never keeps it.
+"""
+
+from typing import Any
+
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vpjax.backbones.contract import Backbone
+from vpjax.context import Context
+from vpjax.head import Head
+from vpjax.tokens import Tokens
+
+
+class Method(nnx.Module):
+    """The defaults, and a classification head.
+
+    `head_hidden` and `head_init` describe the head, see `vpjax.head`.
+    """
+
+    trainable = r"method/.*"
+    backbone_dropout = False  # True: dropout of the backbone acts while training
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        head_hidden: int = 0,
+        head_init: str = "zero",
+        rngs: nnx.Rngs,
+    ):
+        self.head = Head(backbone.dim, num_classes, hidden=head_hidden, init=head_init, rngs=rngs)
+
+    def keep(self, backbone: Backbone) -> int | None:
+        """How many leading tokens the last layer must return; None: all."""
+        return backbone.pooled
+
+    def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Any:
+        """Returns what enters the first layer."""
+        return backbone.embed(images, ctx)
+
+    def step(self, layer: nnx.Module, state: Tokens, ctx: Context) -> Any:
+        """Applies one layer."""
+        return layer(state, ctx, keep=ctx.keep)
+
+    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+        """Returns what replaces the output `y` that a site inside a layer computed from `x`."""
+        return y
+
+    def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
+        """Returns the outputs, "logits" (B C) and "features" (B D) among them."""
+        features = backbone.pool(state)
+        return {"logits": self.head(features, ctx), "features": features}
+
+    def loss(
+        self, out: dict[str, Array], labels: Int[Array, " B"], ctx: Context
+    ) -> Float[Array, " B"]:
+        """Returns the loss of each image; its mean is minimised."""
+        return optax.softmax_cross_entropy_with_integer_labels(out["logits"], labels)

@@ -1,0 +1,48 @@
+"""What flows between layers: extra tokens first, then a grid.
+
+    B L D, L = extra + h w:     [ class token, prompts ... | row 0 | row 1 | ... | row h-1 ]
+
+Extra tokens have no place in the image. Feature maps of convolutional networks are Tokens with
+`extra = 0`. So "put prompts before the grid" is one operation for every backbone.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=["extra", "grid"]
+)
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """A batch of token sequences."""
+
+    x: jax.Array  # B (extra + h w) D
+    extra: int
+    grid: tuple[int, int]  # (h, w)
+
+    def insert(self, prompts: Float[Array, "... P D"], at: int) -> "Tokens":
+        """Puts extra tokens before position `at`; P D is broadcast over the batch, B P D is not."""
+        p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
+        x = jnp.concatenate([self.x[:, :at], p, self.x[:, at:]], axis=1)  # B (L + P) D
+        return dataclasses.replace(self, x=x, extra=self.extra + p.shape[1])
+
+    def overwrite(self, prompts: Float[Array, "... P D"], at: int) -> "Tokens":
+        """Replaces the tokens from position `at` on."""
+        p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
+        return dataclasses.replace(self, x=jax.lax.dynamic_update_slice_in_dim(self.x, p, at, 1))
+
+    def first(self, count: int | None) -> "Tokens":
+        """Keeps the first `count` tokens (None: all). A cut inside the grid leaves no grid."""
+        if count is None or count >= self.x.shape[1]:
+            return self
+        return Tokens(self.x[:, :count], extra=min(count, self.extra), grid=(0, 0))
+
+
+def over_batch(prompts: Float[Array, "... P D"], batch: int) -> Float[Array, "B P D"]:
+    """Repeats P D over the batch; B P D stays as it is."""
+    return jnp.broadcast_to(prompts, (batch, *prompts.shape[-2:]))

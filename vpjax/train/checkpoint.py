@@ -1,0 +1,108 @@
+"""Checkpoints with Orbax: what changes while training, and nothing else.
+
+    <workdir>/checkpoints/last/<step>/weights     trainable part and running statistics
+                                      optimiser   its state, the step, the key
+                                      meta        config, backbone, digests, early stopping
+
+The frozen backbone is named by its file's sha256, never copied. Orbax keeps no checksums and
+restores a flipped bit without a word, so each item's sha256 goes into `meta` and is compared when
+read. A checkpoint that is damaged is named and the one before it used.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vpjax.errors import UserError
+from vpjax.train.step import State
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """A folder of checkpoints, the newest `keep` of them; saves in the background."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.folder = folder.absolute()
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def save(self, state: State, meta: dict[str, Any]) -> None:
+        """Saves in the background; `wait` or `close` before the process ends."""
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        items = parts(state)
+        meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
+        saves = {n: ocp.args.StandardSave(v) for n, v in items.items()}
+        self.manager.save(
+            step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)), force=True
+        )
+
+    def restore(
+        self, like: State, only_weights: bool = False
+    ) -> tuple[dict[str, Any], dict] | None:
+        """Returns the items of the newest intact checkpoint and its meta; None if there is none.
+
+        `like` gives shapes, dtypes and shardings. Damaged checkpoints are logged and passed over.
+        Raises: UserError if there are checkpoints but none is intact.
+        """
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        wanted = {n: v for n, v in parts(like).items() if n == "weights" or not only_weights}
+        problems = []
+        for step in steps:
+            try:
+                return self._restore(step, wanted)
+            except Exception as e:  # Orbax raises many kinds for a damaged file
+                reason = (str(e).splitlines() or [""])[0][:200]
+                problems.append(f"{self.folder / str(step)}: {type(e).__name__} {reason}")
+                log.warning("checkpoint damaged, trying the one before: %s", problems[-1])
+        if problems:
+            raise UserError(
+                "no checkpoint is intact:\n  " + "\n  ".join(problems) + "\nRestore the folder "
+                "from a copy, or delete it to train from the start."
+            )
+        return None
+
+    def _restore(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict]:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        args = {n: ocp.args.StandardRestore(v) for n, v in abstract.items()}
+        out = self.manager.restore(
+            step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
+        )
+        for name in wanted:
+            if digest(out[name]) != out["meta"]["digests"][name]:
+                raise ValueError(f"{name} does not have the sha256 it was saved with")
+        return {n: out[n] for n in wanted}, out["meta"]
+
+    def discard_after(self, step: int) -> None:
+        """Deletes damaged checkpoints newer than `step`, so that they can be written anew."""
+        for newer in [s for s in self.manager.all_steps() if s > step]:
+            self.manager.delete(newer)
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def parts(state: State) -> dict[str, Any]:
+    """Returns what is stored together: evaluation reads "weights" alone."""
+    return {
+        "weights": {"trainable": state.trainable, "stats": state.stats},
+        "optimiser": {"opt": state.opt, "step": state.step, "key": state.key},
+    }
+
+
+def digest(tree: Any) -> str:
+    """Returns the sha256 of a pytree's names and numbers."""
+    out = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        out.update(jax.tree_util.keystr(path).encode())
+        out.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return out.hexdigest()

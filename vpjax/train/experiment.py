@@ -1,0 +1,178 @@
+"""A config, made real: data, model, mesh, optimiser. Training and evaluation both start here.
+
+Whatever a user can get wrong is found here, before anything large is compiled.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vpjax import build
+from vpjax.data import Loader, open_source, preset
+from vpjax.data.source import Source
+from vpjax.errors import UserError
+from vpjax.model import Parts
+from vpjax.train import optim, sharding, step
+from vpjax.train.evaluate import evaluate, make_eval_step
+from vpjax.weights.known import KNOWN
+from vpjax.weights.load import Loaded
+
+
+class Experiment(NamedTuple):
+    """What a config stands for, made once and used by training and evaluation alike."""
+
+    config: ConfigDict
+    sources: dict[str, Source]  # by split: "train", "val", "test"
+    preset: str
+    image_size: int
+    parts: Parts
+    loaded: Loaded | None
+    attention: str
+    mesh: Mesh
+    plan: optim.Plan
+    optimiser: Any
+    rate: Callable
+    loaders: dict[str, Loader]  # by split; a split is read when its loader is first asked for
+    state: step.State
+    frozen: dict[str, jax.Array]
+    eval_step: Callable
+
+
+def prepare(config: ConfigDict) -> Experiment:
+    """Opens data, builds the model, places it. Nothing is compiled but small draws.
+
+    Raises: UserError for whatever does not fit.
+    """
+    check(config)
+    # float32 means float32: by default some accelerators multiply in a shorter format.
+    if config.dtype == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    attention = build.resolve_attention(config)
+    sources = {
+        split: open_source(config.data.name, config.data[split], config.data.dir or None)
+        for split in ("train", "val", "test")
+        if config.data[split]
+    }
+    num_classes = sources["train"].num_classes
+    mesh = sharding.make_mesh(config.mesh.data)
+    sharding.check_batch(config.train.batch_size, mesh)
+    sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
+    parts, loaded = build.build(config, num_classes, attention)
+    name = preset_name(config)
+    size = square(config.backbone.image_size)
+
+    plan = make_plan(config, len(sources["train"]))
+    optimiser, rate = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
+    state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
+    eval_step = make_eval_step(parts.graph, on_device(config, name, size, train=False))
+    return Experiment(
+        config=config,
+        sources=sources,
+        preset=name,
+        image_size=size,
+        parts=parts,
+        loaded=loaded,
+        attention=attention,
+        mesh=mesh,
+        plan=plan,
+        optimiser=optimiser,
+        rate=rate,
+        loaders={},
+        state=sharding.replicate(state, mesh),
+        frozen=sharding.replicate(parts.frozen, mesh),
+        eval_step=eval_step,
+    )
+
+
+def measure(experiment: Experiment, state: step.State, split: str) -> dict[str, float]:
+    """Returns accuracy, loss and count of a split."""
+    return evaluate(
+        experiment.eval_step,
+        {"trainable": state.trainable, "stats": state.stats},
+        experiment.frozen,
+        loader(experiment, split).batches(),
+        experiment.mesh,
+    )
+
+
+def loader(experiment: Experiment, split: str) -> Loader:
+    """Returns the batches of a split: shuffled and endless for "train", else one pass."""
+    config, training = experiment.config, split == "train"
+    if split not in experiment.loaders:
+        experiment.loaders[split] = Loader(
+            experiment.sources[split],
+            config.train.batch_size if training else eval_batch_size(config),
+            preset(experiment.preset),
+            experiment.image_size,
+            config.seed,
+            train=training,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    return experiment.loaders[split]
+
+
+def on_device(config: ConfigDict, name: str, size: int, train: bool) -> step.Prepare:
+    """Returns what turns a uint8 batch into the model's input inside a jitted step."""
+    chosen, dtype = preset(name), jnp.dtype(config.dtype)
+    return lambda images, key: chosen.device(images, size, train, key, dtype)
+
+
+def make_plan(config: ConfigDict, examples: int) -> optim.Plan:
+    """Returns the length of the run; an epoch's batches may span into the next epoch."""
+    per_epoch = math.ceil(examples / config.train.batch_size)
+    steps = config.train.steps
+    if steps is None:
+        steps = round(config.train.epochs * per_epoch)
+    if steps < 1:
+        raise UserError(f"the run has {steps} steps; raise train.steps or train.epochs")
+    return optim.Plan(steps, per_epoch, config.train.batch_size)
+
+
+def eval_batch_size(config: ConfigDict) -> int:
+    """Images in a batch of evaluation."""
+    return config.data.eval_batch_size or config.train.batch_size
+
+
+def preset_name(config: ConfigDict) -> str:
+    """Returns the preprocessing: the config's, or what the weights were made with."""
+    if config.data.preset != "auto":
+        preset(config.data.preset)
+        return config.data.preset
+    known = KNOWN.get(config.backbone.weights)
+    if known is None:
+        raise UserError(
+            "data.preset is 'auto', but what these weights were made with is not known. Name a "
+            "preset, for example --config.data.preset=inception (mean and std 0.5)."
+        )
+    return known.preset
+
+
+def square(image_size: Any) -> int:
+    """Returns the edge of the images in pixels; presets make square ones."""
+    if isinstance(image_size, int):
+        return image_size
+    height, width = image_size
+    if height != width:
+        raise UserError(f"image_size is {height}x{width}, but presets make square images")
+    return height
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for choices that cannot be meant."""
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype is {config.dtype!r}; choose 'float32' or 'bfloat16'")
+    if config.train.select not in ("last", "best"):
+        raise UserError(f"train.select is {config.train.select!r}; choose 'last' or 'best'")
+    if not config.data.train:
+        raise UserError("data.train is empty; give a split, such as 'train'")
+    if (config.train.select == "best" or config.train.patience) and not config.data.val:
+        raise UserError("train.select='best' and train.patience need data.val, which is empty")
+    for key in ("log_every", "eval_every", "epochs"):
+        if not config.train[key] > 0:
+            raise UserError(f"train.{key} is {config.train[key]}; it must be above 0")

@@ -1,0 +1,245 @@
+"""A run, from config to result. It reads as the experiment:
+
+data -> model and weights -> mesh -> optimiser -> compile -> resume
+     -> [ step ... evaluate on val, keep the best, save ] -> test, once -> result
+"""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vpjax import config as configs
+from vpjax import report
+from vpjax.errors import UserError
+from vpjax.train import optim, sharding, step, workdir
+from vpjax.train.checkpoint import Checkpoints
+from vpjax.train.early import Early
+from vpjax.train.experiment import Experiment, loader, measure, on_device, prepare
+from vpjax.train.log import Metrics, Progress
+from vpjax.train.stop import Stopped, StopSignal
+from vpjax.weights import google
+
+log = logging.getLogger(__name__)
+
+
+def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Trains, or goes on training, in `folder`; returns and writes the result.
+
+    Raises: UserError, before the first compile, for what a user got wrong; Stopped on a signal.
+    """
+    with workdir.claim(folder, config), report.to_file(folder / "log.txt"):
+        if (result := workdir.read_result(folder)) is not None:
+            log.info("%s is finished: %s", folder, report.one_line(result))
+            return result
+        begin = time.perf_counter()
+        experiment = prepare(config)
+        for split in ("train", "val"):  # what is wrong with the images shows here
+            if split in experiment.sources:
+                loader(experiment, split)
+        report.opening(experiment)
+        with (
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "best", keep=1)) as best,
+            StopSignal() as signals,
+        ):
+            state, early = train(experiment, folder, last, best, signals)
+            if config.train.select == "best":
+                last.close()
+                best.manager.wait_until_finished()
+                state = restored(experiment, best)[0]
+        result = finish(experiment, state, early, folder)
+        result["seconds"] = round(time.perf_counter() - begin, 2)
+        workdir.write_json(folder / "result.json", result)
+        log.info("%s", report.one_line(result))
+        return result
+
+
+def train(
+    experiment: Experiment, folder: Path, last: Checkpoints, best: Checkpoints, signals: StopSignal
+) -> tuple[step.State, Early]:
+    """The loop: steps from wherever the newest checkpoint is to the end of the plan."""
+    config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
+    state, early, start = experiment.state, Early(config.train.patience), 0
+    if (found := restored(experiment, last)) is not None:
+        state, early = found
+        start = int(state.step)
+        last.discard_after(start)
+        best.discard_after(start)
+        log.info("resumed at step %d of %d", start, plan.steps)
+    if start >= plan.steps or early.stop:
+        return state, early
+
+    batches = sharding.prefetch(loader(experiment, "train").batches(start), mesh)
+    batch = next(batches)
+    train_step = compiled(experiment, state, batch)
+    evaluate_at = evaluations(config, plan)
+    saved, recent = time.monotonic(), []
+    with (
+        Metrics(folder, resume_at=start) as metrics,
+        Progress(plan.steps, start, batch_size=plan.batch_size) as progress,
+    ):
+        for now in range(start + 1, plan.steps + 1):
+            state, numbers = train_step(state, experiment.frozen, batch)
+            recent.append(numbers)
+            if now % config.train.log_every == 0 or now in evaluate_at:
+                numbers, recent = mean(recent, now), []
+                metrics.write(now, numbers | {"lr": experiment.rate(now - 1)})
+            if now in evaluate_at:
+                improved = True
+                if "val" in experiment.sources:
+                    values = measure(experiment, state, "val")
+                    metrics.write(now, {f"val_{k}": values[k] for k in ("accuracy", "loss")})
+                    numbers = numbers | {"val_accuracy": values["accuracy"]}
+                    improved = early.better(values["accuracy"], now)
+                metrics.write_csv()
+                note = record(experiment, early)
+                if improved and config.train.select == "best":
+                    best.save(state, note)
+                ends = now == plan.steps or early.stop
+                if ends or time.monotonic() - saved >= config.train.save_every:
+                    last.save(state, note)
+                    saved = time.monotonic()
+            progress.update(now, numbers)
+            if early.stop:
+                progress.line(f"no better val accuracy in {early.since} evaluations: stopped")
+                break
+            if signals.asked:
+                last.save(state, record(experiment, early))
+                last.close()
+                raise Stopped(f"stopped at step {now} of {plan.steps}; run again to go on")
+            if now < plan.steps:
+                batch = next(batches)
+    return state, early
+
+
+def finish(experiment: Experiment, state: step.State, early: Early, folder: Path) -> dict:
+    """Reads the test split, once, and returns the result."""
+    config = experiment.config
+    result = {"status": "finished", "step": int(state.step)}
+    for split in ("val", "test"):
+        if split in experiment.sources:
+            values = measure(experiment, state, split)
+            result |= {f"{split}_{k}": v for k, v in values.items()}
+    if "val" in experiment.sources:
+        result |= {"best_val_accuracy": early.best, "best_val_step": early.best_step}
+    result |= report.facts(experiment)
+    if config.export:
+        export(experiment, state, Path(config.export))
+    report.draw_curves(folder)
+    return result
+
+
+def evaluate_run(folder: Path) -> dict[str, Any]:
+    """Restores a finished or interrupted run and evaluates its test split.
+
+    Raises: UserError if there is no intact checkpoint, or the weights file is another now.
+    """
+    config = configs.load(folder / "config.json")
+    experiment = prepare(config)
+    kind = config.train.select
+    path = folder / "checkpoints" / kind
+    if not path.exists():
+        raise UserError(f"{path} does not exist: the run has saved nothing yet")
+    with contextlib.closing(Checkpoints(path)) as checkpoints:
+        found = restored(experiment, checkpoints, only_weights=True)
+    if found is None:
+        raise UserError(f"{path} holds no checkpoint: the run has saved nothing yet")
+    state, _ = found
+    split = "test" if "test" in experiment.sources else "val"
+    if split not in experiment.sources:
+        raise UserError("the run has neither a test nor a val split to evaluate")
+    values = measure(experiment, state, split)
+    return {"step": int(state.step), "checkpoint": kind} | {
+        f"{split}_{k}": v for k, v in values.items()
+    }
+
+
+def compiled(experiment: Experiment, state: step.State, batch: dict) -> Callable:
+    """Compiles the training step, and says what that took and what a step will need."""
+    config = experiment.config
+    train_step = step.make_train_step(
+        experiment.parts.graph,
+        experiment.optimiser,
+        on_device(config, experiment.preset, experiment.image_size, train=True),
+        experiment.plan.steps,
+        config.remat,
+    )
+    begin = time.perf_counter()
+    out = train_step.lower(state, experiment.frozen, batch).compile()
+    report.cost(out, time.perf_counter() - begin, experiment.plan.batch_size)
+    return out
+
+
+def restored(
+    experiment: Experiment, checkpoints: Checkpoints, only_weights: bool = False
+) -> tuple[step.State, Early] | None:
+    """Returns the newest intact state and where early stopping was; None if nothing was saved."""
+    found = checkpoints.restore(experiment.state, only_weights)
+    if found is None:
+        return None
+    items, meta = found
+    mine, theirs = record(experiment, Early(0))["backbone"], meta["backbone"]
+    if mine != theirs:
+        raise UserError(
+            f"{checkpoints.folder}: trained on backbone {theirs}, but this is {mine}. Put the same "
+            "weights file back."
+        )
+    state = experiment.state
+    changes = dict(items["weights"])
+    changes |= items.get("optimiser", {"step": jnp.int32(meta["step"])})
+    values = {name: changes.get(name, getattr(state, name)) for name in vars(state)}
+    return step.State(**values), Early(**meta["early"])
+
+
+def record(experiment: Experiment, early: Early) -> dict[str, Any]:
+    """Returns what a checkpoint says about itself besides numbers."""
+    loaded = experiment.loaded
+    return {
+        "config": configs.flat(experiment.config),
+        "backbone": {
+            "name": experiment.config.backbone.name,
+            "sha256": loaded.sha256 if loaded else "drawn from the seed",
+        },
+        "preset": experiment.preset,
+        "classes": list(experiment.sources["train"].classes),
+        "early": vars(early),
+    }
+
+
+def evaluations(config: ConfigDict, plan: optim.Plan) -> set[int]:
+    """Returns the steps after which to evaluate and save; the last is one of them."""
+    every = max(1, round(config.train.eval_every * plan.steps_per_epoch))
+    return {*range(every, plan.steps, every), plan.steps}
+
+
+def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
+    """Reads the numbers of the steps since the last line of the history, averaged.
+
+    Raises: UserError if a loss is no number any more.
+    """
+    recent = jax.device_get(recent)
+    numbers = {k: float(np.mean([step[k] for step in recent])) for k in recent[0]}
+    if not math.isfinite(numbers["loss"]):
+        raise UserError(
+            f"the loss is {numbers['loss']} by step {now}: the run has diverged. Lower optim.lr, "
+            "lengthen the warm-up, or bound the gradient with optim.clip_norm=1."
+        )
+    return numbers
+
+
+def export(experiment: Experiment, state: step.State, path: Path) -> None:
+    """Writes the backbone as a Google npz file."""
+    values = experiment.frozen | state.trainable
+    mine = {n.removeprefix("backbone/"): v for n, v in values.items() if n.startswith("backbone/")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    google.save(path, mine)
+    log.info("wrote the backbone to %s (%d arrays)", path, len(mine))

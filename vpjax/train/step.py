@@ -1,0 +1,92 @@
+"""The jitted training step.
+
+Gradients, optimiser state and returned arrays exist for the trainable part only. The frozen part is
+an argument that is neither donated nor returned. Images arrive as uint8; augmentation and
+normalisation are part of the step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vpjax.context import Context
+from vpjax.model import put_together, take_apart
+
+Prepare = Callable  # images, key or None -> normalised images
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "trainable", "stats", "opt", "key"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that changes while training, and the key all randomness comes from."""
+
+    step: Any  # int32, optimiser steps done
+    trainable: dict[str, Any]
+    stats: dict[str, Any]
+    opt: Any
+    key: Any  # uint32 data of a PRNG key
+
+
+def init_state(
+    trainable: dict[str, Any],
+    stats: dict[str, Any],
+    optimiser: optax.GradientTransformation,
+    seed: int,
+) -> State:
+    """Returns the state of step 0. Its arrays are new ones, as the state will be donated."""
+
+    def init(trainable, stats):
+        key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 2))
+        return State(jnp.zeros((), jnp.int32), trainable, stats, optimiser.init(trainable), key)
+
+    return jax.jit(init)(trainable, stats)
+
+
+def make_train_step(
+    graph: tuple,
+    optimiser: optax.GradientTransformation,
+    prepare: Prepare,
+    steps: int,
+    remat: str = "none",
+) -> Callable:
+    """Returns step(state, frozen, batch) -> state, metrics; `state` is donated.
+
+    A batch is {"image": uint8 B H W C, "label": int32 B, "mask": bool B}; the loss is the mean over
+    images whose mask is set.
+    """
+
+    def train_step(state, frozen, batch):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        images = prepare(batch["image"], jax.random.fold_in(key, 0))
+        ctx = Context(key=jax.random.fold_in(key, 1), progress=state.step / steps)
+        weight = batch["mask"] / jnp.maximum(1, batch["mask"].sum())
+
+        def loss_fn(trainable):
+            model = put_together(graph, trainable, state.stats, frozen)
+            out = model(images, ctx, remat)
+            loss = (model.method.loss(out, batch["label"], ctx) * weight).sum()
+            correct = out["logits"].argmax(-1) == batch["label"]
+            return loss, ((correct * weight).sum(), take_apart(model).stats)
+
+        (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.trainable
+        )
+        updates, opt = optimiser.update(grads, state.opt, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        numbers = {
+            "loss": loss,
+            "accuracy": 100 * accuracy,
+            "grad_norm": optax.global_norm(grads),
+        }
+        return State(state.step + 1, trainable, stats, opt, state.key), numbers
+
+    return jax.jit(train_step, donate_argnums=0)

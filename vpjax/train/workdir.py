@@ -1,0 +1,75 @@
+"""A run's folder: one run, one config, one process at a time.
+
+config.json      the resolved config               metrics.jsonl, metrics.csv   the history
+result.json      what came out                     curves.png                   its picture
+checkpoints/     last and best                     log.txt                      what was printed
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpjax import config as configs
+from vpjax.errors import UserError
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds `workdir` for this process and this config; creates it if need be.
+
+    Raises: UserError if it cannot be written, is in use, or belongs to another config.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "a+")  # noqa: SIM115 - held until the run ends
+    except OSError as e:
+        raise UserError(
+            f"workdir {workdir} cannot be written ({e.strerror}). Give another --workdir."
+        ) from e
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            lock.seek(0)
+            raise UserError(
+                f"workdir {workdir} is in use by another run (process {lock.read().strip()}). "
+                "Wait for it, stop it, or give another --workdir."
+            ) from e
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        _settle(workdir, config)
+        yield
+
+
+def _settle(workdir: Path, config: ConfigDict) -> None:
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configs.differences(config, configs.load(path))
+        if changed:
+            raise UserError(
+                f"workdir {workdir} belongs to a run with another config:\n  "
+                + "\n  ".join(changed)
+                + "\nGive another --workdir, or the same config to go on with that run."
+            )
+    else:
+        configs.save(config, path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON so that a killed process leaves the old file or the new, never half of one."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(values, indent=2) + "\n")
+    new.replace(path)
+
+
+def read_result(workdir: Path) -> dict[str, Any] | None:
+    """Returns the result of a finished run, or None."""
+    path = workdir / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None

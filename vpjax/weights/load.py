@@ -1,0 +1,138 @@
+"""Foreign checkpoints into a backbone, strictly.
+
+    file -> arrays by our names -> positions resized -> every name and shape checked -> values
+
+What does not fit is reported all at once: missing, unexpected and mis-shaped names together. What
+is left out on purpose (a head, `pre_logits`) is left out by name and recorded.
+"""
+
+import dataclasses
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpjax.errors import UserError, unknown
+from vpjax.weights import google
+from vpjax.weights.fetch import fetch, sha256
+
+HEAD_POLICIES = ("new", "load")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """Values by our names, and what a run records about their source."""
+
+    values: dict[str, np.ndarray]  # names relative to the backbone
+    head: dict[str, np.ndarray]  # "kernel" and "bias" where the head was asked for
+    path: Path
+    sha256: str
+    dropped: tuple[str, ...]
+    resized: str  # "4x4 -> 8x8", or ""
+
+
+def load(where: str, expected: Mapping[str, Any], grid: tuple[int, int], head="new") -> Loaded:
+    """Reads `where` (path, URL or known name) for a backbone with `expected` names and shapes.
+
+    `grid` is the model's token grid; position embeddings of another grid are resized to it.
+    `head="load"` also returns the file's classification head.
+    Raises: UserError if the file is missing, broken or does not fit.
+    """
+    if head not in HEAD_POLICIES:
+        raise unknown("head policy", head, HEAD_POLICIES)
+    path = fetch(where)
+    arrays = google.translate(read(path))
+    heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
+    if head == "load" and not {"kernel", "bias"} <= heads.keys():
+        raise UserError(f"{path}: head='load', but the file has no head. Use head='new'.")
+    optional = [n for n in arrays if n.startswith(("head/", "pre_logits/")) and n not in expected]
+    values = {n: v for n, v in arrays.items() if n not in optional}
+
+    resized = ""
+    if "pos_embed" in values and "pos_embed" in expected:
+        values["pos_embed"], resized = fit_positions(values["pos_embed"], grid, path)
+    check(values, expected, path)
+    return Loaded(
+        values={n: values[n] for n in expected},
+        head=heads if head == "load" else {},
+        path=path,
+        sha256=sha256(path),
+        dropped=tuple(n for n in optional if head == "new" or not n.startswith("head/")),
+        resized=resized,
+    )
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads every array of an npz file.
+
+    Raises: UserError if the file is truncated, damaged, or no npz.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as e:
+        size = path.stat().st_size
+        raise UserError(
+            f"weights {path} ({size:,} bytes) cannot be read: {e}. The file is truncated, damaged "
+            "or not an npz file; fetch it again."
+        ) from e
+
+
+def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Raises a UserError that lists everything that does not fit."""
+    missing = sorted(expected.keys() - values.keys())
+    extra = sorted(values.keys() - expected.keys())
+    wrong = [
+        f"{n}: file {values[n].shape}, model {expected[n].shape}"
+        for n in sorted(expected.keys() & values.keys())
+        if values[n].shape != expected[n].shape
+    ]
+    if not missing and not extra and not wrong:
+        return
+    text = [f"weights {path} do not fit the model."]
+    for title, lines in (("missing", missing), ("unexpected", extra), ("wrong shape", wrong)):
+        if lines:
+            shown = lines[:8] + [f"... and {len(lines) - 8} more"] * (len(lines) > 8)
+            text.append(f"{title} ({len(lines)}):\n    " + "\n    ".join(shown))
+    text.append("Check backbone.variant, patch_size, image_size and depth against the file.")
+    raise UserError("\n  ".join(text))
+
+
+def fit_positions(
+    positions: np.ndarray, grid: tuple[int, int], path: Path
+) -> tuple[np.ndarray, str]:
+    """Returns (1 + T) D position embeddings for `grid`, and what was done.
+
+    The row of the class token stays; the rest is a square grid, resized by `resize_grid`.
+    """
+    count = len(positions) - 1
+    if count == grid[0] * grid[1] and (grid[0] == grid[1] or math.isqrt(count) ** 2 != count):
+        return positions, ""
+    edge = math.isqrt(count)
+    if edge * edge != count:
+        raise UserError(
+            f"weights {path}: {count} position embeddings are no square grid, and the model's grid "
+            f"is {grid[0]}x{grid[1]}. Set backbone.image_size to the size the file was made for."
+        )
+    cells = positions[1:].reshape(edge, edge, -1)
+    cells = resize_grid(cells, grid).reshape(grid[0] * grid[1], -1)
+    return np.concatenate([positions[:1], cells]), f"{edge}x{edge} -> {grid[0]}x{grid[1]}"
+
+
+def resize_grid(cells: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Resizes h w D linearly between corner cells, which keep their values; no antialias.
+
+    Source: the rule of VPT's code (first-order spline zoom), which the Google models share.
+    """
+    rows, columns = (_linear(old, new) for old, new in zip(cells.shape[:2], grid, strict=True))
+    out = np.einsum("ih,jw,hwd->ijd", rows, columns, cells.astype(np.float64))
+    return out.astype(cells.dtype)
+
+
+def _linear(old: int, new: int) -> np.ndarray:
+    position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+    distance = np.abs(position[:, None] - np.arange(old)[None])
+    return np.maximum(0.0, 1.0 - distance)  # new old
