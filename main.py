@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 HOME = Path(__file__).resolve().parent
+RECIPES = [p for p in (HOME / "configs").glob("*.py") if p.stem not in ("__init__", "base")]
 MODES = ("train", "eval")
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -29,9 +30,12 @@ def main(arguments: list[str]) -> None:
 
     if len(arguments) > 1:
         raise cli.UserError(f"unexpected argument {arguments[1]!r}; options begin with --")
-    overrides = set(config_flags.get_override_values(flags.FLAGS["config"]))
-    recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    folder = Path(WORKDIR.value or Path("runs") / recipe).expanduser()
+    flag = flags.FLAGS["config"]
+    recipe = Path(config_flags.get_config_filename(flag).partition(":")[0])
+    if not recipe.exists():
+        raise cli.unknown("recipe", str(recipe), (f"configs/{p.name}" for p in RECIPES))
+    overrides = set(config_flags.get_override_values(flag))
+    folder = Path(WORKDIR.value or Path("runs") / recipe.stem).expanduser()
     cli.dispatch(MODE.value, MODES, CONFIG.value, overrides, folder)
 
 

@@ -5,6 +5,7 @@ waits for, the host's work included. Medians are reported with the shortest and 
 on a shared machine the longest says how much to trust the rest.
 """
 
+import ctypes
 import datetime
 import importlib.metadata
 import json
@@ -74,7 +75,23 @@ def highest_bytes() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def peak_flops(dtype: str, size: int = 0, repeats: int = 5) -> float:
+def process_bytes(*, reset: bool = False) -> int | None:
+    """Returns the most memory this process has held since the last reset, or None.
+
+    Linux counts it; with the C library of GNU, freed memory is first given back at a reset.
+    """
+    status = Path("/proc/self/status")
+    try:
+        if reset:
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+        line = next(li for li in status.read_text().splitlines() if li.startswith("VmHWM"))
+    except (OSError, AttributeError, StopIteration):
+        return None
+    return 1024 * int(line.split()[1])
+
+
+def peak_flops(dtype: str, size: int = 0, repeats: int = 10) -> float:
     """Returns the floating point operations a second of one large square matrix product.
 
     The best of `repeats`, as a peak is meant. `size` 0 is 2048 on a CPU and 8192 elsewhere.
@@ -120,7 +137,9 @@ def conditions(packages: Sequence[str]) -> dict[str, Any]:
 def heading(title: str, record: dict[str, Any]) -> str:
     """Returns the lines above a table."""
     versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
-    return f"# {title}\n\n{record['date']}, {record['device']}, Python {record['python']}, {versions}"
+    return (
+        f"# {title}\n\n{record['date']}, {record['device']}, Python {record['python']}, {versions}"
+    )
 
 
 def save(path: Path, record: dict[str, Any], text: str) -> None:
@@ -128,5 +147,3 @@ def save(path: Path, record: dict[str, Any], text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2, default=list) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-
-

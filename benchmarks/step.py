@@ -1,50 +1,261 @@
 """How fast a recipe's own training and evaluation steps are, and what they need.
 
     python -m benchmarks.step --config configs/vpt_cifar.py
-    python -m benchmarks.step --config configs/vpt_cifar.py --config.method.num_tokens=50 --batch 8,32
+    python -m benchmarks.step --config configs/vpt_cifar.py --config.remat=full --batch 8,32
 
-The steps are those that `main.py` compiles, on random weights and random images, so neither need to
-be on disk. `--nosynthetic` takes the recipe's images and times its loader too. Work is counted by
-XLA in the program as it is before the device's own rewriting, with attention written out; so the
-count is the same for every device and every attention implementation.
+The steps are those `main.py` compiles, on random weights and random images, so that neither need
+be on disk. `--nosynthetic` takes the recipe's images instead, and times its loader too.
+
+Work is counted by XLA in the program as it is before a device's own rewriting, with attention
+written out, so the count does not depend on the device or on the attention implementation. (Fused
+kernels of a GPU are black boxes in the compiled program, and would count as nothing.)
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from benchmarks import measure
 from vpjax import build, cli
+from vpjax import config as configs
 from vpjax.data import Loader, open_source, preset
 from vpjax.errors import UserError
-from vpjax.model import Parts
-from vpjax.train import experiment, optim, sharding, step
+from vpjax.model import Parts, take_apart
+from vpjax.train import experiment, optim, sharding
 from vpjax.train.evaluate import make_eval_step
 from vpjax.train.log import table
+from vpjax.train.step import State, init_state, make_train_step
 
+HOME = Path(__file__).resolve().parents[1]
 WARMUP = 3  # steps before the clock starts
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 HEADER = ("step", "batch", "images/s", "ms/step [min .. max]", "GFLOP/image", "of peak")
-HEADER += ("temporary MB", "arguments MB", "device MB", "trace s", "compile s")
+HEADER += ("temporary MB", "arguments MB", "device MB")
+
+Batch = dict[str, np.ndarray]
 
 
-def main(argv: list[str]) -> None:
-    """Parses the command line, measures, prints, and writes the files of --out."""
-    given = parse(argv)
-    config = cli.settle(
-        given.config, set(config_flags.get_override_values(given.find_module_defining_flag and given["config"]))
-    )
-    record, text = benchmark(
-        config, [int(b) for b in given.batch], given.classes, given.steps, given.synthetic
-    )
+class Recipe(NamedTuple):
+    """What a config stands for here."""
+
+    config: ConfigDict
+    preset: str
+    image_size: int  # pixels
+    attention: str
+    mesh: Mesh
+    parts: Parts
+    written_out: tuple  # the graph with attention "xla", whose work XLA can count
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures what the command line asks for, prints it, and writes it where --out says."""
+    given = flags.FlagValues()
+    recipe = str(HOME / "configs" / "digits.py")
+    config_flags.DEFINE_config_file("config", recipe, "A recipe.", given, sys_argv=list(argv))
+    flags.DEFINE_list("batch", "8", "Images a step, over all devices.", flag_values=given)
+    flags.DEFINE_integer("classes", 100, "Classes of the head.", flag_values=given)
+    flags.DEFINE_integer("steps", 20, "Steps timed.", lower_bound=1, flag_values=given)
+    flags.DEFINE_bool("synthetic", True, "Random images, not the recipe's.", flag_values=given)
+    flags.DEFINE_string("out", None, "JSON file; Markdown goes beside it.", flag_values=given)
+    try:
+        rest = given(argv)[1:]
+        batches = [int(b) for b in given.batch]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+        raise UserError(str(e.args[0]) if e.args else str(e)) from e
+    if rest or not batches or min(batches) < 1:
+        raise UserError(f"found {rest or given.batch}; options begin with --, a batch is above 0")
+    config = cli.settle(given.config, set(config_flags.get_override_values(given["config"])))
+    record = benchmark(config, batches, given.classes, given.steps, given.synthetic)
+    text = report(record)
     print(text, flush=True)
     if given.out:
         measure.save(Path(given.out), record, text)
+
+
+def benchmark(
+    config: ConfigDict,
+    batches: Sequence[int],
+    num_classes: int = 100,
+    steps: int = 20,
+    synthetic: bool = True,
+) -> dict[str, Any]:
+    """Returns conditions and one row a step and batch size, ready for JSON."""
+    recipe = prepare(config, num_classes)
+    record = measure.conditions(PACKAGES) | {
+        "benchmark": "step",
+        "config": configs.flat(recipe.config),
+        "num_classes": num_classes,
+        "attention": recipe.attention,
+        "parameters": {
+            name: sum(v.size for v in getattr(recipe.parts, name).values())
+            for name in ("trainable", "frozen")
+        },
+        "peak_flops": measure.peak_flops(config.dtype) * recipe.mesh.size,
+        "rows": [],
+    }
+    for size in sorted(batches):  # what needs little memory first, as a device's peak never falls
+        sharding.check_batch(size, recipe.mesh, "--batch")
+        if synthetic:
+            batch = random_batch(recipe, size, num_classes)
+        else:
+            loading = recipe_batches(recipe, size)
+            batch = next(loading)
+            record["rows"].append(time_input(loading, size, steps))
+        batch = sharding.put_batch(batch, recipe.mesh)
+        for kind, make in (("eval", make_eval), ("train", make_train)):
+            row = time_step(recipe, make, batch, steps)
+            row["of_peak"] = (
+                row["flops_per_image"] * row["images_per_second"] / record["peak_flops"]
+            )
+            record["rows"].append({"step": kind} | row)
+    return record
+
+
+def prepare(config: ConfigDict, num_classes: int) -> Recipe:
+    """Builds the recipe's model on random weights.
+
+    Raises: UserError for whatever does not fit.
+    """
+    experiment.check(config)
+    name = experiment.preset_name(config)  # may follow from the weights, so before they go
+    config = configs.merged(config, {"backbone": {"weights": "", "head": "new"}})
+    attention = build.resolve_attention(config)
+    parts, _ = build.build(config, num_classes, attention)
+    abstract = nnx.eval_shape(lambda: build.make(config, num_classes, "xla"))
+    return Recipe(
+        config=config,
+        preset=name,
+        image_size=experiment.square(config.backbone.image_size),
+        attention=attention,
+        mesh=sharding.make_mesh(config.mesh.data),
+        parts=parts,
+        written_out=take_apart(abstract, config.train.trainable).graph,
+    )
+
+
+def random_batch(recipe: Recipe, size: int, num_classes: int) -> Batch:
+    """Returns random pixels and labels, in the form the recipe's loader gives."""
+    rng = np.random.default_rng(0)
+    shape = (size, recipe.image_size, recipe.image_size, 3)
+    return {
+        "image": rng.integers(0, 256, shape).astype(preset(recipe.preset).host_dtype()),
+        "label": rng.integers(0, num_classes, size, np.int32),
+        "mask": np.ones(size, bool),
+    }
+
+
+def recipe_batches(recipe: Recipe, size: int) -> Iterator[Batch]:
+    """Yields the recipe's training batches; their labels must fit the head.
+
+    Raises: UserError if the data is not there.
+    """
+    data = recipe.config.data
+    source = open_source(data.name, data.train, data.dir or None)
+    loader = Loader(source, size, preset(recipe.preset), recipe.image_size, recipe.config.seed)
+    return loader.batches()
+
+
+def time_input(loading: Iterator[Batch], size: int, steps: int) -> dict[str, Any]:
+    """Times the loader alone: a rate below the training step's is the bottleneck."""
+    measure.seconds(lambda: next(loading), WARMUP)
+    return {"step": "input"} | measure.speed(measure.seconds(lambda: next(loading), steps), size)
+
+
+def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple]:
+    """Returns the jitted training step and its arguments, without the batch."""
+    config, parts = recipe.config, recipe.parts
+    # A plan long enough that rates stay at the start of a warm-up, and losses finite.
+    plan = optim.Plan(steps=100_000, steps_per_epoch=10_000, batch_size=size)
+    optimiser, _ = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
+    pixels = experiment.on_device(config, recipe.preset, recipe.image_size, train=True)
+    state = init_state(parts.trainable, parts.stats, optimiser, config.seed)
+    state, frozen = sharding.replicate((state, parts.frozen), recipe.mesh)
+    return make_train_step(graph, optimiser, pixels, plan.steps, config.remat), (state, frozen)
+
+
+def make_eval(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple]:
+    """Returns the jitted evaluation step and its arguments, without the batch."""
+    pixels = experiment.on_device(recipe.config, recipe.preset, recipe.image_size, train=False)
+    weights = sharding.replicate(recipe.parts[1:], recipe.mesh)
+    return make_eval_step(graph, pixels), weights
+
+
+def time_step(recipe: Recipe, make: Callable, batch: dict, steps: int) -> dict[str, Any]:
+    """Compiles one step and times it."""
+    size = len(batch["label"])
+    with measure.precision(recipe.config.dtype):
+        step, arguments = make(recipe, recipe.parts.graph, size)
+        begin = time.perf_counter()
+        lowered = step.lower(*arguments, batch)
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        done = time.perf_counter()
+        if recipe.attention != "xla":
+            lowered = make(recipe, recipe.written_out, size)[0].lower(*arguments, batch)
+    work = (lowered.cost_analysis() or {}).get("flops")
+
+    def call():
+        nonlocal arguments
+        out = jax.block_until_ready(compiled(*arguments, batch))
+        if isinstance(arguments[0], State):  # donated: the next step starts from the new one
+            arguments = (out[0], *arguments[1:])
+
+    measure.seconds(call, WARMUP)
+    row = measure.speed(measure.seconds(call, steps), size)
+    row |= {"flops_per_image": work / size, "highest_bytes": measure.highest_bytes()}
+    row |= {"trace_seconds": traced - begin, "compile_seconds": done - traced}
+    return row | measure.compiled_bytes(compiled)
+
+
+def report(record: dict[str, Any]) -> str:
+    """Returns the record for people: conditions, the table, what compiling took."""
+    config, counts = record["config"], record["parameters"]
+    lines = [
+        measure.heading("The recipe's own steps", record),
+        f"{config['backbone.name']} {config.get('backbone.variant', '')}, {config['method.name']}, "
+        f"{config['dtype']}, attention {record['attention']}, remat {config['remat']}; "
+        f"{counts['trainable']:,} parameters train, {counts['frozen']:,} are frozen.",
+        f"Peak: {record['peak_flops'] / 1e12:.3f} TFLOP/s, a large matrix product in "
+        f"{config['dtype']}.",
+        table(HEADER, [cells(row) for row in record["rows"]]),
+    ]
+    made = [
+        f"{row['step']} {row['batch']}: {row['trace_seconds']:.1f} + {row['compile_seconds']:.1f} s"
+        for row in record["rows"]
+        if "trace_seconds" in row
+    ]
+    lines.append(f"Tracing + compiling took: {'; '.join(made)}.")
+    return "\n\n".join(lines)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Returns a row of the table."""
+    known = "flops_per_image" in row
+    return [
+        row["step"],
+        str(row["batch"]),
+        f"{row['images_per_second']:.1f}",
+        measure.ms(row),
+        f"{row['flops_per_image'] / 1e9:.3g}" if known else "-",
+        f"{row['of_peak']:.1%}" if known else "-",
+        measure.megabytes(row.get("temporary_bytes")),
+        measure.megabytes(row.get("argument_bytes")),
+        measure.megabytes(row.get("highest_bytes")),
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)

@@ -1,6 +1,7 @@
 """The first run: no network, no GPU, no data to fetch. Two minutes on two CPU cores.
 
-    python main.py
+    python main.py                                      all four methods, three seeds each
+    python main.py --config configs/digits.py:vpt_deep  one method, one seed
 
 A small ViT, pretrained on the handwritten digits 0-4 (its weights are in the repository), is
 adapted to the digits 5-9, which it has never seen, in four ways, three seeds each: a linear probe,
@@ -12,10 +13,15 @@ these digits too. It shows the mechanism, not a record.
 from ml_collections import ConfigDict
 
 from configs import base
+from vpjax.config import merged
+from vpjax.errors import unknown
 
 
-def get_config() -> ConfigDict:
-    """Returns the recipe of `python main.py`."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of `python main.py`, or of the one run `label` of it.
+
+    Raises: UserError if there is no run of that label.
+    """
     config = base.get_config()
     config.backbone = backbone()
     config.backbone.weights = "digits_vit"
@@ -30,17 +36,23 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 32
     config.train.steps = 400
     config.train.eval_every = 5.0
-    config.optim.update(name="adamw", lr=2e-2, lr_per=0, weight_decay=1e-4, warmup_epochs=2.0)
+    config.optim.update(name="adamw", lr=3e-2, lr_per=0, weight_decay=1e-4, warmup_epochs=2.0)
 
     config.compare = ConfigDict(
         {
-            "linear": {"method": {"name": "finetune.Linear"}, "optim": {"lr": 3e-2}},
-            "vpt_shallow": {"method": {"name": "vpt.VPT", "deep": False}},
+            "linear": {"method": {"name": "finetune.Linear"}, "optim": {"lr": 0.1}},
+            "vpt_shallow": {"method": {"name": "vpt.VPT", "deep": False}, "optim": {"lr": 5e-2}},
             "vpt_deep": {"method": {"name": "vpt.VPT", "deep": True}},
             "full": {"method": {"name": "finetune.Full"}, "optim": {"lr": 1e-3}},
         }
     )
     config.seeds = (0, 1, 2)
+    if not label:
+        return config
+    if label not in config.compare:
+        raise unknown("run of configs/digits.py", label, config.compare)
+    config = merged(config, config.compare[label])
+    config.compare, config.seeds = ConfigDict(), (0,)
     return config
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, 
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,11 +29,12 @@ log = logging.getLogger(__name__)
 def run(main: Callable, app: Any) -> None:
     """Runs `main` under absl, turning what a user can mend into one message."""
     report.to_screen()
+    warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
         app.run(main, flags_parser=parse)
     except Stopped as e:
         log.info("%s", e)
-        sys.exit(130)
+        sys.exit(128 + e.number)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
@@ -70,14 +72,20 @@ def dispatch(
     if config.compare:
         rows = search.compare(config, folder)
         log.info("\n%s\n", search.as_table(rows))
-        best = max(rows, key=lambda r: r["accuracy"])["label"]
+        light = [r for r in rows if r["percent"] < 10] or rows
+        best = max(light, key=lambda r: r["accuracy"])["label"]
         log.info("table     %s", folder / "comparison.md")
         log.info("picture   %s", folder / "comparison.png")
-        log.info("evaluate  python main.py --mode eval --workdir %s", folder / best / "seed0")
+        say_how_to_evaluate(folder / best / f"seed{config.seeds[0]}")
     else:
         fit(config, folder)
         log.info("files     %s", folder)
-        log.info("evaluate  python main.py --mode eval --workdir %s", folder)
+        say_how_to_evaluate(folder)
+
+
+def say_how_to_evaluate(folder: Path) -> None:
+    """Logs the command that evaluates a run."""
+    log.info("evaluate  python main.py --mode eval --workdir %s", shlex.quote(str(folder)))
 
 
 def settle(config: ConfigDict, overrides: set[str]) -> ConfigDict:

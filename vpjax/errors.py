@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the user gave cannot be used; the message says what to do about it."""
 
 

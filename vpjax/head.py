@@ -36,7 +36,7 @@ class Head(nnx.Module):
             kernel, bias = jnp.zeros(shape), jnp.zeros(num_classes)
         else:
             kernel = math.sqrt(2 / num_classes) * jax.random.normal(rngs.params(), shape)
-            bias = jnp.full(num_classes, -math.log(99.0))
+            bias = jnp.full(num_classes, -math.log(99.0), jnp.float32)
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(bias)
 

@@ -74,7 +74,7 @@ def run(
 
 
 class Parts(NamedTuple):
-    """A model taken apart: numbers by name, and the graph that joins them again.
+    """A model taken apart: numbers by name, and the graph (structure and shapes) to join them.
 
     `trainable` alone has gradients and optimiser state; `stats` are running averages.
     """
@@ -90,14 +90,17 @@ def take_apart(model: Model, trainable: str = "") -> Parts:
 
     Raises: UserError if the expression matches no parameter.
     """
-    graph, state = nnx.split(model)
+    graphdef, state = nnx.split(model)
     kinds = {"/".join(map(str, path)): type(v) for path, v in nnx.to_flat_state(state)}
     values = names.flatten(state)
     params = [n for n, kind in kinds.items() if issubclass(kind, nnx.Param)]
     learns = names.matching(trainable or model.method.trainable, params, "trainable")
     stats = {n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)}
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
-    return Parts((graph, state), pick(learns), pick(stats), pick(values.keys() - learns - stats))
+    shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), state)
+    return Parts(
+        (graphdef, shapes), pick(learns), pick(stats), pick(values.keys() - learns - stats)
+    )
 
 
 def put_together(graph: tuple, *parts: dict[str, Array]) -> Model:

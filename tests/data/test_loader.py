@@ -221,12 +221,12 @@ def test_errors_of_reading_threads_reach_the_caller(monkeypatch):
 
 
 def test_threads_end_with_the_iterator():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batches = Loader(photos(), 4, preset("vpt_fgvc"), 16).batches()
     next(batches)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     batches.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("grain-prefetch"):
-            thread.join(timeout=5)
-    assert threading.active_count() <= before
+    for thread in started:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in started)

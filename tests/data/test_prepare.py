@@ -15,6 +15,7 @@ from PIL import Image
 from tensorflow_datasets.core.utils import lazy_imports_utils
 from tensorflow_datasets.image_classification import mnist
 
+from tests.data.fake import fake_tfds
 from vpjax.data import open_source, prepare, standin
 from vpjax.errors import UserError
 
@@ -146,6 +147,22 @@ def test_without_network_names_command_and_archive(tmp_path):
     assert f"put these files into {tmp_path}/downloads/manual" in message
     assert "cifar-10-binary.tar.gz" in message
     assert "no connection to www.cs.toronto.edu" in message
+
+
+@pytest.mark.usefixtures("unchecked", "offline")
+def test_another_process_was_first(tmp_path, monkeypatch):
+    """TFDS fails when the folder it wants to rename to is there already."""
+    (tmp_path / "cifar-10-binary.tar.gz").touch()
+
+    def elsewhere(self, **_):
+        patch.undo()
+        fake_tfds(tmp_path / "data", "cifar10", {"train": 3})
+        raise OSError("directory not empty")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.builder_cls("cifar10"), "download_and_prepare", elsewhere)
+        folder = prepare.prepare("cifar10", tmp_path / "data", manual_dir=tmp_path)
+    assert folder == tmp_path / "data" / "cifar10" / "3.0.2"
 
 
 def test_standin_leaves_no_trace():

@@ -105,6 +105,19 @@ def test_imported_set_needs_no_builder(data_dir, tmp_path):
         open_source("my_photos", "train", tmp_path)
 
 
+def test_imported_set_without_that_version(data_dir, tmp_path):
+    shutil.copytree(data_dir / "eurosat", tmp_path / "my_photos")
+    with pytest.raises(UserError, match="my_photos:9.9.9 is not in .* holds my_photos/rgb/2.0.0"):
+        open_source("my_photos:9.9.9", "train", tmp_path)
+
+
+def test_order_does_not_depend_on_shards(tmp_path):
+    for shards in (1, 4):
+        fake_tfds(tmp_path / str(shards), "mnist", {"train": 30}, shards=shards)
+    one, four = (open_source("mnist", "train[7:25]", tmp_path / str(s)) for s in (1, 4))
+    assert everything(one) == everything(four)
+
+
 def test_features_and_derived_labels(tmp_path):
     fake_tfds(tmp_path, "smallnorb", {"train": 6})
     fake_tfds(tmp_path, "clevr", {"train": 8})

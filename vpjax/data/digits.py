@@ -1,8 +1,8 @@
 """Handwritten digits, 8x8 pixels: the data set that needs no download.
 
-1,797 grey images by 43 writers, from the "Optical Recognition of Handwritten Digits" data set of
-E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0);
-scikit-learn ships the test part of it, which is what we read. Values 0..16 become 0..255.
+1,797 grey images by 13 writers: the test part of "Optical Recognition of Handwritten Digits" by
+E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, 1998), read from the copy that comes
+with scikit-learn. A value counts the inked pixels, 0 to 16, of a 4x4 block; it becomes 0 to 255.
 
 Two configs, five classes each, so that a small model can be pre-trained on one half of the digits
 and tuned to the other: "digits/low" holds 0-4, "digits/high" 5-9. One seeded permutation of all

@@ -9,7 +9,7 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 GREY = ("L", "LA", "La", "1", *SIXTEEN_BIT)
@@ -23,7 +23,11 @@ def decode(data: bytes, channels: int | None = None) -> UInt8[np.ndarray, "H W C
 
     Raises: OSError, SyntaxError or ValueError from Pillow if the bytes are no complete image.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"no image format that is known, {len(data)} bytes {data[:12]}") from error
+    with image:
         image.load()
         return pixels(ImageOps.exif_transpose(image), channels)
 

@@ -55,8 +55,9 @@ def prepare(
     except UserError:
         raise
     except Exception as error:  # a builder may fail in any way: network, archive, its own code
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(_advice(name, builder, root, manual, reason)) from error
+        if folder := prepared.find(name, data_dir):
+            return folder  # another process prepared it meanwhile
+        raise UserError(_advice(name, builder, root, manual, _first_line(error))) from error
     return Path(builder.data_dir)
 
 
@@ -76,6 +77,12 @@ def _builder(wanted, root):
     try:
         builder_class = tfds.builder_cls(wanted.name)
     except tfds.core.registered.DatasetNotFoundError as error:
+        if (root / wanted.name).is_dir():
+            held = sorted(f.parent.relative_to(root) for f in _descriptions(root / wanted.name))
+            raise UserError(
+                f"{wanted} is not in {root}, which holds {', '.join(map(str, held)) or 'nothing'} "
+                "of that name."
+            ) from error
         known = [*tfds.list_builders(with_community_datasets=False), "digits"]
         near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -98,9 +105,17 @@ def _builder(wanted, root):
         have = ", ".join(_versions_on_disk(wanted, root)) or "none"
         raise UserError(
             f"{wanted} cannot be prepared by tensorflow-datasets {tfds.__version__}: "
-            f"{str(error).splitlines()[0]}. Its version there: {builder_class.VERSION}; prepared "
-            f"in {root}: {have}."
+            f"{_first_line(error)}. Its version there: {builder_class.VERSION}; "
+            f"prepared in {root}: {have}."
         ) from error
+
+
+def _first_line(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+
+
+def _descriptions(folder):
+    return [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
 
 
 def _versions_on_disk(wanted, root):

@@ -8,6 +8,7 @@ Data prepared this way equals data prepared with TensorFlow in pixels, labels an
 
 import builtins
 import contextlib
+import functools
 import glob
 import io
 import os
@@ -75,7 +76,7 @@ def standin():
     Raises: UserError if this version of TFDS does not reach TensorFlow in the known way.
     """
     lazy = getattr(lazy_imports_utils, "tensorflow", None)
-    if not isinstance(getattr(type(lazy), "_module", None), _cached_property):
+    if not isinstance(getattr(type(lazy), "_module", None), functools.cached_property):
         raise UserError(
             f"tensorflow-datasets {tfds.__version__} reaches TensorFlow in a way unknown to vpjax, "
             "so data sets cannot be prepared without TensorFlow. Install TensorFlow, or "
@@ -128,9 +129,6 @@ def namespace() -> Namespace:
         executing_eagerly=lambda: True,
         shape=np.shape,
     )
-
-
-_cached_property = type(vars(type(lazy_imports_utils.tensorflow)).get("_module"))
 
 
 def _open(path, mode="r"):

@@ -36,7 +36,8 @@ def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
 
     Raises: UserError, before the first compile, for what a user got wrong; Stopped on a signal.
     """
-    with workdir.claim(folder, config), report.to_file(folder / "log.txt"):
+    with workdir.claim(folder), report.to_file(folder / "log.txt"):
+        workdir.check_config(folder, config)
         if (result := workdir.read_result(folder)) is not None:
             log.info("%s is finished: %s", folder, report.one_line(result))
             return result
@@ -45,6 +46,7 @@ def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
         for split in ("train", "val"):  # what is wrong with the images shows here
             if split in experiment.sources:
                 loader(experiment, split)
+        configs.save(config, folder / "config.json")
         report.opening(experiment)
         with (
             contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
@@ -115,9 +117,14 @@ def train(
             if signals.asked:
                 last.save(state, record(experiment, early))
                 last.close()
-                raise Stopped(f"stopped at step {now} of {plan.steps}; run again to go on")
+                message = f"stopped at step {now} of {plan.steps}; run again to go on"
+                raise Stopped(message, signals.asked)
             if now < plan.steps:
-                batch = next(batches)
+                try:
+                    batch = next(batches)
+                except UserError:  # an image that cannot be read
+                    last.save(state, record(experiment, early))
+                    raise
     return state, early
 
 

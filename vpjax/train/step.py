@@ -85,7 +85,7 @@ def make_train_step(
         numbers = {
             "loss": loss,
             "accuracy": 100 * accuracy,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return State(state.step + 1, trainable, stats, opt, state.key), numbers
 

@@ -5,7 +5,11 @@ from types import FrameType
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and has saved what it had."""
+    """A run was asked to stop by signal `number`, and has saved what it had."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
 
 
 class StopSignal:

@@ -20,10 +20,10 @@ from vpjax.errors import UserError
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds `workdir` for this process and this config; creates it if need be.
+def claim(workdir: Path) -> Iterator[None]:
+    """Holds `workdir` for this process; creates it if need be.
 
-    Raises: UserError if it cannot be written, is in use, or belongs to another config.
+    Raises: UserError if it cannot be written or is in use.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -44,22 +44,21 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        _settle(workdir, config)
         yield
 
 
-def _settle(workdir: Path, config: ConfigDict) -> None:
+def check_config(workdir: Path, config: ConfigDict) -> None:
+    """Raises a UserError if `workdir` holds results of another config."""
     path = workdir / "config.json"
-    if path.exists():
-        changed = configs.differences(config, configs.load(path))
-        if changed:
-            raise UserError(
-                f"workdir {workdir} belongs to a run with another config:\n  "
-                + "\n  ".join(changed)
-                + "\nGive another --workdir, or the same config to go on with that run."
-            )
-    else:
-        configs.save(config, path)
+    started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
+    if not started or not path.exists():
+        return
+    if changed := configs.differences(config, configs.load(path)):
+        raise UserError(
+            f"workdir {workdir} belongs to a run with another config:\n  "
+            + "\n  ".join(changed)
+            + "\nGive another --workdir, or the same config to go on with that run."
+        )
 
 
 def write_json(path: Path, values: Any) -> None:

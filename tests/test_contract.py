@@ -1,0 +1,180 @@
+"""What holds for every backbone with every method."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import cases
+from vpjax.context import Context
+from vpjax.model import EVALUATION, REMAT, put_together
+from vpjax.train import sharding
+from vpjax.train.step import init_state, make_train_step
+
+PAIRS = [(b, m) for b in cases.BACKBONES for m in cases.METHODS]
+BATCH = 8
+
+
+def images(count=BATCH, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (count, cases.IMAGE, cases.IMAGE, 3)
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def batch(count=BATCH):
+    labels = np.arange(count, dtype=np.int32) % cases.CLASSES
+    return {"image": images(count), "label": labels, "mask": np.ones(count, bool)}
+
+
+def prepare(x, key):
+    return x.astype(jnp.float32) / 127.5 - 1
+
+
+@functools.cache
+def trained(backbone, method, devices=1, remat="none"):
+    """Runs two of the library's own steps on a mesh; returns losses, state and traces."""
+    parts = cases.make(backbone, method)
+    optimiser, traces = optax.sgd(0.1, momentum=0.9), []
+
+    def counting(x, key):
+        traces.append(1)
+        return prepare(x, key)
+
+    mesh = sharding.make_mesh(devices)
+    state = init_state(parts.trainable, parts.stats, optimiser, seed=0)
+    state = sharding.replicate(state, mesh)
+    frozen = sharding.replicate(parts.frozen, mesh)
+    step = make_train_step(parts.graph, optimiser, counting, 2, remat)
+    losses = []
+    for _ in range(2):
+        state, numbers = step(state, frozen, sharding.put_batch(batch(), mesh))
+        losses.append(float(numbers["loss"]))
+    return losses, state, len(traces)
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_outputs(backbone, method):
+    out = cases.outputs(cases.make(backbone, method), prepare(images(), None))
+    assert out["logits"].shape == (BATCH, cases.CLASSES)
+    assert out["logits"].dtype == jnp.float32
+    assert len(out["features"]) == BATCH
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_evaluation_is_deterministic_and_per_image(backbone, method):
+    parts = cases.make(backbone, method)
+    x = prepare(images(), None)
+    whole = cases.outputs(parts, x)["logits"]
+    np.testing.assert_array_equal(whole, cases.outputs(parts, x)["logits"])
+    np.testing.assert_allclose(whole[2:5], cases.outputs(parts, x[2:5])["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_everything_trainable_trains_and_nothing_else(backbone, method):
+    parts = cases.make(backbone, method)
+    _, state, _ = trained(backbone, method)
+    moved = {n for n, v in parts.trainable.items() if not np.array_equal(v, state.trainable[n])}
+    # Softmax does not see a constant added to all keys: their bias has no gradient in theory.
+    still = {n for n in parts.trainable if n.endswith("key/bias")}
+    assert moved | still == parts.trainable.keys()
+    assert state.trainable.keys() == parts.trainable.keys()
+    assert not parts.frozen.keys() & state.trainable.keys()
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_eight_devices_equal_one(backbone, method):
+    same(trained(backbone, method), trained(backbone, method, devices=8), 1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_remat_changes_nothing(backbone, method):
+    same(trained(backbone, method), trained(backbone, method, remat="full"), 1e-6)
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_every_remat_policy_changes_nothing(remat):
+    same(trained("vit", "vpt_deep"), trained("vit", "vpt_deep", remat=remat), 1e-6)
+
+
+def same(one, other, atol):
+    np.testing.assert_allclose(one[0], other[0], rtol=max(atol, 1e-6))
+    for name, value in one[1].trainable.items():
+        np.testing.assert_allclose(value, other[1].trainable[name], atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_one_trace_for_equal_shapes(backbone, method):
+    assert trained(backbone, method)[2] == 1
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_keep_is_what_the_whole_layer_would_return(backbone, method):
+    parts = cases.make(backbone, method)
+
+    @jax.jit
+    def differences(images):
+        model = put_together(*parts)
+        tokens = model.method.start(model.backbone, images, EVALUATION)
+        out = []
+        for site, layer in zip(model.backbone.sites, model.backbone.layers, strict=True):
+            whole = model.method.step(layer, tokens, EVALUATION.at(site.index))
+            if site.mixes:
+                first = model.method.step(layer, tokens, EVALUATION.at(site.index, keep=2))
+                assert first.x.shape[1] == 2
+                out.append(jnp.abs(whole.x[:, :2] - first.x).max())
+            tokens = whole
+        return jnp.stack(out)
+
+    assert differences(prepare(images(), None)).max() < 1e-5
+
+
+@pytest.mark.parametrize("method", cases.METHODS)
+def test_learns_eight_images_by_heart(method):
+    parts = cases.make("vit", method)
+    optimiser = optax.adam(3e-2 if method != "full" else 3e-3)
+    step = make_train_step(parts.graph, optimiser, prepare, 100)
+    state = init_state(parts.trainable, parts.stats, optimiser, seed=0)
+    for _ in range(100):
+        state, numbers = step(state, parts.frozen, batch())
+    assert numbers["accuracy"] == 100
+
+
+def test_masked_images_do_not_count():
+    parts = cases.make("vit", "vpt_deep")
+    optimiser = optax.sgd(0.1)
+    step = make_train_step(parts.graph, optimiser, prepare, 1)
+    full = batch()
+    masked = full | {"mask": np.arange(BATCH) < 5}
+    masked["label"] = np.where(masked["mask"], full["label"], 0).astype(np.int32)
+    few = {k: v[:5] for k, v in full.items()}
+    a, _ = step(init_state(parts.trainable, parts.stats, optimiser, 0), parts.frozen, masked)
+    b, _ = step(init_state(parts.trainable, parts.stats, optimiser, 0), parts.frozen, few)
+    for name, value in a.trainable.items():
+        np.testing.assert_allclose(value, b.trainable[name], atol=1e-6, err_msg=name)
+
+
+def test_the_compiled_step_sums_gradients_once():
+    parts = cases.make("vit", "vpt_deep")
+    optimiser = optax.sgd(0.1)
+    mesh = sharding.make_mesh(8)
+    state = sharding.replicate(init_state(parts.trainable, parts.stats, optimiser, 0), mesh)
+    frozen = sharding.replicate(parts.frozen, mesh)
+    step = make_train_step(parts.graph, optimiser, prepare, 1)
+    text = step.lower(state, frozen, sharding.put_batch(batch(), mesh)).compile().as_text()
+    assert text.count(" all-reduce(") + text.count(" all-reduce-start(") in (1, 2)
+    assert "all-to-all" not in text
+    assert "collective-permute" not in text
+    assert "all-gather" not in text
+
+
+def test_rematerialised_dropout_draws_the_same_masks():
+    parts = cases.make("vit", "vpt_deep_dropout")
+    x = prepare(images(), None)
+    a = cases.outputs(parts, x, Context(key=jax.random.key(1)))["logits"]
+    b = cases.outputs(parts, x, Context(key=jax.random.key(1)), remat="full")["logits"]
+    c = cases.outputs(parts, x, Context(key=jax.random.key(2)))["logits"]
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    assert np.abs(a - c).max() > 1e-3
