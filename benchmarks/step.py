@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
-from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
@@ -29,7 +28,7 @@ from vpjax import build, cli
 from vpjax import config as configs
 from vpjax.data import Loader, open_source, preset
 from vpjax.errors import UserError
-from vpjax.model import Parts, take_apart
+from vpjax.model import Parts
 from vpjax.train import experiment, optim, sharding
 from vpjax.train.evaluate import make_eval_step
 from vpjax.train.log import table
@@ -58,9 +57,12 @@ class Recipe(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
+    argv = list(argv)
+    if not any(a.partition("=")[0] == "--config" for a in argv):
+        # As an argument: a flag's default would be read, and could fail, before flags are parsed.
+        argv.insert(1, f"--config={HOME / 'configs' / 'digits.py'}")
     given = flags.FlagValues()
-    recipe = str(HOME / "configs" / "digits.py")
-    config_flags.DEFINE_config_file("config", recipe, "A recipe.", given, sys_argv=list(argv))
+    config_flags.DEFINE_config_file("config", None, "A recipe.", given, sys_argv=argv)
     flags.DEFINE_list("batch", "8", "Images a step, over all devices.", flag_values=given)
     flags.DEFINE_integer("classes", 100, "Classes of the head.", flag_values=given)
     flags.DEFINE_integer("steps", 20, "Steps timed.", lower_bound=1, flag_values=given)
@@ -130,16 +132,22 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
     config = configs.merged(config, {"backbone": {"weights": "", "head": "new"}})
     attention = build.resolve_attention(config)
     parts, _ = build.build(config, num_classes, attention)
-    abstract = nnx.eval_shape(lambda: build.make(config, num_classes, "xla"))
+    graph = parts.graph if attention == "xla" else build.build(config, num_classes)[0].graph
     return Recipe(
         config=config,
         preset=name,
         image_size=experiment.square(config.backbone.image_size),
         attention=attention,
         mesh=sharding.make_mesh(config.mesh.data),
-        parts=parts,
-        written_out=take_apart(abstract, config.train.trainable).graph,
+        parts=parts._replace(graph=shapes(parts.graph)),
+        written_out=shapes(graph),
     )
+
+
+def shapes(graph: tuple) -> tuple:
+    """Returns a graph without the numbers it was made from: they would fill the device."""
+    graphdef, state = graph
+    return graphdef, jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), state)
 
 
 def random_batch(recipe: Recipe, size: int, num_classes: int) -> Batch:

@@ -8,6 +8,7 @@ auto    cudnn where it can run, else xla; resolved once and logged, never change
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vpjax.errors import UserError, unknown
@@ -15,7 +16,7 @@ from vpjax.errors import UserError, unknown
 IMPLEMENTATIONS = ("xla", "cudnn")
 
 
-def resolve(name: str, dtype: jnp.dtype, head_dim: int, platform: str | None = None) -> str:
+def resolve(name: str, dtype: DTypeLike, head_dim: int, platform: str | None = None) -> str:
     """Returns the implementation that will run: "xla" or "cudnn".
 
     Raises: UserError if "cudnn" is asked for where it cannot run, with the reason.

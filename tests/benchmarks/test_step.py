@@ -67,12 +67,14 @@ def test_the_loader_is_timed_with_the_recipes_images():
     assert "-" in step.cells(rows[0])
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections, which reads recipes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--batch=0"], "above 0"),
         (["--batch=eight"], "eight"),
         (["stray"], "stray"),
+        (["--steps=0"], "steps"),
         (["--config.optim.speed=1"], "speed"),
     ],
 )
@@ -87,7 +89,14 @@ def test_a_batch_must_divide_over_the_devices():
 
 
 def test_the_command_prints_a_table():
-    command = [sys.executable, "-m", "benchmarks.step", "--batch=2", "--steps=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.step",
+        "--batch=2",
+        "--config.mesh.data=1",
+        "--steps=1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "| train | " in done.stdout

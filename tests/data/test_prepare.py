@@ -261,5 +261,7 @@ def test_unknown_names(tmp_path):
 def test_command_line(tmp_path, capsys):
     prepare.main(["digits/low", "--data_dir", str(tmp_path)])
     assert capsys.readouterr().out.strip() == str(tmp_path / "digits" / "low" / "1.0.0")
-    with pytest.raises(SystemExit, match="Did you mean 'digits/low'"):
+    with pytest.raises(SystemExit) as ended:
         prepare.main(["digits/lo", "--data_dir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "Did you mean 'digits/low'" in capsys.readouterr().err

@@ -11,7 +11,7 @@ its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -31,6 +31,7 @@ class Site:
     mixes: bool = True  # False: moves tokens about (patch merging), without attention
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """Attributes and functions every backbone has."""
 

@@ -172,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         print(prepare(flags.name, flags.data_dir, flags.manual_dir, flags.backend))
     except UserError as error:
-        sys.exit(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def read(
             raise unknown(f"feature of {name}", wanted, features)
     if classes is None:
         classes = _class_names(name, features, label)
-    records = Examples(_raw(builder, name, split, pieces), features, image, label)
+    where = f"{name}[{split}] in {builder.data_path}"
+    records = Examples(_raw(builder, name, split, pieces), features, image, label, where)
     return Source(f"{name}[{split}]", classes, records, features[image].shape)
 
 
@@ -179,9 +180,13 @@ def _class_names(name, features, label):
 
 
 class Examples:
-    """Serialised TFDS examples as records: parsed, with images left encoded."""
+    """Serialised TFDS examples as records: parsed, with images left encoded.
 
-    def __init__(self, raw, features, image, label):
+    `where` names the data in errors. Raises: UserError for a file that is damaged.
+    """
+
+    def __init__(self, raw, features, image, label, where):
+        self._where = where
         self._raw, self._features, self._image = raw, features, image
         self._label = label if callable(label) else lambda example: example[label]
         skip = tfds.decode.SkipDecoding()
@@ -194,8 +199,14 @@ class Examples:
         return len(self._raw)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        # array_record wants a list of plain integers
-        return [self._record(data) for data in self._raw.__getitems__([int(i) for i in indices])]
+        indices = [int(i) for i in indices]  # array_record wants a list of plain integers
+        try:
+            return [self._record(data) for data in self._raw.__getitems__(indices)]
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise UserError(
+                f"{self._where}: examples {min(indices)} to {max(indices)} cannot be read: "
+                f"{str(error)[:200]}. A file is damaged; prepare the data set again."
+            ) from error
 
     def _record(self, data):
         example = self._features.deserialize_example_np(data, decoders=self._decoders)

@@ -71,7 +71,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises: UserError if the file is truncated, damaged, or no npz.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, as numpy leaves a file open that it cannot read.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as e:
         size = path.stat().st_size

@@ -1,0 +1,116 @@
+"""Names of parameters and of code, and configs made of them."""
+
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import base, digits
+from tests import cases
+from vpjax import config as configs
+from vpjax import names, search
+from vpjax.errors import UserError
+from vpjax.methods.vpt import VPT
+
+
+def test_a_name_is_the_place_in_the_code():
+    assert names.lookup("methods", "vpt.VPT") is VPT
+    assert names.lookup("methods", "tests.oracles.InsertedVPT").__name__ == "InsertedVPT"
+    assert {"finetune.Linear", "finetune.Full", "vpt.VPT"} <= set(names.available("methods"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("vpt.VTP", "Did you mean 'vpt.VPT'"),
+        ("vtp.VPT", "Did you mean 'vpt.VPT'"),
+        ("VPT", "Did you mean 'vpt.VPT'"),
+        ("nowhere.at.all", "cannot import 'nowhere.at'"),
+        ("tests.oracles.Nothing", "tests.oracles.InsertedVPT"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(name, hint):
+    with pytest.raises(UserError, match=hint):
+        names.lookup("methods", name)
+
+
+def test_unknown_options_suggest_the_nearest():
+    backbone = cases.tiny_vit(nnx.Rngs(0))
+    with pytest.raises(UserError, match="Did you mean 'num_tokens'"):
+        names.construct(
+            "methods", {"name": "vpt.VPT", "num_token": 1}, backbone, 2, rngs=nnx.Rngs(0)
+        )
+
+
+def test_flatten_and_fill_are_inverse():
+    model = cases.tiny_vit(nnx.Rngs(0))
+    state = nnx.state(model)
+    values = names.flatten(state)
+    assert "layers/1/attn/query/kernel" in values
+    doubled = names.fill(state, {n: 2 * v for n, v in values.items()})
+    for name, value in names.flatten(doubled).items():
+        assert jnp.array_equal(value, 2 * values[name])
+    with pytest.raises(KeyError, match="names differ"):
+        names.fill(state, {"other": jnp.zeros(1)})
+
+
+def test_matching_is_of_whole_names():
+    found = names.matching(r"layers/1/.*", ["layers/1/a", "layers/10/a", "x/layers/1/a"])
+    assert found == {"layers/1/a"}
+
+
+def test_a_section_writes_out_every_option():
+    section = configs.section("methods", "vpt.VPT", num_tokens=7)
+    assert section.to_dict() == {
+        "name": "vpt.VPT",
+        "num_tokens": 7,
+        "deep": True,
+        "dropout": 0.0,
+        "project": None,
+        "head_hidden": 0,
+        "head_init": "zero",
+    }
+    section.project = 4  # an empty entry that knows its type
+    with pytest.raises(TypeError):
+        section.project = "wide"
+    with pytest.raises(UserError, match="Did you mean 'num_tokens'"):
+        configs.section("methods", "vpt.VPT", num_tokns=7)
+
+
+def test_a_config_survives_its_file(tmp_path):
+    config = digits.get_config()
+    configs.save(config, tmp_path / "config.json")
+    again = configs.load(tmp_path / "config.json")
+    assert configs.differences(config, again) == []
+    again.optim.lr = 9.0
+    assert configs.differences(config, again) == ["optim.lr: 0.03 now, 9.0 there"]
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        configs.load(tmp_path / "config.json")
+
+
+def test_a_new_name_keeps_the_options_both_classes_have():
+    config = base.get_config()
+    config.method.update(head_init="classes", num_tokens=3)
+    linear = configs.renamed(config, "method", "finetune.Linear", {})
+    assert linear.to_dict() == {"name": "finetune.Linear", "head_hidden": 0, "head_init": "classes"}
+    with pytest.raises(UserError, match="num_tokens"):
+        configs.renamed(config, "method", "finetune.Linear", {"num_tokens": 3})
+
+
+def test_a_comparison_inherits_what_the_command_line_set():
+    config = digits.get_config()
+    config.method.num_tokens = 2
+    config.seeds = (4, 5)
+    runs = {(label, seed): c for label, seed, c in search.runs(config)}
+    assert len(runs) == 8
+    assert runs["vpt_deep", 5].method.num_tokens == 2
+    assert runs["vpt_shallow", 4].method.deep is False
+    assert runs["vpt_shallow", 4].seed == 4
+    assert runs["linear", 4].method.name == "finetune.Linear"
+    assert runs["linear", 4].compare == ConfigDict()
+
+
+def test_an_unknown_run_of_the_first_recipe():
+    with pytest.raises(UserError, match="Did you mean 'vpt_deep'"):
+        digits.get_config("vpt_dep")

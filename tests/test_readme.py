@@ -1,0 +1,80 @@
+"""Every command of the README works as it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import HOME
+
+TEXT = (HOME / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
+QUICK = ["--config.train.steps=3"]
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+# How each is shortened here, what it must say, and its exit status.
+EXPECTED = {
+    "python main.py --config configs/digits.py:vpt_deep --config.method.num_tokens=16 "
+    "--workdir runs/sixteen": (QUICK, "test accuracy", 0),
+    "python main.py --mode eval --workdir runs/sixteen": ([], "equal to the recorded", 0),
+    "python -m vpjax.data.prepare cifar10": ([], "cifar-10-binary.tar.gz", 2),
+    "python main.py --config configs/vpt_cifar.py --workdir runs/vpt_cifar": ([], "cifar10", 2),
+    "python -m tests.golden tests/golden/data/vpt": ([], " 0 failed", 0),
+    "python -m benchmarks.step --config configs/digits.py:vpt_deep": ([], "images/s", 0),
+    "python main.py --config configs/digits_pretrain.py --config.export=digits_vit.npz": (
+        [*QUICK, "--workdir=runs/pretrain"],
+        "wrote the backbone",
+        0,
+    ),
+}
+
+
+def test_every_command_is_tested_here():
+    assert list(EXPECTED) == COMMANDS
+
+
+def test_the_two_set_up_commands():
+    first, second = BLOCKS[:2]
+    assert first.endswith("requirements-cpu.txt && .venv/bin/python main.py\n")
+    assert second.endswith("-m pytest -q\n")
+    after = TEXT.split("<!-- test command -->\n")[1]
+    assert after.startswith(f"```sh\n{second}```")  # what .ci/run takes
+    assert len(TEXT.split("## Use it")[0].splitlines()) < 45
+
+
+@pytest.mark.xdist_group("readme")
+def test_the_commands(tmp_path):
+    for name in ("configs", "tests", "vpjax", "benchmarks", "main.py"):
+        (tmp_path / name).symlink_to(HOME / name)
+    nowhere = {"VPJAX_CACHE": str(tmp_path / "cache"), "TFDS_DATA_DIR": str(tmp_path / "data")}
+    env = os.environ | OFFLINE | nowhere | {"XLA_FLAGS": "", "PYTHONPATH": str(tmp_path)}
+    for command, (more, says, status) in EXPECTED.items():
+        arguments = [sys.executable, *shlex.split(command)[1:], *more]
+        done = subprocess.run(
+            arguments, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == status, f"{command}\n{said}"
+        assert says in said, f"{command}\n{said}"
+        assert "Traceback" not in said
+
+
+def test_the_method_of_twenty_lines_trains(tmp_path):
+    from tests.runs import result
+
+    code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
+    assert len(code.splitlines()) <= 20
+    imports = "import jax\nfrom flax import nnx\nfrom vpjax.methods.base import Method\n\n"
+    (tmp_path / "mylab").mkdir()
+    Path(tmp_path / "mylab" / "prompts.py").write_text(imports + code)
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "VPJAX_CACHE": str(tmp_path), "XLA_FLAGS": ""}
+    command = [sys.executable, "main.py", "--config=configs/digits.py:vpt_shallow"]
+    command += ["--config.method.name=mylab.prompts.Shallow", "--config.train.steps=3"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=HOME, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "run")["trainable"] == 629
