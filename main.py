@@ -17,9 +17,10 @@ HOME = Path(__file__).resolve().parent
 RECIPES = [p for p in (HOME / "configs").glob("*.py") if p.stem not in ("__init__", "base")]
 MODES = ("train", "eval")
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(HOME / "configs" / "digits.py"), "A recipe.", lock_config=True
-)
+FIRST_RUN = str(HOME / "configs" / "digits.py")
+
+# The default is filled in when flags are parsed: here it would be read, and could fail, too early.
+CONFIG = config_flags.DEFINE_config_file("config", None, f"A recipe. Default: {FIRST_RUN}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<recipe>.")
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 
@@ -43,4 +44,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HOME))
     from vpjax import cli
 
-    cli.run(main, app)
+    cli.run(main, app, FIRST_RUN)

@@ -27,6 +27,7 @@ from benchmarks import measure
 from vpjax import build, cli
 from vpjax import config as configs
 from vpjax.data import Loader, open_source, preset
+from vpjax.data.transforms import pair
 from vpjax.errors import UserError
 from vpjax.model import Parts
 from vpjax.train import experiment, optim, sharding
@@ -48,7 +49,7 @@ class Recipe(NamedTuple):
 
     config: ConfigDict
     preset: str
-    image_size: int  # pixels
+    image_size: tuple[int, int]  # pixels
     attention: str
     mesh: Mesh
     parts: Parts
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
         rest = given(argv)[1:]
         batches = [int(b) for b in given.batch]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-        raise UserError(str(e.args[0]) if e.args else str(e)) from e
+        raise UserError(cli.innermost(e)) from e
     if rest or not batches or min(batches) < 1:
         raise UserError(f"found {rest or given.batch}; options begin with --, a batch is above 0")
     config = cli.settle(given.config, set(config_flags.get_override_values(given["config"])))
@@ -136,7 +137,7 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
     return Recipe(
         config=config,
         preset=name,
-        image_size=experiment.square(config.backbone.image_size),
+        image_size=pair(config.backbone.image_size),
         attention=attention,
         mesh=sharding.make_mesh(config.mesh.data),
         parts=parts._replace(graph=shapes(parts.graph)),
@@ -153,7 +154,7 @@ def shapes(graph: tuple) -> tuple:
 def random_batch(recipe: Recipe, size: int, num_classes: int) -> Batch:
     """Returns random pixels and labels, in the form the recipe's loader gives."""
     rng = np.random.default_rng(0)
-    shape = (size, recipe.image_size, recipe.image_size, 3)
+    shape = (size, *recipe.image_size, 3)
     return {
         "image": rng.integers(0, 256, shape).astype(preset(recipe.preset).host_dtype()),
         "label": rng.integers(0, num_classes, size, np.int32),

@@ -213,6 +213,13 @@ def test_mistakes_get_one_message(tmp_path, arguments, message):
     assert "compiled" not in done.stdout_text
 
 
+def test_a_mistake_without_a_recipe_gets_one_message_too(tmp_path):
+    done = main("--config.method.num_tokns=3", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert 'Did you mean "num_tokens"' in done.stderr_text
+    assert "Traceback" not in done.stderr_text
+
+
 def test_a_method_changed_on_the_command_line_keeps_what_fits(tmp_path):
     done = main(
         "--config=configs/digits.py:vpt_deep",

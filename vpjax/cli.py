@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, 
 128 + n stopped by signal n, everything saved.
 """
 
+import functools
 import logging
 import os
 import shlex
@@ -26,12 +27,15 @@ from vpjax.train.stop import Stopped
 log = logging.getLogger(__name__)
 
 
-def run(main: Callable, app: Any) -> None:
-    """Runs `main` under absl, turning what a user can mend into one message."""
+def run(main: Callable, app: Any, recipe: str) -> None:
+    """Runs `main` under absl, with `recipe` where no --config is given.
+
+    What a user can mend becomes one message.
+    """
     report.to_screen()
     warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
-        app.run(main, flags_parser=parse)
+        app.run(main, flags_parser=functools.partial(parse, recipe=recipe))
     except Stopped as e:
         log.info("%s", e)
         sys.exit(128 + e.number)
@@ -40,15 +44,24 @@ def run(main: Callable, app: Any) -> None:
         sys.exit(2)
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], recipe: str) -> list[str]:
     """Parses flags.
 
     Raises: UserError for unknown flags and config keys, with the nearest.
     """
+    if not any(a.lstrip("-").split("=")[0] == "config" for a in argv[1:]):
+        argv = [argv[0], f"--config={recipe}", *argv[1:]]
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-        raise UserError(str(e.args[0]) if e.args else str(e)) from e
+        raise UserError(innermost(e)) from e
+
+
+def innermost(error: BaseException) -> str:
+    """Returns the message of an exception that may hold another as its argument."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    return str(error.args[0]) if error.args else str(error)
 
 
 def dispatch(

@@ -143,3 +143,15 @@ def test_random_crop_on_the_host():
     assert len(crops) > 20
     again = [chosen.host(photo, 28, True, np.random.default_rng(5)) for _ in range(2)]
     assert (again[0] == again[1]).all()
+
+
+def test_images_may_be_rectangles():
+    photo = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    assert preset("inception").host(photo, (16, 24), train=True).shape == (16, 24, 3)
+    batch = np.stack([photo[:10, :10]] * 2)
+    assert preset("inception").device(batch, (16, 24), train=False).shape == (2, 16, 24, 3)
+    assert preset("vpt_vtab").device(batch, (16, 24), train=False).shape == (2, 16, 24, 3)
+    with pytest.raises(UserError, match="crops squares, and image_size is 16x24"):
+        preset("vpt_fgvc").on_host((None, None, 3), (16, 24))
+    with pytest.raises(UserError, match="image_size is 16x24"):
+        preset("vitb4_cifar").on_host((32, 32, 3), (16, 24))

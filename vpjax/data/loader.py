@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.data.source import Source, label_message
-from vpjax.data.transforms import Preset
+from vpjax.data.transforms import Preset, pair
 from vpjax.errors import UserError
 
 MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded
@@ -53,7 +53,7 @@ class Loader:
         source: Source,
         batch_size: int,
         preset: Preset,
-        image_size: int,
+        image_size: int | tuple[int, int],
         seed: int = 0,
         train: bool = True,
         process_index: int = 0,
@@ -74,7 +74,7 @@ class Loader:
         self._random = self._on_host and preset.random_on_host(train)
         height, width, channels = source.image_shape
         if self._on_host:
-            height = width = image_size
+            height, width = pair(image_size)
         self.image_shape = (height, width, channels)
         self._dtype = np.dtype(preset.host_dtype() if self._on_host else np.uint8)
         # An epoch's permutation is needed by several threads and steps.

@@ -28,6 +28,8 @@ HOST_OPS = ("random_crop",)
 PAD = 4  # pixels of black around the image before pad_crop
 ANGLE = 10.0  # degrees, the most that rotate turns either way
 
+Size = int | tuple[int, int]  # pixels: an edge, or (height, width)
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -47,7 +49,7 @@ class Preset:
     short: tuple[int, int] = (1, 1)
     augment: tuple[str, ...] = ()
 
-    def on_host(self, image_shape: tuple[int | None, int | None, int], size: int) -> bool:
+    def on_host(self, image_shape: tuple[int | None, int | None, int], size: Size) -> bool:
         """Whether `host` has work for images of this shape (None: sizes differ).
 
         Crops are made on the host. Stretching is where it shrinks an image, so that less is sent.
@@ -55,18 +57,24 @@ class Preset:
         Raises: UserError if the preset does not resize and images have another size.
         """
         height, width, _ = image_shape
+        rows, columns = pair(size)
+        if self.rule == "short" and rows != columns:
+            raise UserError(
+                f"preset {self.name!r} crops squares, and image_size is {rows}x{columns}. Choose "
+                "a preset that stretches, such as inception."
+            )
         if self.rule == "none":
-            if (height, width) != (size, size):
+            if (height, width) != (rows, columns):
                 have = f"{height}x{width}" if height and width else "of varying size"
                 raise UserError(
                     f"preset {self.name!r} does not resize, but images are {have} and image_size "
-                    f"is {size}. Set image_size to the size of the images, or choose another "
-                    f"preset: {', '.join(PRESETS)}."
+                    f"is {rows}x{columns}. Set image_size to the size of the images, or choose "
+                    f"another preset: {', '.join(PRESETS)}."
                 )
             return False
         if self.rule == "short" or height is None or width is None:
             return True
-        return height * width > size * size
+        return height * width > rows * columns
 
     def random_on_host(self, train: bool) -> bool:
         """Whether `host` gives another result every time."""
@@ -79,16 +87,17 @@ class Preset:
     def host(
         self,
         image: UInt8[np.ndarray, "H W C"],
-        size: int,
+        size: Size,
         train: bool,
         rng: np.random.Generator | None = None,
-    ) -> Shaped[np.ndarray, "size size C"]:
+    ) -> Shaped[np.ndarray, "H2 W2 C"]:
         """Resizes and crops one image. `rng` draws the crop of training."""
         height, width, _ = image.shape
         if self.rule == "none":
             return image
         if self.rule == "stretch":
-            return resize.on_host(image, size, size, self.resize)
+            return resize.on_host(image, *pair(size), self.resize)
+        size, _ = pair(size)
         short = size * self.short[0] // self.short[1]
         height, width = resize.short_side(height, width, short)
         image = resize.on_host(image, height, width, self.resize)
@@ -102,11 +111,11 @@ class Preset:
     def device(
         self,
         images: Num[Array | np.ndarray, "B h w C"],
-        size: int,
+        size: Size,
         train: bool,
         key: Array | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
-    ) -> Float[Array, "B size size 3"]:
+    ) -> Float[Array, "B H2 W2 3"]:
         """Makes the model's input from a batch of pixels in 0..255, inside the jitted step.
 
         Images that `host` has not brought to size x size are resized here. Random numbers are drawn
@@ -116,19 +125,25 @@ class Preset:
         Raises: UserError if the preset does not resize and images have another size.
         """
         x = jnp.asarray(images, jnp.float32)
-        if x.shape[1:3] != (size, size):
+        rows, columns = pair(size)
+        if x.shape[1:3] != (rows, columns):
             if self.rule != "stretch":
                 raise UserError(
                     f"preset {self.name!r} got a batch of {x.shape[1]}x{x.shape[2]} images for "
-                    f"image_size {size}; only presets with rule 'stretch' resize batches."
+                    f"image_size {rows}x{columns}; only presets with rule 'stretch' resize batches."
                 )
-            x = resize.on_device(x, size, size, self.resize)
+            x = resize.on_device(x, rows, columns, self.resize)
         if train:
             for number, op in enumerate(op for op in self.augment if op not in HOST_OPS):
                 x = DEVICE_OPS[op](x, jax.random.fold_in(key, number))
         x = jnp.broadcast_to(x, (*x.shape[:3], 3))
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
         return ((x / 255 - mean) / std).astype(dtype)
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """Returns (height, width)."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def flip(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vpjax import build
 from vpjax.data import Loader, open_source, preset
 from vpjax.data.source import Source
+from vpjax.data.transforms import pair
 from vpjax.errors import UserError
 from vpjax.model import Parts
 from vpjax.train import optim, sharding, step
@@ -29,7 +30,7 @@ class Experiment(NamedTuple):
     config: ConfigDict
     sources: dict[str, Source]  # by split: "train", "val", "test"
     preset: str
-    image_size: int
+    image_size: tuple[int, int]  # pixels
     parts: Parts
     loaded: Loaded | None
     attention: str
@@ -64,7 +65,7 @@ def prepare(config: ConfigDict) -> Experiment:
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
     parts, loaded = build.build(config, num_classes, attention)
     name = preset_name(config)
-    size = square(config.backbone.image_size)
+    size = pair(config.backbone.image_size)
 
     plan = make_plan(config, len(sources["train"]))
     optimiser, rate = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
@@ -117,7 +118,7 @@ def loader(experiment: Experiment, split: str) -> Loader:
     return experiment.loaders[split]
 
 
-def on_device(config: ConfigDict, name: str, size: int, train: bool) -> step.Prepare:
+def on_device(config: ConfigDict, name: str, size: tuple[int, int], train: bool) -> step.Prepare:
     """Returns what turns a uint8 batch into the model's input inside a jitted step."""
     chosen, dtype = preset(name), jnp.dtype(config.dtype)
     return lambda images, key: chosen.device(images, size, train, key, dtype)
@@ -151,16 +152,6 @@ def preset_name(config: ConfigDict) -> str:
             "preset, for example --config.data.preset=inception (mean and std 0.5)."
         )
     return known.preset
-
-
-def square(image_size: Any) -> int:
-    """Returns the edge of the images in pixels; presets make square ones."""
-    if isinstance(image_size, int):
-        return image_size
-    height, width = image_size
-    if height != width:
-        raise UserError(f"image_size is {height}x{width}, but presets make square images")
-    return height
 
 
 def check(config: ConfigDict) -> None:

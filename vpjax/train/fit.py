@@ -50,7 +50,7 @@ def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
         report.opening(experiment)
         with (
             contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "best", keep=1)) as best,
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "best")) as best,
             StopSignal() as signals,
         ):
             state, early = train(experiment, folder, last, best, signals)
@@ -104,10 +104,11 @@ def train(
                     improved = early.better(values["accuracy"], now)
                 metrics.write_csv()
                 note = record(experiment, early)
+                due = time.monotonic() - saved >= config.train.save_every
                 if improved and config.train.select == "best":
                     best.save(state, note)
-                ends = now == plan.steps or early.stop
-                if ends or time.monotonic() - saved >= config.train.save_every:
+                    due = True  # so that a resumed run never goes back behind its best
+                if due or now == plan.steps or early.stop:
                     last.save(state, note)
                     saved = time.monotonic()
             progress.update(now, numbers)

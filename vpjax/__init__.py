@@ -1,0 +1,1 @@
+"""Visual prompt tuning in JAX. Read `vpjax/model.py` first."""
