@@ -140,15 +140,9 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
         image_size=pair(config.backbone.image_size),
         attention=attention,
         mesh=sharding.make_mesh(config.mesh.data),
-        parts=parts._replace(graph=shapes(parts.graph)),
-        written_out=shapes(graph),
+        parts=parts,
+        written_out=graph,
     )
-
-
-def shapes(graph: tuple) -> tuple:
-    """Returns a graph without the numbers it was made from: they would fill the device."""
-    graphdef, state = graph
-    return graphdef, jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), state)
 
 
 def random_batch(recipe: Recipe, size: int, num_classes: int) -> Batch:

@@ -203,6 +203,15 @@ def test_every_method_and_dtype_runs(tmp_path, label, dtype):
     assert evaluate_run(tmp_path)["test_accuracy"] == found["test_accuracy"]
 
 
+def test_eight_devices_train_like_one(tmp_path, whole):
+    fit(config(mesh={"data": 1}), tmp_path)
+    one, eight = (read(folder / "metrics.jsonl") for folder in (tmp_path, whole))
+    assert result(whole)["devices"] == ["cpu"] * 8
+    for a, b in zip(one, eight, strict=True):
+        for key in a.keys() & {"loss", "val_loss"}:
+            assert a[key] == pytest.approx(b[key], rel=1e-5)
+
+
 def test_what_trains_can_be_replaced(tmp_path):
     found = fit(
         config("linear", train={"steps": 2, "trainable": r"method/.*|.*/norm\d?/.*"}), tmp_path
