@@ -5,6 +5,7 @@ rest. A backbone whose weights are loaded is built of shapes only; nothing is dr
 overwritten.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from vpjax.weights.load import Loaded, load
 def build(
     config: ConfigDict, num_classes: int, attention: str = "xla"
 ) -> tuple[Parts, Loaded | None]:
-    """Returns the model's parts, on the default device, and what was loaded.
+    """Returns the model's parts, on the default device, and the record of what was loaded.
 
     Raises: UserError if names, options or weights do not fit.
     """
@@ -39,6 +40,7 @@ def build(
         loaded = load(where, expected, backbone.grid, config.backbone.head)
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
         values |= head_values(loaded, num_classes)
+        loaded = dataclasses.replace(loaded, values={}, head={})
     fill = lambda part: {n: jnp.asarray(values.get(n, v)) for n, v in part.items()}  # noqa: E731
     frozen = stored(fill(parts.frozen), jnp.dtype(config.dtype))
     return Parts(parts.graph, fill(parts.trainable), fill(parts.stats), frozen), loaded

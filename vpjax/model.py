@@ -97,10 +97,14 @@ def take_apart(model: Model, trainable: str = "") -> Parts:
     learns = names.matching(trainable or model.method.trainable, params, "trainable")
     stats = {n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)}
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
-    shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), state)
     return Parts(
-        (graphdef, shapes), pick(learns), pick(stats), pick(values.keys() - learns - stats)
+        (graphdef, shapes(state)), pick(learns), pick(stats), pick(values.keys() - learns - stats)
     )
+
+
+def shapes(tree: Any) -> Any:
+    """Returns a pytree of arrays as shapes and dtypes, holding no memory."""
+    return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), tree)
 
 
 def put_together(graph: tuple, *parts: dict[str, Array]) -> Model:

@@ -17,7 +17,7 @@ from vpjax.data import Loader, open_source, preset
 from vpjax.data.source import Source
 from vpjax.data.transforms import pair
 from vpjax.errors import UserError
-from vpjax.model import Parts
+from vpjax.model import Parts, shapes
 from vpjax.train import optim, sharding, step
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.weights.known import KNOWN
@@ -31,7 +31,7 @@ class Experiment(NamedTuple):
     sources: dict[str, Source]  # by split: "train", "val", "test"
     preset: str
     image_size: tuple[int, int]  # pixels
-    parts: Parts
+    parts: Parts  # shapes only
     loaded: Loaded | None
     attention: str
     mesh: Mesh
@@ -70,6 +70,8 @@ def prepare(config: ConfigDict) -> Experiment:
     plan = make_plan(config, len(sources["train"]))
     optimiser, rate = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
     state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
+    state, frozen = sharding.replicate(state, mesh), sharding.replicate(parts.frozen, mesh)
+    parts = shapes(parts)  # no second copy of any number stays behind
     eval_step = make_eval_step(parts.graph, on_device(config, name, size, train=False))
     return Experiment(
         config=config,
@@ -84,8 +86,8 @@ def prepare(config: ConfigDict) -> Experiment:
         optimiser=optimiser,
         rate=rate,
         loaders={},
-        state=sharding.replicate(state, mesh),
-        frozen=sharding.replicate(parts.frozen, mesh),
+        state=state,
+        frozen=frozen,
         eval_step=eval_step,
     )
 
