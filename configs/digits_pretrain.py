@@ -3,7 +3,7 @@
     python main.py --config configs/digits_pretrain.py --config.export=vpjax/assets/digits_vit.npz
 
 About 15 seconds on two CPU cores. The seed was chosen among 0-3: how far prompts get ahead of a
-linear probe depends on what the backbone happens to have learned (2 to 10 points over these four).
+linear probe depends on what the backbone happens to have learned (4 to 10 points over these four).
 """
 
 from ml_collections import ConfigDict
