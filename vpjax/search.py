@@ -50,8 +50,7 @@ def runs(config: ConfigDict) -> Iterator[tuple[str, int, ConfigDict]]:
     for label, changes in config.compare.items():
         for seed in config.seeds:
             single = configs.merged(config, changes)
-            single.update(seed=seed, compare=ConfigDict(), seeds=(seed,))
-            single.compare = ConfigDict()
+            single.seed, single.seeds, single.compare = seed, (seed,), ConfigDict()
             yield label, seed, single
 
 
