@@ -58,10 +58,8 @@ class Recipe(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
-    argv = list(argv)
-    if not any(a.partition("=")[0] == "--config" for a in argv):
-        # As an argument: a flag's default would be read, and could fail, before flags are parsed.
-        argv.insert(1, f"--config={HOME / 'configs' / 'digits.py'}")
+    # As an argument: a flag's default would be read, and could fail, before flags are parsed.
+    argv = cli.with_recipe(list(argv), str(HOME / "configs" / "digits.py"))
     given = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "A recipe.", given, sys_argv=argv)
     flags.DEFINE_list("batch", "8", "Images a step, over all devices.", flag_values=given)
@@ -69,11 +67,11 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("steps", 20, "Steps timed.", lower_bound=1, flag_values=given)
     flags.DEFINE_bool("synthetic", True, "Random images, not the recipe's.", flag_values=given)
     flags.DEFINE_string("out", None, "JSON file; Markdown goes beside it.", flag_values=given)
+    rest = cli.parse(argv, given)[1:]
     try:
-        rest = given(argv)[1:]
         batches = [int(b) for b in given.batch]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-        raise UserError(cli.innermost(e)) from e
+    except ValueError as e:
+        raise UserError(str(e)) from e
     if rest or not batches or min(batches) < 1:
         raise UserError(f"found {rest or given.batch}; options begin with --, a batch is above 0")
     config = cli.settle(given.config, set(config_flags.get_override_values(given["config"])))

@@ -4,9 +4,7 @@ Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, 
 128 + n stopped by signal n, everything saved.
 """
 
-import functools
 import logging
-import os
 import shlex
 import sys
 import warnings
@@ -21,6 +19,7 @@ from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax import report
+from vpjax.cache import cache_folder
 from vpjax.errors import UserError, unknown
 from vpjax.train.stop import Stopped
 
@@ -35,7 +34,7 @@ def run(main: Callable, app: Any, recipe: str) -> None:
     report.to_screen()
     warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
-        app.run(main, flags_parser=functools.partial(parse, recipe=recipe))
+        app.run(main, flags_parser=lambda argv: parse(with_recipe(argv, recipe)))
     except Stopped as e:
         log.info("%s", e)
         sys.exit(128 + e.number)
@@ -44,15 +43,20 @@ def run(main: Callable, app: Any, recipe: str) -> None:
         sys.exit(2)
 
 
-def parse(argv: list[str], recipe: str) -> list[str]:
+def with_recipe(argv: list[str], recipe: str) -> list[str]:
+    """Returns the command line, with `recipe` where no --config is given."""
+    if any(a.lstrip("-").split("=")[0] == "config" for a in argv[1:]):
+        return argv
+    return [argv[0], f"--config={recipe}", *argv[1:]]
+
+
+def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses flags.
 
     Raises: UserError for unknown flags and config keys, with the nearest.
     """
-    if not any(a.lstrip("-").split("=")[0] == "config" for a in argv[1:]):
-        argv = [argv[0], f"--config={recipe}", *argv[1:]]
     try:
-        return flags.FLAGS(argv)
+        return values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
         raise UserError(innermost(e)) from e
 
@@ -114,8 +118,7 @@ def settle(config: ConfigDict, overrides: set[str]) -> ConfigDict:
 def cache_compilations() -> None:
     """Keeps compiled programs on disk, so that the same run starts faster the next time."""
     if jax.config.jax_compilation_cache_dir is None:
-        home = os.environ.get("VPJAX_CACHE", Path.home() / ".cache" / "vpjax")
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -37,6 +37,14 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def folder(tmp_path, whole):
+    """That run, to be damaged."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    return folder
+
+
 def stop_after(monkeypatch, steps):
     """Makes a run believe that it gets SIGTERM in that step."""
     left = iter(range(steps))
@@ -105,9 +113,7 @@ def damage_of_meta(step):
 @pytest.mark.parametrize(
     "damage", [damage_by_flip, damage_by_truncation, damage_by_removal, damage_of_meta]
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, whole, damage, caplog):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(folder, whole, damage, caplog):
     (folder / "result.json").unlink()
     damage(newest(folder))
     with caplog.at_level("INFO", logger="vpjax"):
@@ -118,9 +124,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, whol
 
 
 @noisy
-def test_no_intact_checkpoint_is_an_error_that_lists_them(tmp_path, whole):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+def test_no_intact_checkpoint_is_an_error_that_lists_them(folder):
     for step in (folder / "checkpoints" / "last").iterdir():
         damage_by_truncation(step)
     with pytest.raises(UserError, match="no checkpoint is intact") as error:
@@ -130,17 +134,13 @@ def test_no_intact_checkpoint_is_an_error_that_lists_them(tmp_path, whole):
 
 
 @noisy
-def test_evaluation_reads_the_weights_alone(tmp_path, whole):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+def test_evaluation_reads_the_weights_alone(folder, whole):
     for step in (folder / "checkpoints" / "last").iterdir():
         damage_by_removal(step)
     assert evaluate_run(folder)["test_accuracy"] == result(whole)["test_accuracy"]
 
 
-def test_a_backbone_of_another_file_is_refused(tmp_path, whole, monkeypatch):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+def test_a_backbone_of_another_file_is_refused(folder, monkeypatch):
     monkeypatch.setattr("vpjax.weights.load.sha256", lambda path: "0" * 64)
     with pytest.raises(UserError, match="Put the same weights file back"):
         evaluate_run(folder)

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from vpjax.data.cache import cache_folder
+from vpjax.cache import cache_folder
 from vpjax.errors import UserError, unknown
 
 CONFIGS = {"low": range(0, 5), "high": range(5, 10)}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from vpjax.data.cache import cache_folder
+from vpjax.cache import cache_folder
 from vpjax.errors import UserError
 
 LENGTH = struct.Struct("<Q")

@@ -52,6 +52,7 @@ class Checkpoints:
         `like` gives shapes, dtypes and shardings. Damaged checkpoints are logged and passed over.
         Raises: UserError if there are checkpoints but none is intact.
         """
+        self.manager.wait_until_finished()
         steps = sorted(self.manager.all_steps(), reverse=True)
         wanted = {n: v for n, v in parts(like).items() if n == "weights" or not only_weights}
         problems = []

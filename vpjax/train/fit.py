@@ -55,8 +55,6 @@ def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
         ):
             state, early = train(experiment, folder, last, best, signals)
             if config.train.select == "best":
-                last.close()
-                best.manager.wait_until_finished()
                 state = restored(experiment, best)[0]
         result = finish(experiment, state, early, folder)
         result["seconds"] = round(time.perf_counter() - begin, 2)
@@ -117,7 +115,6 @@ def train(
                 break
             if signals.asked:
                 last.save(state, record(experiment, early))
-                last.close()
                 message = f"stopped at step {now} of {plan.steps}; run again to go on"
                 raise Stopped(message, signals.asked)
             if now < plan.steps:

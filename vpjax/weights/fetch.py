@@ -31,6 +31,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vpjax.cache import cache_folder
 from vpjax.errors import UserError, unknown
 from vpjax.weights.known import KNOWN
 
@@ -81,7 +82,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 def default_cache() -> Path:
     """Returns the folder of downloaded weights."""
-    return Path(os.environ.get("VPJAX_CACHE") or "~/.cache/vpjax").expanduser() / "weights"
+    return cache_folder() / "weights"
 
 
 # Names and places

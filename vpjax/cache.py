@@ -1,4 +1,4 @@
-"""Where vpjax keeps what it can make again: the digits, the indices of TFRecord files."""
+"""Where vpjax keeps what it can make or fetch again: weights, digits, compiled programs."""
 
 import os
 from pathlib import Path
