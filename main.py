@@ -3,6 +3,7 @@
     python main.py                                                 the first run, offline
     python main.py --config configs/vpt_cifar.py --workdir DIR     train, or go on training, in DIR
     python main.py --mode eval --workdir DIR                       evaluate what DIR has trained
+    python main.py --mode class_embeddings --config ...            write prompts' starting points
 
 Any key of a config can be set: --config.method.num_tokens=10.
 """
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 
 HOME = Path(__file__).resolve().parent
 RECIPES = [p for p in (HOME / "configs").glob("*.py") if p.stem not in ("__init__", "base")]
-MODES = ("train", "eval")
+MODES = ("train", "eval", "class_embeddings")
 
 FIRST_RUN = str(HOME / "configs" / "digits.py")
 

@@ -30,25 +30,33 @@ def get_config() -> ConfigDict:
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
     config.train.save_every = 60.0  # seconds, at the next evaluation; 0: at every evaluation
+    config.train.loss = "softmax"  # or "sigmoid": every class for itself, for several an image
+    config.train.class_weights = "none"  # "inv" or "inv_sqrt" of the number of training images
     config.train.log_every = 50  # steps
     config.train.patience = 0  # evaluations without a better val accuracy before stopping; 0: never
     config.train.select = "last"  # weights that are reported: "last", or "best" by val accuracy
     config.train.trainable = ""  # regular expression over parameter names; "": the method's own
 
     config.optim = ConfigDict()
-    config.optim.name = "sgd"  # "sgd" (momentum, L2 in the gradient) or "adamw" (decoupled)
+    config.optim.name = "sgd"  # "sgd", "adam" (both with L2 in the gradient), "adamw" (decoupled)
     config.optim.lr = 0.25  # peak learning rate
     config.optim.lr_per = 256  # `lr` is for this many images a batch and scales with it; 0: as is
     config.optim.momentum = 0.9  # sgd
     config.optim.weight_decay = 1e-4
     config.optim.no_decay = r"method/head/bias"  # names that do not decay; "": all decay
-    config.optim.schedule = "cosine"  # "cosine" to 0, or "constant"; both after warm-up
+    config.optim.bias_multiplier = 1.0  # of the rate, for names with "bias" but the head's last
+    config.optim.schedule = "cosine"  # also "cosine_hardrestart", "constant", "plateau"
     config.optim.warmup_epochs = 10.0
+    config.optim.min_lr = 0.0  # where a cosine ends
+    config.optim.cycles = 1  # cosine_hardrestart: cosines one after the other
+    config.optim.plateau_factor = 0.1  # plateau: what the rate is multiplied with
+    config.optim.plateau_patience = 10  # plateau: evaluations without a better val accuracy
     config.optim.clip_norm = 0.0  # bound of the global gradient norm; 0: none
 
     config.dtype = "float32"  # of computation: "float32" or "bfloat16"; what trains is float32
-    config.attention = "auto"  # "xla", "cudnn", or "auto"; the log says which
+    config.attention = "auto"  # "xla", "cudnn", "blockwise" or "auto"; the log says which
     config.remat = "none"  # what the backward pass recomputes: "none", "full", "dots"
+    config.remat_segments = 0  # consecutive groups of layers it recomputes at once; 0: each layer
     config.mesh = ConfigDict({"data": -1, "model": 1})  # devices on each axis; -1: the rest
     config.seed = 0
     config.parity = False  # True: reproduce the published code where it differs from the paper
@@ -68,5 +76,4 @@ def backbone(name: str, weights: str = "", head: str = "new", **options) -> Conf
     out = section("backbones", name, **options)
     out.weights = weights
     out.head = head
-    del out["attention"]  # decided for the whole run by config.attention
     return out

@@ -6,30 +6,85 @@ from typing import Any
 import jax
 from flax import nnx
 
-from vpjax.backbones.vit import ViT
+from vpjax.backbones.convnext import ConvNeXt
+from vpjax.backbones.resnet import ResNet
+from vpjax.backbones.swin import Swin
+from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.context import Context
-from vpjax.methods.finetune import Full, Linear
-from vpjax.methods.vpt import VPT
+from vpjax.methods.adapter import Adapter
+from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.side import Side
+from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
+from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
 from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
 
 CLASSES = 5
 IMAGE = 16
 
 
-def tiny_vit(rngs: nnx.Rngs) -> ViT:
-    return ViT("Ti/4", IMAGE, dim=16, mlp_dim=24, heads=2, depth=2, dropout=0.0, rngs=rngs)
+def tiny_vit(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ViT:
+    return ViT("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, dropout=0.0, rngs=rngs)
 
 
-BACKBONES = {"vit": tiny_vit}
+def tiny_mae(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> MAE:
+    return MAE("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, drop_path=0.0, rngs=rngs)
+
+
+def tiny_moco(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> MoCoV3:
+    return MoCoV3("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, rngs=rngs)
+
+
+def tiny_convnext(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ConvNeXt:
+    return ConvNeXt("T", size, dims=(8, 12), depths=(1, 2), layer_scale=0.5, rngs=rngs)
+
+
+def tiny_resnet(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ResNet:
+    return ResNet("50", size, widths=(4, 6), depths=(1, 2), expansion=2, rngs=rngs)
+
+
+def tiny_swin(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> Swin:
+    """Four windows, then one."""
+    return Swin("T", size, window=2, embed_dim=8, depths=(2, 2), heads=(2, 4), rngs=rngs)
+
+
+BACKBONES = {
+    "vit": tiny_vit,
+    "mae": tiny_mae,
+    "moco": tiny_moco,
+    "swin": tiny_swin,
+    "convnext": tiny_convnext,
+    "resnet": tiny_resnet,
+}
 METHODS = {
     "linear": (Linear, {}),
     "mlp_head": (Linear, {"head_hidden": 1}),
     "full": (Full, {}),
+    "bias": (Bias, {}),
+    "partial": (Partial, {}),
+    "cls_token": (ClsToken, {}),
+    "adapter": (Adapter, {"reduction": 4}),
+    "side": (Side, {"widths": (2, 2, 2, 2, 3)}),
     "vpt_shallow": (VPT, {"num_tokens": 3, "deep": False}),
     "vpt_deep": (VPT, {"num_tokens": 3}),
     "vpt_deep_dropout": (VPT, {"num_tokens": 3, "dropout": 0.3}),
     "vpt_deep_project": (VPT, {"num_tokens": 3, "project": 4}),
+    "vpt_deep_pool": (VPT, {"num_tokens": 3, "pool": "prompt"}),
+    "vpt_first": (VPT, {"num_tokens": 3, "num_deep_layers": 1}),
+    "vpt_last": (VPT, {"num_tokens": 3, "num_deep_layers": 1, "reverse_deep": True}),
+    "vpt_bias": (PromptBias, {"num_tokens": 3}),
+    "vpt_cls": (PromptCls, {"num_tokens": 3}),
+    "vpt_frozen": (FrozenPrompts, {"num_tokens": 3}),
+    "add": (Add, {}),
+    "prepend_pixel": (PrependPixel, {"num_tokens": 2}),
+    "pad": (Pad, {"num_tokens": 2}),
+    "below": (Below, {"num_tokens": 2}),
 }
+# Every method on a ViT; on every other backbone one method of each kind that suits it.
+ANYWHERE = ("linear", "full", "bias", "partial")
+SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
+CONV = ANYWHERE + ("pad", "below")
+SUITED = {"vit": tuple(METHODS), "convnext": CONV, "resnet": CONV}
+PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]
 
 
 @functools.cache
@@ -39,10 +94,10 @@ def make(backbone: str, method: str, cls: type | None = None, **options: Any) ->
     `cls` and `options` replace the case's own.
     """
     rngs = nnx.Rngs(0)
-    body = BACKBONES[backbone](rngs)
     own, own_options = METHODS[method]
-    options = own_options | {"head_init": "classes"} | options
-    return take_apart(Model(body, (cls or own)(body, CLASSES, rngs=rngs, **options)))
+    cls, options = cls or own, own_options | {"head_init": "classes"} | options
+    body = BACKBONES[backbone](rngs, cls.canvas((IMAGE, IMAGE), options))
+    return take_apart(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
 
 
 def outputs(parts: Parts, images: Any, ctx: Context = EVALUATION, remat: str = "none") -> dict:

@@ -58,10 +58,10 @@ def test_weights_with_a_damaged_array(tmp_path):
     wrong(tmp_path, "flipped.npz .*damaged", backbone={"weights": str(path)})
 
 
-def test_weights_that_are_no_npz(tmp_path):
+def test_weights_that_are_a_web_page(tmp_path):
     path = tmp_path / "page.npz"
     path.write_text("<html>404</html>")
-    wrong(tmp_path, "page.npz .*not an npz", backbone={"weights": str(path)})
+    wrong(tmp_path, "page.npz: the file is a web page", backbone={"weights": str(path)})
 
 
 def test_weights_of_another_model_list_everything_at_once(tmp_path):

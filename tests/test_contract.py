@@ -1,5 +1,6 @@
 """What holds for every backbone with every method."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,11 +11,11 @@ import pytest
 
 from tests import cases
 from vpjax.context import Context
+from vpjax.errors import UserError
 from vpjax.model import EVALUATION, REMAT, put_together
 from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 
-PAIRS = [(b, m) for b in cases.BACKBONES for m in cases.METHODS]
 BATCH = 8
 
 
@@ -55,7 +56,7 @@ def trained(backbone, method, devices=1, remat="none"):
     return losses, state, len(traces)
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_outputs(backbone, method):
     out = cases.outputs(cases.make(backbone, method), prepare(images(), None))
     assert out["logits"].shape == (BATCH, cases.CLASSES)
@@ -63,7 +64,7 @@ def test_outputs(backbone, method):
     assert len(out["features"]) == BATCH
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_evaluation_is_deterministic_and_per_image(backbone, method):
     parts = cases.make(backbone, method)
     x = prepare(images(), None)
@@ -72,25 +73,31 @@ def test_evaluation_is_deterministic_and_per_image(backbone, method):
     np.testing.assert_allclose(whole[2:5], cases.outputs(parts, x[2:5])["logits"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_everything_trainable_trains_and_nothing_else(backbone, method):
     parts = cases.make(backbone, method)
     _, state, _ = trained(backbone, method)
     moved = {n for n, v in parts.trainable.items() if not np.array_equal(v, state.trainable[n])}
     # Softmax does not see a constant added to all keys: their bias has no gradient in theory.
     still = {n for n in parts.trainable if n.endswith("key/bias")}
+    if method == "adapter":  # `up` starts at zero, so `down` follows a step later
+        still |= {n for n in parts.trainable if "/adapters/" in n}
     assert moved | still == parts.trainable.keys()
     assert state.trainable.keys() == parts.trainable.keys()
     assert not parts.frozen.keys() & state.trainable.keys()
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_eight_devices_equal_one(backbone, method):
     same(trained(backbone, method), trained(backbone, method, devices=8), 1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_remat_changes_nothing(backbone, method):
+    if backbone == "resnet" and method in ("full", "partial"):
+        with pytest.raises(UserError, match="running averages cannot be run twice"):
+            trained(backbone, method, remat="full")
+        return
     same(trained(backbone, method), trained(backbone, method, remat="full"), 1e-6)
 
 
@@ -105,30 +112,36 @@ def same(one, other, atol):
         np.testing.assert_allclose(value, other[1].trainable[name], atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_one_trace_for_equal_shapes(backbone, method):
     assert trained(backbone, method)[2] == 1
 
 
-@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
 def test_keep_is_what_the_whole_layer_would_return(backbone, method):
     parts = cases.make(backbone, method)
 
     @jax.jit
     def differences(images):
         model = put_together(*parts)
-        tokens = model.method.start(model.backbone, images, EVALUATION)
+        ctx = dataclasses.replace(EVALUATION, hook=model.method.tap)
+        state = model.method.start(model.backbone, images, ctx)
         out = []
         for site, layer in zip(model.backbone.sites, model.backbone.layers, strict=True):
-            whole = model.method.step(layer, tokens, EVALUATION.at(site.index))
+            whole = model.method.step(layer, state, ctx.at(site.index))
             if site.mixes:
-                first = model.method.step(layer, tokens, EVALUATION.at(site.index, keep=2))
+                first = tokens_of(model.method.step(layer, state, ctx.at(site.index, keep=2)))
                 assert first.x.shape[1] == 2
-                out.append(jnp.abs(whole.x[:, :2] - first.x).max())
-            tokens = whole
+                out.append(jnp.abs(tokens_of(whole).x[:, :2] - first.x).max())
+            state = whole
         return jnp.stack(out)
 
-    assert differences(prepare(images(), None)).max() < 1e-5
+    if any(site.mixes for site in put_together(*parts).backbone.sites):
+        assert differences(prepare(images(), None)).max() < 1e-5
+
+
+def tokens_of(state):
+    return state[0] if isinstance(state, tuple) else state
 
 
 @pytest.mark.parametrize("method", cases.METHODS)

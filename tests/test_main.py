@@ -194,7 +194,7 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
         (["--config.method.name=finetun.Linear"], "Did you mean 'finetune.Linear'"),
         (["--config.backbone.variant=Q/16"], "unknown ViT variant"),
         (["--config.backbone.weights=vit_b16_in21"], "vit_b16_in21k"),
-        (["--config.optim.name=adam"], "Did you mean 'adamw'"),
+        (["--config.optim.name=adamx"], "Did you mean 'adam'"),
         (["--config.attention=cudnn"], "cannot run: the device is cpu"),
         (["--config.remat=ful"], "Did you mean 'full'"),
         (["--config.data.name=cifar"], "cifar10"),

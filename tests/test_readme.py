@@ -23,7 +23,15 @@ EXPECTED = {
     "python main.py --mode eval --workdir runs/sixteen": ([], "equal to the recorded", 0),
     "python -m vpjax.data.prepare cifar10": ([], "cifar-10-binary.tar.gz", 2),
     "python main.py --config configs/vpt_cifar.py --workdir runs/vpt_cifar": ([], "cifar10", 2),
-    "python -m tests.golden tests/golden/data/vpt": ([], " 0 failed", 0),
+    "python main.py --config configs/digits_baselines.py --workdir runs/baselines": (
+        [*QUICK, "--config.seeds=(0,)"],
+        "comparison.png",
+        0,
+    ),
+    "python -m vpjax.weights.convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
+    "python main.py --mode class_embeddings --config configs/digits.py:vpt_deep "
+    "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 prototypes", 0),
+    "python -m tests.golden tests/golden/data/vpt": (["--only=vit_de*"], " 0 failed", 0),
     "python -m benchmarks.step --config configs/digits.py:vpt_deep": ([], "images/s", 0),
     "python main.py --config configs/digits_pretrain.py --config.export=digits_vit.npz": (
         [*QUICK, "--workdir=runs/pretrain"],

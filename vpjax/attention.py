@@ -1,9 +1,10 @@
 """softmax(q k^T / sqrt(d)) v, by implementation.
 
-xla     any device and dtype; batched 3-D products, probabilities materialised
-cudnn   fused ("flash") attention of NVIDIA GPUs: bfloat16 or float16, nothing of size L x S
-        is stored
-auto    cudnn where it can run, else xla; resolved once and logged, never changed silently
+xla        any device and dtype; batched 3-D products, probabilities materialised
+cudnn      fused ("flash") attention of NVIDIA GPUs: bfloat16 or float16, nothing of size L x S
+           is stored
+blockwise  the same saving on any device and in any dtype, see `vpjax.blockwise`
+auto       cudnn where it can run, else xla; resolved once and logged, never changed silently
 """
 
 import jax
@@ -11,26 +12,33 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vpjax.blockwise import blockwise
 from vpjax.errors import UserError, unknown
 
-IMPLEMENTATIONS = ("xla", "cudnn")
+IMPLEMENTATIONS = ("xla", "cudnn", "blockwise")
 
 
-def resolve(name: str, dtype: DTypeLike, head_dim: int, platform: str | None = None) -> str:
-    """Returns the implementation that will run: "xla" or "cudnn".
+def resolve(name: str, dtype: DTypeLike, head_dim: int | None, platform: str | None = None) -> str:
+    """Returns the implementation that will run: "xla", "cudnn" or "blockwise".
 
-    Raises: UserError if "cudnn" is asked for where it cannot run, with the reason.
+    `head_dim` is None for a backbone without attention that could be fused.
+
+    Raises: UserError if one is asked for where it cannot run, with the reason.
     """
     if name not in (*IMPLEMENTATIONS, "auto"):
         raise unknown("attention implementation", name, (*IMPLEMENTATIONS, "auto"))
-    if name == "xla":
-        return "xla"
+    if name == "xla" or (name == "blockwise" and head_dim is not None):
+        return name
+    if name == "blockwise":
+        raise UserError("attention 'blockwise' cannot run: this backbone takes 'xla' or 'auto'.")
     reasons = []
     if (platform or jax.default_backend()) not in ("gpu", "cuda"):
         reasons.append(f"the device is {platform or jax.default_backend()}, not an NVIDIA GPU")
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         reasons.append(f"dtype is {jnp.dtype(dtype).name}, not bfloat16 or float16")
-    if head_dim % 8 or head_dim > 128:
+    if head_dim is None:
+        reasons.append("this backbone has no attention that can be fused")
+    elif head_dim % 8 or head_dim > 128:
         reasons.append(f"a head is {head_dim} wide, not a multiple of 8 up to 128")
     if not reasons:
         return "cudnn"
@@ -44,21 +52,30 @@ def attention(
     k: Float[Array, "B S N d"],
     v: Float[Array, "B S N d"],
     implementation: str = "xla",
+    bias: Float[Array, "W N L S"] | None = None,
 ) -> Float[Array, "B L N d"]:
-    """Scaled dot product attention; the order of keys does not matter."""
+    """Scaled dot product attention; the order of keys does not matter.
+
+    `bias` is added to the scores, sequence i getting bias[i % W]; "xla" alone can.
+    """
+    if implementation != "xla" and bias is not None:
+        raise ValueError(f"attention {implementation!r} takes no bias")
     if implementation == "cudnn":
         return _cudnn(q, k, v)
-    return _xla(q, k, v)
-
-
-def _xla(q: Array, k: Array, v: Array) -> Array:
     # 3-D products: on CPU twice as fast as the 4-D einsum.
     batch, length, heads, width = q.shape
     q, k, v = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (q, k, v))
-    logits = jnp.einsum("nld,nsd->nls", q * width**-0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # (B N) L S
-    y = jnp.einsum("nls,nsd->nld", weights, v)
+    y = blockwise(q, k, v) if implementation == "blockwise" else _xla(q, k, v, bias)
     return y.reshape(batch, heads, length, width).swapaxes(1, 2)
+
+
+def _xla(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    width = q.shape[-1]
+    logits = jnp.einsum("nld,nsd->nls", q * width**-0.5, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = (logits.reshape(-1, *bias.shape) + bias).reshape(logits.shape)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # (B N) L S
+    return jnp.einsum("nls,nsd->nld", weights, v)
 
 
 def _cudnn(q: Array, k: Array, v: Array) -> Array:

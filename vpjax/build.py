@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from vpjax import names
 from vpjax.attention import resolve
+from vpjax.backbones.vit import pair
+from vpjax.config import OUTSIDE
 from vpjax.errors import UserError
 from vpjax.model import Model, Parts, take_apart
 from vpjax.weights.load import Loaded, load
@@ -32,7 +34,8 @@ def build(
     where = config.backbone.weights
     backbone = nnx.eval_shape(body) if where else body()
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    method = names.construct("methods", config.method, backbone, num_classes, rngs=rngs)
+    decided = run_wide("methods", config.method.name, parity=config.parity)
+    method = names.construct("methods", config.method, backbone, num_classes, **decided, rngs=rngs)
     parts = take_apart(Model(backbone, method), config.train.trainable)
     loaded, values = None, {}
     if where:
@@ -41,6 +44,8 @@ def build(
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
         values |= head_values(loaded, num_classes)
         loaded = dataclasses.replace(loaded, values={}, head={})
+    fresh = method.fresh(backbone, jax.random.fold_in(key, 3))
+    values |= {f"backbone/{n}": v for n, v in fresh.items()}
     fill = lambda part: {n: jnp.asarray(values.get(n, v)) for n, v in part.items()}  # noqa: E731
     frozen = stored(fill(parts.frozen), jnp.dtype(config.dtype))
     return Parts(parts.graph, fill(parts.trainable), fill(parts.stats), frozen), loaded
@@ -48,8 +53,17 @@ def build(
 
 def make_backbone(config: ConfigDict, attention: str, key: jax.Array) -> nnx.Module:
     """Constructs the backbone; where its weights come from is not its business."""
-    options = {k: v for k, v in config.backbone.items() if k not in ("weights", "head")}
-    return names.construct("backbones", options, attention=attention, rngs=nnx.Rngs(key))
+    options = {k: v for k, v in config.backbone.items() if k not in OUTSIDE}
+    method = names.lookup("methods", config.method.name)
+    options["image_size"] = method.canvas(pair(config.backbone.image_size), config.method.to_dict())
+    decided = run_wide("backbones", options["name"], attention=attention, parity=config.parity)
+    return names.construct("backbones", options, **decided, rngs=nnx.Rngs(key))
+
+
+def run_wide(package: str, name: str, **decided: Any) -> dict[str, Any]:
+    """Returns those of the options decided for the whole run that the named class has."""
+    known = names.options(names.lookup(package, name))
+    return {k: v for k, v in decided.items() if k in known}
 
 
 def resolve_attention(config: ConfigDict) -> str:

@@ -86,7 +86,11 @@ def dispatch(
         report.compare_with_recorded(result, read_result(folder))
         return
     config = settle(config, overrides)
-    if config.compare:
+    if mode == "class_embeddings":
+        from vpjax.class_embeddings import class_embeddings
+
+        class_embeddings(config, folder)
+    elif config.compare:
         rows = search.compare(config, folder)
         log.info("\n%s\n", search.as_table(rows))
         light = [r for r in rows if r["percent"] < 10] or rows

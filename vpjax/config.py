@@ -17,6 +17,8 @@ from vpjax.errors import UserError, unknown
 
 # Keys of the backbone's section that are not the class's options.
 OUTSIDE = {"weights", "head"}
+# Options that are decided once for a whole run, by config keys of the same name.
+RUN_WIDE = {"attention", "parity"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
@@ -25,12 +27,14 @@ def section(package: str, name: str, **chosen: Any) -> ConfigDict:
     Raises: UserError if `name` or an option does not exist.
     """
     cls = names.lookup(package, name)
-    options = names.options(cls)
+    options = {k: v for k, v in names.options(cls).items() if k not in RUN_WIDE}
     for key in chosen:
         if key not in options:
             raise unknown(f"key of {package} {name!r}", key, options)
     out = ConfigDict({"name": name})
-    hints = typing.get_type_hints(cls.__init__)
+    hints = {}
+    for base in reversed(cls.__mro__):  # options may be inherited
+        hints |= typing.get_type_hints(base.__init__)
     for key, parameter in options.items():
         value = chosen.get(key, parameter.default)
         out[key] = _placeholder(hints.get(key)) if value is None else value

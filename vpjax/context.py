@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vpjax import losses
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -22,7 +24,8 @@ class Context:
     progress: Any = 0.0  # share of training done, 0 to 1
     layer: int | None = None  # index of the current layer, None outside layers
     keep: int | None = None  # leading tokens this layer must return, None: all
-    noisy_backbone: bool = False  # the backbone's own dropout acts
+    noisy_backbone: bool = False  # the backbone's dropout acts and its BatchNorm sees the batch
+    criterion: Callable = losses.softmax  # logits, labels -> loss of each image
     hook: Callable = lambda site, y, x, ctx: y
 
     def at(self, i: int, keep: int | None = None) -> "Context":
@@ -47,3 +50,16 @@ class Context:
     def backbone_dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
         """Dropout of the backbone: silent while the backbone is frozen."""
         return self.dropout(x, rate, tag) if self.noisy_backbone else x
+
+    def drop_path(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
+        """Stochastic depth of the backbone: drops a branch of whole images, silent when frozen."""
+        if self.key is None or rate == 0.0 or not self.noisy_backbone:
+            return x
+        key = jax.random.fold_in(self.key, zlib.crc32(tag.encode()))
+        kept = jax.random.bernoulli(key, 1 - rate, (len(x), *(1,) * (x.ndim - 1)))
+        return jnp.where(kept, x / (1 - rate), 0)
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BatchNorm of the backbone uses the batch's own mean and variance."""
+        return self.key is not None and self.noisy_backbone

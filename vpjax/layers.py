@@ -88,8 +88,17 @@ class Attention(nnx.Module):
             # Computed before the repetition: once a batch where read tokens have no batch axis.
             k = _join(ctx.tap("attn.key", self.key(read), read), k)
             v = _join(ctx.tap("attn.value", self.value(read), read), v)
-        y = attention(q, k, v, self.implementation)
+        y = self.mix(q, k, v)
         return ctx.tap("attn.out", self.out(y), y)
+
+    def mix(
+        self,
+        q: Float[Array, "B K N d"],
+        k: Float[Array, "B S N d"],
+        v: Float[Array, "B S N d"],
+    ) -> Float[Array, "B K N d"]:
+        """Who looks at whom: here, everyone at everyone."""
+        return attention(q, k, v, self.implementation)
 
 
 class Mlp(nnx.Module):
@@ -117,6 +126,7 @@ class Block(nnx.Module):
         mlp_dim: int,
         *,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         attention: str = "xla",
         rngs: nnx.Rngs,
     ):
@@ -124,6 +134,7 @@ class Block(nnx.Module):
         self.attn = Attention(dim, heads, implementation=attention, rngs=rngs)
         self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_dim, dropout=dropout, rngs=rngs)
+        self.drop_path = drop_path
 
     def __call__(
         self,
@@ -138,9 +149,11 @@ class Block(nnx.Module):
             read = read.astype(x.dtype)
             read = ctx.tap("norm1", self.norm1(read), read)
         tokens = tokens.first(keep)
-        x = tokens.x + ctx.tap("attn", self.attn(y, ctx, read, keep), y)
+        y = ctx.tap("attn", self.attn(y, ctx, read, keep), y)
+        x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
         y = ctx.tap("norm2", self.norm2(x), x)
-        x = x + ctx.tap("mlp", self.mlp(y, ctx), y)
+        y = ctx.tap("mlp", self.mlp(y, ctx), y)
+        x = x + ctx.drop_path(y, self.drop_path, "mlp")
         return Tokens(x, tokens.extra, tokens.grid)
 
 

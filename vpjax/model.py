@@ -9,6 +9,7 @@ Read this file first; the rest of the library hangs from it.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 from vpjax import names
 from vpjax.backbones.contract import Backbone
 from vpjax.context import Context
-from vpjax.errors import unknown
+from vpjax.errors import UserError, unknown
 from vpjax.methods.base import Method
 
 REMAT = {
@@ -39,12 +40,23 @@ class Model(nnx.Module):
         self.method = method
 
     def __call__(
-        self, images: Float[Array, "B H W C"], ctx: Context = EVALUATION, remat: str = "none"
+        self,
+        images: Float[Array, "B H W C"],
+        ctx: Context = EVALUATION,
+        remat: str = "none",
+        segments: int = 0,
     ) -> dict[str, Array]:
         backbone, method = self.backbone, self.method
         ctx = dataclasses.replace(ctx, hook=method.tap, noisy_backbone=method.backbone_dropout)
+        last = f"backbone/layers/{len(backbone.layers) - 1}/norm/mean"
+        if remat != "none" and backbone.batch_norm and re.fullmatch(method.updates, last):
+            raise UserError(
+                f"remat is {remat!r}, but BatchNorm of layers that train follows the batches, and "
+                "layers that change running averages cannot be run twice. Set remat='none'."
+            )
         state = method.start(backbone, images, ctx)
-        state = run(backbone.layers, state, method.step, ctx, method.keep(backbone), remat)
+        keep = method.keep(backbone)
+        state = run(backbone.layers, state, method.step, ctx, keep, remat, segments)
         return method.predict(backbone, state, ctx)
 
 
@@ -55,28 +67,53 @@ def run(
     ctx: Context,
     keep: int | None = None,
     remat: str = "none",
+    segments: int = 0,
 ) -> Any:
     """Applies layers in turn: the only loop over layers in the library.
 
     The last layer is asked for its first `keep` tokens only. `remat` names what the backward pass
-    recomputes: "none"; "full": all but each layer's input; "dots": all but products with weights.
+    recomputes: "none"; "full": all but the input of each segment of layers; "dots": all but those
+    and products with weights. `segments` is how many there are; 0: each layer is one.
+    Raises: UserError for an unknown `remat`, or `segments` the layers cannot be split into.
     """
-    if remat not in REMAT:
-        raise unknown("remat", remat, REMAT)
     last = len(layers) - 1
-    for i, layer in enumerate(layers):
+    for part in split(len(layers), remat, segments):
 
-        def apply(state, i=i, layer=layer):
-            return step(layer, state, ctx.at(i, keep if i == last else None))
+        def apply(state, part=part):
+            for i in part:
+                state = step(layers[i], state, ctx.at(i, keep if i == last else None))
+            return state
 
         state = (apply if remat == "none" else jax.checkpoint(apply, policy=REMAT[remat]))(state)
     return state
 
 
+def split(count: int, remat: str = "full", segments: int = 0) -> list[range]:
+    """Returns the layers of each segment: consecutive, their numbers differing by 1 at most.
+
+    Raises: UserError as `run` does.
+    """
+    if remat not in REMAT:
+        raise unknown("remat", remat, REMAT)
+    if segments and remat == "none":
+        raise UserError(
+            f"remat_segments is {segments}, but remat is 'none', which has no segments. "
+            "Set remat='full', or leave remat_segments at 0."
+        )
+    if not 0 <= segments <= count:
+        raise UserError(
+            f"remat_segments is {segments}; the backbone has {count} layers. Choose 1 to {count}, "
+            "or 0 for each layer its own."
+        )
+    parts = segments or count
+    return [range(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+
+
 class Parts(NamedTuple):
     """A model taken apart: numbers by name, and the graph (structure and shapes) to join them.
 
-    `trainable` alone has gradients and optimiser state; `stats` are running averages.
+    `trainable` alone has gradients and optimiser state; `stats` are running averages that training
+    changes.
     """
 
     graph: tuple[nnx.GraphDef, nnx.State]
@@ -95,7 +132,8 @@ def take_apart(model: Model, trainable: str = "") -> Parts:
     values = names.flatten(state)
     params = [n for n, kind in kinds.items() if issubclass(kind, nnx.Param)]
     learns = names.matching(trainable or model.method.trainable, params, "trainable")
-    stats = {n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)}
+    running = [n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)]
+    stats = {n for n in running if re.fullmatch(model.method.updates, n)}
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     return Parts(
         (graphdef, shapes(state)), pick(learns), pick(stats), pick(values.keys() - learns - stats)

@@ -108,13 +108,16 @@ def construct(package: str, config: Mapping[str, Any], *args: Any, **fixed: Any)
 def options(cls: type) -> dict[str, inspect.Parameter]:
     """Returns the options of a class: what its constructor takes by keyword or with a default.
 
-    Raises: TypeError if the constructor hides its options behind **kwargs.
+    A constructor that passes `**inherited` on has the options of its base class too.
+    Raises: TypeError if a constructor hides its options behind other **kwargs.
     """
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        raise TypeError(f"{cls.__name__}(**kwargs) hides its options; write them out")
     optional = (p for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty)
-    return {p.name: p for p in optional if p.name != "rngs"}
+    own = {p.name: p for p in optional if p.name != "rngs"}
+    rest = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+    if rest and rest != ["inherited"]:
+        raise TypeError(f"{cls.__name__}(**{rest[0]}) hides its options; write them out")
+    return own | {k: v for k, v in options(cls.__base__).items() if k not in own} if rest else own
 
 
 def _is_public_class(value: Any, module: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vpjax.advice import advice
 from vpjax.draw.curves import curves
 from vpjax.train.log import read, table
 
@@ -70,6 +71,8 @@ def opening(experiment: "Experiment") -> None:
         config.optim.name,
         float(np.max(e.rate(np.arange(e.plan.steps)))),
     )
+    for text in advice(config, e.preset):
+        log.warning("warning   %s", text)
 
 
 def parameter_table(experiment: "Experiment") -> str:
@@ -156,7 +159,8 @@ def one_line(result: dict[str, Any]) -> str:
     text = f"step {result['step']}"
     if f"{split}_accuracy" in result:
         accuracy, count = result[f"{split}_accuracy"], result[f"{split}_count"]
-        text += f", {split} accuracy {accuracy:.2f} % ({count} images)"
+        name = "mAP" if f"{split}_map" in result else "accuracy"
+        text += f", {split} {name} {accuracy:.2f} % ({count} images)"
     if "trainable" in result:
         text += f", {result['trainable']:,} trainable parameters ({result['percent']:.2f} %)"
     return text

@@ -39,12 +39,28 @@ def test_recorded_settings():
     """The short side before a crop, and what is done with the aspect."""
     sizes = [(s, s * 8 // 7) for s in (112, 224, 336, 384, 448)]
     assert sizes == [(112, 128), (224, 256), (336, 384), (384, 438), (448, 512)]
-    assert preset("vpt_fgvc").short == preset("sa2vp_fgvc").short == (8, 7)
+    for name in ("vpt_fgvc", "sa2vp_fgvc", "imagenet"):
+        assert preset(name).short == (8, 7) and preset(name).augment == ("random_crop", "flip")
+    assert preset("imagenet").mean == preset("vpt_fgvc").mean == (0.485, 0.456, 0.406)
+    assert preset("imagenet").std == preset("vpt_fgvc").std == (0.229, 0.224, 0.225)
     assert preset("clip").short == (1, 1)
     stretched = {name for name, p in PRESETS.items() if p.rule == "stretch"}
     assert {"vpt_vtab", "ssf_vtab", "noah_vtab", "raw_vtab", "sa2vp_vtab"} <= stretched
     assert all(p.resize in resize.KINDS for p in PRESETS.values() if p.rule != "none")
     assert preset("msvp_cifar").std != preset("vitb4_cifar").std
+
+
+@pytest.mark.parametrize("crop", [28, 30, 17])
+def test_any_crop_has_a_short_side(crop):
+    """The published code knows 224, 384 and 448 alone."""
+    photo = RNG.integers(0, 256, (61, 90, 3), np.uint8)
+    short = crop * 256 // 224
+    whole = np.asarray(
+        Image.fromarray(photo).resize((short * 90 // 61, short), Image.Resampling.BILINEAR)
+    )
+    top, left = round((short - crop) / 2), round((whole.shape[1] - crop) / 2)
+    cropped = preset("vpt_fgvc").host(photo, crop, False)
+    assert (cropped == whole[top : top + crop, left : left + crop]).all()
 
 
 def test_normalisation():

@@ -1,6 +1,8 @@
 """Finds the cases of a folder, hands each to what understands it, judges the numbers."""
 
 import fnmatch
+import functools
+import importlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +10,16 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+
+# family of backbones: the file that knows its names
+FAMILIES = {
+    "vit": "vit",
+    "mae": "ssl",
+    "moco": "ssl",
+    "swin": "swin",
+    "convnext": "conv",
+    "resnet": "conv",
+}
 
 
 class NotUnderstood(Exception):
@@ -46,14 +58,17 @@ def check(path: Path) -> tuple[bool, str]:
 
 def handler(meta: dict):
     """Returns the function (meta, arrays, folder) -> comparisons for a case's kind."""
-    from tests.golden import solver, vit
+    from tests.golden import data, metrics, model, solver
 
     if "optimizer" in meta:
         return solver.compare
-    if meta.get("family") == "vit":
-        return vit.compare
-    kind = meta.get("family") or meta.get("case") or "no family and no case"
-    raise NotUnderstood(f"kind of case: {kind}")
+    for start, compare in (("metrics", metrics.compare), ("data_", data.compare)):
+        if str(meta.get("case")).startswith(start):
+            return compare
+    if (family := meta.get("family")) in FAMILIES:
+        module = importlib.import_module(f"tests.golden.{FAMILIES[family]}")
+        return functools.partial(model.compare, module)
+    raise NotUnderstood(f"kind of case: {family or meta.get('case') or 'no family and no case'}")
 
 
 def judge(comparisons: Iterable[Comparison]) -> tuple[bool, str]:

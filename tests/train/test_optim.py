@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import base
-from vpjax.train.optim import Plan, make_optimiser, schedule
+from vpjax.errors import UserError
+from vpjax.train import optim as optimisers
+from vpjax.train.optim import OPTIMISERS, Plan, learning_rate, make_optimiser, schedule
+
+NAMES = ("method/head/bias", "method/head/kernel", "backbone/norm/bias", "backbone/norm/scale")
 
 
 def optim(**changes):
@@ -53,13 +58,15 @@ def test_the_rate_scales_with_the_batch():
 
 def test_what_does_not_decay_stays_where_it_is():
     params = {"method/head/bias": jnp.ones(2), "method/head/kernel": jnp.ones(2)}
-    for name in ("sgd", "adamw"):
+    for name in OPTIMISERS:
         config = optim(name=name, lr=0.1, weight_decay=0.5, warmup_epochs=0.0)
         optimiser, _ = make_optimiser(config, params, Plan(10, 1, 1))
         grads = {n: jnp.zeros(2) for n in params}
         updates, _ = optimiser.update(grads, optimiser.init(params), params)
         assert np.all(updates["method/head/bias"] == 0)
-        np.testing.assert_allclose(updates["method/head/kernel"], -0.1 * 0.5, rtol=1e-6)
+        # Adam's first step has the gradient's sign alone, and there L2 is part of the gradient.
+        step = {"sgd": 0.1 * 0.5, "adam": 0.1, "adamw": 0.1 * 0.5}[name]
+        np.testing.assert_allclose(updates["method/head/kernel"], -step, rtol=1e-5)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
@@ -83,3 +90,150 @@ def test_adamw_is_the_decoupled_one():
     for _ in range(3):
         (u, a), (v, b) = ours.update(grads, a, params), theirs.update(grads, b, params)
         np.testing.assert_allclose(u["a"], v["a"], rtol=1e-5)
+
+
+def walk(steps=4, names=NAMES, parity=False, reduced=None, **changes):
+    """Parameters after every step from fixed gradients; `reduced` lowers the rate after a step."""
+    changes = {"lr": 0.1, "warmup_epochs": 0.0, "schedule": "constant"} | changes
+    optimiser, _ = make_optimiser(optim(**changes), names, Plan(10, 1, 1), parity)
+    params = {n: jnp.linspace(-1, 1, 3) + i for i, n in enumerate(names)}
+    state, path = optimiser.init(params), [params]
+    update = jax.jit(optimiser.update)
+    for step in range(steps):
+        grads = {n: jnp.cos(jnp.arange(3.0) + step + i) for i, n in enumerate(names)}
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+        if step == reduced:
+            state = optimisers.reduce(state, 0.5)
+    return path
+
+
+def same(one, other, rtol=1e-6):
+    for a, b in zip(one, other, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=1e-7)
+
+
+def differ(one, other):
+    """The names whose last value differs."""
+    return {n for n in one[-1] if np.abs(one[-1][n] - other[-1][n]).max() > 1e-6}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_sgd_and_adam_are_those_of_torch(decay):
+    torch = pytest.importorskip("torch")
+    kinds = {
+        "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+        "adam": lambda groups: torch.optim.Adam(groups, lr=0.1),
+        "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.1),
+    }
+    for kind, make in kinds.items():
+        path = walk(6, name=kind, weight_decay=decay, bias_multiplier=2.0)
+        values = {n: torch.tensor(np.asarray(v)) for n, v in path[0].items()}
+        optimiser = make(
+            [
+                {
+                    "params": [v],
+                    "weight_decay": 0.0 if n == NAMES[0] else decay,
+                    "lr": 0.2 if n == "backbone/norm/bias" else 0.1,
+                }
+                for n, v in values.items()
+            ]
+        )
+        for step in range(6):
+            for i, v in enumerate(values.values()):
+                v.grad = torch.cos(torch.arange(3.0) + step + i)
+            optimiser.step()
+            theirs = {n: v.numpy() for n, v in values.items()}
+            same([path[step + 1]], [theirs], rtol=1e-5)
+
+
+@pytest.mark.parametrize("parity", [False, True])
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_the_bias_multiplier_is_for_biases_but_the_heads_last(kind, parity):
+    changes = {"name": kind, "parity": parity, "weight_decay": 0.1}
+    found = differ(walk(**changes), walk(**changes, bias_multiplier=3.0))
+    ignored = parity and kind == "adamw"
+    assert found == (set() if ignored else {"backbone/norm/bias"})
+
+
+def test_published_adamw_knows_one_weight_decay_and_is_sgd_without():
+    published = {"name": "adamw", "parity": True}
+    same(walk(**published, weight_decay=0.5), walk(**published, weight_decay=1e-4))
+    same(walk(**published, weight_decay=0.0), walk(name="sgd", weight_decay=0.0))
+    assert differ(walk(name="adamw", weight_decay=0.5), walk(name="adamw", weight_decay=1e-4))
+    # After one step without a gradient: what decays has lost lr x 0.01 of itself.
+    config = optim(name="adamw", lr=0.1, weight_decay=0.5, warmup_epochs=0.0, schedule="constant")
+    params = {n: jnp.ones(2) for n in (*NAMES, "backbone/relative_position_bias_table")}
+    optimiser, _ = make_optimiser(config, params, Plan(10, 1, 1), parity=True)
+    grads = {n: jnp.zeros(2) for n in params}
+    updates, _ = optimiser.update(grads, optimiser.init(params), params)
+    for name, moved in updates.items():
+        np.testing.assert_allclose(moved, 0.0 if "bias" in name else -0.001, rtol=1e-6)
+
+
+def test_parity_decays_all_but_the_heads_last_bias():
+    for kind in ("sgd", "adam"):
+        config = {"name": kind, "weight_decay": 0.5, "no_decay": r".*/(bias|scale)"}
+        bare = walk(name=kind, weight_decay=0.0)
+        assert differ(walk(**config), bare) == {"method/head/kernel"}
+        assert differ(walk(**config, parity=True), bare) == {*NAMES} - {"method/head/bias"}
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize("parity", [False, True])
+def test_a_plateau_scales_every_step_after_it(kind, parity):
+    changes = {"name": kind, "schedule": "plateau", "weight_decay": 0.2, "parity": parity}
+    whole, slowed = walk(**changes), walk(**changes, reduced=1)
+    same(whole[:3], slowed[:3])
+    for name in NAMES:
+        step, half = (path[3][name] - path[2][name] for path in (whole, slowed))
+        # The published decay looks at the parameter after the step.
+        np.testing.assert_allclose(half, step / 2, rtol=1e-4, atol=1e-4)
+    optimiser, rate = make_optimiser(optim(**changes | {"lr": 0.1}), NAMES, Plan(10, 1, 1))
+    state = optimiser.init({n: jnp.ones(3) for n in NAMES})
+    assert learning_rate(rate, state, 9) == pytest.approx(0.1)
+    state = optimisers.reduce(optimisers.reduce(state, 0.5), 0.5)
+    assert learning_rate(rate, state, 9) == pytest.approx(0.025)
+    assert state[-1].scale.dtype == jnp.float32 and not state[-1].scale.weak_type
+
+
+def test_hard_restarts_begin_anew_at_the_peak():
+    plan = Plan(110, 1, 32)
+    config = optim(lr=2.0, warmup_epochs=10.0, schedule="cosine_hardrestart", cycles=4)
+    rates = np.asarray(schedule(config, plan, False)(np.arange(110)))
+    np.testing.assert_allclose(rates[10:], np.tile(rates[10:35], 4), atol=1e-5)
+    np.testing.assert_allclose(rates[10:35], 1 + np.cos(np.pi * np.arange(25) / 25), atol=1e-5)
+    assert schedule(config, plan, False)(110) == 0
+    once = optim(lr=2.0, warmup_epochs=10.0, schedule="cosine_hardrestart")
+    plain = optim(lr=2.0, warmup_epochs=10.0, schedule="cosine")
+    for parity in (False, True):
+        a, b = (schedule(c, plan, parity)(np.arange(110)) for c in (once, plain))
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_cosine_may_end_above_zero():
+    config = optim(lr=1.0, warmup_epochs=0.0, min_lr=0.2)
+    rates = np.asarray(schedule(config, Plan(100, 1, 1), False)(np.arange(101)))
+    assert rates[0] == pytest.approx(1) and rates[100] == pytest.approx(0.2)
+    assert rates[50] == pytest.approx(0.6)
+    with pytest.raises(UserError, match="optim.min_lr is 2.0, above the peak learning rate of 1"):
+        schedule(optim(lr=1.0, min_lr=2.0), Plan(100, 1, 1), False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"name": "adamx"}, "unknown optim.name 'adamx'. Did you mean 'adam'"),
+        ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"cycles": 0}, "optim.cycles is 0"),
+        ({"plateau_patience": 0}, "optim.plateau_patience is 0"),
+        ({"plateau_factor": 1.0}, "optim.plateau_factor is 1.0"),
+        ({"bias_multiplier": -1.0}, "optim.bias_multiplier is -1.0"),
+        ({"min_lr": -1.0}, "optim.min_lr is -1.0"),
+    ],
+)
+def test_choices_that_cannot_be_meant(changes, match):
+    with pytest.raises(UserError, match=match):
+        make_optimiser(optim(**changes), NAMES, Plan(10, 1, 1))

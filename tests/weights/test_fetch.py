@@ -12,6 +12,9 @@ import threading
 import numpy as np
 import pytest
 
+from vpjax import names
+from vpjax.backbones import convnext, resnet, swin, vit
+from vpjax.data import PRESETS
 from vpjax.errors import UserError
 from vpjax.weights import fetch as module
 from vpjax.weights.fetch import fetch, sha256
@@ -352,10 +355,24 @@ def test_addresses_do_not_share_a_file():
 
 
 def test_table():
-    assert len({known.file for known in KNOWN.values()}) == len(KNOWN) == 12
+    assert len({known.file for known in KNOWN.values()}) == len(KNOWN)
     for name, known in KNOWN.items():
+        assert known.preset in PRESETS
         if not known.url:
             assert fetch(name).is_file()
             continue
-        assert known.url.endswith("/" + known.file) and known.preset == "inception"
-        assert name.startswith("vit_" + known.variant.lower().replace("/", ""))
+        assert known.url.startswith("https://") and known.url.endswith(known.file.split("_")[-1])
+        algorithm, _, prefix = (known.digest or "md5:").partition(":")
+        assert algorithm in ("md5", "sha256") and set(prefix) <= set("0123456789abcdef")
+        assert known.variant in known.about and known.about.endswith(")")
+        # Names begin with the kind and the size: vit_b16_in21k, swin_b_in22k, resnet50_in1k.
+        size = known.variant.lower().replace("/", "")
+        assert re.match(rf"(vit|mae|mocov3|swin|convnext)_{size}(_|$)|resnet{size}_", name)
+
+
+def test_table_names_backbones_that_exist():
+    sizes = {"vit": vit.SIZES, "swin": swin.VARIANTS}
+    sizes |= {"convnext": convnext.SIZES, "resnet": resnet.DEPTHS}
+    for known in KNOWN.values():
+        names.lookup("backbones", known.backbone)
+        assert known.variant.partition("/")[0] in sizes[known.backbone.partition(".")[0]]

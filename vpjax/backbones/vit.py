@@ -1,11 +1,13 @@
 """Vision Transformer: patches and a class token through pre-norm blocks.
 
     image -> patches (+ class token) + positions -> blocks -> norm -> class token
+                                                           -> mean -> fc_norm           MAE
 
 Dosovitskiy et al. 2021, arXiv 2010.11929. The variant "B/16" is a size and a patch size in pixels;
 every number of it can be replaced, so any ViT is one config line. Weights come from Google's npz
-files (`vpjax.weights.google`). The ImageNet-21k files carry a further dense layer with tanh before
-their head, `pre_logits`; transfer drops it unless `pre_logits=True`.
+files (`vpjax.weights.google`) or from files with timm's names (`vpjax.weights.timm`). The
+ImageNet-21k files carry a further dense layer with tanh before their head, `pre_logits`; transfer
+drops it unless `pre_logits=True`. The self-supervised variants MAE and MoCoV3 are at the end.
 """
 
 import jax
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Site
+from vpjax.backbones.contract import Site, Stem
 from vpjax.context import Context
 from vpjax.errors import UserError, unknown
 from vpjax.layers import Block, Dense, LayerNorm, PatchEmbed
@@ -28,7 +30,7 @@ SIZES = {
     "H": (1280, 5120, 16, 32),
 }
 TAPS = frozenset(
-    ("embed", "norm1", "attn.query", "attn.key", "attn.value", "attn.out", "attn", "norm2")
+    ("stem", "embed", "norm1", "attn.query", "attn.key", "attn.value", "attn.out", "attn", "norm2")
     + ("mlp.fc1", "mlp.fc2", "mlp")
 )
 
@@ -36,8 +38,9 @@ TAPS = frozenset(
 class ViT(nnx.Module):
     """A ViT for images of `image_size` pixels, an edge or (height, width).
 
-    `dropout` follows the embedding and both layers of every MLP; it acts only while the backbone
-    trains. `pos_std` is the spread of freshly drawn position embeddings.
+    `dropout` follows the embedding and both layers of every MLP; `drop_path` is the share of images
+    that skip a branch of the last layer, rising linearly from 0 in the first. Both act only while
+    the backbone trains. `pos_std` is the spread of freshly drawn position embeddings.
     Raises: UserError for an unknown variant or sizes that do not fit together.
     """
 
@@ -52,6 +55,7 @@ class ViT(nnx.Module):
         heads: int | None = None,
         depth: int | None = None,
         dropout: float = 0.1,
+        drop_path: float = 0.0,
         pos_std: float = 0.02,
         pre_logits: bool = False,
         attention: str = "xla",
@@ -70,8 +74,10 @@ class ViT(nnx.Module):
             raise UserError(f"image_size {self.image_size} is below patch {self.patch_size}")
 
         self.dim, self.head_dim, self.dropout = dim, dim // heads, dropout
-        self.pooled = 1
+        self.extra = self.pooled = 1
+        self.batch_norm = False
         self.taps = TAPS
+        self.stem = Stem(self.patch_size, self.patch_size, 0, dim)
         self.sites = tuple(Site(i, 0, dim, self.grid) for i in range(depth))
 
         self.patch_embed = PatchEmbed(self.patch_size, dim, rngs=rngs)
@@ -79,8 +85,16 @@ class ViT(nnx.Module):
         positions = 1 + self.grid[0] * self.grid[1]
         self.pos_embed = nnx.Param(pos_std * jax.random.normal(rngs.params(), (positions, dim)))
         self.layers = nnx.List(
-            Block(dim, heads, mlp_dim, dropout=dropout, attention=attention, rngs=rngs)
-            for _ in range(depth)
+            Block(
+                dim,
+                heads,
+                mlp_dim,
+                dropout=dropout,
+                drop_path=drop_path * i / max(depth - 1, 1),
+                attention=attention,
+                rngs=rngs,
+            )
+            for i in range(depth)
         )
         self.norm = LayerNorm(dim)
         self.pre_logits = Dense((dim,), (dim,), rngs=rngs) if pre_logits else None
@@ -93,7 +107,7 @@ class ViT(nnx.Module):
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Patches of the image, projected."""
-        return self.patch_embed(images)
+        return ctx.tap("stem", self.patch_embed(images), images)
 
     def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """Puts the class token first and adds a position to every token."""
@@ -102,10 +116,101 @@ class ViT(nnx.Module):
         x = jnp.concatenate([cls, patches.reshape(batch, h * w, dim)], axis=1)  # B (1 + h w) D
         return Tokens(x + self.pos_embed[...].astype(x.dtype), extra=1, grid=(h, w))
 
-    def pool(self, tokens: Tokens) -> Float[Array, "B D"]:
+    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """The class token after the last norm."""
-        x = self.norm(tokens.x[:, 0])
+        x = self.norm(tokens.x[:, 0]) if over is None else self.norm(tokens.x[:, over]).mean(1)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
+
+    def partial(self, k: int) -> str:
+        """The last k layers and the last norm."""
+        return f"{last_layers(k, len(self.layers))}|norm/.*"
+
+
+class MAE(ViT):
+    """A ViT pre-trained as a masked autoencoder: the mean of all tokens but the class token.
+
+    Prompts that reach the end are part of the mean. The norm `fc_norm` comes after it and is no
+    part of a pre-training file: it starts as scale 1, bias 0. He et al. 2021, arXiv 2111.06377.
+    """
+
+    def __init__(
+        self,
+        variant: str = "B/16",
+        image_size: int | tuple[int, int] = 224,
+        *,
+        dropout: float = 0.0,
+        drop_path: float = 0.1,
+        rngs: nnx.Rngs,
+        **inherited,
+    ):
+        rates = {"dropout": dropout, "drop_path": drop_path}
+        super().__init__(variant, image_size, **rates, rngs=rngs, **inherited)
+        if self.pre_logits:
+            raise UserError("vit.MAE has no pre_logits; leave the option out")
+        self.pooled = None
+        self.norm, self.fc_norm = None, self.norm
+
+    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
+        """The norm of the mean, over tokens that no norm has seen."""
+        return self.fc_norm(tokens.x[:, over or slice(1, None)].mean(1))
+
+    def partial(self, k: int) -> str:
+        """The last k layers and the norm after pooling."""
+        return f"{last_layers(k, len(self.layers))}|fc_norm/.*"
+
+
+class MoCoV3(ViT):
+    """A ViT pre-trained by MoCo v3: positions are fixed waves, which nothing trains.
+
+    Chen, Xie, He 2021, arXiv 2104.02057.
+    """
+
+    def __init__(
+        self,
+        variant: str = "B/16",
+        image_size: int | tuple[int, int] = 224,
+        *,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+        **inherited,
+    ):
+        super().__init__(variant, image_size, dropout=dropout, rngs=rngs, **inherited)
+        self.pos_embed = _Fixed(waves(self.grid, self.dim))
+
+    def partial(self, k: int) -> str:
+        """The last k layers. The last norm stays frozen, as in VPT's code."""
+        return last_layers(k, len(self.layers))
+
+
+class _Fixed(nnx.Variable):
+    """Numbers that belong to a model and never train, not even where everything does."""
+
+
+def waves(grid: tuple[int, int], dim: int) -> Float[Array, "L D"]:
+    """Positions as sines and cosines of row and column, after a row of zeros (class token).
+
+    A quarter of the width each: sin and cos of the row, then of the column, at the frequencies
+    10000^(-j / (dim / 4)). Source: MoCo v3's code, which calls the row w; grids there are square.
+    Raises: UserError if dim does not divide by 4.
+    """
+    if dim % 4:
+        raise UserError(f"vit.MoCoV3 needs a width that divides by 4, and dim is {dim}")
+    h, w = grid
+    frequency = 10000.0 ** (-jnp.arange(dim // 4) / (dim // 4))
+    rows = jnp.repeat(jnp.arange(h), w)[:, None] * frequency  # (h w) dim/4
+    columns = jnp.tile(jnp.arange(w), h)[:, None] * frequency
+    parts = [wave(angle) for angle in (rows, columns) for wave in (jnp.sin, jnp.cos)]
+    return jnp.concatenate([jnp.zeros((1, dim)), jnp.concatenate(parts, axis=1)])
+
+
+def last_layers(k: int, depth: int) -> str:
+    """Returns a regular expression of the last k of `depth` layers.
+
+    Raises: UserError if there are fewer.
+    """
+    if not 1 <= k <= depth:
+        raise UserError(f"partial-{k} needs 1 to {depth} layers; the backbone has {depth}")
+    return rf"layers/({'|'.join(map(str, range(depth - k, depth)))})/.*"
 
 
 def parse(variant: str) -> tuple[str, int]:

@@ -124,9 +124,10 @@ class Loader:
     def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
         """Yields this process's part of each batch, from step `start` on.
 
-        A batch is {"image": uint8 b H W C, "label": int32 (b,), "mask": bool (b,)}; images are
-        float32 where the preset must not round (legacy_bilinear on photos). In training the
-        iterator never ends; in evaluation it ends after one pass. Padding has mask False.
+        A batch is {"image": uint8 b H W C, "label": int32 (b,), "mask": bool (b,)}; labels are
+        zeros and ones (b, C) where the source is multilabel, and images float32 where the preset
+        must not round (legacy_bilinear on photos). In training the iterator never ends; in
+        evaluation it ends after one pass. Padding has mask False.
 
         Raises: UserError for an image that cannot be read, naming data set and example.
         """
@@ -146,7 +147,7 @@ class Loader:
         indices = self.indices(step)[self._rows.start : self._rows.stop]
         real = indices >= 0
         b = len(indices)
-        labels = np.zeros(b, np.int32)
+        labels = np.zeros((b, *self.source.label_shape), np.int32)
         if real.all() and self._memory is not None and self._present[indices].all():
             return {"image": self._memory[indices], "label": self._labels[indices], "mask": real}
         images = np.zeros((b, *self.image_shape), self._dtype)
@@ -186,7 +187,7 @@ class Loader:
         examples = self.source.__getitems__(indices)
         for row, index, example in zip(rows, indices, examples, strict=True):
             image, label = example["image"], example["label"]
-            if not 0 <= label < self.source.num_classes:
+            if not self.source.multilabel and not 0 <= label < self.source.num_classes:
                 message = label_message(self.source.name, index, label, self.source.num_classes)
                 raise UserError(message)
             if self._on_host:

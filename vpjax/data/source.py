@@ -1,7 +1,7 @@
 """A data set as a list of examples that can be read in any order.
 
     source = open_source("cifar10", "train[:90%]")
-    source[7]  # {"image": uint8 H W C, "label": int}
+    source[7]  # {"image": uint8 H W C, "label": int}, or zeros and ones for several classes
 
 A `Source` wraps *records*: still encoded images with their labels, from wherever they come. It adds
 decoding, checks, and errors that name the data set and the example.
@@ -27,7 +27,7 @@ class Record(NamedTuple):
     """One example as it is stored."""
 
     image: bytes | np.ndarray  # an encoded file, or uint8 H W C
-    label: int
+    label: int | tuple[int, ...]  # several where the source says so
     file: str | None = None  # file name or key, for messages
 
 
@@ -47,6 +47,7 @@ class Source:
         name: data set, version and split, such as "cifar10:3.0.2[train]".
         classes: class names, in the order of the labels.
         image_shape: (H, W, C), with None for H and W where images differ in size.
+        multilabel: whether an image has any number of classes.
     """
 
     def __init__(
@@ -55,15 +56,22 @@ class Source:
         classes: Sequence[str],
         records: Records,
         image_shape: tuple[int | None, int | None, int],
+        multilabel: bool = False,
     ):
         self.name = name
         self.classes = tuple(classes)
         self.image_shape = tuple(image_shape)
-        self._records = records
+        self.multilabel = multilabel
+        self.records = records
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """() for one class an image, (C,) for several."""
+        return (self.num_classes,) if self.multilabel else ()
 
     @property
     def fixed_size(self) -> bool:
@@ -74,7 +82,7 @@ class Source:
         return f"Source({self.name!r}, {len(self)} examples, {self.num_classes} classes)"
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
@@ -87,11 +95,22 @@ class Source:
         Raises: UserError for an image that cannot be read or has another shape than the data set.
         """
         indices = [int(i) for i in indices]
-        records = self._records.__getitems__(indices) if indices else []
+        records = self.records.__getitems__(indices) if indices else []
         return [
-            {"image": self._decode(i, record), "label": int(record.label)}
+            {"image": self._decode(i, record), "label": self._target(i, record)}
             for i, record in zip(indices, records, strict=True)
         ]
+
+    def _target(self, index: int, record: Record) -> int | UInt8[np.ndarray, " C"]:
+        """Returns a class, or zeros and ones; only the latter is checked here."""
+        if not self.multilabel:
+            return int(record.label)
+        row = np.zeros(self.num_classes, np.uint8)
+        for label in record.label:
+            if not 0 <= label < self.num_classes:
+                raise UserError(label_message(self.name, index, label, self.num_classes))
+            row[label] = 1
+        return row
 
     def _decode(self, index: int, record: Record) -> UInt8[np.ndarray, "H W C"]:
         where = f"{self.name}: example {index}" + (f" ({record.file})" if record.file else "")
@@ -114,14 +133,22 @@ class Source:
             )
         return image
 
-    def labels(self) -> Int64[np.ndarray, "n"]:
-        """Returns the label of every example; images are not decoded."""
+    def labels(self) -> Int64[np.ndarray, "n *C"]:
+        """Returns the label of every example, n or n C; images are not decoded."""
         return self._labels.copy()
 
     @functools.cached_property
     def _labels(self):
-        blocks = (self._records.__getitems__(block) for block in self._blocks())
-        return np.array([r.label for records in blocks for r in records], np.int64)
+        labels = np.empty((len(self), *self.label_shape), np.int64)
+        for block in self._blocks():
+            for i, record in zip(block, self.records.__getitems__(block), strict=True):
+                labels[i] = self._target(i, record)
+        return labels
+
+    def counts(self) -> Int64[np.ndarray, " C"]:
+        """Returns how many images each class has; labels must be in range."""
+        labels = self._labels
+        return labels.sum(0) if self.multilabel else np.bincount(labels, minlength=self.num_classes)
 
     def _blocks(self, stop: int | None = None):
         stop = len(self) if stop is None else min(stop, len(self))
@@ -130,7 +157,7 @@ class Source:
     def read_all(self, threads: int) -> UInt8[np.ndarray, "n H W C"]:
         """Decodes every image of a fixed-size data set into one array; labels are noted too."""
         array = np.empty((len(self), *self.image_shape), np.uint8)
-        labels = np.empty(len(self), np.int64)
+        labels = np.empty((len(self), *self.label_shape), np.int64)
 
         def fill(block):
             for i, example in zip(block, self.__getitems__(block), strict=True):
@@ -142,13 +169,20 @@ class Source:
         return array
 
     def check(self, num_classes: int) -> None:
-        """Checks that there are examples and that every label is in 0..num_classes-1.
+        """Checks that there are examples, and labels, and that they are in 0..num_classes-1.
 
         Raises: UserError naming the data set, the split and the first example that is wrong.
         """
         if not len(self):
             raise UserError(f"{self.name} has no examples. Choose another split.")
         labels = self._labels
+        if self.multilabel:
+            if not labels.any():
+                raise UserError(
+                    f"{self.name}: no example has a label. Choose another split; test splits are "
+                    "often published without labels."
+                )
+            return
         wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
         if len(wrong):
             first = int(wrong[0])
@@ -159,8 +193,9 @@ class Source:
         """Hex digest of name, length and the first 1000 examples as stored."""
         digest = hashlib.sha256(f"{self.name}\n{len(self)}\n".encode())
         for block in self._blocks(1000):
-            for record in self._records.__getitems__(block):
-                digest.update(f"{int(record.label)}\n".encode())
+            for record in self.records.__getitems__(block):
+                label = sorted(record.label) if self.multilabel else int(record.label)
+                digest.update(f"{label}\n".encode())
                 digest.update(hashlib.sha256(record.image).digest())
         return digest.hexdigest()
 
@@ -179,12 +214,15 @@ def open_source(name: str, split: str, data_dir: str | os.PathLike | None = None
 
     `name` is "digits/low", "digits/high" (bundled) or any TFDS data set: "cifar10",
     "cifar10:3.0.2", "eurosat/rgb". `split` is a TFDS split string: "train", "train[:90%]",
-    "train[:800]+validation[:200]". `data_dir` is the TFDS folder; without it `TFDS_DATA_DIR`, or
-    `~/tensorflow_datasets`, or for the digits the cache folder.
+    "train[:800]+validation[:200]". "vtab/<task>" is a task of VTAB-1k, with splits "train800",
+    "val200", "train800val200" and "test". `data_dir` is the TFDS folder; without it
+    `TFDS_DATA_DIR`, or `~/tensorflow_datasets`, or for the digits the cache folder.
 
     Raises: UserError for an unknown name or split, or for data that cannot be prepared here.
     """
     # TFDS takes a third of a second to import: only those who read data pay.
-    from vpjax.data import prepare, tfds
+    from vpjax.data import prepare, tfds, vtab
 
+    if name.startswith("vtab/"):
+        return vtab.open_task(name, split, data_dir)
     return tfds.read(prepare.prepare(name, data_dir), split)

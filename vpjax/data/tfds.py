@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from vpjax.data.source import Record, Source
@@ -22,7 +23,7 @@ from vpjax.errors import UserError, unknown
 
 NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-FILE_NAMES = ("image/file_name", "file_name", "filename", "id", "name")
+FILE_NAMES = ("image/file_name", "image/filename", "file_name", "filename", "id", "name")
 
 
 class Name(NamedTuple):
@@ -111,7 +112,8 @@ def read(
     """Opens a split, sub-split or sum of splits of a prepared data set.
 
     `image` is the feature to read. `label` is a feature, or a function of an example (images in it
-    are left encoded) where the label is derived; then `classes` names the classes.
+    are left encoded) where the label is derived; then `classes` names the classes. A sequence of
+    labels makes a multilabel source; "labels" is read where there is no "label".
 
     Raises: UserError for an unknown split or feature, or an unsupported file format.
     """
@@ -121,6 +123,8 @@ def read(
     name = f"{name}:{builder.version}"
     pieces = _pieces(info, name, split)
     features = info.features
+    if label == "label" and label not in features and "labels" in features:
+        label = "labels"
     for wanted in (image, label):
         if isinstance(wanted, str) and wanted not in features:
             raise unknown(f"feature of {name}", wanted, features)
@@ -128,7 +132,8 @@ def read(
         classes = _class_names(name, features, label)
     where = f"{name}[{split}] in {builder.data_path}"
     records = Examples(_raw(builder, name, split, pieces), features, image, label, where)
-    return Source(f"{name}[{split}]", classes, records, features[image].shape)
+    several = isinstance(label, str) and isinstance(features[label], tfds.features.Sequence)
+    return Source(f"{name}[{split}]", classes, records, features[image].shape, several)
 
 
 def _pieces(info, name, split):
@@ -172,11 +177,19 @@ class _Empty(list):
 
 def _class_names(name, features, label):
     feature = features[label] if isinstance(label, str) else None
+    if isinstance(feature, tfds.features.Sequence):
+        feature = feature.feature
     if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None:
         return feature.names or [str(i) for i in range(feature.num_classes)]
     raise UserError(
         f"{name}: the classes of label {label!r} are not known from the data. Say what they are."
     )
+
+
+def sizes(folder: str | os.PathLike) -> dict[str, int]:
+    """Returns how many examples each split of a prepared data set has."""
+    info = tfds.builder_from_directory(os.fspath(folder)).info
+    return {name: split.num_examples for name, split in info.splits.items()}
 
 
 class Examples:
@@ -212,4 +225,6 @@ class Examples:
         example = self._features.deserialize_example_np(data, decoders=self._decoders)
         file = example[self._file] if self._file else None
         file = file.decode(errors="replace") if isinstance(file, bytes) else file
-        return Record(example[self._image], int(self._label(example)), file and str(file))
+        label = np.asarray(self._label(example), np.int64)
+        label = tuple(label.tolist()) if label.ndim else int(label)
+        return Record(example[self._image], label, file and str(file))

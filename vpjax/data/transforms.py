@@ -191,7 +191,8 @@ PRESETS = {
     for preset in (
         # VPT, VTAB-1k (KMnP/vpt), and methods that build on its TFDS loader
         Preset("vpt_vtab", *IMAGENET, "legacy_bilinear"),
-        # VPT, FGVC: short side 256 for 224, 438 for 384, 512 for 448
+        # VPT, FGVC: short side 256 for 224, 438 for 384, 512 for 448; by that rule, 256 / 224 of
+        # the crop rounded down, also for other crops, where the published code fails
         Preset("vpt_fgvc", *IMAGENET, "pil_bilinear", "short", (8, 7), ("random_crop", "flip")),
         # SSF with --direct-resize --no-aug
         Preset("ssf_vtab", *HALF, "pil_bicubic"),
@@ -205,6 +206,8 @@ PRESETS = {
         # What the Google ViT files were trained with: the choice for new experiments
         Preset("inception", *HALF, "pil_bilinear"),
         Preset("inception_crop", *HALF, "pil_bilinear", "short", (8, 7), ("random_crop", "flip")),
+        # What MAE, Swin and ConvNeXt are evaluated with on ImageNet; MoCo-v3 and ResNet bilinearly
+        Preset("imagenet", *IMAGENET, "pil_bicubic", "short", (8, 7), ("random_crop", "flip")),
         # MoP-CLIP and zero-shot CLIP
         Preset("clip", *CLIP, "pil_bicubic", "short"),
         # MS-VP

@@ -10,9 +10,9 @@ Each has a default, which together make the linear probe. `trainable` says what 
 A method receives the backbone as an argument and never keeps it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -29,6 +29,7 @@ class Method(nnx.Module):
     """
 
     trainable = r"method/.*"
+    updates = r"method/.*"  # running averages that training changes; the rest is frozen
     backbone_dropout = False  # True: dropout of the backbone acts while training
 
     def __init__(
@@ -41,6 +42,15 @@ class Method(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.head = Head(backbone.dim, num_classes, hidden=head_hidden, init=head_init, rngs=rngs)
+
+    @classmethod
+    def canvas(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
+        """Returns the size a backbone must be built for where images are `image_size` pixels."""
+        return image_size
+
+    def fresh(self, backbone: Backbone, key: Array) -> dict[str, Array]:
+        """Returns parameters of the backbone that start anew, not from its weights file."""
+        return {}
 
     def keep(self, backbone: Backbone) -> int | None:
         """How many leading tokens the last layer must return; None: all."""
@@ -64,7 +74,7 @@ class Method(nnx.Module):
         return {"logits": self.head(features, ctx), "features": features}
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, " B"], ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
     ) -> Float[Array, " B"]:
         """Returns the loss of each image; its mean is minimised."""
-        return optax.softmax_cross_entropy_with_integer_labels(out["logits"], labels)
+        return ctx.criterion(out["logits"], labels)

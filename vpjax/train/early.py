@@ -1,4 +1,4 @@
-"""Stop when the validation split no longer improves."""
+"""Stop, or learn more slowly, when the validation split no longer improves."""
 
 import dataclasses
 
@@ -19,6 +19,10 @@ class Early:
             return True
         self.since += 1
         return False
+
+    def plateau(self, patience: int) -> bool:
+        """Whether this evaluation is the last of `patience` in a row without a better one."""
+        return self.since > 0 and self.since % patience == 0
 
     @property
     def stop(self) -> bool:

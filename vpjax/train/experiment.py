@@ -3,6 +3,7 @@
 Whatever a user can get wrong is found here, before anything large is compiled.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,16 +13,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vpjax import build
+from vpjax import build, losses
 from vpjax.data import Loader, open_source, preset
 from vpjax.data.source import Source
 from vpjax.data.transforms import pair
-from vpjax.errors import UserError
+from vpjax.errors import UserError, unknown
 from vpjax.model import Parts, shapes
 from vpjax.train import optim, sharding, step
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.weights.known import KNOWN
 from vpjax.weights.load import Loaded
+
+log = logging.getLogger(__name__)
 
 
 class Experiment(NamedTuple):
@@ -37,7 +40,8 @@ class Experiment(NamedTuple):
     mesh: Mesh
     plan: optim.Plan
     optimiser: Any
-    rate: Callable
+    rate: Callable  # step -> learning rate, but for plateaus
+    criterion: Callable  # logits, labels -> loss of each image
     loaders: dict[str, Loader]  # by split; a split is read when its loader is first asked for
     state: step.State
     frozen: dict[str, jax.Array]
@@ -60,6 +64,7 @@ def prepare(config: ConfigDict) -> Experiment:
         if config.data[split]
     }
     num_classes = sources["train"].num_classes
+    criterion = make_criterion(config, sources["train"])
     mesh = sharding.make_mesh(config.mesh.data)
     sharding.check_batch(config.train.batch_size, mesh)
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
@@ -72,7 +77,7 @@ def prepare(config: ConfigDict) -> Experiment:
     state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
     state, frozen = sharding.replicate(state, mesh), sharding.replicate(parts.frozen, mesh)
     parts = shapes(parts)  # no second copy of any number stays behind
-    eval_step = make_eval_step(parts.graph, on_device(config, name, size, train=False))
+    eval_step = make_eval_step(parts.graph, on_device(config, name, size, train=False), criterion)
     return Experiment(
         config=config,
         sources=sources,
@@ -85,6 +90,7 @@ def prepare(config: ConfigDict) -> Experiment:
         plan=plan,
         optimiser=optimiser,
         rate=rate,
+        criterion=criterion,
         loaders={},
         state=state,
         frozen=frozen,
@@ -93,13 +99,27 @@ def prepare(config: ConfigDict) -> Experiment:
 
 
 def measure(experiment: Experiment, state: step.State, split: str) -> dict[str, float]:
-    """Returns accuracy, loss and count of a split."""
-    return evaluate(
+    """Returns the numbers of a split: accuracy, loss, count and more, see `vpjax.train.evaluate`.
+
+    Raises: UserError if the loss is no number.
+    """
+    values = evaluate(
         experiment.eval_step,
         {"trainable": state.trainable, "stats": state.stats},
         experiment.frozen,
         loader(experiment, split).batches(),
         experiment.mesh,
+    )
+    if not math.isfinite(values["loss"]):
+        raise diverged(f"the loss of the {split} split is {values['loss']}", int(state.step))
+    return values
+
+
+def diverged(what: str, step: int) -> UserError:
+    """Returns the error for a number that is none any more."""
+    return UserError(
+        f"{what} at step {step}: the run has diverged. Lower optim.lr, lengthen the warm-up, or "
+        "bound the gradient with optim.clip_norm=1. What was saved before is as it was."
     )
 
 
@@ -124,6 +144,25 @@ def on_device(config: ConfigDict, name: str, size: tuple[int, int], train: bool)
     """Returns what turns a uint8 batch into the model's input inside a jitted step."""
     chosen, dtype = preset(name), jnp.dtype(config.dtype)
     return lambda images, key: chosen.device(images, size, train, key, dtype)
+
+
+def make_criterion(config: ConfigDict, train: Source) -> Callable:
+    """Returns the loss, (logits, labels) -> B, with the weights that train's classes get.
+
+    Raises: UserError for a loss that does not suit the labels.
+    """
+    if train.multilabel and config.train.loss == "softmax":
+        raise UserError(
+            f"train.loss is 'softmax', but images of {train.name} have several classes each. Use "
+            "--config.train.loss=sigmoid."
+        )
+    weights, kind = None, config.train.class_weights
+    if kind != "none":
+        train.check(train.num_classes)
+        weights = losses.class_weights(train.counts(), kind)
+        if absent := [c for c, w in zip(train.classes, weights, strict=True) if not w]:
+            log.warning("classes without training images weigh 0: %s", ", ".join(absent))
+    return losses.criterion(config.train.loss, weights)
 
 
 def make_plan(config: ConfigDict, examples: int) -> optim.Plan:
@@ -160,12 +199,18 @@ def check(config: ConfigDict) -> None:
     """Raises a UserError for choices that cannot be meant."""
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {config.dtype!r}; choose 'float32' or 'bfloat16'")
+    if config.train.loss not in losses.LOSSES:
+        raise unknown("train.loss", config.train.loss, losses.LOSSES)
+    if config.train.class_weights not in losses.CLASS_WEIGHTS:
+        raise unknown("train.class_weights", config.train.class_weights, losses.CLASS_WEIGHTS)
     if config.train.select not in ("last", "best"):
         raise UserError(f"train.select is {config.train.select!r}; choose 'last' or 'best'")
     if not config.data.train:
         raise UserError("data.train is empty; give a split, such as 'train'")
     if (config.train.select == "best" or config.train.patience) and not config.data.val:
         raise UserError("train.select='best' and train.patience need data.val, which is empty")
+    if config.optim.schedule == "plateau" and not config.data.val:
+        raise UserError("optim.schedule='plateau' needs data.val, which is empty")
     for key in ("log_every", "eval_every", "epochs"):
         if not config.train[key] > 0:
             raise UserError(f"train.{key} is {config.train[key]}; it must be above 0")

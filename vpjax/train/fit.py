@@ -5,8 +5,8 @@ data -> model and weights -> mesh -> optimiser -> compile -> resume
 """
 
 import contextlib
+import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,14 @@ from vpjax.errors import UserError
 from vpjax.train import optim, sharding, step, workdir
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early import Early
-from vpjax.train.experiment import Experiment, loader, measure, on_device, prepare
+from vpjax.train.experiment import (
+    Experiment,
+    diverged,
+    loader,
+    measure,
+    on_device,
+    prepare,
+)
 from vpjax.train.log import Metrics, Progress
 from vpjax.train.stop import Stopped, StopSignal
 from vpjax.weights import google
@@ -92,14 +99,16 @@ def train(
             recent.append(numbers)
             if now % config.train.log_every == 0 or now in evaluate_at:
                 numbers, recent = mean(recent, now), []
-                metrics.write(now, numbers | {"lr": experiment.rate(now - 1)})
+                lr = optim.learning_rate(experiment.rate, state.opt, now - 1)
+                metrics.write(now, numbers | {"lr": lr})
             if now in evaluate_at:
                 improved = True
                 if "val" in experiment.sources:
                     values = measure(experiment, state, "val")
-                    metrics.write(now, {f"val_{k}": values[k] for k in ("accuracy", "loss")})
+                    metrics.write(now, {f"val_{k}": v for k, v in values.items() if k != "count"})
                     numbers = numbers | {"val_accuracy": values["accuracy"]}
                     improved = early.better(values["accuracy"], now)
+                    state = slowed(experiment, state, early)
                 metrics.write_csv()
                 note = record(experiment, early)
                 due = time.monotonic() - saved >= config.train.save_every
@@ -114,6 +123,7 @@ def train(
                 progress.line(f"no better val accuracy in {early.since} evaluations: stopped")
                 break
             if signals.asked:
+                mean(recent, now)  # what has diverged is not saved
                 last.save(state, record(experiment, early))
                 message = f"stopped at step {now} of {plan.steps}; run again to go on"
                 raise Stopped(message, signals.asked)
@@ -121,6 +131,7 @@ def train(
                 try:
                     batch = next(batches)
                 except UserError:  # an image that cannot be read
+                    mean(recent, now)
                     last.save(state, record(experiment, early))
                     raise
     return state, early
@@ -177,6 +188,8 @@ def compiled(experiment: Experiment, state: step.State, batch: dict) -> Callable
         on_device(config, experiment.preset, experiment.image_size, train=True),
         experiment.plan.steps,
         config.remat,
+        experiment.criterion,
+        config.remat_segments,
     )
     begin = time.perf_counter()
     out = train_step.lower(state, experiment.frozen, batch).compile()
@@ -226,19 +239,26 @@ def evaluations(config: ConfigDict, plan: optim.Plan) -> set[int]:
     return {*range(every, plan.steps, every), plan.steps}
 
 
+def slowed(experiment: Experiment, state: step.State, early: Early) -> step.State:
+    """Returns the state after an evaluation: on a plateau, where asked, with a lower rate."""
+    config = experiment.config.optim
+    if config.schedule != "plateau" or not early.plateau(config.plateau_patience):
+        return state
+    log.info("no better val accuracy since step %d: lower learning rate", early.best_step)
+    return dataclasses.replace(state, opt=optim.reduce(state.opt, config.plateau_factor))
+
+
 def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
     """Reads the numbers of the steps since the last line of the history, averaged.
 
-    Raises: UserError if a loss is no number any more.
+    Raises: UserError if a loss or a gradient is no number any more.
     """
     recent = jax.device_get(recent)
-    numbers = {k: float(np.mean([step[k] for step in recent])) for k in recent[0]}
-    if not math.isfinite(numbers["loss"]):
-        raise UserError(
-            f"the loss is {numbers['loss']} by step {now}: the run has diverged. Lower optim.lr, "
-            "lengthen the warm-up, or bound the gradient with optim.clip_norm=1."
-        )
-    return numbers
+    for at, numbers in enumerate(recent, start=now - len(recent) + 1):
+        for key in ("loss", "grad_norm"):
+            if not np.isfinite(numbers[key]):
+                raise diverged(f"the {key} is {numbers[key]}", at)
+    return {k: float(np.mean([step[k] for step in recent])) for k in recent[0]} if recent else {}
 
 
 def export(experiment: Experiment, state: step.State, path: Path) -> None:

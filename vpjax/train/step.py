@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vpjax import losses
 from vpjax.context import Context
 from vpjax.model import put_together, take_apart
 
@@ -57,36 +58,39 @@ def make_train_step(
     prepare: Prepare,
     steps: int,
     remat: str = "none",
+    criterion: Callable = losses.softmax,
+    segments: int = 0,
 ) -> Callable:
     """Returns step(state, frozen, batch) -> state, metrics; `state` is donated.
 
-    A batch is {"image": uint8 B H W C, "label": int32 B, "mask": bool B}; the loss is the mean over
-    images whose mask is set.
+    A batch is {"image": uint8 B H W C, "label": int32 B or B C, "mask": bool B}; the loss is the
+    mean over images whose mask is set. Accuracy is among the metrics if images have one class.
+    `remat` and `segments` are those of `vpjax.model.run`.
+    Raises, when traced: UserError for a choice of these that cannot be.
     """
 
     def train_step(state, frozen, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         images = prepare(batch["image"], jax.random.fold_in(key, 0))
-        ctx = Context(key=jax.random.fold_in(key, 1), progress=state.step / steps)
+        progress = state.step / steps
+        ctx = Context(key=jax.random.fold_in(key, 1), progress=progress, criterion=criterion)
         weight = batch["mask"] / jnp.maximum(1, batch["mask"].sum())
+        labels, single = batch["label"], batch["label"].ndim == 1
 
         def loss_fn(trainable):
             model = put_together(graph, trainable, state.stats, frozen)
-            out = model(images, ctx, remat)
-            loss = (model.method.loss(out, batch["label"], ctx) * weight).sum()
-            correct = out["logits"].argmax(-1) == batch["label"]
-            return loss, ((correct * weight).sum(), take_apart(model).stats)
+            out = model(images, ctx, remat, segments)
+            loss = (model.method.loss(out, labels, ctx) * weight).sum()
+            numbers = {"loss": loss}
+            if single:
+                correct = out["logits"].argmax(-1) == labels
+                numbers["accuracy"] = 100 * (correct * weight).sum()
+            return loss, (numbers, take_apart(model).stats)
 
-        (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.trainable
-        )
+        (_, (numbers, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
         updates, opt = optimiser.update(grads, state.opt, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        numbers = {
-            "loss": loss,
-            "accuracy": 100 * accuracy,
-            "grad_norm": optax.tree.norm(grads),
-        }
+        numbers["grad_norm"] = optax.tree.norm(grads)
         return State(state.step + 1, trainable, stats, opt, state.key), numbers
 
     return jax.jit(train_step, donate_argnums=0)

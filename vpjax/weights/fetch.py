@@ -35,6 +35,7 @@ from vpjax.cache import cache_folder
 from vpjax.errors import UserError, unknown
 from vpjax.weights.known import KNOWN
 
+WEIGHTS = (".npz", ".safetensors", ".pth", ".pth.tar", ".pt")
 ASSETS = Path(__file__).parent.parent / "assets"
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without an answer
@@ -104,7 +105,7 @@ def _place(url: str) -> Path:
 
 def _missing(where: str, path: Path) -> UserError:
     if where and path.is_dir():
-        inside = [f.name for f in path.iterdir() if f.suffix in (".npz", ".safetensors")]
+        inside = [f.name for f in path.iterdir() if f.name.endswith(WEIGHTS)]
         found = f"It holds: {', '.join(sorted(inside))}." if inside else "It holds no weights."
         return UserError(f"{where} is a folder; expected a file of weights. {found}")
     if "/" not in where and not path.suffix:

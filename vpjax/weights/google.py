@@ -8,8 +8,9 @@ differently or add a prefix ("opt/target/", "params/"); both spellings are read.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,14 @@ OTHER_NUMBERS = {
 WITH_LEADING_AXIS = ("cls_token", "pos_embed")
 
 
-def translate(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def recognises(names: Collection[str]) -> bool:
+    """Whether names are those of a Google ViT."""
+    return any("Transformer/encoderblock_" in name for name in names)
+
+
+def translate(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """Renames a file's arrays to ours; a name of no known form stays as it is."""
     out = {}
     for name, array in arrays.items():

@@ -2,13 +2,18 @@
 
     file -> arrays by our names -> positions resized -> every name and shape checked -> values
 
-What does not fit is reported all at once: missing, unexpected and mis-shaped names together. What
-is left out on purpose (a head, `pre_logits`) is left out by name and recorded.
+A format is a module with two functions, found by the names in the file:
+
+    recognises(names)               whether they are of this format
+    translate(arrays, expected)     arrays by our names; "head/..." for the file's classifier and
+                                    "unused/..." for what is left out on purpose
+
+`expected` holds the backbone's names with shapes (a fused qkv is split by them). What does not fit
+is reported all at once: missing, unexpected and mis-shaped names together.
 """
 
 import dataclasses
 import math
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +21,13 @@ from typing import Any
 import numpy as np
 
 from vpjax.errors import UserError, unknown
-from vpjax.weights import google
+from vpjax.weights import convnext, google, resnet, swin, timm
 from vpjax.weights.fetch import fetch, sha256
+from vpjax.weights.files import read
 
 HEAD_POLICIES = ("new", "load")
+FORMATS = (google, timm, swin, convnext, resnet)
+OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +52,11 @@ def load(where: str, expected: Mapping[str, Any], grid: tuple[int, int], head="n
     if head not in HEAD_POLICIES:
         raise unknown("head policy", head, HEAD_POLICIES)
     path = fetch(where)
-    arrays = google.translate(read(path))
+    arrays = translate(read(path), expected)
     heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
     if head == "load" and not {"kernel", "bias"} <= heads.keys():
         raise UserError(f"{path}: head='load', but the file has no head. Use head='new'.")
-    optional = [n for n in arrays if n.startswith(("head/", "pre_logits/")) and n not in expected]
+    optional = [n for n in arrays if n.startswith(OPTIONAL) and n not in expected]
     values = {n: v for n, v in arrays.items() if n not in optional}
 
     resized = ""
@@ -65,21 +73,14 @@ def load(where: str, expected: Mapping[str, Any], grid: tuple[int, int], head="n
     )
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads every array of an npz file.
-
-    Raises: UserError if the file is truncated, damaged, or no npz.
-    """
-    try:
-        # Opened here, as numpy leaves a file open that it cannot read.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as e:
-        size = path.stat().st_size
-        raise UserError(
-            f"weights {path} ({size:,} bytes) cannot be read: {e}. The file is truncated, damaged "
-            "or not an npz file; fetch it again."
-        ) from e
+def translate(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Returns a file's arrays by our names; arrays of no known format keep their names."""
+    for form in FORMATS:
+        if form.recognises(arrays.keys()):
+            return form.translate(arrays, expected)
+    return dict(arrays)
 
 
 def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Every way of VPT's paper to adapt a backbone, side by side: offline, minutes on two CPU cores.
+
+    python main.py --config configs/digits_baselines.py --workdir runs/baselines
+
+Data and backbone are those of the first run (configs/digits.py): a small ViT that has seen the
+handwritten digits 0-4 learns 5-9. The table at the end (comparison.md, .csv, .png) has a row for
+each baseline and each kind of prompt. It is a toy: 167 test images, one image is 0.6 points, and
+learning rates were chosen on the validation split with one seed.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+# label: method, its options, learning rate
+RUNS = {
+    "linear": ("finetune.Linear", {}, 0.1),
+    "mlp_3": ("finetune.Linear", {"head_hidden": 2}, 3e-3),
+    "cls_token": ("finetune.ClsToken", {}, 0.05),
+    "cls_reinit": ("finetune.ClsToken", {"reinit": True}, 0.05),
+    "bias": ("finetune.Bias", {}, 1e-2),
+    "adapter": ("adapter.Adapter", {"reduction": 8}, 1e-2),
+    "partial_1": ("finetune.Partial", {"k": 1}, 3e-3),
+    "partial_2": ("finetune.Partial", {"k": 2}, 3e-3),
+    "side": ("side.Side", {}, 1e-3),
+    "full": ("finetune.Full", {}, 1e-3),
+    "vpt_shallow": ("vpt.VPT", {"deep": False}, 0.05),
+    "vpt_deep": ("vpt.VPT", {}, 0.03),
+    "vpt_first_2": ("vpt.VPT", {"num_deep_layers": 2}, 0.03),
+    "vpt_last_2": ("vpt.VPT", {"num_deep_layers": 2, "reverse_deep": True}, 0.03),
+    "vpt_shared": ("vpt.VPT", {"deep_shared": True}, 0.03),
+    "vpt_pool_prompts": ("vpt.VPT", {"pool": "prompt"}, 0.03),
+    "prompts_frozen": ("vpt.FrozenPrompts", {}, 0.1),
+    "prompts_bias": ("vpt.PromptBias", {}, 1e-2),
+    "prompts_cls": ("vpt.PromptCls", {}, 0.03),
+    "add": ("vpt_input.Add", {}, 0.03),
+    "prepend_pixel": ("vpt_input.PrependPixel", {"num_tokens": 8}, 0.05),
+    "pad": ("vpt_input.Pad", {"num_tokens": 2}, 0.05),
+    "below": ("vpt_input.Below", {"num_tokens": 2}, 0.01),
+}
+
+
+def get_config() -> ConfigDict:
+    """Returns the recipe."""
+    config = digits.get_config()
+    config.compare = ConfigDict(
+        {
+            label: {"method": {"name": name, **options}, "optim": {"lr": lr}}
+            for label, (name, options, lr) in RUNS.items()
+        }
+    )
+    return config

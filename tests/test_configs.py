@@ -1,0 +1,91 @@
+"""Every recipe stands for something that can be built."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from configs import base, vpt_fgvc, vpt_vtab
+from vpjax import build, names, search
+from vpjax.data import preset
+from vpjax.errors import UserError
+from vpjax.model import Model, take_apart
+from vpjax.train import optim
+
+RECIPES = sorted(
+    p.stem for p in Path(base.__file__).parent.glob("*.py") if p.stem not in ("__init__", "base")
+)
+PUBLISHED = [r for r in RECIPES if r.endswith(("_vtab", "_fgvc", "_cub"))]
+LABELS = {"vtab": vpt_vtab.TASKS, "fgvc": vpt_fgvc.SETS}
+
+
+def module(recipe):
+    return importlib.import_module(f"configs.{recipe}")
+
+
+def single_runs(recipe):
+    config = module(recipe).get_config()
+    return [c for _, _, c in search.runs(config)] if config.compare else [config]
+
+
+def abstract(config, num_classes):
+    def make():
+        rngs = nnx.Rngs(0)
+        body = build.make_backbone(config, "xla", jax.random.key(0))
+        decided = build.run_wide("methods", config.method.name, parity=config.parity)
+        options = (body, num_classes)
+        method = names.construct("methods", config.method, *options, **decided, rngs=rngs)
+        return Model(body, method)
+
+    return take_apart(nnx.eval_shape(make), config.train.trainable)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_builds(recipe):
+    seen = set()
+    for config in single_runs(recipe):
+        optim.check(config.optim)
+        if config.data.preset != "auto":
+            preset(config.data.preset)
+        if (key := str(config.method)) not in seen:
+            seen.add(key)
+            parts = abstract(config, 7)
+            size = build.pair(config.backbone.image_size)
+            images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+            assert parts.trainable and images.shape[0] == 2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_how_to_run_it(recipe):
+    text = module(recipe).__doc__
+    assert f"--config configs/{recipe}.py" in text
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_a_published_setting_states_value_tolerance_and_source(recipe):
+    text = module(recipe).__doc__
+    assert "olerance" in text and "arXiv" in text
+    assert "Not measured here" in text
+    for label in LABELS.get(recipe.rpartition("_")[2], ()):
+        assert label in text, f"{recipe} gives no published value of {label}"
+        assert module(recipe).get_config(label).data.name
+
+
+def test_labels_that_do_not_exist():
+    with pytest.raises(UserError, match="Did you mean 'svhn'"):
+        vpt_vtab.get_config("svnh")
+    with pytest.raises(UserError, match="Did you mean 'cub'"):
+        vpt_fgvc.get_config("cup")
+    with pytest.raises(UserError, match="Did you mean 'sup_vitb16'"):
+        module("vpt_cub").get_config("sup_vitb6")
+    with pytest.raises(UserError, match="112, 224 or 336"):
+        module("vpt_cub").get_config("sup_vitb16,big")
+
+
+def test_cub_by_label():
+    config = module("vpt_cub").get_config("sup_vitl16,336")
+    assert (config.backbone.variant, config.backbone.image_size) == ("L/16", 336)
+    assert config.method.num_tokens == 100 and config.remat == "full"

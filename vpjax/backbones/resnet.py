@@ -1,0 +1,179 @@
+"""ResNet: convolutions with shortcuts, and BatchNorm.
+
+    image -> 7x7 conv, norm, relu, max pool -> 4 stages of blocks -> mean
+    block:  x = relu(shortcut(x) + branch(x))
+
+    basic       3x3, 3x3              ResNet-18, 34
+    bottleneck  1x1, 3x3, 1x1         ResNet-50, 101, 152; the 3x3 has the stride ("v1.5")
+
+He et al. 2016, arXiv 1512.03385, in torchvision's form. For small images, `stem="cifar"` is a 3x3
+convolution at full resolution without pooling.
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.backbones.contract import Site, Stem
+from vpjax.backbones.vit import pair
+from vpjax.context import Context
+from vpjax.conv import BatchNorm, Conv, global_mean, last_stages, max_pool, to_map, to_tokens
+from vpjax.errors import UserError, unknown
+from vpjax.tokens import Tokens
+
+# variant: blocks of each stage
+DEPTHS = {
+    "18": (2, 2, 2, 2),
+    "34": (3, 4, 6, 3),
+    "50": (3, 4, 6, 3),
+    "101": (3, 4, 23, 3),
+    "152": (3, 8, 36, 3),
+}
+BASIC = ("18", "34")
+# stem: window, stride, whether a max pool follows
+STEMS = {"imagenet": (7, 2, True), "cifar": (3, 1, False)}
+
+
+class ResNet(nnx.Module):
+    """A ResNet for images of `image_size` pixels, an edge or (height, width).
+
+    `widths` are those inside the blocks of each stage, `depths` how many blocks it has; what leaves
+    a block is `expansion` times as wide (1 for basic blocks, 4 for bottlenecks). `stem_dim` is the
+    width of the first convolution, by default that of the first stage.
+    Raises: UserError for an unknown variant or stem, or lists of different length.
+    """
+
+    def __init__(
+        self,
+        variant: str = "50",
+        image_size: int | tuple[int, int] = 224,
+        *,
+        stem: str = "imagenet",
+        stem_dim: int | None = None,
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        depths: tuple[int, ...] | None = None,
+        expansion: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        if variant not in DEPTHS:
+            raise unknown("ResNet variant", variant, DEPTHS)
+        if stem not in STEMS:
+            raise unknown("ResNet stem", stem, STEMS)
+        depths = depths or DEPTHS[variant]
+        if len(widths) != len(depths):
+            raise UserError(f"widths {tuple(widths)} and depths {tuple(depths)} differ in length")
+        block = _Basic if variant in BASIC else _Bottleneck
+        window, stride, self.pools = STEMS[stem]
+        dim = stem_dim or widths[0]
+        self.image_size = pair(image_size)
+        self.patch_size = pair(stride * (2 if self.pools else 1))
+        self.grid = _after(self.image_size, self.patch_size[0])
+        self.head_dim, self.extra, self.pooled, self.batch_norm = None, 0, None, True
+        self.stem = Stem(pair(window), pair(stride), window // 2, dim, r"patch_(embed|norm)/.*")
+        self.taps = block.taps | {"stem", "embed", "branch"}
+
+        self.patch_embed = Conv(3, dim, window, stride=stride, rngs=rngs)
+        self.patch_norm = BatchNorm(dim)
+        self.layers, sites, grid = nnx.List(), [], self.grid
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            outer = width * (expansion or block.expansion)
+            for i in range(depth):
+                stride = 2 if stage and not i else 1
+                sites.append(Site(len(sites), stage, dim, grid, mixes=False))
+                self.layers.append(block(dim, width, outer, stride, rngs=rngs))
+                dim, grid = outer, _after(grid, stride)
+        self.sites, self.dim = tuple(sites), dim
+
+    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
+        """Images, normalised, to the feature map that enters the first block."""
+        tokens = self.place(self.patchify(images, ctx), ctx)
+        return Tokens(ctx.tap("embed", tokens.x, images), tokens.extra, tokens.grid)
+
+    def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        """The stem: convolution, norm, relu and, where it has one, max pool."""
+        x = ctx.tap("stem", self.patch_embed(images), images)
+        x = jax.nn.relu(self.patch_norm(x, ctx))
+        return max_pool(x) if self.pools else x
+
+    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+        """The feature map as tokens; convolutions need no positions."""
+        return to_tokens(patches)
+
+    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
+        """The mean of the feature map; a UserError where `over` asks for some tokens."""
+        return global_mean(tokens, over)
+
+    def partial(self, k: int) -> str:
+        """0: the last block; 1, 2, 3: that many last stages. There is no last norm."""
+        return last_stages(k, [site.stage for site in self.sites])
+
+
+class _Block(nnx.Module):
+    """x = relu(shortcut(x) + branch(x)); the shortcut is projected where the shape changes."""
+
+    def __init__(self, channels: int, dim: int, stride: int, *, rngs: nnx.Rngs):
+        changes = stride > 1 or channels != dim
+        self.downsample = _Projection(channels, dim, stride, rngs=rngs) if changes else None
+
+    def __call__(
+        self, tokens: Tokens, ctx: Context, read: Array | None = None, keep: int | None = None
+    ) -> Tokens:
+        x = to_map(tokens, read)
+        y = ctx.tap("branch", self.branch(x, ctx), x)
+        if self.downsample is not None:
+            x = self.downsample(x, ctx)
+        return to_tokens(jax.nn.relu(x + y)).first(keep)
+
+
+class _Basic(_Block):
+    """3x3 with the stride, 3x3."""
+
+    expansion = 1
+    taps = frozenset({"conv1", "conv2"})
+
+    def __init__(self, channels: int, width: int, dim: int, stride: int, *, rngs: nnx.Rngs):
+        super().__init__(channels, dim, stride, rngs=rngs)
+        self.conv1 = Conv(channels, width, 3, stride=stride, rngs=rngs)
+        self.norm1 = BatchNorm(width)
+        self.conv2 = Conv(width, dim, 3, rngs=rngs)
+        self.norm2 = BatchNorm(dim)
+
+    def branch(self, x: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        y = jax.nn.relu(self.norm1(ctx.tap("conv1", self.conv1(x), x), ctx))
+        return self.norm2(ctx.tap("conv2", self.conv2(y), y), ctx)
+
+
+class _Bottleneck(_Block):
+    """1x1 to the inner width, 3x3 with the stride, 1x1 to the outer width."""
+
+    expansion = 4
+    taps = frozenset({"conv1", "conv2", "conv3"})
+
+    def __init__(self, channels: int, width: int, dim: int, stride: int, *, rngs: nnx.Rngs):
+        super().__init__(channels, dim, stride, rngs=rngs)
+        self.conv1 = Conv(channels, width, 1, rngs=rngs)
+        self.norm1 = BatchNorm(width)
+        self.conv2 = Conv(width, width, 3, stride=stride, rngs=rngs)
+        self.norm2 = BatchNorm(width)
+        self.conv3 = Conv(width, dim, 1, rngs=rngs)
+        self.norm3 = BatchNorm(dim)
+
+    def branch(self, x: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        y = jax.nn.relu(self.norm1(ctx.tap("conv1", self.conv1(x), x), ctx))
+        y = jax.nn.relu(self.norm2(ctx.tap("conv2", self.conv2(y), y), ctx))
+        return self.norm3(ctx.tap("conv3", self.conv3(y), y), ctx)
+
+
+class _Projection(nnx.Module):
+    """The shortcut where width or resolution changes: 1x1 with the stride, norm."""
+
+    def __init__(self, channels: int, dim: int, stride: int, *, rngs: nnx.Rngs):
+        self.conv = Conv(channels, dim, 1, stride=stride, rngs=rngs)
+        self.norm = BatchNorm(dim)
+
+    def __call__(self, x: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        return self.norm(self.conv(x), ctx)
+
+
+def _after(grid: tuple[int, int], stride: int) -> tuple[int, int]:
+    return -(-grid[0] // stride), -(-grid[1] // stride)

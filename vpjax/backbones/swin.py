@@ -1,0 +1,285 @@
+"""Swin Transformer: attention in windows of a grid that halves from stage to stage.
+
+    image -> patches, norm -> [ block, shifted block, ... merging ] x stages -> norm -> mean
+
+    a window of a block     [ read | extra | its own w x w cells ]     keys and values
+                                   [ extra | its own w x w cells ]     queries
+
+Liu et al. 2021, arXiv 2103.14030. Extra tokens (prompts) have no place in the grid, so they visit
+every window: they see its cells and are seen by them, without position bias or shift mask, and
+leave with the mean of what they became in all windows. Tokens that are only read visit as keys and
+values. Merging joins four neighbours; an extra token is joined with itself.
+
+VPT's published code hands the windows of an image the prompts of other images of the batch;
+`parity=True` repeats that. Weights come from the released torch files (`vpjax.weights.swin`).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.attention import attention
+from vpjax.backbones.contract import Site, Stem
+from vpjax.backbones.vit import TAPS, pair
+from vpjax.context import Context
+from vpjax.errors import UserError, unknown
+from vpjax.layers import Attention, Block, LayerNorm, Mlp, PatchEmbed
+from vpjax.tokens import Tokens
+from vpjax.windows import Windows
+
+# variant: embed_dim, depths, heads, drop_path
+VARIANTS = {
+    "T": (96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2),
+    "S": (96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3),
+    "B": (128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
+    "L": (192, (2, 2, 18, 2), (6, 12, 24, 48), 0.5),
+}
+EPS = 1e-5
+
+
+class Swin(nnx.Module):
+    """A Swin Transformer for images of `image_size` pixels, an edge or (height, width).
+
+    `window` counts cells of an edge: 7 unless given, and 12 at 384 pixels, as released. A grid no
+    larger than the window is one window, without shift. `drop_path` grows from 0 at the first block
+    to its value at the last and acts only while the backbone trains.
+    Raises: UserError for an unknown variant or sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        variant: str = "B",
+        image_size: int | tuple[int, int] = 224,
+        *,
+        window: int | None = None,
+        patch_size: int | tuple[int, int] = 4,
+        embed_dim: int | None = None,
+        depths: tuple[int, ...] | None = None,
+        heads: tuple[int, ...] | None = None,
+        drop_path: float | None = None,
+        attention: str = "xla",
+        parity: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        if variant not in VARIANTS:
+            raise unknown("Swin variant", variant, VARIANTS)
+        if attention != "xla":
+            raise UserError(f"Swin has no fused attention; use attention 'xla', not {attention!r}")
+        dim, depths, heads, drop_path = (
+            own if given is None else given
+            for given, own in zip(
+                (embed_dim, depths, heads, drop_path), VARIANTS[variant], strict=True
+            )
+        )
+        self.image_size, self.patch_size = pair(image_size), pair(patch_size)
+        self.grid = tuple(i // p for i, p in zip(self.image_size, self.patch_size, strict=True))
+        window = window or (12 if self.image_size == (384, 384) else 7)
+        check(dim, depths, heads)
+        check_grids(self.grid, window, len(depths), math.lcm(*self.patch_size))
+
+        self.dim = dim * 2 ** (len(depths) - 1)
+        self.head_dim, self.extra = None, 0
+        self.pooled = None
+        self.batch_norm = False
+        self.taps = TAPS
+        self.stem = Stem(self.patch_size, self.patch_size, 0, dim)
+
+        self.patch_embed = PatchEmbed(self.patch_size, dim, rngs=rngs)
+        self.patch_norm = LayerNorm(dim, eps=EPS)
+        sites, layers = [], []
+        rates = iter(np.linspace(0, drop_path, sum(depths)).tolist())
+        for stage, depth in enumerate(depths):
+            grid = (self.grid[0] >> stage, self.grid[1] >> stage)
+            for i in range(depth):
+                sites.append(Site(len(sites), stage, dim << stage, grid))
+                windows = Windows.of(grid, window, shifted=i % 2 == 1)
+                layers.append(
+                    _Block(sites[-1].dim, heads[stage], windows, next(rates), parity, rngs=rngs)
+                )
+            if stage + 1 < len(depths):
+                sites.append(Site(len(sites), stage, dim << stage, grid, mixes=False))
+                layers.append(_Merging(dim << stage, rngs=rngs))
+        self.sites, self.layers = tuple(sites), nnx.List(layers)
+        self.norm = LayerNorm(self.dim, eps=EPS)
+
+    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
+        """Images, normalised, to patches."""
+        tokens = self.place(self.patchify(images, ctx), ctx)
+        return Tokens(ctx.tap("embed", tokens.x, images), tokens.extra, tokens.grid)
+
+    def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        """Patches of the image, projected."""
+        return ctx.tap("stem", self.patch_embed(images), images)
+
+    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+        """Normalises; positions enter in every block."""
+        batch, h, w, dim = patches.shape
+        return Tokens(self.patch_norm(patches).reshape(batch, h * w, dim), extra=0, grid=(h, w))
+
+    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
+        """The mean of all tokens, prompts too, after the last norm."""
+        return self.norm(tokens.x if over is None else tokens.x[:, over]).mean(1)
+
+    def partial(self, k: int) -> str:
+        """1: the last block; 2: the last stage; 4: and two blocks and the merging before it."""
+        last = self.sites[-1].stage
+        stage = [s.index for s in self.sites if s.stage == last]
+        before = [s.index for s in self.sites if s.stage == last - 1]
+        groups = {1: stage[-1:], 2: stage, 4: before[-3:] + stage}
+        if k not in groups:
+            raise UserError(
+                f"partial-{k} does not exist for Swin: partial-1 trains the last block, partial-2 "
+                "the last stage, partial-4 also two blocks of the stage before and the merging."
+            )
+        return rf"layers/({'|'.join(map(str, groups[k]))})/.*|norm/.*"
+
+
+class _Block(Block):
+    """`layers.Block` with its attention in windows."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        windows: Windows,
+        drop_path: float,
+        parity: bool,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = LayerNorm(dim, eps=EPS)
+        self.attn = _WindowAttention(dim, heads, windows, parity, rngs=rngs)
+        self.norm2 = LayerNorm(dim, eps=EPS)
+        self.mlp = Mlp(dim, 4 * dim, rngs=rngs)
+        self.drop_path = drop_path
+
+
+class _WindowAttention(Attention):
+    """Attention of every cell over its window and the guests: extra and read tokens.
+
+    Queries, keys and values of guests are computed once and copied to the windows.
+    """
+
+    def __init__(self, dim: int, heads: int, windows: Windows, parity: bool, *, rngs: nnx.Rngs):
+        super().__init__(dim, heads, rngs=rngs)
+        self.relative_position_bias_table = nnx.Param(
+            0.02 * jax.random.normal(rngs.params(), ((2 * windows.size - 1) ** 2, heads))
+        )
+        self.windows, self.parity = windows, parity
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        ctx: Context,
+        read: Float[Array, "... P D"] | None = None,
+        keep: int | None = None,
+    ) -> Float[Array, "B K D"]:
+        # Pooling reads all tokens, so a short result is rare: it is cut from the whole one.
+        return super().__call__(x, ctx, read)[:, :keep]
+
+    def mix(
+        self,
+        q: Float[Array, "B L N d"],
+        k: Float[Array, "B S N d"],
+        v: Float[Array, "B S N d"],
+    ) -> Float[Array, "B L N d"]:
+        """Guests come first in L and S, cells last."""
+        cells = math.prod(self.windows.grid)
+        bias = self.bias(q.shape[1] - cells, k.shape[1] - cells)
+        y = attention(*(self.scatter(x) for x in (q, k, v)), bias=bias)  # (B W) (E + T) N d
+        return self.gather(y, len(q))
+
+    def scatter(self, x: Float[Array, "B L N d"]) -> Float[Array, "BW M N d"]:
+        """Cells to their windows, behind copies of the guests."""
+        grid = self.windows.grid
+        batch, guests = len(x), x.shape[1] - math.prod(grid)
+        own = self.windows.divide(x[:, guests:].reshape(batch, *grid, *x.shape[2:]))  # B W T N d
+        shape = (*own.shape[:2], guests, *x.shape[2:])
+        if self.parity:  # copied window by window to windows that are ordered image by image
+            copies = jnp.tile(x[:, :guests], (own.shape[1], 1, 1, 1)).reshape(shape)
+        else:
+            copies = jnp.broadcast_to(x[:, None, :guests], shape)
+        return jnp.concatenate([copies, own], 2).reshape(-1, shape[2] + own.shape[2], *x.shape[2:])
+
+    def gather(self, y: Float[Array, "BW M N d"], batch: int) -> Float[Array, "B L N d"]:
+        """Cells back to the grid, behind the mean of each guest's copies."""
+        y = y.reshape(batch, -1, *y.shape[1:])
+        guests = y.shape[2] - self.windows.size**2
+        cells = self.windows.unite(y[:, :, guests:]).reshape(batch, -1, *y.shape[3:])
+        copies = y[:, :, :guests]
+        if self.parity:
+            means = copies.reshape(y.shape[1], batch, *copies.shape[2:]).mean(0)
+        else:
+            means = copies.mean(1)
+        return jnp.concatenate([means, cells], 1)
+
+    def bias(self, queries: int, keys: int) -> Float[Array, "W N M S"]:
+        """What is added to scores, W = 1 if the same in all windows; nothing for guests."""
+        table = self.relative_position_bias_table[...]
+        bias = table[self.windows.positions()].transpose(2, 0, 1)[None]  # 1 N T T
+        if self.windows.shift:
+            bias = bias + self.windows.mask()[:, None]  # W N T T
+        return jnp.pad(bias, ((0, 0), (0, 0), (queries, 0), (keys, 0)))
+
+
+class _Merging(nnx.Module):
+    """Four neighbours become one cell of twice the width; an extra token is its own neighbour."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.norm = LayerNorm(4 * dim, eps=EPS)
+        self.reduction = _Reduction(4 * dim, 2 * dim, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        read: Float[Array, "... P D"] | None = None,
+        keep: int | None = None,
+    ) -> Tokens:
+        """No token looks at another, so there is nothing to `read`."""
+        batch, _, dim = tokens.x.shape
+        (h, w), extra = tokens.grid, tokens.x[:, : tokens.extra]
+        cells = tokens.x[:, tokens.extra :].reshape(batch, h // 2, 2, w // 2, 2, dim)
+        # (even, even), (odd row, even), (even, odd column), (odd, odd)
+        cells = cells.transpose(0, 1, 3, 4, 2, 5).reshape(batch, -1, 4 * dim)
+        x = jnp.concatenate([jnp.tile(extra, (1, 1, 4)), cells], axis=1)
+        x = self.reduction(self.norm(x))
+        return Tokens(x, tokens.extra, (h // 2, w // 2)).first(keep)
+
+
+class _Reduction(nnx.Module):
+    """x @ kernel."""
+
+    def __init__(self, dim_in: int, dim_out: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(
+            jax.nn.initializers.glorot_uniform()(rngs.params(), (dim_in, dim_out))
+        )
+
+    def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B L D"]:
+        return x @ self.kernel[...].astype(x.dtype)
+
+
+def check(dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
+    """Raises a UserError unless every stage has heads that divide its width."""
+    if len(depths) != len(heads):
+        raise UserError(f"Swin has {len(depths)} depths but {len(heads)} heads: one each a stage")
+    for stage, count in enumerate(heads):
+        if (dim << stage) % count:
+            raise UserError(f"Swin: {dim << stage} channels of stage {stage}, {count} heads")
+
+
+def check_grids(grid: tuple[int, int], window: int, stages: int, patch: int) -> None:
+    """Raises a UserError unless windows divide every grid and merging halves all but the last."""
+    for stage in range(stages):
+        h, w = (n >> stage for n in grid)
+        size = max(1, min(window, h, w))
+        if 0 in (h, w) or h % size or w % size or (stage + 1 < stages and (h % 2 or w % 2)):
+            raise UserError(
+                f"Swin: stage {stage} has a grid of {h}x{w} cells; windows of {size}x{size} must "
+                "divide it, and merging halves all grids but the last. Any image_size that is a "
+                f"multiple of {patch * window << (stages - 1)} pixels fits windows of {window}."
+            )

@@ -1,0 +1,70 @@
+"""Adapters: a small bottleneck after every MLP, before the residual sum.
+
+    m' = m + up(gelu(down(m)))          down: D -> D // reduction, up: back
+
+Pfeiffer et al. 2020 (arXiv 2005.00247), the form VPT compares with (arXiv 2203.12119). `up` starts
+at zero, so training starts from the backbone's own function. In the published code `down` starts at
+zero too: then neither ever gets a gradient, and only the bias of `up` learns, whatever the width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.backbones.contract import Backbone
+from vpjax.context import Context
+from vpjax.errors import UserError
+from vpjax.layers import gelu
+from vpjax.methods.base import Method
+
+
+class Adapter(Method):
+    """A bottleneck `reduction` times narrower than the layer, in every layer with an MLP.
+
+    `parity` starts `down` at zero as well, as published.
+    Raises: UserError if the backbone's MLPs cannot be reached, or the bottleneck has no width.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        reduction: int = 8,
+        parity: bool = False,
+        rngs: nnx.Rngs,
+        **inherited,
+    ):
+        if "mlp" not in backbone.taps:
+            raise UserError(f"{type(backbone).__name__} has no MLP for an adapter to follow")
+        super().__init__(backbone, num_classes, rngs=rngs, **inherited)
+        self.adapters = nnx.Dict()
+        for site in backbone.sites:
+            if hasattr(backbone.layers[site.index], "mlp"):
+                if not 1 <= reduction <= site.dim:
+                    raise UserError(f"reduction is {reduction}; give 1 to the width {site.dim}")
+                width = site.dim // reduction
+                self.adapters[str(site.index)] = _Bottleneck(site.dim, width, parity, rngs=rngs)
+
+    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+        """Adds the bottleneck to the MLP's output."""
+        if site != "mlp":
+            return y
+        return y + self.adapters[str(ctx.layer)](y)
+
+
+class _Bottleneck(nnx.Module):
+    def __init__(self, dim: int, width: int, zero: bool, *, rngs: nnx.Rngs):
+        shape = (dim, width)
+        draw = jax.nn.initializers.he_normal()
+        self.down = nnx.Param(jnp.zeros(shape) if zero else draw(rngs.params(), shape))
+        self.down_bias = nnx.Param(jnp.zeros(width))
+        self.up = nnx.Param(jnp.zeros((width, dim)))
+        self.up_bias = nnx.Param(jnp.zeros(dim))
+
+    def __call__(self, x: Float[Array, "*B L D"]) -> Float[Array, "*B L D"]:
+        down, down_bias, up, up_bias = (
+            p[...].astype(x.dtype) for p in (self.down, self.down_bias, self.up, self.up_bias)
+        )
+        return gelu(x @ down + down_bias) @ up + up_bias

@@ -1,0 +1,55 @@
+"""Prompts that start from class embeddings instead of chance.
+
+A file (.npy) holds prototypes N (L + 1) D: of N classes, the mean class token before the first
+layer (entry 0) and after each of the L layers, not normalised. `--mode=class_embeddings` writes it.
+
+    cls-nolastl    layer i starts from entry i: what enters it
+    cls-nofirstl   layer i starts from entry i + 1: what leaves it
+    final-cls      every layer starts from entry L
+
+VPT's ablation (Jia et al. 2022, arXiv 2203.12119, "prompt initialisation").
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vpjax.backbones.contract import Backbone, Site
+from vpjax.errors import UserError, unknown
+
+INITS = ("random", "final-cls", "cls-nolastl", "cls-nofirstl")
+
+
+def read_prototypes(
+    init: str, path: str, backbone: Backbone, num_tokens: int, sites: Sequence[Site]
+) -> dict[int, Float[Array, "N D"]]:
+    """Returns the first prompts of every layer of `sites`, by its index.
+
+    Raises: UserError if the file is missing, no such array, or does not fit.
+    """
+    if init not in INITS:
+        raise unknown("init", init, INITS)
+    dims = {s.dim for s in backbone.sites}
+    if len(dims) > 1 or not hasattr(backbone, "cls_token"):
+        raise UserError(f"init={init!r} needs a class token; {type(backbone).__name__} has none")
+    depth, dim = len(backbone.sites), dims.pop()
+    expected = (num_tokens, depth + 1, dim)
+    if not path:
+        raise UserError(f"init={init!r} needs init_path, a .npy file of shape {expected}")
+    try:
+        values = np.load(Path(path).expanduser(), allow_pickle=False)
+        shape = values.shape
+    except (OSError, ValueError, EOFError, AttributeError) as e:
+        raise UserError(
+            f"init_path {path} cannot be read: {e}. Expected a .npy file of shape {expected}; "
+            "--mode=class_embeddings writes one."
+        ) from e
+    if shape != expected:
+        raise UserError(
+            f"init_path {path} has shape {shape}; num_tokens, layers + 1 and width are {expected}"
+        )
+    entry = {"final-cls": lambda i: depth, "cls-nolastl": lambda i: i}.get(init, lambda i: i + 1)
+    return {s.index: jnp.asarray(values[:, entry(s.index)], jnp.float32) for s in sites}

@@ -1,0 +1,83 @@
+"""Numbers that need the scores of a whole split at once, on the host, as shares of 1.
+
+    roc_auc            share of (positive, negative) pairs that are in order, averaged over classes
+    average_precision  sum over thresholds of (gain in recall) x precision, for each class
+    mean_recall        recall averaged over all thresholds, for each class
+    best_f1            F1 at the threshold, the same for all classes, where macro F1 is highest
+
+They follow the definitions of scikit-learn, which VPT's evaluation (arXiv 2203.12119) calls.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+Scores = Num[np.ndarray, "n C"]  # higher: rather of that class
+Targets = Int[np.ndarray, "n C"]  # zeros and ones
+
+THRESHOLDS = np.arange(50, 100, 5) / 100
+
+
+def roc_auc(scores: Scores, targets: Targets) -> float:
+    """Returns the area under the ROC curve, averaged over classes; ties count half.
+
+    NaN if a class has no positive or no negative.
+    """
+    areas = []
+    for column, target in zip(scores.T, targets.T, strict=True):
+        positives, negatives = column[target == 1], np.sort(column[target == 0])
+        if not len(positives) or not len(negatives):
+            return float("nan")
+        below = np.searchsorted(negatives, positives, "left")
+        not_above = np.searchsorted(negatives, positives, "right")
+        areas.append((below + not_above).mean() / (2 * len(negatives)))
+    return float(np.mean(areas))
+
+
+def average_precision(scores: Scores, targets: Targets) -> Float[np.ndarray, " C"]:
+    """Returns each class's average precision; NaN where it has no positive."""
+    return np.array([_average_precision(s, t) for s, t in zip(scores.T, targets.T, strict=True)])
+
+
+def mean_recall(scores: Scores, targets: Targets) -> Float[np.ndarray, " C"]:
+    """Returns each class's recall, averaged over its precision-recall curve with its end at 0.
+
+    NaN where it has no positive.
+    """
+    out = []
+    for column, target in zip(scores.T, targets.T, strict=True):
+        recall, _ = _curve(column, target)
+        out.append(recall.sum() / (len(recall) + 1))
+    return np.array(out)
+
+
+def _average_precision(scores, targets):
+    recall, precision = _curve(scores, targets)
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def _curve(scores, targets):
+    """Returns recall and precision at every distinct score, the highest first."""
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(targets[order])
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of equal scores
+    positives = found[-1] if found[-1] else np.nan
+    return found[last] / positives, found[last] / (last + 1)
+
+
+def best_f1(probabilities: Scores, targets: Targets) -> dict[str, float]:
+    """Returns {"micro", "macro", "samples", "threshold"} at the best of 0.5, 0.55 ... 0.95.
+
+    micro counts all decisions together; macro is the mean over classes, samples over images. F1 is
+    0 where there is nothing to find and nothing was found.
+    """
+    found = [_f1(probabilities >= t, targets) | {"threshold": float(t)} for t in THRESHOLDS]
+    return max(found, key=lambda f: f["macro"])  # the lowest of equally good ones
+
+
+def _f1(decided, targets):
+    def ratio(axis):
+        both = (decided & (targets == 1)).sum(axis)
+        any_ = decided.sum(axis) + targets.sum(axis)
+        return float(np.mean(2 * both / np.maximum(any_, 1)))
+
+    return {"micro": ratio(None), "macro": ratio(0), "samples": ratio(1)}

@@ -1,0 +1,225 @@
+"""The arrays of a torch file (.pth, .pt, .pth.tar), without torch and without running the file.
+
+    zip      name/data.pkl, name/data/0, name/data/1 ...              torch 1.6 and later
+    legacy   pickles: magic, version, machine, tree, storage keys;    before, and still written
+             then for each key: count of numbers (8 bytes), numbers
+
+The tree is a pickle, and a pickle is a program: a plain reader imports and calls whatever the file
+names. Here dictionaries and tensors are built by the few functions of `_KNOWN`; any other name
+(argparse.Namespace, an optimiser, os.system) becomes an empty object that does nothing. Numbers are
+read for the chosen part of the tree alone, so an optimiser's state costs no memory.
+"""
+
+import io
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+# Where training scripts keep the model's arrays, looked for in this order, at most twice deep.
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "model_ema", "teacher")
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # begins a legacy file
+
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class Unsupported(Exception):
+    """A sound file with something in it that only torch can read."""
+
+
+class Tensor(NamedTuple):
+    """A strided view of a storage, in numbers; nothing is read yet."""
+
+    storage: "Storage"
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Storage(NamedTuple):
+    """A run of `count` numbers in the file."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a torch file by the file's names; tensors that share memory still do.
+
+    Raises: Unsupported if torch is needed to read it; nearly anything if the file is damaged.
+    """
+    with open(path, "rb") as stream:
+        legacy = stream.read(len(MAGIC)) == MAGIC
+        stream.seek(0)
+        tree, numbers = (_legacy if legacy else _zip)(stream)
+        tensors = unwrap(tree, Tensor)
+        if not tensors:
+            found = list(tree)[:8] if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
+            raise Unsupported(f"it holds no dictionary of arrays; found {found}")
+        flat = {t.storage: None for t in tensors.values()}
+        for storage in flat:
+            flat[storage] = np.frombuffer(numbers(storage), storage.dtype)
+        return {name: _view(t, flat[t.storage]) for name, t in tensors.items()}
+
+
+def unwrap(tree: Any, kind: type, depth: int = 3) -> dict[str, Any]:
+    """Returns the arrays, values of type `kind`, in the first of `WRAPPERS`, else in `tree`."""
+    if not isinstance(tree, Mapping) or not depth:
+        return {}
+    for name in WRAPPERS:
+        if inside := unwrap(tree.get(name), kind, depth - 1):
+            return inside
+    return {n: v for n, v in tree.items() if isinstance(n, str) and isinstance(v, kind)}
+
+
+Numbers = Callable[[Storage], bytes]
+
+
+def _zip(stream: BinaryIO) -> tuple[Any, Numbers]:
+    archive = zipfile.ZipFile(stream)
+    names = archive.namelist()
+    root = next(n for n in names if n.endswith("data.pkl")).removesuffix("data.pkl")
+    if f"{root}constants.pkl" in names:
+        raise Unsupported("it is a TorchScript program")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise Unsupported("its numbers are big-endian")
+    tree = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl"))).load()
+    return tree, lambda storage: archive.read(f"{root}data/{storage.key}")
+
+
+def _legacy(stream: BinaryIO) -> tuple[Any, Numbers]:
+    size = os.fstat(stream.fileno()).st_size
+    _, _, machine = (_Unpickler(stream).load() for _ in range(3))
+    if not machine["little_endian"]:
+        raise Unsupported("its numbers are big-endian")
+    unpickler = _Unpickler(stream)
+    tree = unpickler.load()
+    places = {}
+    for key in _Unpickler(stream).load():
+        storage = unpickler.storages[key]
+        if int.from_bytes(stream.read(8), "little") != storage.count:
+            raise EOFError(f"storage {key} has another size than announced")
+        places[key] = stream.tell()
+        end = stream.seek(storage.count * storage.dtype.itemsize, io.SEEK_CUR)
+        if end > size:
+            raise EOFError(f"it ends within storage {key}")
+
+    def numbers(storage: Storage) -> bytes:
+        stream.seek(places[storage.key])
+        return stream.read(storage.count * storage.dtype.itemsize)
+
+    return tree, numbers
+
+
+def _view(tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
+    storage, offset, shape, strides = tensor
+    if len(numbers) != storage.count:
+        raise EOFError(f"storage {storage.key} has {len(numbers)} of {storage.count} numbers")
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if min((offset, *shape, *strides)) < 0 or (math.prod(shape) and last >= storage.count):
+        raise ValueError(f"a tensor reaches outside storage {storage.key}")
+    steps = [s * numbers.itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds containers and tensors; imports nothing and calls nothing of the file's choice."""
+
+    def __init__(self, stream: BinaryIO):
+        super().__init__(stream, encoding="latin1")  # of names that Python 2 wrote
+        self.storages: dict[str, Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in STORAGES:
+            return name
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
+        if module == "torch._utils" and name.startswith("_rebuild"):
+            raise Unsupported(f"it holds tensors of a special kind ({name})")
+        return type(f"{module}.{name}", (_Inert,), {})
+
+    def persistent_load(self, pid: Any) -> Storage:
+        _, kind, key, _, count = pid[:5]
+        if kind not in STORAGES or pid[5:] not in ((), (None,)):
+            kind = getattr(kind, "__name__", kind)
+            raise Unsupported(f"it holds numbers of a special kind ({kind})")
+        storage = Storage(str(key), np.dtype(STORAGES[kind]), int(count))
+        return self.storages.setdefault(storage.key, storage)
+
+
+class _Inert:
+    """Stands for any object: takes whatever it is given and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    extend = add = append
+
+
+class _Builder:
+    """A function that a file may call; what a file sets on it is ignored."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Dict(dict):
+    """Stands for OrderedDict; a state dict's table of versions, an attribute, is ignored."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise TypeError("a tensor without a storage")
+    return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+_KNOWN = {
+    ("collections", "OrderedDict"): _Builder(_Dict),
+    ("torch", "Size"): _Builder(tuple),
+    ("builtins", "set"): _Builder(set),
+    ("__builtin__", "set"): _Builder(set),
+    ("torch._utils", "_rebuild_tensor"): _Builder(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Builder(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Builder(lambda data, *_: data),
+    ("torch._utils", "_rebuild_parameter_with_state"): _Builder(lambda data, *_: data),
+    ("torch._tensor", "_rebuild_from_type_v2"): _Builder(lambda build, _, args, *__: build(*args)),
+}
