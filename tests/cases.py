@@ -85,6 +85,10 @@ SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
 SUITED = {"vit": tuple(METHODS), "convnext": CONV, "resnet": CONV}
 PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]
+# What is compiled once more, for 8 devices or rematerialised: methods that differ in how they run.
+RUN_ALIKE = ("mlp_head", "cls_token", "vpt_deep_project", "vpt_last", "vpt_bias", "vpt_cls")
+RUN_ALIKE += ("linear", "bias", "vpt_frozen", "prepend_pixel", "vpt_first")
+KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco")]
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from configs import base, vpt_fgvc, vpt_vtab
 from vpjax import build, names, search
 from vpjax.data import preset
 from vpjax.errors import UserError
-from vpjax.model import Model, take_apart
+from vpjax.model import Model, put_together, take_apart
 from vpjax.train import optim
 
 RECIPES = sorted(
@@ -55,7 +55,8 @@ def test_a_recipe_builds(recipe):
             parts = abstract(config, 7)
             size = build.pair(config.backbone.image_size)
             images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-            assert parts.trainable and images.shape[0] == 2
+            call = lambda *p, g=parts.graph: put_together(g, *p[:3])(p[3])["logits"]  # noqa: E731
+            assert jax.eval_shape(call, *parts[1:], images).shape == (2, 7)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

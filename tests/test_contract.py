@@ -57,20 +57,19 @@ def trained(backbone, method, devices=1, remat="none"):
 
 
 @pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
-def test_outputs(backbone, method):
-    out = cases.outputs(cases.make(backbone, method), prepare(images(), None))
+def test_outputs_do_not_depend_on_the_rest_of_the_batch(backbone, method):
+    parts = cases.make(backbone, method)
+    call = jax.jit(lambda images: put_together(*parts)(images, EVALUATION))
+    x = prepare(images(), None)
+    out = call(x)
     assert out["logits"].shape == (BATCH, cases.CLASSES)
     assert out["logits"].dtype == jnp.float32
     assert len(out["features"]) == BATCH
-
-
-@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
-def test_evaluation_is_deterministic_and_per_image(backbone, method):
-    parts = cases.make(backbone, method)
-    x = prepare(images(), None)
-    whole = cases.outputs(parts, x)["logits"]
-    np.testing.assert_array_equal(whole, cases.outputs(parts, x)["logits"])
-    np.testing.assert_allclose(whole[2:5], cases.outputs(parts, x[2:5])["logits"], atol=1e-5)
+    np.testing.assert_array_equal(out["logits"], call(x)["logits"])
+    others = jnp.where((jnp.arange(BATCH) // 3 == 1)[:, None, None, None], x, -x)
+    changed = call(others)["logits"]
+    np.testing.assert_allclose(out["logits"][3:6], changed[3:6], atol=1e-5)
+    assert np.abs(out["logits"][0] - changed[0]).max() > 1e-4
 
 
 @pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
@@ -87,12 +86,12 @@ def test_everything_trainable_trains_and_nothing_else(backbone, method):
     assert not parts.frozen.keys() & state.trainable.keys()
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
 def test_eight_devices_equal_one(backbone, method):
     same(trained(backbone, method), trained(backbone, method, devices=8), 1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
 def test_remat_changes_nothing(backbone, method):
     if backbone == "resnet" and method in ("full", "partial"):
         with pytest.raises(UserError, match="running averages cannot be run twice"):
@@ -117,7 +116,7 @@ def test_one_trace_for_equal_shapes(backbone, method):
     assert trained(backbone, method)[2] == 1
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
 def test_keep_is_what_the_whole_layer_would_return(backbone, method):
     parts = cases.make(backbone, method)
 
@@ -144,7 +143,7 @@ def tokens_of(state):
     return state[0] if isinstance(state, tuple) else state
 
 
-@pytest.mark.parametrize("method", cases.METHODS)
+@pytest.mark.parametrize("method", [m for b, m in cases.KEY_PAIRS if b == "vit"])
 def test_learns_eight_images_by_heart(method):
     parts = cases.make("vit", method)
     optimiser = optax.adam(3e-2 if method != "full" else 3e-3)

@@ -26,8 +26,7 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
         yield (
             "VPT on MAE weights stays far behind tuning: 36.0 % with deep prompts against 59.3 % "
             "with full tuning on VTAB-Natural (arXiv 2203.12119, table 4). Their features need "
-            "more than prompts: try finetune.Partial, finetune.Bias or adapter.Adapter; "
-            "method.pool=image helps prompts a little."
+            "more than prompts: try finetune.Partial, finetune.Bias or adapter.Adapter."
         )
     if prompts and config.method.get("num_tokens", 0) > MANY:
         yield (

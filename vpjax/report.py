@@ -59,7 +59,10 @@ def opening(experiment: "Experiment") -> None:
         if e.loaded.resized:
             log.info("          position embeddings resized %s", e.loaded.resized)
         if e.loaded.dropped:
-            log.info("          left out: %s", ", ".join(e.loaded.dropped))
+            log.info(
+                "          left out: %s",
+                ", ".join(n.removeprefix("unused/") for n in e.loaded.dropped),
+            )
     devices = e.mesh.devices.flat
     log.info("devices   %d x %s, mesh %s", len(devices), devices[0].device_kind, dict(e.mesh.shape))
     log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, config.remat)

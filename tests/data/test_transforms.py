@@ -39,13 +39,13 @@ def test_recorded_settings():
     """The short side before a crop, and what is done with the aspect."""
     sizes = [(s, s * 8 // 7) for s in (112, 224, 336, 384, 448)]
     assert sizes == [(112, 128), (224, 256), (336, 384), (384, 438), (448, 512)]
-    for name in ("vpt_fgvc", "sa2vp_fgvc", "imagenet"):
+    for name in ("vpt_fgvc", "sa2vp_fgvc", "imagenet_crop"):
         assert preset(name).short == (8, 7) and preset(name).augment == ("random_crop", "flip")
     assert preset("imagenet").mean == preset("vpt_fgvc").mean == (0.485, 0.456, 0.406)
     assert preset("imagenet").std == preset("vpt_fgvc").std == (0.229, 0.224, 0.225)
     assert preset("clip").short == (1, 1)
     stretched = {name for name, p in PRESETS.items() if p.rule == "stretch"}
-    assert {"vpt_vtab", "ssf_vtab", "noah_vtab", "raw_vtab", "sa2vp_vtab"} <= stretched
+    assert {"vpt_vtab", "ssf_vtab", "noah_vtab", "raw_vtab", "sa2vp_vtab", "imagenet"} <= stretched
     assert all(p.resize in resize.KINDS for p in PRESETS.values() if p.rule != "none")
     assert preset("msvp_cifar").std != preset("vitb4_cifar").std
 

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation
 
-from vpjax.draw.curves import PALETTE, _spread, comparison, curves
+from vpjax.draw.curves import _spread, comparison, curves
+from vpjax.draw.style import PALETTE
 
 
 def history(steps=200):
@@ -181,3 +182,19 @@ def test_spread():
     assert _spread([0.0, 100.0], 10.0) == [0.0, 100.0]
     assert _spread([5.0, 5.0], 10.0) == [0.0, 10.0]
     assert _spread([3.0, 1.0, 2.0], 10.0) == [12.0, -8.0, 2.0]
+
+
+def test_many_methods_are_ranked_one_a_line():
+    rows = [
+        {"label": f"method {i}", "accuracy": 80 + i, "trainable": 10**i, "percent": i, "std": 0.5}
+        for i in range(12)
+    ]
+    figure = comparison(rows)
+    left, right = figure.axes
+    assert [t.get_text() for t in left.get_yticklabels()] == [r["label"] for r in rows]
+    texts = [t.get_text() for t in right.get_yticklabels()]
+    assert texts[0] == "80.0 ± 0.5    0.0 %" and texts[-1] == "91.0 ± 0.5   11.0 %"
+    figure.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in right.get_yticklabels()]
+    assert max(b.x1 for b in boxes) <= figure.bbox.x1
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

@@ -206,8 +206,9 @@ PRESETS = {
         # What the Google ViT files were trained with: the choice for new experiments
         Preset("inception", *HALF, "pil_bilinear"),
         Preset("inception_crop", *HALF, "pil_bilinear", "short", (8, 7), ("random_crop", "flip")),
-        # What MAE, Swin and ConvNeXt are evaluated with on ImageNet; MoCo-v3 and ResNet bilinearly
-        Preset("imagenet", *IMAGENET, "pil_bicubic", "short", (8, 7), ("random_crop", "flip")),
+        # What MAE, MoCo v3, Swin and convolutional networks were trained with, as inception above
+        Preset("imagenet", *IMAGENET, "pil_bicubic"),
+        Preset("imagenet_crop", *IMAGENET, "pil_bicubic", "short", (8, 7), ("random_crop", "flip")),
         # MoP-CLIP and zero-shot CLIP
         Preset("clip", *CLIP, "pil_bicubic", "short"),
         # MS-VP

@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-# Okabe and Ito (2008): told apart with any colour vision, and in grey. Without the yellow, which
-# is too light for text.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-GREY = "#666666"
-SIZE = 9.0  # points, of all text
+from vpjax.draw.ranking import ranking
+from vpjax.draw.style import GREY, PALETTE, SIZE, figure_of, plain
+
+MANY = 9  # methods, above which a plane gets too full to label
 
 # Panel: title of its axis, (key, name beside the line, colour), share of the height.
 _PANELS = (
@@ -56,10 +54,10 @@ def curves(rows: Sequence[dict[str, Any]], title: str = "") -> Figure:
         )
 
     heights = [height for *_, height in panels]
-    figure = _figure(5.6, 0.8 + 0.62 * sum(heights))
+    figure = figure_of(5.6, 0.8 + 0.62 * sum(heights))
     grid = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (label, found, height) in zip(grid, panels, strict=True):
-        _plain(axes)
+        plain(axes)
         axes.set_ylabel(label, fontsize=SIZE)
         if height < 2:  # no room for more ticks than the peak
             peak = max(np.nanmax(y) for _, y, *_ in found) or 1.0
@@ -93,6 +91,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
 
     A row has `label`, `accuracy` (mean, %), `trainable` (a count) and perhaps `std` (%), drawn as
     an error bar; other keys are left alone. A method that trains nothing is a horizontal line.
+    More than 9 rows are drawn one below the other instead, see `vpjax.draw.ranking`.
     Raises: ValueError if there is no row, or one has no finite accuracy.
     """
     if not rows:
@@ -102,13 +101,15 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
             raise ValueError(
                 f"{row.get('label')!r} has accuracy {row.get('accuracy')}; expected a mean in %"
             )
-    figure = _figure(5.6, 3.6)
+    stds = [row["std"] if _finite(row.get("std")) else 0.0 for row in rows]
+    if len(rows) > MANY:
+        return ranking(rows, stds)
+    figure = figure_of(5.6, 3.6)
     axes = figure.subplots()
-    _plain(axes)
+    plain(axes)
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters", fontsize=SIZE)
     axes.set_ylabel("accuracy (%)", fontsize=SIZE)
-    stds = [row["std"] if _finite(row.get("std")) else 0.0 for row in rows]
     _limits(axes, rows, stds)
 
     for i, (row, std) in enumerate(zip(rows, stds, strict=True)):
@@ -136,19 +137,6 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 # Parts
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")  # inches
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=SIZE - 1)
 
 
 def _ink(colour: str) -> tuple[float, ...]:

@@ -125,4 +125,13 @@ KNOWN: dict[str, Known] = {
     "resnet50_in1k": _resnet("50", "0676ba61"),
     "resnet101_in1k": _resnet("101", "63fe2227"),
     "resnet152_in1k": _resnet("152", "394f9c45"),
+    "alexnet_in1k": Known(
+        f"{_TORCH}/alexnet-owt-7be5be79.pth",
+        "alexnet-owt-7be5be79.pth",
+        "imagenet",
+        "",
+        "AlexNet, supervised ImageNet-1k, torchvision, for method.side_weights (arXiv 1404.5997)",
+        "sha256:7be5be79",
+        "",  # no backbone here
+    ),
 }
