@@ -180,7 +180,8 @@ def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple
     pixels = experiment.on_device(config, recipe.preset, recipe.image_size, train=True)
     state = init_state(parts.trainable, parts.stats, optimiser, config.seed)
     state, frozen = sharding.replicate((state, parts.frozen), recipe.mesh)
-    return make_train_step(graph, optimiser, pixels, plan.steps, config.remat), (state, frozen)
+    forms = {"remat": config.remat, "segments": config.remat_segments}
+    return make_train_step(graph, optimiser, pixels, plan.steps, **forms), (state, frozen)
 
 
 def make_eval(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple]:

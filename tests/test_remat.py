@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests import cases
 from vpjax.backbones.vit import ViT
 from vpjax.context import Context
 from vpjax.errors import UserError
@@ -87,9 +86,3 @@ def test_segments_cover_the_layers_in_nearly_equal_shares(count):
 def test_choices_that_cannot_be(remat, segments, match):
     with pytest.raises(UserError, match=match):
         gradient(remat, segments)
-
-
-def test_layers_that_change_running_averages_are_not_run_twice():
-    found = cases.make("resnet", "full")
-    with pytest.raises(UserError, match="cannot be run twice"):
-        cases.outputs(found, jnp.zeros((2, 16, 16, 3)), Context(key=jax.random.key(0)), "full")
