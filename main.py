@@ -3,6 +3,7 @@
     python main.py                                                 the first run, offline
     python main.py --config configs/vpt_cifar.py --workdir DIR     train, or go on training, in DIR
     python main.py --mode eval --workdir DIR                       evaluate what DIR has trained
+    python main.py --mode draw --workdir DIR --image 3             pictures of what DIR has learnt
     python main.py --mode class_embeddings --config ...            write prompts' starting points
 
 Any key of a config can be set: --config.method.num_tokens=10.
@@ -16,7 +17,7 @@ from ml_collections import config_flags
 
 HOME = Path(__file__).resolve().parent
 RECIPES = [p for p in (HOME / "configs").glob("*.py") if p.stem not in ("__init__", "base")]
-MODES = ("train", "eval", "class_embeddings")
+MODES = ("train", "eval", "draw", "class_embeddings")
 
 FIRST_RUN = str(HOME / "configs" / "digits.py")
 
@@ -24,6 +25,8 @@ FIRST_RUN = str(HOME / "configs" / "digits.py")
 CONFIG = config_flags.DEFINE_config_file("config", None, f"A recipe. Default: {FIRST_RUN}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/<recipe>.")
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
+IMAGE = flags.DEFINE_integer("image", 0, "--mode draw: which image of the test split.")
+PATCH = flags.DEFINE_list("patch", None, "--mode draw: row,column of a patch. Default: the middle.")
 
 
 def main(arguments: list[str]) -> None:
@@ -38,7 +41,8 @@ def main(arguments: list[str]) -> None:
         raise cli.unknown("recipe", str(recipe), (f"configs/{p.name}" for p in RECIPES))
     overrides = set(config_flags.get_override_values(flag))
     folder = Path(WORKDIR.value or Path("runs") / recipe.stem).expanduser()
-    cli.dispatch(MODE.value, MODES, CONFIG.value, overrides, folder)
+    picture = {"image": IMAGE.value, "patch": PATCH.value}
+    cli.dispatch(MODE.value, MODES, CONFIG.value, overrides, folder, picture)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict, config_dict
 
 from vpjax.config import section
+from vpjax.errors import UserError, unknown
 
 
 def get_config() -> ConfigDict:
@@ -25,7 +26,10 @@ def get_config() -> ConfigDict:
     config.data.eval_batch_size = 0  # images; 0: batch_size
 
     config.train = ConfigDict()
-    config.train.batch_size = 128  # images, over all devices
+    config.train.batch_size = 128  # images of a step, over all devices
+    config.train.accumulate = 1  # parts a batch is worked through in, to save memory
+    config.train.remainder = "join"  # images that fill no batch: "join" the next epoch's, or "drop"
+    config.train.reshuffle = True  # False: every epoch has the order of the first
     config.train.epochs = 100.0
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
@@ -47,6 +51,7 @@ def get_config() -> ConfigDict:
     config.optim.bias_multiplier = 1.0  # of the rate, for names with "bias" but the head's last
     config.optim.schedule = "cosine"  # also "cosine_hardrestart", "constant", "plateau"
     config.optim.warmup_epochs = 10.0
+    config.optim.warmup_from_zero = False  # True: the first step's rate is 0, the last's the peak
     config.optim.min_lr = 0.0  # where a cosine ends
     config.optim.cycles = 1  # cosine_hardrestart: cosines one after the other
     config.optim.plateau_factor = 0.1  # plateau: what the rate is multiplied with
@@ -77,3 +82,21 @@ def backbone(name: str, weights: str = "", head: str = "new", **options) -> Conf
     out.weights = weights
     out.head = head
     return out
+
+
+def choices(label: str, **defaults: str) -> dict[str, str]:
+    """Reads what follows a recipe's name: "task=svhn,mode=train_val", or "svhn" for the first key.
+
+    Raises: UserError for a key that is not among the defaults.
+    """
+    found = dict(defaults)
+    for part in filter(None, label.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            key, value = next(iter(defaults)), part
+        if key not in defaults:
+            raise unknown("choice of the recipe", key, defaults)
+        if not value:
+            raise UserError(f"the recipe's choice {part!r} has no value")
+        found[key] = value
+    return found

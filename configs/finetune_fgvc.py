@@ -25,12 +25,13 @@ from configs import base, finetune_vtab, vpt_fgvc
 GRID = finetune_vtab.GRID
 
 
-def get_config(data: str = "cub") -> ConfigDict:
-    """Returns the recipe of a data set."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of a data set: "cub" or "task=cub"."""
+    task = base.choices(label, task="cub")["task"]
     config = base.get_config()
     config.method = base.section("methods", "finetune.Full")
-    vpt_fgvc.fgvc(config, data)
+    vpt_fgvc.fgvc(config, task)
     config.train.batch_size = 128
-    lr = {"cars": 0.0375, "flowers": 0.001}.get(data, 0.00375)
+    lr = {"cars": 0.0375, "flowers": 0.001}.get(task, 0.00375)
     config.optim.update(name="adamw", lr=lr, lr_per=384, weight_decay=0.01, warmup_epochs=10.0)
     return config

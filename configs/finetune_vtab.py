@@ -34,8 +34,9 @@ GRID = {
 }
 
 
-def get_config(task: str = "cifar100") -> ConfigDict:
-    """Returns the recipe of a task."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of a task: "svhn" or "task=svhn"."""
+    task = base.choices(label, task="cifar100")["task"]
     config = base.get_config()
     config.method = base.section("methods", "finetune.Full")
     vpt_vtab.vtab(config, task)

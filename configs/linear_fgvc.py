@@ -20,11 +20,12 @@ from configs import base, vpt_fgvc
 GRID = {key: values for key, values in vpt_fgvc.GRID.items() if key.startswith("optim.")}
 
 
-def get_config(data: str = "cub") -> ConfigDict:
-    """Returns the recipe of a data set."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of a data set: "cub" or "task=cub"."""
+    task = base.choices(label, task="cub")["task"]
     config = base.get_config()
     config.method = base.section("methods", "finetune.Linear")
-    vpt_fgvc.fgvc(config, data)
+    vpt_fgvc.fgvc(config, task)
     config.train.batch_size = 2048
     config.data.eval_batch_size = 256
     config.optim.update(name="sgd", lr=1.0, lr_per=256, weight_decay=0.001, warmup_epochs=10.0)

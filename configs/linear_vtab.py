@@ -26,8 +26,9 @@ from configs import base, vpt_vtab
 GRID = {key: values for key, values in vpt_vtab.GRID.items() if key.startswith("optim.")}
 
 
-def get_config(task: str = "cifar100") -> ConfigDict:
-    """Returns the recipe of a task."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of a task: "svhn" or "task=svhn"."""
+    task = base.choices(label, task="cifar100")["task"]
     config = base.get_config()
     config.method = base.section("methods", "finetune.Linear")
     vpt_vtab.vtab(config, task)

@@ -38,25 +38,26 @@ GRID = {
 }
 
 
-def get_config(data: str = "cub") -> ConfigDict:
-    """Returns the recipe of a data set."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of a data set: "cub" or "task=cub"."""
+    task = base.choices(label, task="cub")["task"]
     config = base.get_config()
-    fgvc(config, data)
+    fgvc(config, task)
     config.method.update(num_tokens=50, deep=True, dropout=0.1)
     config.train.batch_size = 128
     config.optim.update(name="sgd", lr=5.0, lr_per=256, weight_decay=0.001, warmup_epochs=10.0)
     return config
 
 
-def fgvc(config: ConfigDict, data: str) -> None:
+def fgvc(config: ConfigDict, task: str) -> None:
     """Sets what every published run on fine-grained data shares.
 
     Raises: UserError if there is no such data set.
     """
-    if data not in SETS:
-        raise unknown("fine-grained data set", data, SETS)
+    if task not in SETS:
+        raise unknown("fine-grained data set", task, SETS)
     config.method.head_init = "classes"
-    name, train, val, test = SETS[data]
+    name, train, val, test = SETS[task]
     config.data.update(name=name, train=train, val=val, test=test, preset="vpt_fgvc")
     config.train.epochs = 100.0
     config.dtype = "bfloat16"

@@ -41,8 +41,9 @@ GRID = {
 }
 
 
-def get_config(task: str = "cifar100") -> ConfigDict:
-    """Returns the recipe of a task."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe of a task: "svhn" or "task=svhn"."""
+    task = base.choices(label, task="cifar100")["task"]
     config = base.get_config()
     vtab(config, task)
     tokens, lr, decay = TUNED.get(task, START[TASKS[task].group])

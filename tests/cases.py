@@ -13,6 +13,7 @@ from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.context import Context
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
@@ -78,12 +79,13 @@ METHODS = {
     "prepend_pixel": (PrependPixel, {"num_tokens": 2}),
     "pad": (Pad, {"num_tokens": 2}),
     "below": (Below, {"num_tokens": 2}),
+    "sa2vp": (SA2VP, {"inter_dim": 4, "inter_weight": 0.5}),
 }
 # Every method on a ViT; on every other backbone one method of each kind that suits it.
 ANYWHERE = ("linear", "full", "bias", "partial")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
-SUITED = {"vit": tuple(METHODS), "convnext": CONV, "resnet": CONV}
+SUITED = {"vit": tuple(METHODS), "swin": (*SOME, "sa2vp"), "convnext": CONV, "resnet": CONV}
 PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]
 # What is compiled once more, for 8 devices or rematerialised: methods that differ in how they run.
 RUN_ALIKE = ("mlp_head", "cls_token", "vpt_deep_project", "vpt_last", "vpt_bias", "vpt_cls")

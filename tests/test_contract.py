@@ -108,7 +108,8 @@ def test_every_remat_policy_changes_nothing(remat):
 def same(one, other, atol):
     np.testing.assert_allclose(one[0], other[0], rtol=max(atol, 1e-6))
     for name, value in one[1].trainable.items():
-        np.testing.assert_allclose(value, other[1].trainable[name], atol=atol, err_msg=name)
+        limits = {"rtol": atol, "atol": atol}
+        np.testing.assert_allclose(value, other[1].trainable[name], **limits, err_msg=name)
 
 
 @pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)

@@ -69,9 +69,14 @@ def innermost(error: BaseException) -> str:
 
 
 def dispatch(
-    mode: str, modes: tuple[str, ...], config: ConfigDict, overrides: set[str], folder: Path
+    mode: str,
+    modes: tuple[str, ...],
+    config: ConfigDict,
+    overrides: set[str],
+    folder: Path,
+    picture: dict[str, Any],
 ) -> None:
-    """Does what --mode says."""
+    """Does what --mode says; `picture` is for "draw"."""
     from vpjax import search
     from vpjax.train.fit import evaluate_run, fit
     from vpjax.train.workdir import read_result
@@ -84,6 +89,11 @@ def dispatch(
         result = evaluate_run(folder)
         log.info("%s", report.one_line(result))
         report.compare_with_recorded(result, read_result(folder))
+        return
+    if mode == "draw":
+        from vpjax.draw.run import draw_run
+
+        draw_run(folder, picture["image"], place(picture["patch"]))
         return
     config = settle(config, overrides)
     if mode == "class_embeddings":
@@ -102,6 +112,20 @@ def dispatch(
         fit(config, folder)
         log.info("files     %s", folder)
         say_how_to_evaluate(folder)
+
+
+def place(words: list[str] | None) -> tuple[int, int] | None:
+    """Reads "row,column".
+
+    Raises: UserError if that is not two numbers.
+    """
+    if not words:
+        return None
+    if len(words) != 2 or not all(w.isdigit() for w in words):
+        raise UserError(
+            f"--patch={','.join(words)} is no place; give row,column, such as --patch=3,5"
+        )
+    return int(words[0]), int(words[1])
 
 
 def say_how_to_evaluate(folder: Path) -> None:

@@ -33,6 +33,12 @@ class Context:
         key = None if self.key is None else jax.random.fold_in(self.key, i)
         return dataclasses.replace(self, layer=i, key=key, keep=keep)
 
+    def branch(self, tag: str) -> "Context":
+        """Returns a context with randomness of its own, for another pass through the same layer."""
+        if self.key is None:
+            return self
+        return dataclasses.replace(self, key=jax.random.fold_in(self.key, zlib.crc32(tag.encode())))
+
     def tap(self, site: str, y: jax.Array, x: jax.Array) -> jax.Array:
         """Lets the method see, and replace, the output `y` a site computed from `x`."""
         return self.hook(site, y, x, self)

@@ -2,11 +2,12 @@
 
     features -> [ Dense -> ReLU -> BatchNorm -> Dropout 0.1 ] x hidden -> Dense -> logits
 
-Two ways to begin:
+Three ways to begin:
 
     zero     weights and bias 0: every class equally likely, the first step already useful
     classes  weights N(0, 2 / C), bias -ln 99: what VPT's published numbers were made with
              (Jia et al. 2022, arXiv 2203.12119; its code takes the number of classes for fan-out)
+    normal   weights N(0, 0.02^2), bias U(-1, 1) / sqrt(D): SA2VP's code (arXiv 2312.10376)
 
 Logits are float32 whatever the backbone computes in.
 """
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float
 from vpjax.context import Context
 from vpjax.errors import unknown
 
-INITS = ("zero", "classes")
+INITS = ("zero", "classes", "normal")
 
 
 class Head(nnx.Module):
@@ -34,6 +35,10 @@ class Head(nnx.Module):
         shape = (dim, num_classes)
         if init == "zero":
             kernel, bias = jnp.zeros(shape), jnp.zeros(num_classes)
+        elif init == "normal":
+            kernel = 0.02 * jax.random.normal(rngs.params(), shape)
+            bound = 1 / math.sqrt(dim)
+            bias = jax.random.uniform(rngs.params(), (num_classes,), minval=-bound, maxval=bound)
         else:
             kernel = math.sqrt(2 / num_classes) * jax.random.normal(rngs.params(), shape)
             bias = jnp.full(num_classes, -math.log(99.0), jnp.float32)

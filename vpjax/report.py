@@ -142,6 +142,7 @@ def facts(experiment: "Experiment") -> dict[str, Any]:
         "dtype": config.dtype,
         "attention": e.attention,
         "remat": config.remat,
+        "remat_segments": config.remat_segments,
         "seed": config.seed,
         "devices": [d.device_kind for d in e.mesh.devices.flat],
         "versions": versions(),

@@ -230,3 +230,12 @@ def test_threads_end_with_the_iterator():
     for thread in started:
         thread.join(timeout=5)
     assert not any(thread.is_alive() for thread in started)
+
+
+def test_without_reshuffling_every_epoch_repeats_the_first():
+    train = Loader(numbered(10), 5, DIGITS, 4, reshuffle=False)
+    orders = [np.concatenate([train.indices(2 * e), train.indices(2 * e + 1)]) for e in range(3)]
+    np.testing.assert_array_equal(orders[0], orders[1])
+    np.testing.assert_array_equal(orders[0], orders[2])
+    again = Loader(numbered(10), 5, DIGITS, 4)
+    assert not np.array_equal(again.indices(0), again.indices(2))

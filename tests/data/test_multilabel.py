@@ -84,7 +84,7 @@ def test_stored_sets(voc, tmp_path):
     source = open_source("voc/2007", "train", voc)
     assert source.multilabel and source.num_classes == 20 and source.classes[0] == "aeroplane"
     assert sorted(source.labels().sum(1)) == sorted(i % 4 for i in range(12))
-    assert source._records.__getitems__([0])[0].file.startswith("file-")
+    assert source.records.__getitems__([0])[0].file.startswith("file-")
     folder = tfds.find("voc/2007", voc)
     assert tfds.read(folder, "train", label="labels_no_difficult").multilabel
     shutil.copytree(voc, tmp_path / "data")

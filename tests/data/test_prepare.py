@@ -240,7 +240,7 @@ def test_flowers(tmp_path):
     scipy.io.savemat(tmp_path / "setid.mat", sets)
     prepare.prepare("oxford_flowers102", tmp_path / "data", manual_dir=tmp_path)
     train = open_source("oxford_flowers102", "train", tmp_path / "data")
-    records = train._records.__getitems__([0, 1])
+    records = train.records.__getitems__([0, 1])
     assert {(r.file, r.label) for r in records} == {("image_00005.jpg", 4), ("image_00001.jpg", 0)}
     assert all(r.image == jpegs[r.file] for r in records)
 

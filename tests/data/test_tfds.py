@@ -83,7 +83,7 @@ def test_tfrecord_cut_short(data_dir, tmp_path):
 
 def test_an_example_that_names_its_file(data_dir):
     source = open_source("oxford_flowers102", "train", data_dir)
-    assert source._records.__getitems__([0])[0].file.startswith("file-")
+    assert source.records.__getitems__([0])[0].file.startswith("file-")
 
 
 def test_old_version_on_disk_wins(tmp_path):

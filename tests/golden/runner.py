@@ -58,8 +58,10 @@ def check(path: Path) -> tuple[bool, str]:
 
 def handler(meta: dict):
     """Returns the function (meta, arrays, folder) -> comparisons for a case's kind."""
-    from tests.golden import data, metrics, model, solver
+    from tests.golden import data, metrics, model, sa2vp, solver
 
+    if str(meta.get("method")).startswith("sa2vp"):
+        return sa2vp.compare
     if "optimizer" in meta:
         return solver.compare
     for start, compare in (("metrics", metrics.compare), ("data_", data.compare)):

@@ -237,3 +237,13 @@ def test_a_cosine_may_end_above_zero():
 def test_choices_that_cannot_be_meant(changes, match):
     with pytest.raises(UserError, match=match):
         make_optimiser(optim(**changes), NAMES, Plan(10, 1, 1))
+
+
+def test_a_warm_up_from_zero_reaches_the_peak_at_its_end():
+    """SA2VP's schedule, with the values its specification gives for 25 steps an epoch."""
+    config = optim(lr=1e-3, warmup_epochs=10.0, min_lr=1e-7, warmup_from_zero=True)
+    rates = np.asarray(schedule(config, Plan(2500, 25, 40), False)(np.arange(2500)), np.float64)
+    assert rates[0] == 0
+    expected = {1: 4.01606e-6, 249: 1e-3, 250: 1e-3, 1375: 5.0005e-4, 2499: 1.00487e-7}
+    for step, rate in expected.items():
+        assert rates[step] == pytest.approx(rate, rel=2e-4), step

@@ -65,7 +65,10 @@ class Backbone(Protocol):
         """Stem or patch projection."""
 
     def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Adds positions and the class token: also for a grid that did not come from pixels."""
+        """Adds positions and the class token: also for a grid that did not come from pixels.
+
+        Where there is a class token, a third argument (B extra D) takes its place.
+        """
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """Last norm and pooling; with `over`, the mean of those tokens takes pooling's place."""

@@ -109,10 +109,16 @@ class ViT(nnx.Module):
         """Patches of the image, projected."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
-    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Puts the class token first and adds a position to every token."""
+    def place(
+        self,
+        patches: Float[Array, "B h w D"],
+        ctx: Context,
+        cls: Float[Array, "B 1 D"] | None = None,
+    ) -> Tokens:
+        """Puts the class token first, or `cls`, and adds a position to every token."""
         batch, h, w, dim = patches.shape
-        cls = over_batch(self.cls_token[...], batch).astype(patches.dtype)
+        if cls is None:
+            cls = over_batch(self.cls_token[...], batch).astype(patches.dtype)
         x = jnp.concatenate([cls, patches.reshape(batch, h * w, dim)], axis=1)  # B (1 + h w) D
         return Tokens(x + self.pos_embed[...].astype(x.dtype), extra=1, grid=(h, w))
 

@@ -35,7 +35,7 @@ class Loader:
     `batch_size` counts the images of all processes together. `remainder` says what becomes of the
     images that do not fill a batch: "join" (training's default) lets a batch span two epochs,
     "drop" leaves them out, "keep" makes a short last batch, padded and masked; "pad" (evaluation)
-    does the same in one pass.
+    does the same in one pass. `reshuffle=False` repeats the order of the first epoch.
 
     Images are kept in memory where they fit in 2 GiB. Every label is then checked right here, and
     images of equal size are all decoded; photos are decoded when first used, unless training crops
@@ -59,9 +59,11 @@ class Loader:
         process_index: int = 0,
         process_count: int = 1,
         remainder: str | None = None,
+        reshuffle: bool = True,
     ):
         self.source, self.preset, self.image_size = source, preset, image_size
         self.batch_size, self.seed, self.train = batch_size, seed % 2**64, train
+        self.reshuffle = reshuffle
         self.remainder = remainder or ("join" if train else "pad")
         self._check(process_index, process_count)
         share = batch_size // process_count
@@ -172,6 +174,7 @@ class Loader:
         n = len(self.source)
         if not self.train:
             return np.arange(n)
+        epoch = epoch if self.reshuffle else 0
         # Sorted raw bits: numpy promises these for ever, unlike its own permutation.
         bits = np.random.Philox(key=[self.seed, 0], counter=[0, 0, 0, epoch]).random_raw(n)
         return np.argsort(bits, kind="stable")

@@ -66,7 +66,7 @@ def prepare(config: ConfigDict) -> Experiment:
     num_classes = sources["train"].num_classes
     criterion = make_criterion(config, sources["train"])
     mesh = sharding.make_mesh(config.mesh.data)
-    sharding.check_batch(config.train.batch_size, mesh)
+    sharding.check_batch(config.train.batch_size // config.train.accumulate, mesh)
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
     parts, loaded = build.build(config, num_classes, attention)
     name = preset_name(config)
@@ -136,6 +136,8 @@ def loader(experiment: Experiment, split: str) -> Loader:
             train=training,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            remainder=config.train.remainder if training else None,
+            reshuffle=config.train.reshuffle,
         )
     return experiment.loaders[split]
 
@@ -166,8 +168,10 @@ def make_criterion(config: ConfigDict, train: Source) -> Callable:
 
 
 def make_plan(config: ConfigDict, examples: int) -> optim.Plan:
-    """Returns the length of the run; an epoch's batches may span into the next epoch."""
+    """Returns the length of the run; a joined batch may span into the next epoch."""
     per_epoch = math.ceil(examples / config.train.batch_size)
+    if config.train.remainder == "drop":
+        per_epoch = examples // config.train.batch_size
     steps = config.train.steps
     if steps is None:
         steps = round(config.train.epochs * per_epoch)
@@ -209,6 +213,11 @@ def check(config: ConfigDict) -> None:
         raise UserError("data.train is empty; give a split, such as 'train'")
     if (config.train.select == "best" or config.train.patience) and not config.data.val:
         raise UserError("train.select='best' and train.patience need data.val, which is empty")
+    if config.train.remainder not in ("join", "drop"):
+        raise unknown("train.remainder", config.train.remainder, ("join", "drop"))
+    parts, whole = config.train.accumulate, config.train.batch_size
+    if parts < 1 or whole % parts:
+        raise UserError(f"train.accumulate is {parts}; it must divide train.batch_size, {whole}")
     if config.optim.schedule == "plateau" and not config.data.val:
         raise UserError("optim.schedule='plateau' needs data.val, which is empty")
     for key in ("log_every", "eval_every", "epochs"):

@@ -190,10 +190,13 @@ def compiled(experiment: Experiment, state: step.State, batch: dict) -> Callable
         config.remat,
         experiment.criterion,
         config.remat_segments,
+        config.train.accumulate,
     )
     begin = time.perf_counter()
     out = train_step.lower(state, experiment.frozen, batch).compile()
-    report.cost(out, time.perf_counter() - begin, experiment.plan.batch_size)
+    # The compiler counts the parts of a batch that is worked through in several as one.
+    counted = experiment.plan.batch_size // config.train.accumulate
+    report.cost(out, time.perf_counter() - begin, counted)
     return out
 
 

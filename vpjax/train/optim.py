@@ -143,6 +143,8 @@ def schedule(config: ConfigDict, plan: Plan, parity: bool) -> Callable:
         now = step // per_epoch
         # Off parity the first step already learns.
         rising = (now if parity else now + 1) / max(1, warmup)
+        if config.warmup_from_zero and not parity:
+            rising = now / max(1, warmup - 1)
         progress = (now - warmup) / max(1, total - warmup)
         falling = 1.0
         if config.schedule == "cosine":

@@ -60,34 +60,57 @@ def make_train_step(
     remat: str = "none",
     criterion: Callable = losses.softmax,
     segments: int = 0,
+    accumulate: int = 1,
 ) -> Callable:
     """Returns step(state, frozen, batch) -> state, metrics; `state` is donated.
 
     A batch is {"image": uint8 B H W C, "label": int32 B or B C, "mask": bool B}; the loss is the
     mean over images whose mask is set. Accuracy is among the metrics if images have one class.
-    `remat` and `segments` are those of `vpjax.model.run`.
+    `remat` and `segments` are those of `vpjax.model.run`. `accumulate=k` works through a batch in k
+    parts, one after the other, and adds up their gradients: less memory, the same step.
     Raises, when traced: UserError for a choice of these that cannot be.
     """
 
-    def train_step(state, frozen, batch):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    def gradient(state, stats, frozen, batch, key):
+        """Returns the gradient of a part of a batch, its numbers, and running averages after it."""
         images = prepare(batch["image"], jax.random.fold_in(key, 0))
         progress = state.step / steps
         ctx = Context(key=jax.random.fold_in(key, 1), progress=progress, criterion=criterion)
-        weight = batch["mask"] / jnp.maximum(1, batch["mask"].sum())
-        labels, single = batch["label"], batch["label"].ndim == 1
+        weight, labels = batch["weight"], batch["label"]
 
         def loss_fn(trainable):
-            model = put_together(graph, trainable, state.stats, frozen)
+            model = put_together(graph, trainable, stats, frozen)
             out = model(images, ctx, remat, segments)
             loss = (model.method.loss(out, labels, ctx) * weight).sum()
             numbers = {"loss": loss}
-            if single:
+            if labels.ndim == 1:
                 correct = out["logits"].argmax(-1) == labels
                 numbers["accuracy"] = 100 * (correct * weight).sum()
             return loss, (numbers, take_apart(model).stats)
 
         (_, (numbers, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+        return (grads, numbers), stats
+
+    def train_step(state, frozen, batch):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        weight = batch["mask"] / jnp.maximum(1, batch["mask"].sum())
+        batch = {"image": batch["image"], "label": batch["label"], "weight": weight}
+        if accumulate == 1:
+            (grads, numbers), stats = gradient(state, state.stats, frozen, batch, key)
+        else:
+            # Every k-th image: each part is spread over all devices as the batch is.
+            parts = {k: v.reshape(-1, accumulate, *v.shape[1:]) for k, v in batch.items()}
+            part = lambda i: {k: v[:, i] for k, v in parts.items()}  # noqa: E731
+
+            def add(carried, i):
+                total, stats = carried
+                more, stats = gradient(state, stats, frozen, part(i), jax.random.fold_in(key, i))
+                return (jax.tree.map(jnp.add, total, more), stats), None
+
+            like, _ = jax.eval_shape(lambda: gradient(state, state.stats, frozen, part(0), key))
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+            start = nothing, state.stats
+            ((grads, numbers), stats), _ = jax.lax.scan(add, start, jnp.arange(accumulate))
         updates, opt = optimiser.update(grads, state.opt, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         numbers["grad_norm"] = optax.tree.norm(grads)
