@@ -29,8 +29,8 @@ IMAGE = flags.DEFINE_integer("image", 0, "--mode draw: which image of the test s
 PATCH = flags.DEFINE_list("patch", None, "--mode draw: row,column of a patch. Default: the middle.")
 
 
-def main(arguments: list[str]) -> None:
-    """Dispatches on --mode."""
+def main(arguments: list[str], chosen: dict) -> None:
+    """Dispatches on --mode; `chosen` are the config's sections that the command line renames."""
     from vpjax import cli
 
     if len(arguments) > 1:
@@ -39,10 +39,9 @@ def main(arguments: list[str]) -> None:
     recipe = Path(config_flags.get_config_filename(flag).partition(":")[0])
     if not recipe.exists():
         raise cli.unknown("recipe", str(recipe), (f"configs/{p.name}" for p in RECIPES))
-    overrides = set(config_flags.get_override_values(flag))
     folder = Path(WORKDIR.value or Path("runs") / recipe.stem).expanduser()
     picture = {"image": IMAGE.value, "patch": PATCH.value}
-    cli.dispatch(MODE.value, MODES, CONFIG.value, overrides, folder, picture)
+    cli.dispatch(MODE.value, MODES, CONFIG.value, chosen, folder, picture)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every way of VPT's paper to adapt a backbone, side by side: offline, minutes on two CPU cores.
+"""Every way to adapt a frozen backbone, side by side: offline, minutes on two CPU cores.
 
     python main.py --config configs/digits_baselines.py --workdir runs/baselines
 
@@ -36,6 +36,7 @@ RUNS = {
     "add": ("vpt_input.Add", {}, 0.03),
     "prepend_pixel": ("vpt_input.PrependPixel", {"num_tokens": 8}, 0.05),
     "pad": ("vpt_input.Pad", {"num_tokens": 2}, 0.05),
+    "sa2vp": ("sa2vp.SA2VP", {}, 1e-2),
     "below": ("vpt_input.Below", {"num_tokens": 2}, 0.01),
 }
 

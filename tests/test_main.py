@@ -194,6 +194,8 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
         (["--config.method.name=finetun.Linear"], "Did you mean 'finetune.Linear'"),
         (["--config.backbone.variant=Q/16"], "unknown ViT variant"),
         (["--config.backbone.weights=vit_b16_in21"], "vit_b16_in21k"),
+        (["--config.method.name=finetune.Linear", "--config.method.k=1"], "head_hidden"),
+        (["--config.backbone.name=swin.Swin", "--config.backbone.wndow=1"], "'window'"),
         (["--config.optim.name=adamx"], "Did you mean 'adam'"),
         (["--config.attention=cudnn"], "cannot run: the device is cpu"),
         (["--config.remat=ful"], "Did you mean 'full'"),
@@ -229,6 +231,19 @@ def test_a_method_changed_on_the_command_line_keeps_what_fits(tmp_path):
     )
     assert done.returncode == 0, done.stderr_text
     assert result(tmp_path)["trainable"] == 245
+
+
+def test_a_method_named_on_the_command_line_brings_its_options(tmp_path):
+    done = main(
+        "--config=configs/digits.py:vpt_deep",
+        "--config.method.name=adapter.Adapter",
+        "--config.method.reduction=8",
+        f"--workdir={tmp_path}",
+        "--config.train.steps=4",
+    )
+    assert done.returncode == 0, done.stderr_text
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["method"]["reduction"] == 8 and "num_tokens" not in config["method"]
 
 
 def test_evaluating_what_was_never_trained(tmp_path):

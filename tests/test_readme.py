@@ -31,6 +31,11 @@ EXPECTED = {
     "python -m vpjax.weights.convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
     "python main.py --mode class_embeddings --config configs/digits.py:vpt_deep "
     "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 prototypes", 0),
+    "python main.py --mode draw --workdir runs/baselines/sa2vp/seed0 --image 3 --patch 0,1": (
+        [],
+        "prompt_map.png",
+        0,
+    ),
     "python -m tests.golden tests/golden/data/vpt": (["--only=vit_de*"], " 0 failed", 0),
     "python -m benchmarks.step --config configs/digits.py:vpt_deep": ([], "images/s", 0),
     "python main.py --config configs/digits_pretrain.py --config.export=digits_vit.npz": (

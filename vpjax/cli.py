@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, 
 128 + n stopped by signal n, everything saved.
 """
 
+import ast
 import logging
+import re
 import shlex
 import sys
 import warnings
@@ -25,6 +27,8 @@ from vpjax.train.stop import Stopped
 
 log = logging.getLogger(__name__)
 
+SECTIONS = ("method", "backbone")  # of a config, whose `name` is a class
+
 
 def run(main: Callable, app: Any, recipe: str) -> None:
     """Runs `main` under absl, with `recipe` where no --config is given.
@@ -32,9 +36,11 @@ def run(main: Callable, app: Any, recipe: str) -> None:
     What a user can mend becomes one message.
     """
     report.to_screen()
+    sys.argv[:] = with_recipe(sys.argv, recipe)
+    chosen = another_class(sys.argv)  # ml_collections reads sys.argv itself
     warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
     try:
-        app.run(main, flags_parser=lambda argv: parse(with_recipe(argv, recipe)))
+        app.run(lambda rest: main(rest, chosen), flags_parser=lambda argv: parse(sys.argv))
     except Stopped as e:
         log.info("%s", e)
         sys.exit(128 + e.number)
@@ -48,6 +54,36 @@ def with_recipe(argv: list[str], recipe: str) -> list[str]:
     if any(a.lstrip("-").split("=")[0] == "config" for a in argv[1:]):
         return argv
     return [argv[0], f"--config={recipe}", *argv[1:]]
+
+
+def another_class(argv: list[str]) -> dict[str, dict[str, Any]]:
+    """Takes from the command line the sections that it gives another `name`, and returns them.
+
+    What options such a section has, only its class knows, so they are no flags: values are Python
+    literals, or else text.
+    """
+    option = re.compile(rf"--?config\.({'|'.join(SECTIONS)})\.(\w+)(?:=(.*))?", re.DOTALL)
+    found = [(i, m) for i, m in enumerate(map(option.fullmatch, argv)) if m]
+    renamed = {m[1] for _, m in found if m[2] == "name"}
+    chosen, taken = {part: {} for part in renamed}, set()
+    for i, m in found:
+        if m[1] in renamed:
+            taken.add(i)
+            value = m[3]
+            if value is None and i + 1 < len(argv) and not argv[i + 1].startswith("-"):
+                taken.add(i + 1)
+                value = argv[i + 1]
+            chosen[m[1]][m[2]] = True if value is None else literal(value)
+    argv[:] = [a for i, a in enumerate(argv) if i not in taken]
+    return chosen
+
+
+def literal(text: str) -> Any:
+    """Returns the Python literal that `text` is, else `text`."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (SyntaxError, ValueError):
+        return text
 
 
 def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -72,11 +108,11 @@ def dispatch(
     mode: str,
     modes: tuple[str, ...],
     config: ConfigDict,
-    overrides: set[str],
+    chosen: dict[str, dict[str, Any]],
     folder: Path,
     picture: dict[str, Any],
 ) -> None:
-    """Does what --mode says; `picture` is for "draw"."""
+    """Does what --mode says; `chosen` are sections of another class, `picture` is for "draw"."""
     from vpjax import search
     from vpjax.train.fit import evaluate_run, fit
     from vpjax.train.workdir import read_result
@@ -95,7 +131,7 @@ def dispatch(
 
         draw_run(folder, picture["image"], place(picture["patch"]))
         return
-    config = settle(config, overrides)
+    config = settle(config, chosen)
     if mode == "class_embeddings":
         from vpjax.class_embeddings import class_embeddings
 
@@ -133,13 +169,13 @@ def say_how_to_evaluate(folder: Path) -> None:
     log.info("evaluate  python main.py --mode eval --workdir %s", shlex.quote(str(folder)))
 
 
-def settle(config: ConfigDict, overrides: set[str]) -> ConfigDict:
-    """Returns the config with sections rebuilt whose `name` the command line changed."""
-    for part in ("method", "backbone"):
-        if f"{part}.name" in overrides:
-            given = {k: config[part][k] for k in config[part] if f"{part}.{k}" in overrides}
-            given = {k: v for k, v in given.items() if k not in ("name", *configs.OUTSIDE)}
-            config[part] = configs.renamed(config, part, config[part].name, given)
+def settle(config: ConfigDict, chosen: dict[str, dict[str, Any]]) -> ConfigDict:
+    """Returns the config with sections rebuilt for the classes `chosen` on the command line."""
+    for part, options in chosen.items():
+        outside = {k: v for k, v in options.items() if k in configs.OUTSIDE and k in config[part]}
+        config[part].update(outside)
+        given = {k: v for k, v in options.items() if k not in ("name", *outside)}
+        config[part] = configs.renamed(config, part, options["name"], given)
     return config
 
 

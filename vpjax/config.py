@@ -4,6 +4,7 @@
 changes, the command line can reach everything, and the record of a run leaves nothing unsaid.
 """
 
+import copy
 import json
 import typing
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) 
 
 def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """Returns a copy of `config` with nested `changes`, in which a section may get a new name."""
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)  # empty entries keep their types, for the command line
     for key, value in changes.items():
         if not isinstance(value, Mapping | ConfigDict):
             config[key] = value

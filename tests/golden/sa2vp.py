@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
+from configs import sa2vp_vtab
 from tests.golden.runner import Comparison
 from tests.golden.sa2vp_model import Masked, build, copied, gather, places, translate
 from vpjax import names
 from vpjax.context import Context
 from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
-from vpjax.train.optim import by_rate
+from vpjax.train import optim
 from vpjax.weights.load import fit_positions, load
-
-NO_DECAY = r".*(bias|scale)"
 
 
 def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
@@ -137,14 +137,19 @@ def compare_between(
 
 
 def compare_training(meta: dict, arrays: dict, model: Model, parts: Parts) -> Iterator[Comparison]:
-    """The published training loop without dropout: the same batches in the same order."""
-    rates = jnp.asarray(arrays["out/lr_schedule"], jnp.float32)
-    decay = decays(meta, arrays, model, parts)
-    optimiser = optax.chain(
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(meta["weight_decay"], decay),
-        by_rate(lambda step: rates[step]),
-    )
+    """The published training loop without dropout: the same batches in the same order.
+
+    Optimiser and schedule are those of the recipe.
+    """
+    config = sa2vp_vtab.get_config().optim
+    config.update({k: meta[k] for k in ("lr", "min_lr", "weight_decay")})
+    config.warmup_epochs = float(meta["warmup_epochs"])
+    check_decay(config, meta, arrays, model, parts)
+    length = meta["epochs"] * meta["steps_per_epoch"]
+    plan = optim.Plan(length, meta["steps_per_epoch"], meta["batch"])
+    optimiser, rate = optim.make_optimiser(config, parts.trainable, plan, False)
+    rates = jax.vmap(rate)(jnp.arange(length))
+    yield Comparison("learning rate", rates, arrays["out/lr_schedule"], 1e-6 * meta["lr"])
     limit = meta["tolerance"]["loss"]
 
     def loss_fn(trainable, images, labels):
@@ -175,9 +180,9 @@ def compare_training(meta: dict, arrays: dict, model: Model, parts: Parts) -> It
         yield Comparison(f"final {name}", trainable[name], value, meta["tolerance"]["final_abs"])
 
 
-def decays(meta: dict, arrays: dict, model: Model, parts: Parts) -> dict[str, bool]:
-    """Returns which parameters decay, the same by our rule and as recorded."""
-    decay = {n: not re.fullmatch(NO_DECAY, n) for n in parts.trainable}
+def check_decay(config: ConfigDict, meta: dict, arrays: dict, model: Model, parts: Parts) -> None:
+    """Raises an AssertionError unless those parameters decay that did when it was recorded."""
+    decay = optim.decays(config, parts.trainable, False)
     recorded = {
         ours
         for name, group in meta["weight_decay_group"].items()
@@ -186,7 +191,6 @@ def decays(meta: dict, arrays: dict, model: Model, parts: Parts) -> dict[str, bo
     }
     if recorded != {n for n, yes in decay.items() if yes}:
         raise AssertionError(f"what decays differs: {recorded}")
-    return decay
 
 
 def evaluate(meta: dict, arrays: dict, forward: Callable) -> tuple[float, float]:

@@ -172,17 +172,22 @@ class SA2VP(Method):
         scores again: as self-attention keeps queries, keys and values, it needs nothing more.
         """
 
+        def sharp(own, other, heads):
+            if layer.norm1.eps == EPS:
+                return heads
+            own, other = _sharpen(own, layer.norm1.eps), _sharpen(other, layer.norm1.eps)
+            parts = zip(PROJECTIONS, heads, (own, other, other), strict=True)
+            return [_rescale(layer, name, y, ratio) for name, y, ratio in parts]
+
         def read(own, other, heads):
-            if layer.norm1.eps != EPS:
-                own, other = _sharpen(own, layer.norm1.eps), _sharpen(other, layer.norm1.eps)
-                parts = zip(PROJECTIONS, heads, (own, other, other), strict=True)
-                heads = [_rescale(layer, name, y, ratio) for name, y, ratio in parts]
-            q, k, v = heads
+            q, k, v = sharp(own, other, heads)
             return neighbourhood.local_attention(
                 q[:, : ctx.keep], k, v, grid, self.cross_attn, self.cross_impl
             )
 
         grid = other.grid
+        for name, y in zip(PROJECTIONS, sharp(own.x, other.x, heads), strict=True):
+            ctx.tap(f"cross.{name}", y, own.x)  # for pictures; unread, the compiler drops it
         return layer.attn.out(jax.checkpoint(read)(own.x, other.x, heads))
 
     def fuse(
