@@ -41,12 +41,12 @@ def ranking(rows: Sequence[dict[str, Any]], stds: Sequence[float]) -> Figure:
     right.grid(visible=False)
     right.tick_params(length=0)
     right.set_ylim(axes.get_ylim())
-    texts = [_text(rows[i], stds[i]) for i in order]
+    texts = [_text(rows[i], stds[i] if any(stds) else None) for i in order]
     right.set_yticks(range(len(rows)), texts, fontsize=SIZE - 1, color=INK, family="monospace")
     right.set_title("accuracy, share trained", fontsize=SIZE - 1, color=GREY, loc="right")
     return figure
 
 
-def _text(row: dict[str, Any], std: float) -> str:
-    value = f"{row['accuracy']:.1f}" + (f" ± {std:.1f}" if std else "")
+def _text(row: dict[str, Any], std: float | None) -> str:
+    value = f"{row['accuracy']:.1f}" + ("" if std is None else f" ± {std:.1f}")
     return value + (f" {row['percent']:6.1f} %" if "percent" in row else "")
