@@ -149,6 +149,8 @@ class Masked(Context):
         if len(x) == 2 * len(mask):
             both = [self.masks[name.format(stream)] for stream in ("image", "prompt")]
             mask = np.stack(both, axis=1).reshape(len(x), *mask.shape[1:])
+        if mask.ndim > 1:
+            mask = mask[:, : x.shape[1]]  # the last layer computes what is read
         mask = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
         return x * mask / (1 - rate)
 
