@@ -1,7 +1,7 @@
 """How fast a recipe's own training and evaluation steps are, and what they need.
 
-    python -m benchmarks.step --config configs/vpt_cifar.py
-    python -m benchmarks.step --config configs/vpt_cifar.py --config.remat=full --batch 8,32
+    python -m benchmarks.step --config configs/vpt_cifar224.py
+    python -m benchmarks.step --config configs/vpt_cifar224.py --config.remat=full --batch 8,32
 
 The steps are those `main.py` compiles, on random weights and random images, so that neither need
 be on disk. `--nosynthetic` takes the recipe's images instead, and times its loader too.
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
     # As an argument: a flag's default would be read, and could fail, before flags are parsed.
     argv = cli.with_recipe(list(argv), str(HOME / "configs" / "digits.py"))
+    chosen = cli.another_class(argv)
     given = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "A recipe.", given, sys_argv=argv)
     flags.DEFINE_list("batch", "8", "Images a step, over all devices.", flag_values=given)
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(str(e)) from e
     if rest or not batches or min(batches) < 1:
         raise UserError(f"found {rest or given.batch}; options begin with --, a batch is above 0")
-    config = cli.settle(given.config, set(config_flags.get_override_values(given["config"])))
+    config = cli.settle(given.config, chosen)
     record = benchmark(config, batches, given.classes, given.steps, given.synthetic)
     text = report(record)
     print(text, flush=True)
@@ -135,7 +136,7 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
     return Recipe(
         config=config,
         preset=name,
-        image_size=pair(config.backbone.image_size),
+        image_size=pair(build.backbone_options(config)["image_size"]),
         attention=attention,
         mesh=sharding.make_mesh(config.mesh.data),
         parts=parts,

@@ -17,28 +17,34 @@ def get_config() -> ConfigDict:
     config.method = section("methods", "vpt.VPT")
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # a TFDS name, or "digits/low", "digits/high"
+    config.data.name = "cifar10"  # TFDS name, "inat2021", "folder:PATH" ...; see docs/data.md
     config.data.train = "train[:90%]"  # TFDS split strings
     config.data.val = "train[90%:]"  # chooses among checkpoints and stops early; "": none
     config.data.test = "test"  # read once, at the end; "": none
     config.data.dir = ""  # prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.data.classes = ""  # only these: names or ids, a file of them, or a named subset
     config.data.preset = "auto"  # preprocessing; "auto": what the weights were made with
+    config.data.val_augmented = False  # True: val images are augmented as those of train
     config.data.eval_batch_size = 0  # images; 0: batch_size
+    config.data.batch_loss = False  # True: also report the loss averaged over batches, not images
 
     config.train = ConfigDict()
     config.train.batch_size = 128  # images of a step, over all devices
     config.train.accumulate = 1  # parts a batch is worked through in, to save memory
-    config.train.remainder = "join"  # images that fill no batch: "join" the next epoch's, or "drop"
+    # Images that fill no batch: "join" the next epoch's, "drop", or "keep" as a smaller batch.
+    config.train.remainder = "join"
     config.train.reshuffle = True  # False: every epoch has the order of the first
     config.train.epochs = 100.0
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
     config.train.save_every = 60.0  # seconds, at the next evaluation; 0: at every evaluation
     config.train.loss = "softmax"  # or "sigmoid": every class for itself, for several an image
+    config.train.label_smoothing = 0.0  # share of the target that goes to all classes alike
     config.train.class_weights = "none"  # "inv" or "inv_sqrt" of the number of training images
     config.train.log_every = 50  # steps
     config.train.patience = 0  # evaluations without a better val accuracy before stopping; 0: never
     config.train.select = "last"  # weights that are reported: "last", or "best" by val accuracy
+    config.train.test_best = False  # True: also save and test what was best on val, beside `select`
     config.train.trainable = ""  # regular expression over parameter names; "": the method's own
 
     config.optim = ConfigDict()
@@ -49,14 +55,32 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 1e-4
     config.optim.no_decay = r"method/head/bias"  # names that do not decay; "": all decay
     config.optim.bias_multiplier = 1.0  # of the rate, for names with "bias" but the head's last
-    config.optim.schedule = "cosine"  # also "cosine_hardrestart", "constant", "plateau"
+    # "cosine", "cosine_hardrestart", "step", "onecycle", "constant", "plateau"
+    config.optim.schedule = "cosine"
+    config.optim.per_epoch = False  # True: the rate stays what it is at an epoch's first step
     config.optim.warmup_epochs = 10.0
+    # Instead of warmup_epochs: the first of these steps has rate 0, the step after them the peak.
+    config.optim.warmup_steps = config_dict.placeholder(int)
     config.optim.warmup_from_zero = False  # True: the first step's rate is 0, the last's the peak
     config.optim.min_lr = 0.0  # where a cosine ends
     config.optim.cycles = 1  # cosine_hardrestart: cosines one after the other
+    config.optim.step_epochs = 30.0  # step: epochs between two falls
+    config.optim.step_factor = 0.1  # step: what the rate is multiplied with
     config.optim.plateau_factor = 0.1  # plateau: what the rate is multiplied with
     config.optim.plateau_patience = 10  # plateau: evaluations without a better val accuracy
     config.optim.clip_norm = 0.0  # bound of the global gradient norm; 0: none
+
+    # What a class is called, for methods that read it: see vpjax/clip/templates.py.
+    config.text = ConfigDict()
+    config.text.templates = "auto"  # or a list's name, or "a photo of {name}; a {name} outside"
+    # "": templates are filled with all that is known of a class. "common", "scientific" or "both":
+    # with these names alone, as --mode zero_shot has it.
+    config.text.name_type = ""
+    config.text.tokenizer = ""  # folder or file of CLIP's; "": beside the weights
+
+    # Whether a frozen backbone's features are computed once and kept on disk: "cached", "off", or
+    # "auto": where that changes nothing but the time; see docs/features.md.
+    config.features = "auto"
 
     config.dtype = "float32"  # of computation: "float32" or "bfloat16"; what trains is float32
     config.attention = "auto"  # "xla", "cudnn", "blockwise" or "auto"; the log says which
@@ -66,21 +90,43 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.parity = False  # True: reproduce the published code where it differs from the paper
 
+    # --mode tune: what is tried on val before the test split is read; see docs/protocol.md.
+    config.tune = ConfigDict()
+    config.tune.grid = ConfigDict()  # {section: {key: values}}; every combination is a trial
+    config.tune.also = ConfigDict()  # what goes with a value: {section: {key: {"value": changes}}}
+    config.tune.train = ""  # split that the final runs train on; "": data.train and data.val
+    config.tune.metric = "accuracy"  # of val, that chooses; any number of a result
+    config.tune.together = 1  # trials of equal shapes that train at once, at most
+    config.tune.split = "trials"  # what several processes share: "trials", or the "devices" of each
+    config.suite = ConfigDict()  # several tasks, one after the other: {label: changes}
+    config.expected = ConfigDict()  # what was published: {"value", "tolerance", "source"}
+    config.label = ""  # name of the method in tables; "": the folder's
+
     # Several runs and a table at the end: {label: {section: {key: value}}}, each with every seed.
     config.compare = ConfigDict()
+    config.cells = ()  # --mode ablate: which of them, in this order; (): all, by name
     config.seeds = (0,)
+    config.colours = ConfigDict()  # of runs in comparison_curves.png, {label: "#0077BB"}
+    config.together = False  # --mode ablate: train the seeds of a cell at once
+    config.curves = True  # curves.png at the end of a run
+    config.draw = True  # pictures at the end of a run: seconds each, see docs/pictures.md
     config.export = ""  # write the backbone here after training, as a Google npz file
     return config
 
 
-def backbone(name: str, weights: str = "", head: str = "new", **options) -> ConfigDict:
+def backbone(
+    name: str, weights: str = "", head: str = "new", resample: str = "corners", **options
+) -> ConfigDict:
     """Returns the backbone's section.
 
     `weights` is a path, URL or known name ("": random); `head="load"` takes the file's head too.
+    `resample` carries them to another grid ("corners"), and to other patches ("bicubic",
+    "bilinear"); see `vpjax.weights.resample`.
     """
     out = section("backbones", name, **options)
     out.weights = weights
     out.head = head
+    out.resample = resample
     return out
 
 

@@ -47,6 +47,7 @@ def get_config(label: str = "") -> ConfigDict:
         }
     )
     config.seeds = (0, 1, 2)
+    config.draw = False  # drawing takes longer than such a run; --mode draw does it afterwards
     if not label:
         return config
     if label not in config.compare:

@@ -6,7 +6,7 @@ Jia et al. 2022 (arXiv 2203.12119), tables 1 and 6: SGD, 100 epochs, 10 of warm-
 random crop and flip. Accuracy in percent, and its tolerance (spread was not published):
 
     cub 85.3 ± 0.5   flowers 97.9 ± 0.5   dogs 86.2 ± 0.5   cars 51.3 ± 1.0
-    nabirds 75.9 (no TFDS data set: not here yet)   mean 79.32   MLP-3 79.80   Sidetune 78.35
+    nabirds 75.9   mean 79.32   MLP-3 79.80   Sidetune 78.35
 
 Splits as in configs/vpt_fgvc.py. Learning rate and weight decay were tuned for each data set and
 not published; the middle of the searched range stands here. Not measured here: it needs a GPU and
@@ -21,11 +21,11 @@ GRID = {key: values for key, values in vpt_fgvc.GRID.items() if key.startswith("
 
 
 def get_config(label: str = "") -> ConfigDict:
-    """Returns the recipe of a data set: "cub" or "task=cub"."""
-    task = base.choices(label, task="cub")["task"]
+    """Returns the recipe of a data set: "cub", "task=cub" or "task=cub,data=fgvc"."""
+    task, data = base.choices(label, task="cub", data="").values()
     config = base.get_config()
     config.method = base.section("methods", "finetune.Linear")
-    vpt_fgvc.fgvc(config, task)
+    vpt_fgvc.fgvc(config, task, data)
     config.train.batch_size = 2048
     config.data.eval_batch_size = 256
     config.optim.update(name="sgd", lr=1.0, lr_per=256, weight_decay=0.001, warmup_epochs=10.0)

@@ -6,6 +6,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from vpjax import names
+from vpjax.backbones.clip import CLIP
+from vpjax.backbones.cnn import CNN
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.resnet import ResNet
 from vpjax.backbones.swin import Swin
@@ -13,8 +16,11 @@ from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.context import Context
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.mop import MoP
+from vpjax.methods.msvp import MSVP, MSVPFrozen
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
+from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
 from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
@@ -35,12 +41,22 @@ def tiny_moco(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> MoCoV3:
     return MoCoV3("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, rngs=rngs)
 
 
+def tiny_clip(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> CLIP:
+    """Features are narrower than tokens."""
+    sizes = {"patch_size": 4, "dim": 16, "mlp_dim": 24, "heads": 2, "depth": 2, "joint_dim": 12}
+    return CLIP("B/16", size, **sizes, rngs=rngs)
+
+
 def tiny_convnext(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ConvNeXt:
     return ConvNeXt("T", size, dims=(8, 12), depths=(1, 2), layer_scale=0.5, rngs=rngs)
 
 
 def tiny_resnet(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ResNet:
     return ResNet("50", size, widths=(4, 6), depths=(1, 2), expansion=2, rngs=rngs)
+
+
+def tiny_cnn(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> CNN:
+    return CNN(size, width=3, dropout=(0.0, 0.0), rngs=rngs)
 
 
 def tiny_swin(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> Swin:
@@ -52,9 +68,11 @@ BACKBONES = {
     "vit": tiny_vit,
     "mae": tiny_mae,
     "moco": tiny_moco,
+    "clip": tiny_clip,
     "swin": tiny_swin,
     "convnext": tiny_convnext,
     "resnet": tiny_resnet,
+    "cnn": tiny_cnn,
 }
 METHODS = {
     "linear": (Linear, {}),
@@ -75,22 +93,36 @@ METHODS = {
     "vpt_bias": (PromptBias, {"num_tokens": 3}),
     "vpt_cls": (PromptCls, {"num_tokens": 3}),
     "vpt_frozen": (FrozenPrompts, {"num_tokens": 3}),
+    "vit_b4_prompts": (Prompts, {"num_tokens": 3}),
+    "vit_b4_prompts_full": (PromptsFull, {"num_tokens": 3}),
     "add": (Add, {}),
     "prepend_pixel": (PrependPixel, {"num_tokens": 2}),
     "pad": (Pad, {"num_tokens": 2}),
     "below": (Below, {"num_tokens": 2}),
     "sa2vp": (SA2VP, {"inter_dim": 4, "inter_weight": 0.5}),
+    "mop": (MoP, {"num_prompts": 2, "temp_cls": 1.0}),
+    "msvp": (MSVP, {"fusion_type": "gated"}),
+    "msvp_frozen": (MSVPFrozen, {"fusion_type": "concat"}),
 }
 # Every method on a ViT; on every other backbone one method of each kind that suits it.
-ANYWHERE = ("linear", "full", "bias", "partial")
+ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
-SUITED = {"vit": tuple(METHODS), "swin": (*SOME, "sa2vp"), "convnext": CONV, "resnet": CONV}
+ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+SUITED = {
+    "vit": tuple(METHODS),
+    "clip": ON_CLIP,
+    "swin": (*SOME, "sa2vp"),
+    "convnext": CONV,
+    "resnet": CONV,
+    "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
+}
 PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]
 # What is compiled once more, for 8 devices or rematerialised: methods that differ in how they run.
 RUN_ALIKE = ("mlp_head", "cls_token", "vpt_deep_project", "vpt_last", "vpt_bias", "vpt_cls")
 RUN_ALIKE += ("linear", "bias", "vpt_frozen", "prepend_pixel", "vpt_first")
-KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco")]
+RUN_ALIKE += ("vit_b4_prompts", "vit_b4_prompts_full", "msvp_frozen")
+KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco", "clip")]
 
 
 @functools.cache
@@ -101,7 +133,9 @@ def make(backbone: str, method: str, cls: type | None = None, **options: Any) ->
     """
     rngs = nnx.Rngs(0)
     own, own_options = METHODS[method]
-    cls, options = cls or own, own_options | {"head_init": "classes"} | options
+    cls = cls or own
+    drawn = {"head_init": "classes"} if "head_init" in names.options(cls) else {}
+    options = own_options | drawn | options
     body = BACKBONES[backbone](rngs, cls.canvas((IMAGE, IMAGE), options))
     return take_apart(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
 

@@ -38,6 +38,12 @@ def test_a_normalisation_the_weights_were_not_trained_with():
     assert said("vpt_vtab", backbone={"weights": "/data/mine.npz"}) == ""
 
 
+def test_clip_with_another_preset():
+    clip = {"backbone": {"name": "clip.CLIP"}}
+    assert said("clip", **clip) == ""
+    assert "clip.CLIP was trained with mean (0.48145466" in said("imagenet", **clip)
+
+
 def test_adapters_that_cannot_learn():
     adapter = {"method": {"name": "adapter.Adapter"}}
     assert said(**adapter) == ""

@@ -53,8 +53,9 @@ def test_a_recipe_builds(recipe):
         if (key := str(config.method)) not in seen:
             seen.add(key)
             parts = abstract(config, 7)
-            size = build.pair(config.backbone.image_size)
-            images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+            size = build.pair(build.backbone_options(config)["image_size"])
+            channels = config.backbone.get("channels", 3)
+            images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
             call = lambda *p, g=parts.graph: put_together(g, *p[:3])(p[3])["logits"]  # noqa: E731
             assert jax.eval_shape(call, *parts[1:], images).shape == (2, 7)
 

@@ -114,7 +114,9 @@ def test_a_tap_sees_every_site_and_can_replace(make):
 
     body, ctx = drawn(make), Context(hook=hook)
     tokens = body.embed(normal(1, 16, 16, 3), ctx)
-    out = body.layers[0](tokens, ctx.at(0))
+    out = last = body.layers[0](tokens, ctx.at(0))
+    for i, layer in enumerate(body.layers[1:], start=1):
+        last = layer(last, ctx.at(i))
     shortcut = getattr(body.layers[0], "downsample", None)
     if shortcut is None:  # the branch was replaced by zero
         np.testing.assert_array_equal(out.x, tokens.x)
@@ -131,9 +133,9 @@ def test_the_stem_is_the_convolution_it_describes(make):
 
     body.embed(normal(2, 16, 16, 3), Context(hook=hook))
     images, y = seen["stem"]
-    window, stride, padding, dim, params = body.stem
+    window, stride, padding, dim, params, channels = body.stem
     kernel = body.patch_embed.kernel[...]
-    assert kernel.shape == (*window, 3, dim)
+    assert kernel.shape == (*window, channels, dim)
     edges = [(padding, padding)] * 2
     layout = ("NHWC", "HWIO", "NHWC")
     ours = jax.lax.conv_general_dilated(images, kernel, stride, edges, dimension_numbers=layout)

@@ -8,11 +8,12 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vpjax.activations import gelu
 from vpjax.attention import attention
 from vpjax.backbones.vit import ViT, pair, parse
 from vpjax.context import Context
 from vpjax.errors import UserError
-from vpjax.layers import gelu, layer_norm
+from vpjax.layers import layer_norm
 from vpjax.model import EVALUATION
 from vpjax.tokens import Tokens
 

@@ -158,7 +158,7 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
     fake_tfds(tmp_path / "data", "cifar10", {"train": 60, "test": 20})
     tiny = {"variant": "Ti/8", "dim": 16, "mlp_dim": 16, "heads": 2, "depth": 2, "image_size": 32}
     arguments = [
-        "--config=configs/vpt_cifar.py",
+        "--config=configs/vpt_cifar224.py",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.dir={tmp_path / 'data'}",
         "--config.data.preset=inception",

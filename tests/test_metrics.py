@@ -109,3 +109,17 @@ def test_scikit_learn_agrees():
         said = scores >= best["threshold"]
         expected = sklearn.f1_score(targets, said, average=average, zero_division=0)
         assert best[average] == pytest.approx(expected)
+
+
+def test_what_is_taken_for_what():
+    labels, predicted = np.array([0, 0, 1, 1, 1, 3]), np.array([0, 1, 1, 1, 0, 1])
+    counts = metrics.confusion(labels, predicted, 5)
+    assert counts.tolist() == [[1, 1, 0, 0, 0], [1, 2, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0], [0] * 5]
+    assert metrics.class_accuracy(counts) == pytest.approx([1 / 2, 2 / 3, 0, 0, 0])
+    found = metrics.macro(counts)  # of classes 0, 1 and 3
+    assert found["recall"] == pytest.approx((1 / 2 + 2 / 3) / 3)
+    assert found["precision"] == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert found["f1"] == pytest.approx((1 / 2 + 4 / 7) / 3)
+    sklearn = pytest.importorskip("sklearn.metrics")
+    options = {"average": "macro", "zero_division": 0}
+    assert found["f1"] == pytest.approx(sklearn.f1_score(labels, predicted, **options))

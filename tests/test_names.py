@@ -105,6 +105,14 @@ def test_a_new_name_keeps_the_options_both_classes_have():
         configs.renamed(config, "method", "finetune.Linear", {"num_tokens": 3})
 
 
+def test_a_new_name_brings_its_own_defaults():
+    config = base.get_config()
+    config.backbone.depth = 3
+    clip = configs.renamed(config, "backbone", "clip.CLIP", {})
+    assert (clip.eps, clip.image_size, clip.depth) == (None, None, 3)
+    assert (config.backbone.eps, clip.weights) == (1e-6, config.backbone.weights)
+
+
 def test_a_comparison_inherits_what_the_command_line_set():
     config = digits.get_config()
     config.method.num_tokens = 2

@@ -23,11 +23,13 @@ EXPECTED = {
     "python main.py --mode eval --workdir runs/sixteen": ([], "equal to the recorded", 0),
     "python -m vpjax.data.prepare cifar10": ([], "cifar-10-binary.tar.gz", 2),
     "python main.py --config configs/vpt_cifar.py --workdir runs/vpt_cifar": ([], "cifar10", 2),
+    "python main.py --config configs/vit_b4_compare.py --workdir runs/vit_b4": ([], "cifar10", 2),
     "python main.py --config configs/digits_baselines.py --workdir runs/baselines": (
         [*QUICK, "--config.seeds=(0,)"],
         "comparison.png",
         0,
     ),
+    "python main.py --mode report --workdir runs/baselines": ([], "report.html", 0),
     "python -m vpjax.weights.convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
     "python main.py --mode class_embeddings --config configs/digits.py:vpt_deep "
     "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 prototypes", 0),
@@ -36,6 +38,18 @@ EXPECTED = {
         "prompt_map.png",
         0,
     ),
+    "python main.py --mode ablate --config configs/ablate_fusion.py:data=digits "
+    "--workdir runs/fusion": (
+        [
+            *QUICK,
+            "--config.seeds=(0,)",
+            "--config.backbone.widths=(4,8,8,8)",
+            "--config.draw=False",
+        ],
+        "ablation_fusion.png",
+        0,
+    ),
+    "python main.py --mode doctor --config configs/digits.py": ([], "no fault", 0),
     "python -m tests.golden tests/golden/data/vpt": (["--only=vit_de*"], " 0 failed", 0),
     "python -m benchmarks.step --config configs/digits.py:vpt_deep": ([], "images/s", 0),
     "python main.py --config configs/digits_pretrain.py --config.export=digits_vit.npz": (

@@ -34,21 +34,28 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
             "73 with few, 64 with 200) while time and memory grow. Choose the number on the "
             "validation split."
         )
-    known = known_weights(config.backbone.weights)
-    if known is not None:
-        trained, chosen = preset(known.preset), preset(preset_name)
+    what, own = trained_with(config)
+    if own:
+        trained, chosen = preset(own), preset(preset_name)
         if (trained.mean, trained.std) != (chosen.mean, chosen.std):
             yield (
                 f"preset {preset_name!r} normalises with mean {chosen.mean}, std {chosen.std}, but "
-                f"{known.file} was trained with mean {trained.mean}, std {trained.std} "
-                f"({known.preset!r}). Right for repeating published VPT numbers, else several "
-                "points lost."
+                f"{what} was trained with mean {trained.mean}, std {trained.std} ({own!r}). Right "
+                "for repeating published VPT numbers, else several points lost."
             )
     if method.__name__ == "Adapter" and config.parity:
         yield (
             "adapter with parity=True starts with both layers at zero, as published: only its "
             "last bias ever learns."
         )
+
+
+def trained_with(config: ConfigDict) -> tuple[str, str]:
+    """Returns what was trained, and the preset it was trained with; "" where that is not known."""
+    if own := getattr(names.lookup("backbones", config.backbone.name), "preset", ""):
+        return config.backbone.name, own
+    known = known_weights(config.backbone.weights)
+    return (known.file, known.preset) if known else ("", "")
 
 
 def known_weights(where: str):

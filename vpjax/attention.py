@@ -7,6 +7,8 @@ blockwise  the same saving on any device and in any dtype, see `vpjax.blockwise`
 auto       cudnn where it can run, else xla; resolved once and logged, never changed silently
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -53,28 +55,31 @@ def attention(
     v: Float[Array, "B S N d"],
     implementation: str = "xla",
     bias: Float[Array, "W N L S"] | None = None,
+    drop: Callable | None = None,
 ) -> Float[Array, "B L N d"]:
     """Scaled dot product attention; the order of keys does not matter.
 
-    `bias` is added to the scores, sequence i getting bias[i % W]; "xla" alone can.
+    `bias` is added to the scores, sequence i getting bias[i % W]; `drop` is applied to the
+    probabilities. "xla" alone can do either.
     """
-    if implementation != "xla" and bias is not None:
-        raise ValueError(f"attention {implementation!r} takes no bias")
+    if implementation != "xla" and (bias is not None or drop is not None):
+        raise ValueError(f"attention {implementation!r} takes no bias and drops nothing")
     if implementation == "cudnn":
         return _cudnn(q, k, v)
     # 3-D products: on CPU twice as fast as the 4-D einsum.
     batch, length, heads, width = q.shape
     q, k, v = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (q, k, v))
-    y = blockwise(q, k, v) if implementation == "blockwise" else _xla(q, k, v, bias)
+    y = blockwise(q, k, v) if implementation == "blockwise" else _xla(q, k, v, bias, drop)
     return y.reshape(batch, heads, length, width).swapaxes(1, 2)
 
 
-def _xla(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+def _xla(q: Array, k: Array, v: Array, bias: Array | None, drop: Callable | None) -> Array:
     width = q.shape[-1]
     logits = jnp.einsum("nld,nsd->nls", q * width**-0.5, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = (logits.reshape(-1, *bias.shape) + bias).reshape(logits.shape)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # (B N) L S
+    weights = weights if drop is None else drop(weights)
     return jnp.einsum("nls,nsd->nld", weights, v)
 
 

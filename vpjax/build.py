@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpjax import names
@@ -23,10 +25,16 @@ from vpjax.weights.load import Loaded, load
 
 
 def build(
-    config: ConfigDict, num_classes: int, attention: str = "xla"
+    config: ConfigDict,
+    num_classes: int,
+    attention: str = "xla",
+    mesh: Mesh | None = None,
+    text: np.ndarray | None = None,
 ) -> tuple[Parts, Loaded | None]:
     """Returns the model's parts, on the default device, and the record of what was loaded.
 
+    `mesh` is for methods that split their work over it, `text` (C D) for those that read class
+    names.
     Raises: UserError if names, options or weights do not fit.
     """
     key = jax.random.key(config.seed)
@@ -34,18 +42,21 @@ def build(
     where = config.backbone.weights
     backbone = nnx.eval_shape(body) if where else body()
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    decided = run_wide("methods", config.method.name, parity=config.parity)
+    decided = run_wide("methods", config.method.name, parity=config.parity, mesh=mesh)
     method = names.construct("methods", config.method, backbone, num_classes, **decided, rngs=rngs)
     parts = take_apart(Model(backbone, method), config.train.trainable)
     loaded, values = None, {}
     if where:
         expected = names.flatten(nnx.state(backbone))
-        loaded = load(where, expected, backbone.grid, config.backbone.head)
+        head, resample = config.backbone.head, config.backbone.resample
+        loaded = load(where, expected, backbone.grid, head, resample)
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
         values |= head_values(loaded, num_classes)
         loaded = dataclasses.replace(loaded, values={}, head={})
     fresh = method.fresh(backbone, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in fresh.items()}
+    if text is not None:
+        values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
     fill = lambda part: {n: jnp.asarray(values.get(n, v)) for n, v in part.items()}  # noqa: E731
     frozen = stored(fill(parts.frozen), jnp.dtype(config.dtype))
     return Parts(parts.graph, fill(parts.trainable), fill(parts.stats), frozen), loaded
@@ -53,11 +64,18 @@ def build(
 
 def make_backbone(config: ConfigDict, attention: str, key: jax.Array) -> nnx.Module:
     """Constructs the backbone; where its weights come from is not its business."""
-    options = {k: v for k, v in config.backbone.items() if k not in OUTSIDE}
+    options = backbone_options(config)
     method = names.lookup("methods", config.method.name)
-    options["image_size"] = method.canvas(pair(config.backbone.image_size), config.method.to_dict())
+    options["image_size"] = method.canvas(pair(options["image_size"]), config.method.to_dict())
     decided = run_wide("backbones", options["name"], attention=attention, parity=config.parity)
     return names.construct("backbones", options, **decided, rngs=nnx.Rngs(key))
+
+
+def backbone_options(config: ConfigDict) -> dict[str, Any]:
+    """Returns the options of the backbone; a class may `complete` what its weights decide."""
+    options = {k: v for k, v in config.backbone.items() if k not in OUTSIDE}
+    complete = getattr(names.lookup("backbones", options["name"]), "complete", None)
+    return complete(options, config.backbone.weights) if complete else options
 
 
 def run_wide(package: str, name: str, **decided: Any) -> dict[str, Any]:
@@ -80,6 +98,16 @@ def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
             f"{num_classes}. Use backbone.head='new'."
         )
     return {f"method/head/{n}": v for n, v in loaded.head.items()}
+
+
+def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Returns the text features of the classes, with rows of zeros for those that only fill up."""
+    if text.shape[1] != shape[1]:
+        raise UserError(
+            f"text features are {text.shape[1]} wide and image features {shape[1]}; both must come "
+            "from the same CLIP. Choose backbone.name='clip.CLIP'."
+        )
+    return np.pad(text, ((0, shape[0] - len(text)), (0, 0)))
 
 
 def stored(frozen: dict[str, jax.Array], dtype: jnp.dtype) -> dict[str, jax.Array]:

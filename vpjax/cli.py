@@ -1,6 +1,7 @@
 """The command line behind main.py: modes, messages, exit codes.
 
-Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, in one message;
+Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, in one message
+(--mode doctor: faults in the data);
 128 + n stopped by signal n, everything saved.
 """
 
@@ -128,26 +129,59 @@ def dispatch(
         return
     if mode == "draw":
         from vpjax.draw.run import draw_run
+        from vpjax.draw.subject import OfClass
 
-        draw_run(folder, picture["image"], place(picture["patch"]))
+        baseline = picture["baseline"] and Path(picture["baseline"]).expanduser()
+        picture |= {"patch": place(picture["patch"]), "baseline": baseline}
+        draw_run(folder, **picture | {"of_class": OfClass(**picture["of_class"])})
         return
     config = settle(config, chosen)
     if mode == "class_embeddings":
         from vpjax.class_embeddings import class_embeddings
 
         class_embeddings(config, folder)
+    elif mode == "doctor":
+        from vpjax.doctor import doctor
+
+        if not doctor(config, folder):
+            sys.exit(2)
+    elif mode == "ablate":
+        from vpjax.ablate import ablate
+
+        ablate(config, folder)
+    elif mode == "zero_shot":
+        from vpjax.zero_shot import zero_shot
+
+        zero_shot(config, folder)
     elif config.compare:
         rows = search.compare(config, folder)
         log.info("\n%s\n", search.as_table(rows))
         light = [r for r in rows if r["percent"] < 10] or rows
         best = max(light, key=lambda r: r["accuracy"])["label"]
         log.info("table     %s", folder / "comparison.md")
-        log.info("picture   %s", folder / "comparison.png")
+        for picture in sorted(folder.glob("comparison*.png")):
+            log.info("picture   %s", picture)
         say_how_to_evaluate(folder / best / f"seed{config.seeds[0]}")
     else:
         fit(config, folder)
         log.info("files     %s", folder)
         say_how_to_evaluate(folder)
+
+
+def tune_runs(config: ConfigDict, chosen: dict, folder: Path, **options: Any) -> None:
+    """Chooses on val and then reads the test split; see `vpjax.tune`."""
+    from vpjax import tune
+
+    quiet()
+    cache_compilations()
+    tune.command(settle(config, chosen), folder, **options)
+
+
+def report_runs(folder: Path, folders: list[str], by: list[str]) -> None:
+    """Writes tables and a page of the runs in `folders`, or in `folder`; see `vpjax.tables`."""
+    from vpjax import tables
+
+    tables.report(folder, [Path(name).expanduser() for name in folders], by)
 
 
 def place(words: list[str] | None) -> tuple[int, int] | None:

@@ -17,9 +17,9 @@ from vpjax import names
 from vpjax.errors import UserError, unknown
 
 # Keys of the backbone's section that are not the class's options.
-OUTSIDE = {"weights", "head"}
+OUTSIDE = {"weights", "head", "resample"}
 # Options that are decided once for a whole run, by config keys of the same name.
-RUN_WIDE = {"attention", "parity"}
+RUN_WIDE = {"attention", "parity", "mesh"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
@@ -45,13 +45,16 @@ def section(package: str, name: str, **chosen: Any) -> ConfigDict:
 def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) -> ConfigDict:
     """Returns section `part` ("method", "backbone") for another class.
 
-    Options both classes have stay, the others go, and `given` is added.
+    Options both classes have stay where they are not the old class's defaults, the others go, and
+    `given` is added.
     Raises: UserError if the class does not exist or does not have an option in `given`.
     """
     package = part + "s"
     known = names.options(names.lookup(package, name))
     old = config[part].to_dict()
-    new = section(package, name, **{k: v for k, v in old.items() if k in known} | dict(given))
+    usual = names.options(names.lookup(package, old["name"]))
+    kept = {k: v for k, v in old.items() if k in known and v != usual[k].default}
+    new = section(package, name, **kept | dict(given))
     for key in OUTSIDE & old.keys():
         new[key] = old[key]
     return new

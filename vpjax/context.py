@@ -25,6 +25,7 @@ class Context:
     layer: int | None = None  # index of the current layer, None outside layers
     keep: int | None = None  # leading tokens this layer must return, None: all
     noisy_backbone: bool = False  # the backbone's dropout acts and its BatchNorm sees the batch
+    mask: Any = None  # B, which images are real and no padding; None: all
     criterion: Callable = losses.softmax  # logits, labels -> loss of each image
     hook: Callable = lambda site, y, x, ctx: y
 

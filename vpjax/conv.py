@@ -59,7 +59,8 @@ class BatchNorm(nnx.Module):
 
     Mean and variance are running averages, or the batch's own where `ctx.batch_statistics`; those
     then enter the averages with weight `momentum`. As in torch, the variance that enters is the
-    unbiased one and the one used is not. Under `jit` the batch is the whole one, on all devices.
+    unbiased one and the one used is not. Under `jit` the batch is the whole one, on all devices;
+    images that `ctx.mask` calls padding do not count.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-5, momentum: float = 0.1):
@@ -73,15 +74,26 @@ class BatchNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         mean, var = self.mean[...], self.var[...]
         if ctx.batch_statistics:
-            mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
-            count = wide.size // wide.shape[-1]
-            self._follow(self.mean, mean)
-            self._follow(self.var, var * (count / max(1, count - 1)))
+            mean, var, count = _moments(wide, ctx.mask)
+            share = jnp.where(count > 0, self.momentum, 0.0)
+            for average, value in ((self.mean, mean), (self.var, var * _unbiased(count))):
+                average[...] = (1 - share) * average[...] + share * value
         y = (wide - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
         return y.astype(x.dtype)
 
-    def _follow(self, average: nnx.BatchStat, value: Float[Array, " D"]) -> None:
-        average[...] = (1 - self.momentum) * average[...] + self.momentum * value
+
+def _moments(x: Float[Array, "B h w D"], mask: Array | None) -> tuple[Array, Array, Array]:
+    """Mean and variance of every channel, and how many cells they are of."""
+    if mask is None:
+        return x.mean((0, 1, 2)), x.var((0, 1, 2)), jnp.float32(x.size // x.shape[-1])
+    real = mask.astype(x.dtype)[:, None, None, None]
+    count = real.sum() * (x.shape[1] * x.shape[2])
+    mean = (x * real).sum((0, 1, 2)) / jnp.maximum(count, 1)
+    return mean, (jnp.square(x - mean) * real).sum((0, 1, 2)) / jnp.maximum(count, 1), count
+
+
+def _unbiased(count: Array) -> Array:
+    return count / jnp.maximum(count - 1, 1)
 
 
 def to_map(tokens: Tokens, read: Array | None = None) -> Float[Array, "B h w D"]:

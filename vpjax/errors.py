@@ -13,6 +13,14 @@ class UserError(Exception):
     """Something the user gave cannot be used; the message says what to do about it."""
 
 
+class Diverged(UserError):
+    """A loss or a gradient is no number any more: it would be so again."""
+
+
+class InUse(UserError):
+    """Another process works in this folder."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Returns the error for a name that does not exist, with the nearest that do."""
     known = sorted(known)

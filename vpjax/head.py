@@ -2,12 +2,14 @@
 
     features -> [ Dense -> ReLU -> BatchNorm -> Dropout 0.1 ] x hidden -> Dense -> logits
 
-Three ways to begin:
+Ways to begin:
 
     zero     weights and bias 0: every class equally likely, the first step already useful
     classes  weights N(0, 2 / C), bias -ln 99: what VPT's published numbers were made with
              (Jia et al. 2022, arXiv 2203.12119; its code takes the number of classes for fan-out)
     normal   weights N(0, 0.02^2), bias U(-1, 1) / sqrt(D): SA2VP's code (arXiv 2312.10376)
+    normal_0.01, normal_0.02   weights N(0, 0.01^2) or N(0, 0.02^2), bias 0: networks trained from
+             scratch, as MS-VP's code does
 
 Logits are float32 whatever the backbone computes in.
 """
@@ -22,7 +24,8 @@ from jaxtyping import Array, Float
 from vpjax.context import Context
 from vpjax.errors import unknown
 
-INITS = ("zero", "classes", "normal")
+SPREADS = {"normal_0.01": 0.01, "normal_0.02": 0.02}
+INITS = ("zero", "classes", "normal", *SPREADS)
 
 
 class Head(nnx.Module):
@@ -35,6 +38,9 @@ class Head(nnx.Module):
         shape = (dim, num_classes)
         if init == "zero":
             kernel, bias = jnp.zeros(shape), jnp.zeros(num_classes)
+        elif init in SPREADS:
+            kernel = SPREADS[init] * jax.random.normal(rngs.params(), shape)
+            bias = jnp.zeros(num_classes)
         elif init == "normal":
             kernel = 0.02 * jax.random.normal(rngs.params(), shape)
             bound = 1 / math.sqrt(dim)
@@ -66,5 +72,6 @@ class HiddenLayer(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D"], ctx: Context, tag: str) -> Float[Array, "B D"]:
         x = jax.nn.relu(x @ self.kernel[...] + self.bias[...])
-        x = self.norm(x, use_running_average=ctx.key is None)
+        mask = None if ctx.mask is None else ctx.mask[:, None]
+        x = self.norm(x, use_running_average=ctx.key is None, mask=mask)
         return ctx.dropout(x, 0.1, tag)

@@ -1,7 +1,7 @@
 """Blocks shared by backbones, pre-norm transformers first of all.
 
     x = x + attn(norm1(x))          attn: query, key, value, out
-    x = x + mlp(norm2(x))           mlp:  fc1, gelu, fc2
+    x = x + mlp(norm2(x))           mlp:  fc1, gelu (or another of ACTIVATIONS), fc2
 
 A block can do less than all of its work (`read`, `keep`), which is where exact savings come from:
 
@@ -9,8 +9,8 @@ A block can do less than all of its work (`read`, `keep`), which is where exact 
     keep=n  only the first n tokens come out: queries, projection and mlp for those alone
 
 Numbers are computed in the dtype of the tokens; statistics and softmax in float32. Parameters are
-cast where they are used. LayerNorm and GELU carry their own derivatives, which keep one array where
-automatic ones keep two to five.
+cast where they are used. Norms and activations carry their own derivatives, which keep one array
+where automatic ones keep two to five.
 """
 
 import functools
@@ -21,8 +21,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vpjax.activations import ACTIVATIONS
 from vpjax.attention import attention
 from vpjax.context import Context
+from vpjax.errors import unknown
 from vpjax.tokens import Tokens
 
 
@@ -33,7 +35,12 @@ class Dense(nnx.Module):
     """
 
     def __init__(
-        self, features_in: tuple[int, ...], features_out: tuple[int, ...], *, rngs: nnx.Rngs
+        self,
+        features_in: tuple[int, ...],
+        features_out: tuple[int, ...],
+        *,
+        bias: bool = True,
+        rngs: nnx.Rngs,
     ):
         fan_in, fan_out = math.prod(features_in), math.prod(features_out)
         bound = (6 / (fan_in + fan_out)) ** 0.5
@@ -41,14 +48,15 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(
             jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
         )
-        self.bias = nnx.Param(jnp.zeros(features_out))
+        self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
         self.inputs = len(features_in)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel = self.kernel[...]
         lead, inner = x.shape[: x.ndim - self.inputs], kernel.shape[self.inputs :]
         y = x.reshape(*lead, -1) @ kernel.reshape(-1, math.prod(inner)).astype(x.dtype)
-        return y.reshape(*lead, *inner) + bias.astype(x.dtype)
+        y = y.reshape(*lead, *inner)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -64,15 +72,26 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention of the first `keep` tokens over all tokens and `read`."""
+    """Multi-head self-attention of the first `keep` tokens over all tokens and `read`.
 
-    def __init__(self, dim: int, heads: int, *, implementation: str = "xla", rngs: nnx.Rngs):
+    `dropout` is that of the probabilities and of the result; it needs the implementation "xla".
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        implementation: str = "xla",
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
         width = dim // heads
         self.query = Dense((dim,), (heads, width), rngs=rngs)
         self.key = Dense((dim,), (heads, width), rngs=rngs)
         self.value = Dense((dim,), (heads, width), rngs=rngs)
         self.out = Dense((heads, width), (dim,), rngs=rngs)
-        self.implementation = implementation
+        self.implementation, self.dropout = implementation, dropout
 
     def __call__(
         self,
@@ -88,8 +107,13 @@ class Attention(nnx.Module):
             # Computed before the repetition: once a batch where read tokens have no batch axis.
             k = _join(ctx.tap("attn.key", self.key(read), read), k)
             v = _join(ctx.tap("attn.value", self.value(read), read), v)
-        y = self.mix(q, k, v)
-        return ctx.tap("attn.out", self.out(y), y)
+        if self.dropout:
+            drop = lambda p: ctx.backbone_dropout(p, self.dropout, "attn.weights")  # noqa: E731
+            y = attention(q, k, v, self.implementation, drop=drop)
+        else:
+            y = self.mix(q, k, v)
+        y = ctx.tap("attn.out", self.out(y), y)
+        return ctx.backbone_dropout(y, self.dropout, "attn.out")
 
     def mix(
         self,
@@ -102,15 +126,25 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """fc2(gelu(fc1(x))), with the exact (erf) GELU."""
+    """fc2(gelu(fc1(x))), with the exact (erf) GELU unless another of ACTIVATIONS is named."""
 
-    def __init__(self, dim: int, hidden: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        activation: str = "gelu",
+        rngs: nnx.Rngs,
+    ):
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
         self.fc1 = Dense((dim,), (hidden,), rngs=rngs)
         self.fc2 = Dense((hidden,), (dim,), rngs=rngs)
-        self.dropout = dropout
+        self.dropout, self.activation = dropout, activation
 
     def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
-        h = gelu(ctx.tap("mlp.fc1", self.fc1(x), x))
+        h = ACTIVATIONS[self.activation](ctx.tap("mlp.fc1", self.fc1(x), x))
         h = ctx.backbone_dropout(h, self.dropout, "mlp.fc1")
         y = ctx.tap("mlp.fc2", self.fc2(h), h)
         return ctx.backbone_dropout(y, self.dropout, "mlp.fc2")
@@ -126,14 +160,19 @@ class Block(nnx.Module):
         mlp_dim: int,
         *,
         dropout: float = 0.0,
+        attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        eps: float = 1e-6,
+        activation: str = "gelu",
         attention: str = "xla",
         rngs: nnx.Rngs,
     ):
-        self.norm1 = LayerNorm(dim)
-        self.attn = Attention(dim, heads, implementation=attention, rngs=rngs)
-        self.norm2 = LayerNorm(dim)
-        self.mlp = Mlp(dim, mlp_dim, dropout=dropout, rngs=rngs)
+        self.norm1 = LayerNorm(dim, eps=eps)
+        self.attn = Attention(
+            dim, heads, implementation=attention, dropout=attention_dropout, rngs=rngs
+        )
+        self.norm2 = LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, mlp_dim, dropout=dropout, activation=activation, rngs=rngs)
         self.drop_path = drop_path
 
     def __call__(
@@ -163,13 +202,15 @@ class PatchEmbed(nnx.Module):
     Pixels right of or below the last whole patch are dropped, like a convolution without padding.
     """
 
-    def __init__(self, patch_size: tuple[int, int], dim: int, *, channels=3, rngs: nnx.Rngs):
+    def __init__(
+        self, patch_size: tuple[int, int], dim: int, *, channels=3, bias=True, rngs: nnx.Rngs
+    ):
         self.kernel = nnx.Param(
             jax.nn.initializers.lecun_normal()(
                 rngs.params(), (math.prod(patch_size) * channels, dim)
             ).reshape(*patch_size, channels, dim)
         )
-        self.bias = nnx.Param(jnp.zeros(dim))
+        self.bias = nnx.Param(jnp.zeros(dim)) if bias else None
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         ph, pw, channels, dim = self.kernel.shape
@@ -178,33 +219,13 @@ class PatchEmbed(nnx.Module):
         x = images[:, : h * ph, : w * pw].reshape(batch, h, ph, w, pw, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, h, w, -1)  # B h w (ph pw C)
         kernel = self.kernel[...].reshape(-1, dim).astype(x.dtype)
-        return x @ kernel + self.bias[...].astype(x.dtype)
+        x = x @ kernel
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 
 def _join(read: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
     read = jnp.broadcast_to(read, (len(own), *read.shape[-3:]))
     return jnp.concatenate([read, own], axis=1)  # B (P + L) N d
-
-
-@jax.custom_vjp
-def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), exactly; its derivative keeps x alone."""
-    wide = x.astype(jnp.float32)
-    return (wide * _normal_cdf(wide)).astype(x.dtype)
-
-
-def _gelu_backward(x, g):
-    wide = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)
-    slope = _normal_cdf(wide) + wide * density
-    return ((slope * g.astype(jnp.float32)).astype(x.dtype),)
-
-
-def _normal_cdf(x):
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

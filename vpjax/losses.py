@@ -3,6 +3,8 @@
 softmax    cross entropy of one class an image
 sigmoid    binary cross entropy of every class, summed: for several classes an image
 
+`smoothing` mixes the one class with all of them, alike: (1 - s) of it, s / C of every one.
+
 Class weights multiply an image's loss (softmax) or a class's term (sigmoid). The mean over a batch
 divides by its images, not by their weights: the rule of VPT's code (arXiv 2203.12119), which means
 to count classes, though, and counts none: there every weight comes out as 1.
@@ -17,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from vpjax.errors import unknown
+from vpjax.errors import UserError, unknown
 
 CLASS_WEIGHTS = {"none": 0.0, "inv": -1.0, "inv_sqrt": -0.5}  # the power of a class's count
 
@@ -26,9 +28,12 @@ def softmax(
     logits: Float[Array, "B C"],
     labels: Array,
     weights: Float[Array | np.ndarray, " C"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Array, " B"]:
     """Cross entropy; labels are B."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing:
+        loss = (1 - smoothing) * loss - smoothing * jax.nn.log_softmax(logits).mean(-1)
     return loss if weights is None else loss * jnp.asarray(weights)[labels]
 
 
@@ -46,14 +51,25 @@ def sigmoid(
 LOSSES = {"softmax": softmax, "sigmoid": sigmoid}
 
 
-def criterion(name: str, weights: Float[np.ndarray, " C"] | None = None) -> Callable:
-    """Returns the loss of that name, (logits, labels) -> B, with its class weights bound.
+def criterion(
+    name: str, weights: Float[np.ndarray, " C"] | None = None, smoothing: float = 0.0
+) -> Callable:
+    """Returns the loss of that name, (logits, labels) -> B, with class weights and smoothing bound.
 
-    Raises: UserError if there is none.
+    Raises: UserError if there is none, or smoothing does not suit it.
     """
     if name not in LOSSES:
         raise unknown("train.loss", name, LOSSES)
-    return functools.partial(LOSSES[name], weights=weights)
+    if not 0 <= smoothing < 1:
+        raise UserError(f"train.label_smoothing is {smoothing}; it must be in [0, 1)")
+    if not smoothing:
+        return functools.partial(LOSSES[name], weights=weights)
+    if name != "softmax":
+        raise UserError(
+            f"train.label_smoothing is {smoothing}, which is for train.loss='softmax'; here it is "
+            f"{name!r}. Leave it at 0."
+        )
+    return functools.partial(softmax, weights=weights, smoothing=smoothing)
 
 
 def class_weights(counts: np.ndarray, kind: str) -> Float[np.ndarray, " C"] | None:

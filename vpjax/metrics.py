@@ -4,6 +4,8 @@
     average_precision  sum over thresholds of (gain in recall) x precision, for each class
     mean_recall        recall averaged over all thresholds, for each class
     best_f1            F1 at the threshold, the same for all classes, where macro F1 is highest
+    confusion          how many images of each class were taken for each class
+    macro              precision, recall and F1 of that, averaged over classes
 
 They follow the definitions of scikit-learn, which VPT's evaluation (arXiv 2203.12119) calls.
 """
@@ -13,6 +15,7 @@ from jaxtyping import Float, Int, Num
 
 Scores = Num[np.ndarray, "n C"]  # higher: rather of that class
 Targets = Int[np.ndarray, "n C"]  # zeros and ones
+Counts = Int[np.ndarray, "C C"]  # images by true class (rows) and predicted class
 
 THRESHOLDS = np.arange(50, 100, 5) / 100
 
@@ -81,3 +84,30 @@ def _f1(decided, targets):
         return float(np.mean(2 * both / np.maximum(any_, 1)))
 
     return {"micro": ratio(None), "macro": ratio(0), "samples": ratio(1)}
+
+
+def confusion(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
+) -> Counts:
+    """Returns counts: true classes are rows, predicted ones columns."""
+    pairs = np.asarray(labels, np.int64) * num_classes + predicted
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def macro(counts: Counts) -> dict[str, float]:
+    """Returns {"precision", "recall", "f1"}: unweighted means over the classes that occur, true or
+    predicted. A ratio of nothing to nothing is 0.
+    """
+    right, shown, said = np.diag(counts), counts.sum(1), counts.sum(0)
+    occurs = (shown + said) > 0
+    mean = lambda part, whole: float((part / np.maximum(whole, 1))[occurs].mean())  # noqa: E731
+    return {
+        "precision": mean(right, said),
+        "recall": mean(right, shown),
+        "f1": mean(2 * right, shown + said),
+    }
+
+
+def class_accuracy(counts: Counts) -> Float[np.ndarray, " C"]:
+    """Returns each class's share of images that were recognised; 0 where it has none."""
+    return np.diag(counts) / np.maximum(counts.sum(1), 1)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vpjax.activations import gelu
 from vpjax.backbones.contract import Site
 from vpjax.context import Context
-from vpjax.layers import Dense, LayerNorm, gelu
+from vpjax.layers import Dense, LayerNorm
 
 
 class Linear(Dense):

@@ -49,23 +49,7 @@ def opening(experiment: "Experiment") -> None:
     """Logs what is about to happen: parameters, data, weights, devices, kernels."""
     e, config = experiment, experiment.config
     log.info("%s", parameter_table(e))
-    for split, source in e.sources.items():
-        log.info("data      %-5s %6d images  %s", split, len(source), source.name)
-    log.info("          %d classes, preset %s", e.sources["train"].num_classes, e.preset)
-    if e.loaded is None:
-        log.info("weights   drawn from seed %d", config.seed)
-    else:
-        log.info("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
-        if e.loaded.resized:
-            log.info("          position embeddings resized %s", e.loaded.resized)
-        if e.loaded.dropped:
-            log.info(
-                "          left out: %s",
-                ", ".join(n.removeprefix("unused/") for n in e.loaded.dropped),
-            )
-    devices = e.mesh.devices.flat
-    log.info("devices   %d x %s, mesh %s", len(devices), devices[0].device_kind, dict(e.mesh.shape))
-    log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, config.remat)
+    surroundings(e)
     log.info(
         "plan      %d steps of %d images (%d an epoch), %s, peak lr %.3g",
         e.plan.steps,
@@ -74,7 +58,33 @@ def opening(experiment: "Experiment") -> None:
         config.optim.name,
         float(np.max(e.rate(np.arange(e.plan.steps)))),
     )
-    for text in advice(config, e.preset):
+    warn(e)
+
+
+def surroundings(experiment: "Experiment") -> None:
+    """Logs data, weights, devices, kernels."""
+    e, config = experiment, experiment.config
+    for split, source in e.sources.items():
+        log.info("data      %-5s %6d images  %s", split, len(source), source.name)
+    log.info("          %d classes, preset %s", e.sources["train"].num_classes, e.preset)
+    if e.loaded is None:
+        log.info("weights   drawn from seed %d", config.seed)
+    else:
+        log.info("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
+        if e.loaded.resized:
+            log.info("          resized %s", e.loaded.resized)
+        if e.loaded.dropped:
+            left = [n.removeprefix("unused/") for n in e.loaded.dropped]
+            left = left[:4] + [f"{len(left) - 4} more"] * (len(left) > 4)
+            log.info("          left out: %s", ", ".join(left))
+    devices = e.mesh.devices.flat
+    log.info("devices   %d x %s, mesh %s", len(devices), devices[0].device_kind, dict(e.mesh.shape))
+    log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, config.remat)
+
+
+def warn(experiment: "Experiment") -> None:
+    """Logs what is known to go wrong with such a config."""
+    for text in advice(experiment.config, experiment.preset):
         log.warning("warning   %s", text)
 
 
@@ -138,7 +148,9 @@ def facts(experiment: "Experiment") -> dict[str, Any]:
         },
         "data": {n: {"name": s.name, "images": len(s)} for n, s in e.sources.items()},
         "data_fingerprint": e.sources["train"].fingerprint,
+        "steps_per_epoch": e.plan.steps_per_epoch,
         "preset": e.preset,
+        "on_features": e.features is not None,
         "dtype": config.dtype,
         "attention": e.attention,
         "remat": config.remat,

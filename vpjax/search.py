@@ -5,6 +5,7 @@ folder of its own, <workdir>/<label>/seed0 ..., and a run that is finished is no
 
     comparison.md, .csv, .json   mean and standard deviation of accuracy, parameters, seconds
     comparison.png               accuracy against trainable parameters
+    comparison_curves.png        accuracy of training and evaluation by epoch
 """
 
 import csv
@@ -18,9 +19,10 @@ from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax.draw.curves import comparison
+from vpjax.draw.histories import histories, points
 from vpjax.errors import UserError
 from vpjax.train.fit import fit
-from vpjax.train.log import table
+from vpjax.train.log import read, table
 from vpjax.train.workdir import write_json
 
 log = logging.getLogger(__name__)
@@ -29,19 +31,28 @@ log = logging.getLogger(__name__)
 def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     """Trains every run of `config.compare` with every seed; returns and writes the table's rows.
 
+    `config.colours` are those of labels in comparison_curves.png.
+
     Raises: UserError if there is no seed.
     """
     if not config.seeds:
         raise UserError("config.seeds is empty; a comparison needs at least one seed")
     planned = list(runs(config))
-    results = {}
+    results, curves = {}, {}
     for number, (label, seed, single) in enumerate(planned, start=1):
         log.info("\n%s, seed %d (run %d of %d)", label, seed, number, len(planned))
-        result = fit(single, folder / label / f"seed{seed}")
+        place = folder / label / f"seed{seed}"
+        result = fit(single, place)
         results.setdefault(label, []).append(result)
+        history = points(read(place / "metrics.jsonl"), result["steps_per_epoch"])
+        curves.setdefault(label, []).append(history)
     rows = [summary(label, found) for label, found in results.items()]
     rows.sort(key=lambda row: row["trainable"])
     write(rows, folder)
+    if any(len(line.epochs) for seeds in curves.values() for seed in seeds for line in seed):
+        along = "test" if all("best" in r for r in rows) else "validation"
+        figure = histories({r["label"]: curves[r["label"]] for r in rows}, along, config.colours)
+        figure.savefig(folder / "comparison_curves.png", dpi=150)
     return rows
 
 
@@ -50,15 +61,19 @@ def runs(config: ConfigDict) -> Iterator[tuple[str, int, ConfigDict]]:
     for label, changes in config.compare.items():
         for seed in config.seeds:
             single = configs.merged(config, changes)
-            single.seed, single.seeds, single.compare = seed, (seed,), ConfigDict()
+            single.seed, single.seeds = seed, (seed,)
+            single.compare, single.colours = ConfigDict(), ConfigDict()
             yield label, seed, single
 
 
 def summary(label: str, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns one row: a method over its seeds. `std` is the population's, as in the papers."""
+    """Returns one row: a method over its seeds. `std` is the population's, as in the papers.
+
+    `best` is the highest accuracy on the way, where it is the test split that was evaluated there.
+    """
     split = "test" if "test_accuracy" in results[0] else "val"
     accuracy = [r[f"{split}_accuracy"] for r in results]
-    return {
+    row = {
         "label": label,
         "accuracy": float(np.mean(accuracy)),
         "std": float(np.std(accuracy)),
@@ -68,15 +83,22 @@ def summary(label: str, results: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": float(np.mean([r["seconds"] for r in results])),
         "images": results[0][f"{split}_count"],
     }
+    data = results[0]["data"]
+    if split == "test" and data.get("val") == data["test"]:
+        row["best"] = float(np.mean([r["best_val_accuracy"] for r in results]))
+    return row
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
     """Returns the rows as text that is also Markdown."""
     header = ["method", "accuracy (%)", "trainable parameters", "share", "seconds a run"]
+    if seen := all("best" in r for r in rows):
+        header[1:2] = ["last test accuracy (%)", "best seen (%)"]
     lines = [
         [
             r["label"],
             f"{r['accuracy']:.1f} ± {r['std']:.1f}",
+            *([f"{r['best']:.1f}"] if seen else []),
             f"{r['trainable']:,}",
             f"{r['percent']:.1f} %",
             f"{r['seconds']:.1f}",
@@ -91,7 +113,8 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
     (folder / "comparison.md").write_text(as_table(rows) + "\n")
     write_json(folder / "comparison.json", rows)
     with open(folder / "comparison.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        keys = dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, list(keys), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     comparison(rows).savefig(folder / "comparison.png", dpi=150)

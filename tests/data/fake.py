@@ -24,11 +24,17 @@ SIDE = (20, 40)  # pixels; images without a fixed size get sides between these
 
 
 def fake_tfds(
-    folder: Path, name: str, splits: dict[str, int], shards: int | None = None, version=None
+    folder: Path,
+    name: str,
+    splits: dict[str, int],
+    shards: int | None = None,
+    version=None,
+    lengths=(0, 1, 2, 3),
 ) -> Path:
     """Writes a data set with that many random examples a split; returns its folder.
 
-    Label i is example number modulo the number of classes. `version` replaces the official one.
+    Label i is example number modulo the number of classes. `version` replaces the official one;
+    `lengths` are those of sequences, such as a scene's objects, in turn.
     """
     wanted = prepared.parse(name)
     official = tfds.builder_cls(wanted.name)
@@ -37,7 +43,7 @@ def fake_tfds(
         "__module__": official.__module__,
         "pkg_dir_path": official.pkg_dir_path,
         "_split_generators": lambda self, dl_manager: {
-            split: examples(self.info.features, split, n) for split, n in splits.items()
+            split: examples(self.info.features, split, n, lengths) for split, n in splits.items()
         },
     }
     if version:
@@ -52,14 +58,14 @@ def fake_tfds(
     return Path(builder.data_dir)
 
 
-def examples(features, split, n):
+def examples(features, split, n, lengths):
     """Yields n random examples of the given features."""
     for i in range(n):
         rng = np.random.default_rng([zlib.crc32(split.encode()), i])
-        yield i, {k: value(rng, feature, i) for k, feature in features.items()}
+        yield i, {k: value(rng, feature, i, lengths) for k, feature in features.items()}
 
 
-def value(rng, feature, i):
+def value(rng, feature, i, lengths):
     """Returns a random value of one feature."""
     if isinstance(feature, tfds.features.Image):
         return picture(rng, feature.shape)
@@ -68,9 +74,10 @@ def value(rng, feature, i):
     if isinstance(feature, tfds.features.Text):
         return f"file-{i}.jpg"
     if isinstance(feature, tfds.features.FeaturesDict):
-        return {k: value(rng, f, i) for k, f in feature.items()}
+        return {k: value(rng, f, i, lengths) for k, f in feature.items()}
     if isinstance(feature, tfds.features.Sequence):
-        return [value(rng, feature.feature, i + j) for j in range(i % 4)]
+        n = lengths[i % len(lengths)]
+        return [value(rng, feature.feature, i + j, lengths) for j in range(n)]
     if isinstance(feature, tfds.features.BBoxFeature):
         return tfds.features.BBox(0.1, 0.1, 0.5, 0.5)
     dtype = np.dtype(feature.np_dtype)

@@ -171,3 +171,14 @@ def test_images_may_be_rectangles():
         preset("vpt_fgvc").on_host((None, None, 3), (16, 24))
     with pytest.raises(UserError, match="image_size is 16x24"):
         preset("vitb4_cifar").on_host((32, 32, 3), (16, 24))
+
+
+def test_grey_images_stay_grey_for_models_of_one_channel():
+    grey = BATCH[..., :1]
+    out = preset("msvp_mnist").device(grey, 12, False, channels=1)
+    np.testing.assert_allclose(out, grey / 127.5 - 1, atol=1e-6)
+    out = preset("msvp_cifar").device(grey, 12, False, channels=1)
+    mean, std = (np.mean(getattr(preset("msvp_cifar"), k)) for k in ("mean", "std"))
+    np.testing.assert_allclose(out, (grey / 255 - mean) / std, atol=1e-5)
+    with pytest.raises(UserError, match="Set backbone.channels=3"):
+        preset("msvp_mnist").device(BATCH, 12, False, channels=1)

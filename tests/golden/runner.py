@@ -20,6 +20,11 @@ FAMILIES = {
     "convnext": "conv",
     "resnet": "conv",
 }
+# MS-VP's kinds of cases that name no model, and those that are pictures
+MSVP = ("prompting", "schedules", "metrics", "prompt_panels")
+PICTURES = ("gradcam", "prompt_panels")
+# JSON files that are cases: the file that knows them
+JSON_CASES = {"inat_json": "inat", "tokenizer_cases": "clip"}
 
 
 class NotUnderstood(Exception):
@@ -39,17 +44,23 @@ class Comparison(NamedTuple):
 def cases(folder: Path, pattern: str = "*") -> list[Path]:
     """Returns the case files of a folder; files without `meta` are inputs of cases."""
     paths = sorted(p for p in folder.glob("*.npz") if fnmatch.fnmatch(p.stem, pattern))
-    return [p for p in paths if "meta" in np.load(p).files]
+    paths = [p for p in paths if "meta" in np.load(p).files]
+    known = (folder / f"{stem}.json" for stem in JSON_CASES if fnmatch.fnmatch(stem, pattern))
+    return sorted([*paths, *(p for p in known if p.is_file())])
 
 
 def check(path: Path) -> tuple[bool, str]:
     """Runs a case. Returns whether it passed, and a line about it."""
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
-    meta = json.loads(str(arrays.pop("meta")))
+    if path.suffix == ".json":
+        module = importlib.import_module(f"tests.golden.{JSON_CASES[path.stem]}")
+        arrays, meta, compare = {}, json.loads(path.read_text()), module.compare_json
+    else:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta, compare = json.loads(str(arrays.pop("meta"))), None
     try:
         with jax.default_matmul_precision("highest"):
-            return judge(handler(meta)(meta, arrays, path.parent))
+            return judge((compare or handler(meta))(meta, arrays, path.parent))
     except NotUnderstood as e:
         return False, f"not understood: {e}"
     except Exception as e:
@@ -58,12 +69,22 @@ def check(path: Path) -> tuple[bool, str]:
 
 def handler(meta: dict):
     """Returns the function (meta, arrays, folder) -> comparisons for a case's kind."""
-    from tests.golden import data, metrics, model, sa2vp, solver
+    from tests.golden import clip, data, inat, metrics, model, mop, sa2vp, solver, vit_b4
 
+    kind = meta.get("kind")
+    if kind in MSVP or (kind and meta.get("model")):
+        file = "msvp_pictures" if kind in PICTURES else "msvp"
+        return importlib.import_module(f"tests.golden.{file}").compare
+    if found := clip.find(meta) or mop.find(meta):
+        return found
     if str(meta.get("method")).startswith("sa2vp"):
         return sa2vp.compare
+    if meta.get("method") in ("P", "F", "P+F") or meta.get("kind") == "adapt":
+        return vit_b4.compare
     if "optimizer" in meta:
         return solver.compare
+    if "out_cosine_range" in str(meta.get("note")):
+        return inat.compare_metrics
     for start, compare in (("metrics", metrics.compare), ("data_", data.compare)):
         if str(meta.get("case")).startswith(start):
             return compare

@@ -151,7 +151,8 @@ def test_a_run_that_diverges_names_the_step_and_keeps_what_it_saved(tmp_path, mo
 
 def test_an_evaluation_that_is_no_number_is_no_result(tmp_path, monkeypatch):
     real = experiment.evaluate
-    monkeypatch.setattr(experiment, "evaluate", lambda *a: real(*a) | {"loss": float("inf")})
+    wrong = {"loss": float("inf")}
+    monkeypatch.setattr(experiment, "evaluate", lambda *a: (real(*a)[0] | wrong, None))
     with pytest.raises(UserError, match="the loss of the val split is inf at step 2"):
         fit(config(), tmp_path)
     assert not (tmp_path / "result.json").exists()

@@ -94,7 +94,7 @@ def test_the_weighted_mean_divides_by_images_and_reaches_the_gradient():
 
 def test_several_classes_an_image_train_without_an_accuracy():
     numbers, moved = trained(losses.criterion("sigmoid"), TARGETS)
-    assert numbers.keys() == {"loss", "grad_norm"}
+    assert numbers.keys() == {"loss", "grad_norm", "images"}
     assert np.abs(moved["method/head/bias"]).min() > 0
 
 
@@ -110,7 +110,8 @@ def measured(labels, size, devices, criterion=losses.softmax):
         {"image": IMAGES[i : i + 8], "label": labels[i : i + 8], "mask": np.arange(i, i + 8) < 21}
         for i in (0, 8, 16)
     ]
-    return evaluate(make_eval_step(parts.graph, prepare, criterion), weights, frozen, batches, mesh)
+    eval_step = make_eval_step(parts.graph, prepare, criterion)
+    return evaluate(eval_step, weights, frozen, batches, mesh)[0]
 
 
 def logits_of(size):
@@ -164,3 +165,15 @@ def test_numbers_of_several_classes_an_image(devices):
     assert found["loss"] == pytest.approx(terms.sum(1).mean(), rel=1e-5)
     with pytest.raises(UserError, match="no image of the split has a label"):
         measured(np.zeros_like(TARGETS), CLASSES, devices, losses.sigmoid)
+
+
+def test_smoothing_gives_a_share_to_every_class():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(6, CLASSES)), np.arange(6) % CLASSES
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = 0.8 * np.eye(CLASSES)[labels] + 0.2 / CLASSES
+    found = losses.criterion("softmax", WEIGHTS, 0.2)(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, -(targets * log_p).sum(1) * WEIGHTS[labels], rtol=1e-5)
+    for name, smoothing, match in (("sigmoid", 0.1, "softmax"), ("softmax", -0.1, r"\[0, 1\)")):
+        with pytest.raises(UserError, match=match):
+            losses.criterion(name, None, smoothing)

@@ -12,7 +12,8 @@ from vpjax import names
 from vpjax.backbones.vit import ViT
 from vpjax.errors import UserError
 from vpjax.weights import google
-from vpjax.weights.load import load, resize_grid
+from vpjax.weights.load import load
+from vpjax.weights.resample import resize_grid
 
 
 @pytest.fixture
@@ -115,6 +116,6 @@ def test_positions_of_another_grid_are_resized_and_it_is_said(tmp_path, vit):
     google.save(tmp_path / "a.npz", vit)
     expected = vit | {"pos_embed": np.zeros((1 + 2 * 6, 16))}
     loaded = load(str(tmp_path / "a.npz"), expected, (2, 6))
-    assert loaded.resized == "4x4 -> 2x6"
+    assert loaded.resized == "positions 4x4 -> 2x6"
     assert loaded.values["pos_embed"].shape == (13, 16)
     np.testing.assert_array_equal(loaded.values["pos_embed"][0], vit["pos_embed"][0])

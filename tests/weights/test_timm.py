@@ -128,7 +128,7 @@ def test_positions_are_resized(tmp_path, cls):
     arrays = file_of(grid=2)
     result = loaded(tmp_path, arrays, tiny(cls))
     theirs, ours = arrays["pos_embed"][0], result.values["pos_embed"]
-    assert result.resized == "2x2 -> 4x4" and ours.shape == (17, DIM)
+    assert result.resized == "positions 2x2 -> 4x4" and ours.shape == (17, DIM)
     np.testing.assert_array_equal(ours[[0, 1, 4, 13, 16]], theirs)  # class token and corners
 
 

@@ -39,6 +39,7 @@ class Stem(NamedTuple):
     padding: int  # pixels on every side
     dim: int  # channels that come out
     params: str = r"patch_embed/.*"  # names of its parameters, with a BatchNorm that follows
+    channels: int = 3  # of images
 
 
 @runtime_checkable

@@ -39,7 +39,8 @@ class ResNet(nnx.Module):
 
     `widths` are those inside the blocks of each stage, `depths` how many blocks it has; what leaves
     a block is `expansion` times as wide (1 for basic blocks, 4 for bottlenecks). `stem_dim` is the
-    width of the first convolution, by default that of the first stage.
+    width of the first convolution, by default that of the first stage. `channels` is 3, or 1 for
+    grey images.
     Raises: UserError for an unknown variant or stem, or lists of different length.
     """
 
@@ -53,6 +54,7 @@ class ResNet(nnx.Module):
         widths: tuple[int, ...] = (64, 128, 256, 512),
         depths: tuple[int, ...] | None = None,
         expansion: int | None = None,
+        channels: int = 3,
         rngs: nnx.Rngs,
     ):
         if variant not in DEPTHS:
@@ -69,10 +71,11 @@ class ResNet(nnx.Module):
         self.patch_size = pair(stride * (2 if self.pools else 1))
         self.grid = _after(self.image_size, self.patch_size[0])
         self.head_dim, self.extra, self.pooled, self.batch_norm = None, 0, None, True
-        self.stem = Stem(pair(window), pair(stride), window // 2, dim, r"patch_(embed|norm)/.*")
-        self.taps = block.taps | {"stem", "embed", "branch"}
+        params = r"patch_(embed|norm)/.*"
+        self.stem = Stem(pair(window), pair(stride), window // 2, dim, params, channels)
+        self.taps = block.taps | {"stem", "embed", "branch", "downsample"}
 
-        self.patch_embed = Conv(3, dim, window, stride=stride, rngs=rngs)
+        self.patch_embed = Conv(channels, dim, window, stride=stride, rngs=rngs)
         self.patch_norm = BatchNorm(dim)
         self.layers, sites, grid = nnx.List(), [], self.grid
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -172,7 +175,7 @@ class _Projection(nnx.Module):
         self.norm = BatchNorm(dim)
 
     def __call__(self, x: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        return self.norm(self.conv(x), ctx)
+        return self.norm(ctx.tap("downsample", self.conv(x), x), ctx)
 
 
 def _after(grid: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -38,11 +38,17 @@ TAPS = frozenset(
 class ViT(nnx.Module):
     """A ViT for images of `image_size` pixels, an edge or (height, width).
 
-    `dropout` follows the embedding and both layers of every MLP; `drop_path` is the share of images
-    that skip a branch of the last layer, rising linearly from 0 in the first. Both act only while
-    the backbone trains. `pos_std` is the spread of freshly drawn position embeddings.
+    `channels` is 3, or 1 for grey images. `dropout` follows the embedding and both layers of every
+    MLP, `attention_dropout` the probabilities of attention and its result; `drop_path` is the share
+    of images that skip a branch of the last layer, rising linearly from 0 in the first. They act
+    only while the backbone trains. `eps` is that of every LayerNorm, `pos_std` the spread of newly
+    drawn position embeddings.
     Raises: UserError for an unknown variant or sizes that do not fit together.
     """
+
+    # Of relatives that differ: see `vpjax.backbones.clip`.
+    activation = "gelu"
+    patch_bias = True
 
     def __init__(
         self,
@@ -54,8 +60,11 @@ class ViT(nnx.Module):
         mlp_dim: int | None = None,
         heads: int | None = None,
         depth: int | None = None,
+        channels: int = 3,
         dropout: float = 0.1,
+        attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        eps: float = 1e-6,
         pos_std: float = 0.02,
         pre_logits: bool = False,
         attention: str = "xla",
@@ -73,14 +82,18 @@ class ViT(nnx.Module):
         if 0 in self.grid:
             raise UserError(f"image_size {self.image_size} is below patch {self.patch_size}")
 
-        self.dim, self.head_dim, self.dropout = dim, dim // heads, dropout
+        self.dim, self.dropout = dim, dropout
+        # Fused attention never holds the probabilities that would be dropped.
+        self.head_dim = None if attention_dropout else dim // heads
         self.extra = self.pooled = 1
         self.batch_norm = False
         self.taps = TAPS
-        self.stem = Stem(self.patch_size, self.patch_size, 0, dim)
+        self.stem = Stem(self.patch_size, self.patch_size, 0, dim, channels=channels)
         self.sites = tuple(Site(i, 0, dim, self.grid) for i in range(depth))
 
-        self.patch_embed = PatchEmbed(self.patch_size, dim, rngs=rngs)
+        self.patch_embed = PatchEmbed(
+            self.patch_size, dim, channels=channels, bias=self.patch_bias, rngs=rngs
+        )
         self.cls_token = nnx.Param(jnp.zeros((1, dim)))
         positions = 1 + self.grid[0] * self.grid[1]
         self.pos_embed = nnx.Param(pos_std * jax.random.normal(rngs.params(), (positions, dim)))
@@ -90,13 +103,16 @@ class ViT(nnx.Module):
                 heads,
                 mlp_dim,
                 dropout=dropout,
+                attention_dropout=attention_dropout,
                 drop_path=drop_path * i / max(depth - 1, 1),
+                eps=eps,
+                activation=self.activation,
                 attention=attention,
                 rngs=rngs,
             )
             for i in range(depth)
         )
-        self.norm = LayerNorm(dim)
+        self.norm = LayerNorm(dim, eps=eps)
         self.pre_logits = Dense((dim,), (dim,), rngs=rngs) if pre_logits else None
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:

@@ -9,6 +9,7 @@ batches: process p of P takes the p-th part of every one. Grain's threads prepar
 each asks for a step and gets a whole batch.
 """
 
+import copy
 import functools
 import math
 import os
@@ -29,31 +30,25 @@ FOREVER = 2**60  # steps
 TRAIN_REMAINDERS = ("join", "drop", "keep")
 
 
-class Loader:
-    """Batches of a source for one process.
+class Order:
+    """Which examples each batch holds.
 
     `batch_size` counts the images of all processes together. `remainder` says what becomes of the
     images that do not fill a batch: "join" (training's default) lets a batch span two epochs,
     "drop" leaves them out, "keep" makes a short last batch, padded and masked; "pad" (evaluation)
     does the same in one pass. `reshuffle=False` repeats the order of the first epoch.
 
-    Images are kept in memory where they fit in 2 GiB. Every label is then checked right here, and
-    images of equal size are all decoded; photos are decoded when first used, unless training crops
-    them at random. Larger data sets are read as training goes.
-
     Attributes:
         steps_per_epoch: batches after which every image has been seen ("drop": that fit).
 
-    Raises: UserError for an empty source, a wrong label or image, a batch size that does not suit
-        the number of images or processes, or a preset that does not suit the images.
+    Raises: UserError for an empty source, or a batch size that does not suit the number of images
+        or processes.
     """
 
     def __init__(
         self,
         source: Source,
         batch_size: int,
-        preset: Preset,
-        image_size: int | tuple[int, int],
         seed: int = 0,
         train: bool = True,
         process_index: int = 0,
@@ -61,9 +56,8 @@ class Loader:
         remainder: str | None = None,
         reshuffle: bool = True,
     ):
-        self.source, self.preset, self.image_size = source, preset, image_size
-        self.batch_size, self.seed, self.train = batch_size, seed % 2**64, train
-        self.reshuffle = reshuffle
+        self.source, self.batch_size = source, batch_size
+        self.seed, self.train, self.reshuffle = seed % 2**64, train, reshuffle
         self.remainder = remainder or ("join" if train else "pad")
         self._check(process_index, process_count)
         share = batch_size // process_count
@@ -71,19 +65,8 @@ class Loader:
         n = len(source)
         whole = n // batch_size
         self.steps_per_epoch = whole if self.remainder == "drop" else math.ceil(n / batch_size)
-
-        self._on_host = preset.on_host(source.image_shape, image_size)
-        self._random = self._on_host and preset.random_on_host(train)
-        height, width, channels = source.image_shape
-        if self._on_host:
-            height, width = pair(image_size)
-        self.image_shape = (height, width, channels)
-        self._dtype = np.dtype(preset.host_dtype() if self._on_host else np.uint8)
         # An epoch's permutation is needed by several threads and steps.
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
-        self._memory = self._labels = None
-        if not self._random and n * math.prod(self.image_shape) * self._dtype.itemsize <= MEMORY:
-            self._fill_memory()
 
     def _check(self, process_index, process_count):
         n, b, name = len(self.source), self.batch_size, self.source.name
@@ -111,6 +94,75 @@ class Loader:
                 f"of at most {n}, or remainder 'keep'."
             )
 
+    def indices(self, step: int) -> Int64[np.ndarray, "batch_size"]:
+        """Returns which examples the global batch of a step holds; -1 is padding."""
+        n, b = len(self.source), self.batch_size
+        if self.remainder == "join":
+            positions = np.arange(step * b, (step + 1) * b)
+            epochs = positions // n
+            orders = [self._order(int(e))[positions[epochs == e] % n] for e in np.unique(epochs)]
+            return np.concatenate(orders)
+        epoch, step = divmod(step, self.steps_per_epoch)
+        taken = self._order(epoch)[step * b : (step + 1) * b]
+        return np.concatenate([taken, np.full(b - len(taken), -1)])
+
+    def reseeded(self, seed: int) -> "Order":
+        """Returns batches of the same images, in memory once, in the order of another seed."""
+        other = copy.copy(self)
+        other.seed = seed % 2**64
+        other._order = functools.lru_cache(maxsize=2)(other._draw_order)
+        return other
+
+    def _draw_order(self, epoch):
+        n = len(self.source)
+        if not self.train:
+            return np.arange(n)
+        epoch = epoch if self.reshuffle else 0
+        # Sorted raw bits: numpy promises these for ever, unlike its own permutation.
+        bits = np.random.Philox(key=[self.seed, 0], counter=[0, 0, 0, epoch]).random_raw(n)
+        return np.argsort(bits, kind="stable")
+
+
+class Loader(Order):
+    """Batches of a source for one process, in the order of `Order`.
+
+    Images are kept in memory where they fit in 2 GiB. Every label is then checked right here, and
+    images of equal size are all decoded; photos are decoded when first used, unless training crops
+    them at random. Larger data sets are read as training goes.
+
+    Raises: UserError as `Order` does, and for a wrong label or image, or a preset that does not
+        suit the images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        preset: Preset,
+        image_size: int | tuple[int, int],
+        seed: int = 0,
+        train: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+        remainder: str | None = None,
+        reshuffle: bool = True,
+    ):
+        super().__init__(
+            source, batch_size, seed, train, process_index, process_count, remainder, reshuffle
+        )
+        self.preset, self.image_size = preset, image_size
+        n = len(source)
+        self._on_host = preset.on_host(source.image_shape, image_size)
+        self._random = self._on_host and preset.random_on_host(train)
+        height, width, channels = source.image_shape
+        if self._on_host:
+            height, width = pair(image_size)
+        self.image_shape = (height, width, channels)
+        self._dtype = np.dtype(preset.host_dtype() if self._on_host else np.uint8)
+        self._memory = self._labels = None
+        if not self._random and n * math.prod(self.image_shape) * self._dtype.itemsize <= MEMORY:
+            self._fill_memory()
+
     def _fill_memory(self):
         """Keeps images decoded: at once if that also checks them, else as they are first read."""
         n = len(self.source)
@@ -122,6 +174,11 @@ class Loader:
         self._present = np.full(n, eager)
         self.source.check(self.source.num_classes)
         self._labels = self.source.labels().astype(np.int32)
+
+    @property
+    def kept(self) -> int | None:
+        """How many images lie decoded in memory so far; None where none are kept."""
+        return None if self._memory is None else int(self._present.sum())
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
         """Yields this process's part of each batch, from step `start` on.
@@ -157,27 +214,6 @@ class Loader:
         for row, image, label in self._read(step, rows, indices[rows]):
             images[row], labels[row] = image, label
         return {"image": images, "label": labels, "mask": real}
-
-    def indices(self, step: int) -> Int64[np.ndarray, "batch_size"]:
-        """Returns which examples the global batch of a step holds; -1 is padding."""
-        n, b = len(self.source), self.batch_size
-        if self.remainder == "join":
-            positions = np.arange(step * b, (step + 1) * b)
-            epochs = positions // n
-            orders = [self._order(int(e))[positions[epochs == e] % n] for e in np.unique(epochs)]
-            return np.concatenate(orders)
-        epoch, step = divmod(step, self.steps_per_epoch)
-        taken = self._order(epoch)[step * b : (step + 1) * b]
-        return np.concatenate([taken, np.full(b - len(taken), -1)])
-
-    def _draw_order(self, epoch):
-        n = len(self.source)
-        if not self.train:
-            return np.arange(n)
-        epoch = epoch if self.reshuffle else 0
-        # Sorted raw bits: numpy promises these for ever, unlike its own permutation.
-        bits = np.random.Philox(key=[self.seed, 0], counter=[0, 0, 0, epoch]).random_raw(n)
-        return np.argsort(bits, kind="stable")
 
     def _read(self, step, rows, indices):
         """Yields row, image and label of the given examples, from memory where they are there."""

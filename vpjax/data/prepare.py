@@ -20,6 +20,18 @@ from vpjax.data import digits
 from vpjax.data import tfds as prepared
 from vpjax.errors import UserError
 
+# What a data set's builder needs beyond TFDS: package, and the extra of vpjax that brings it.
+TENSORFLOW, H5PY, OPENCV = ("tensorflow", "tensorflow"), ("h5py", "prepare"), ("cv2", "prepare")
+NEEDS = {
+    "dmlab": (TENSORFLOW,),
+    "sun397": (TENSORFLOW, OPENCV),
+    "patch_camelyon": (H5PY,),
+    "dsprites": (H5PY,),
+    "kitti": (OPENCV,),
+    "caltech_birds2011": (OPENCV,),
+    "diabetic_retinopathy_detection": (OPENCV,),
+}
+
 
 def prepare(
     name: str,
@@ -43,6 +55,7 @@ def prepare(
     root = prepared.root(data_dir)
     manual = Path(manual_dir).expanduser() if manual_dir else root / "downloads" / "manual"
     builder = _builder(wanted, root)
+    _check_packages(wanted.name, f"python -m vpjax.data.prepare {name} --data_dir {root}", backend)
     if missing := _unreachable(builder, root, manual):
         raise UserError(_advice(name, builder, root, manual, missing))
     if backend == "auto":
@@ -59,6 +72,20 @@ def prepare(
             return folder  # another process prepared it meanwhile
         raise UserError(_advice(name, builder, root, manual, _first_line(error))) from error
     return Path(builder.data_dir)
+
+
+def _check_packages(name, command, backend):
+    """Raises a UserError of one line if a package is missing, before gigabytes are downloaded."""
+    absent = [n for n in NEEDS.get(name, ()) if not importlib.util.find_spec(n[0])]
+    if backend == "standin" and TENSORFLOW in NEEDS.get(name, ()):
+        raise UserError(f"{name} can only be prepared with TensorFlow, not with the stand-in.")
+    if absent:
+        packages = " and ".join(package for package, _ in absent)
+        extras = ",".join(sorted({extra for _, extra in absent}))
+        raise UserError(
+            f"{name} is not prepared, and preparing it needs {packages}: "
+            f"pip install 'vpjax[{extras}]', then {command}"
+        )
 
 
 def _backend(name):

@@ -10,7 +10,7 @@ decoding, checks, and errors that name the data set and the example.
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -20,6 +20,8 @@ from jaxtyping import Int64, UInt8
 from vpjax.data import images
 from vpjax.errors import UserError
 
+# Called with every source that `open_source` opens, before anybody gets it: see `vpjax.data.lock`.
+GUARDS: list[Callable[["Source"], None]] = []
 BLOCK = 1000  # records read at once: four times faster an example than one by one
 
 
@@ -48,6 +50,7 @@ class Source:
         classes: class names, in the order of the labels.
         image_shape: (H, W, C), with None for H and W where images differ in size.
         multilabel: whether an image has any number of classes.
+        metadata: what is known of every class, for prompts and taxonomy; usually its name.
     """
 
     def __init__(
@@ -57,9 +60,12 @@ class Source:
         records: Records,
         image_shape: tuple[int | None, int | None, int],
         multilabel: bool = False,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
     ):
         self.name = name
         self.classes = tuple(classes)
+        spoken = ({"name": str(c).replace("_", " ")} for c in self.classes)
+        self.metadata = tuple(spoken if metadata is None else map(dict, metadata))
         self.image_shape = tuple(image_shape)
         self.multilabel = multilabel
         self.records = records
@@ -139,11 +145,18 @@ class Source:
 
     @functools.cached_property
     def _labels(self):
+        if (known := getattr(self.records, "labels", None)) is not None:
+            return known  # where reading a label would mean reading a photo
         labels = np.empty((len(self), *self.label_shape), np.int64)
         for block in self._blocks():
             for i, record in zip(block, self.records.__getitems__(block), strict=True):
                 labels[i] = self._target(i, record)
         return labels
+
+    @property
+    def labels_known(self) -> bool:
+        """Whether `labels` and `counts` need not read examples."""
+        return "_labels" in vars(self) or hasattr(self.records, "labels")
 
     def counts(self) -> Int64[np.ndarray, " C"]:
         """Returns how many images each class has; labels must be in range."""
@@ -190,8 +203,13 @@ class Source:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex digest of name, length and the first 1000 examples as stored."""
+        """Hex digest of name, length and the first 1000 examples as stored.
+
+        Where labels are known without reading images, they are all part of it.
+        """
         digest = hashlib.sha256(f"{self.name}\n{len(self)}\n".encode())
+        if hasattr(self.records, "labels"):
+            digest.update(self._labels.tobytes())
         for block in self._blocks(1000):
             for record in self.records.__getitems__(block):
                 label = sorted(record.label) if self.multilabel else int(record.label)
@@ -209,20 +227,51 @@ def label_message(name: str, index: int, label: int, num_classes: int) -> str:
     )
 
 
-def open_source(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
+def open_source(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    classes: str | Sequence[str | int] = "",
+) -> Source:
     """Opens a data set by name, preparing it first where that is possible.
 
-    `name` is "digits/low", "digits/high" (bundled) or any TFDS data set: "cifar10",
-    "cifar10:3.0.2", "eurosat/rgb". `split` is a TFDS split string: "train", "train[:90%]",
-    "train[:800]+validation[:200]". "vtab/<task>" is a task of VTAB-1k, with splits "train800",
-    "val200", "train800val200" and "test". `data_dir` is the TFDS folder; without it
-    `TFDS_DATA_DIR`, or `~/tensorflow_datasets`, or for the digits the cache folder.
+    `name` is one of
+        "digits/low", "digits/high"    bundled
+        "cifar10", "eurosat/rgb:2.0.0" any TFDS data set, with config and version
+        "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
+        "inat2018", "inat2021"         iNaturalist as JSON and photos in `data_dir`
+        "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`
+
+    `split` is a TFDS split string: "train", "train[:90%]", "train[:800]+validation[:200]".
+    `data_dir` is the data's folder; for TFDS without it `TFDS_DATA_DIR`, or
+    `~/tensorflow_datasets`, or for the digits the cache folder. `classes`, unless empty, are the
+    only classes read; see `vpjax.data.subset`.
 
     Raises: UserError for an unknown name or split, or for data that cannot be prepared here.
     """
-    # TFDS takes a third of a second to import: only those who read data pay.
-    from vpjax.data import prepare, tfds, vtab
+    from vpjax.data.subset import restrict
 
+    source = _open(name, split, data_dir)
+    for guard in GUARDS:
+        guard(source)
+    return restrict(source, classes) if len(classes) else source
+
+
+def _open(name, split, data_dir):
+    # TFDS takes a third of a second to import: only those who read data pay.
+    from vpjax.data import cars, folder, inat, prepare, tfds, vtab
+
+    kind, _, path = name.partition(":")
+    if kind in folder.READERS:
+        return folder.open_listing(kind, path, split, data_dir)
     if name.startswith("vtab/"):
         return vtab.open_task(name, split, data_dir)
-    return tfds.read(prepare.prepare(name, data_dir), split)
+    if name in inat.VERSIONS:
+        return inat.open_json(name, split, data_dir)
+    place = prepare.prepare(name, data_dir)
+    if kind in inat.TFDS:
+        return inat.open_tfds(place, split)
+    source = tfds.read(place, split)
+    if kind == "cars196":
+        source.metadata = tuple(cars.facts(c) for c in source.classes)
+    return source

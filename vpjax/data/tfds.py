@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
 
 from vpjax.data.source import Record, Source
 from vpjax.data.tfrecord import TFRecords
@@ -44,7 +45,8 @@ def parse(name: str) -> Name:
         return Name(**match.groupdict())
     raise UserError(
         f"data set name {name!r} is not of the form name, name/config or name:1.2.3, such as "
-        "'cifar10', 'eurosat/rgb' or 'cifar10:3.0.2'."
+        "'cifar10', 'eurosat/rgb' or 'cifar10:3.0.2', nor is it a kind of files, such as "
+        "'folder:PATH' or 'csv:FILE'."
     )
 
 
@@ -132,6 +134,7 @@ def read(
         classes = _class_names(name, features, label)
     where = f"{name}[{split}] in {builder.data_path}"
     records = Examples(_raw(builder, name, split, pieces), features, image, label, where)
+    records.pieces = pieces
     several = isinstance(label, str) and isinstance(features[label], tfds.features.Sequence)
     return Source(f"{name}[{split}]", classes, records, features[image].shape, several)
 
@@ -195,8 +198,11 @@ def sizes(folder: str | os.PathLike) -> dict[str, int]:
 class Examples:
     """Serialised TFDS examples as records: parsed, with images left encoded.
 
-    `where` names the data in errors. Raises: UserError for a file that is damaged.
+    `where` names the data in errors. `pieces` are TFDS's, of the files they are from.
+    Raises: UserError for a file that is damaged.
     """
+
+    pieces: Sequence[Any] = ()
 
     def __init__(self, raw, features, image, label, where):
         self._where = where
@@ -215,7 +221,7 @@ class Examples:
         indices = [int(i) for i in indices]  # array_record wants a list of plain integers
         try:
             return [self._record(data) for data in self._raw.__getitems__(indices)]
-        except (RuntimeError, ValueError, IndexError, OSError) as error:
+        except (RuntimeError, ValueError, IndexError, OSError, DecodeError) as error:
             raise UserError(
                 f"{self._where}: examples {min(indices)} to {max(indices)} cannot be read: "
                 f"{str(error)[:200]}. A file is damaged; prepare the data set again."

@@ -5,6 +5,7 @@ stay uint8; everything else happens inside the jitted step, on the whole batch:
 
     host    photo H W C --resize, crop--> uint8 size size C     (small equal-sized images: nothing)
     device  uint8 B h w C --resize, pad_crop, rotate, flip--> grey to RGB --> (x / 255 - mean) / std
+                                                   (or grey stays, for models of one channel)
 
 One exception: legacy_bilinear must not round, so a photo resized that way leaves the host as
 float32 in 0..255, at four times the size.
@@ -115,14 +116,17 @@ class Preset:
         train: bool,
         key: Array | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
-    ) -> Float[Array, "B H2 W2 3"]:
+        channels: int = 3,
+    ) -> Float[Array, "B H2 W2 C2"]:
         """Makes the model's input from a batch of pixels in 0..255, inside the jitted step.
 
         Images that `host` has not brought to size x size are resized here. Random numbers are drawn
         for the whole batch at once, so they do not depend on how it is spread over devices.
-        `key` may be None where nothing is random.
+        `key` may be None where nothing is random. Grey images become RGB, unless the model takes 1
+        of `channels`: then they are normalised with the mean of the three colours' numbers.
 
-        Raises: UserError if the preset does not resize and images have another size.
+        Raises: UserError if the preset does not resize and images have another size, or if they
+            have colours that the model does not take.
         """
         x = jnp.asarray(images, jnp.float32)
         rows, columns = pair(size)
@@ -136,8 +140,15 @@ class Preset:
         if train:
             for number, op in enumerate(op for op in self.augment if op not in HOST_OPS):
                 x = DEVICE_OPS[op](x, jax.random.fold_in(key, number))
-        x = jnp.broadcast_to(x, (*x.shape[:3], 3))
+        if x.shape[3] not in (1, channels):
+            raise UserError(
+                f"images have {x.shape[3]} channels and the model takes {channels}. Set "
+                f"backbone.channels={x.shape[3]}."
+            )
+        x = jnp.broadcast_to(x, (*x.shape[:3], channels))
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        if channels == 1:
+            mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
         return ((x / 255 - mean) / std).astype(dtype)
 
 
@@ -220,7 +231,7 @@ PRESETS = {
             rule="none",
             augment=("pad_crop", "flip"),
         ),
-        # ViT-B/4 from scratch on CIFAR; its standard deviations are another estimate
+        # ViT-B/4 on CIFAR-10; its standard deviations are another estimate
         Preset(
             "vitb4_cifar",
             (0.4914, 0.4822, 0.4465),

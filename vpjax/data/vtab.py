@@ -101,6 +101,27 @@ TASKS = {
 }
 
 
+def find(name: str) -> Task:
+    """Returns the task "vtab/<task>".
+
+    Raises: UserError if there is none of that name.
+    """
+    task = TASKS.get(name.partition("/")[2])
+    if task is None:
+        raise unknown("task of VTAB-1k", name, [f"vtab/{t}" for t in TASKS])
+    return task
+
+
+def splits(task: Task, train: int) -> dict[str, str]:
+    """Returns the benchmark's splits in TFDS's words; `train` is the size of TFDS's train split."""
+    first, val = "train[:800]", task.val
+    if not isinstance(val, str):
+        start = int(train * val)
+        val = f"train[{start}:{start + 200}]"
+    both = f"{first}+{val}"
+    return {"train800": first, "val200": val, "train800val200": both, "test": task.test}
+
+
 def open_task(name: str, split: str, data_dir: Any = None) -> Source:
     """Opens a split of "vtab/<task>".
 
@@ -108,16 +129,9 @@ def open_task(name: str, split: str, data_dir: Any = None) -> Source:
     """
     from vpjax.data import prepare, tfds
 
-    task = TASKS.get(name.partition("/")[2])
-    if task is None:
-        raise unknown("task of VTAB-1k", name, [f"vtab/{t}" for t in TASKS])
+    task = find(name)
     folder = prepare.prepare(task.data, data_dir)
-    train, val = "train[:800]", task.val
-    if not isinstance(val, str):
-        first = int(tfds.sizes(folder)["train"] * val)
-        val = f"train[{first}:{first + 200}]"
-    named = {"train800": train, "val200": val, "train800val200": f"{train}+{val}"}
-    split = (named | {"test": task.test}).get(split, split)
+    split = splits(task, tfds.sizes(folder).get("train", 0)).get(split, split)
     classes = task.classes and [str(i) for i in range(task.classes)]
     source = tfds.read(folder, split, label=task.label, classes=classes)
     if task.binary:

@@ -1,68 +1,53 @@
 """`--mode draw`: pictures of what a run has learnt, into its folder.
 
-prompt_map.png   SA2VP: the prompt map, and what a patch of an image reads from it
+See `vpjax.draw.pictures` for what there is.
 """
 
-import contextlib
-import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from vpjax import config as configs
-from vpjax.draw.prompt_map import prompt_map
+from vpjax.draw.pictures import draw
+from vpjax.draw.subject import OfClass, Subject
 from vpjax.errors import UserError
-from vpjax.methods.sa2vp import SA2VP
-from vpjax.model import put_together
-from vpjax.train.checkpoint import Checkpoints
-from vpjax.train.experiment import Experiment, eval_batch_size, loader, on_device, prepare
-from vpjax.train.fit import restored
-
-log = logging.getLogger(__name__)
-
-PICTURES = {SA2VP: ("prompt_map", prompt_map)}  # method: name of the file, what draws it
+from vpjax.train.restore import reopened
 
 
-def draw_run(folder: Path, image: int = 0, patch: tuple[int, int] | None = None) -> Path:
-    """Draws a run from the checkpoint it selects; returns the picture's file.
+def draw_run(
+    folder: Path,
+    image: int = 0,
+    patch: tuple[int, int] | None = None,
+    target: str = "",
+    baseline: Path | None = None,
+    wanted: Iterable[str] = (),
+    of_class: OfClass = OfClass(),  # noqa: B008 - immutable
+) -> list[Path]:
+    """Draws a run from the checkpoint it selects; returns the pictures' files.
 
-    `image` is an example of the test split, or of val if there is none; `patch` a place (row,
-    column) of its grid, the middle if None.
-    Raises: UserError if the method has no picture, or there is no run, checkpoint or example.
+    `wanted` names pictures, by default all that apply; the other choices are those of `Subject`,
+    `baseline` being another run's folder.
+    Raises: UserError if a picture does not apply, a choice does not exist, the baseline saw other
+    images, or there is no run or checkpoint.
     """
-    config = configs.load(folder / "config.json")
-    experiment = prepare(config)
-    path = folder / "checkpoints" / config.train.select
-    if not path.exists():
-        raise UserError(f"{path} does not exist: the run has saved nothing yet")
-    with contextlib.closing(Checkpoints(path)) as saved:
-        found = restored(experiment, saved, only_weights=True)
-    if found is None:
-        raise UserError(f"{path} holds no checkpoint: the run has saved nothing yet")
-    state, parts = found[0], experiment.parts
-    model = put_together(parts.graph, state.trainable, state.stats, experiment.frozen)
-    drawn = next((p for cls, p in PICTURES.items() if isinstance(model.method, cls)), None)
-    if drawn is None:
-        raise UserError(
-            f"{config.method.name} has no picture of its own; {folder}/curves.png is its history"
-        )
-    name, draw = drawn
-    figure = draw(model, *example(experiment, image), patch)
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    log.info("picture   %s", folder / f"{name}.png")
-    return folder / f"{name}.png"
+    beside = None
+    if baseline is not None:
+        beside = subject(baseline, image=image)
+    chosen = {"image": image, "patch": patch, "target": target, "of_class": of_class}
+    mine = subject(folder, **chosen, baseline=beside)
+    if beside is not None:
+        names = [s.experiment.sources[s.split].name if s.split else None for s in (mine, beside)]
+        if names[0] != names[1]:
+            raise UserError(
+                f"the run is tested on {names[0]}, the baseline {baseline} on {names[1]}: only one "
+                "image can be compared. Give a baseline with the same data."
+            )
+    return draw(mine, wanted)
 
 
-def example(experiment: Experiment, image: int) -> tuple:
-    """Returns one image as the model takes it (1 H W C), and as people see it (uint8)."""
-    split = next((s for s in ("test", "val") if s in experiment.sources), None)
-    if split is None:
-        raise UserError("the run has neither a test nor a val split to take an image from")
-    source, batch = experiment.sources[split], eval_batch_size(experiment.config)
-    if not 0 <= image < len(source):
-        raise UserError(f"image {image} does not exist: {source.name} has {len(source)}")
-    pixels = loader(experiment, split).batch(image // batch)["image"][image % batch]
-    config, size = experiment.config, experiment.image_size
-    inputs = on_device(config, experiment.preset, size, train=False)(pixels[None], None)
-    seen = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return inputs, np.clip(np.asarray(seen), 0, 255).astype(np.uint8)
+def subject(folder: Path, **choices: Any) -> Subject:
+    """Restores a run.
+
+    Raises: UserError if there is no run or no checkpoint.
+    """
+    experiment, state = reopened(folder)
+    return Subject(experiment, state, folder, **choices)

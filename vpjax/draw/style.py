@@ -10,6 +10,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 GREY = "#666666"
 INK = "#222222"
 SIZE = 9.0  # points, of all text
+LONG = 18  # letters of a name
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -25,3 +26,14 @@ def plain(axes: Axes) -> None:
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=SIZE - 1)
+
+
+def blank(axes: Axes) -> None:
+    """Takes the ticks away, for pictures."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def named(name: str) -> str:
+    """Returns a name that fits beside a picture."""
+    return name if len(name) <= LONG else name[: LONG - 1] + "…"

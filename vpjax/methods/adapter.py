@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vpjax.activations import gelu
 from vpjax.backbones.contract import Backbone
 from vpjax.context import Context
 from vpjax.errors import UserError
-from vpjax.layers import gelu
 from vpjax.methods.base import Method
 
 

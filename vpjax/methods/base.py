@@ -4,6 +4,7 @@
     step     around a layer
     tap      inside a layer
     predict  state -> outputs; "logits" is what evaluation reads
+    classify pooled features -> outputs: what `predict` does after pooling
     loss     what is minimised
 
 Each has a default, which together make the linear probe. `trainable` says what learns, by name.
@@ -31,6 +32,10 @@ class Method(nnx.Module):
     trainable = r"method/.*"
     updates = r"method/.*"  # running averages that training changes; the rest is frozen
     backbone_dropout = False  # True: dropout of the backbone acts while training
+    on_features = False  # True: all that is learnt is behind the frozen backbone's pooled features
+    logits = "logits"  # what these are, for reports: "100 cosines"
+    reads_class_names = False  # True: the builder puts the classes' text features at method/text
+    sharded: Mapping[str, str] = {}  # names whose first axis is split over an axis of the mesh
 
     def __init__(
         self,
@@ -70,8 +75,17 @@ class Method(nnx.Module):
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
         """Returns the outputs, "logits" (B C) and "features" (B D) among them."""
-        features = backbone.pool(state)
+        return self.classify(backbone.pool(state), ctx)
+
+    def classify(self, features: Float[Array, "B D"], ctx: Context) -> dict[str, Array]:
+        """Returns the outputs for pooled features."""
         return {"logits": self.head(features, ctx), "features": features}
+
+    def terms(
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+    ) -> dict[str, Array]:
+        """Returns "loss" (B), and what else the history should show: each B, or one number."""
+        return {"loss": self.loss(out, labels, ctx)}
 
     def loss(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context

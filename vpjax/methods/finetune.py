@@ -29,6 +29,8 @@ BIAS = r"backbone/.*bias.*"  # relative_position_bias_table too
 class Linear(Method):
     """Linear probe: the backbone stays frozen."""
 
+    on_features = True
+
 
 class Full(Method):
     """Full fine-tuning; the backbone's dropout acts while it trains."""

@@ -84,7 +84,7 @@ class PrependPixel(Method):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         height, width = backbone.stem.window
         self.pixel_init = pixel_init
-        shape = (height, width * num_tokens, 3)
+        shape = (height, width * num_tokens, backbone.stem.channels)
         self.prompts = nnx.Param(_draw(pixel_init, shape, backbone, rngs))
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
@@ -116,9 +116,10 @@ class Pad(Method):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         height, width = backbone.image_size
         self.width, self.pixel_init = num_tokens, pixel_init
-        rows, columns = (2 * num_tokens, width, 3), (height - 2 * num_tokens, 2 * num_tokens, 3)
-        self.rows = nnx.Param(_draw(pixel_init, rows, backbone, rngs))
-        self.columns = nnx.Param(_draw(pixel_init, columns, backbone, rngs))
+        channels = backbone.stem.channels
+        draw = lambda *shape: nnx.Param(_draw(pixel_init, (*shape, channels), backbone, rngs))  # noqa: E731
+        self.rows = draw(2 * num_tokens, width)
+        self.columns = draw(height - 2 * num_tokens, 2 * num_tokens)
         steps = backbone.stem.stride
         if backbone.stem.window == steps and (height % steps[0] or width % steps[1]):
             log.warning(
@@ -167,7 +168,7 @@ class Below(Method):
             _draw(pixel_init, (*backbone.image_size, num_tokens), backbone, rngs)
         )
         area, dim = math.prod(self.stem.window), self.stem.dim
-        bound = math.sqrt(6 / ((3 + num_tokens) * area + dim * area))
+        bound = math.sqrt(6 / ((self.stem.channels + num_tokens) * area + dim * area))
         if any(s.mixes for s in backbone.sites):
             bound = spread(self.stem.window, dim)
         shape = (*self.stem.window, num_tokens, dim)

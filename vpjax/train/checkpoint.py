@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vpjax.errors import UserError
+from vpjax.train import processes
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,10 @@ class Checkpoints:
     """A folder of checkpoints, the newest `keep` of them; saves in the background."""
 
     def __init__(self, folder: Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, **_by_itself(self.folder)
+        )
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
@@ -38,6 +41,8 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         items = parts(state)
+        if processes.apart():  # Orbax wants numbers that other processes have no part in as numpy
+            items = jax.device_get(items)
         meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
         saves = {n: ocp.args.StandardSave(v) for n, v in items.items()}
         self.manager.save(
@@ -72,6 +77,8 @@ class Checkpoints:
 
     def _restore(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        if processes.apart():
+            abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
         args = {n: ocp.args.StandardRestore(v) for n, v in abstract.items()}
         out = self.manager.restore(
             step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
@@ -79,7 +86,10 @@ class Checkpoints:
         for name in wanted:
             if digest(out[name]) != out["meta"]["digests"][name]:
                 raise ValueError(f"{name} does not have the sha256 it was saved with")
-        return {n: out[n] for n in wanted}, out["meta"]
+        found = {n: out[n] for n in wanted}
+        if processes.apart():
+            found = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, wanted)
+        return found, out["meta"]
 
     def discard_after(self, step: int) -> None:
         """Deletes damaged checkpoints newer than `step`, so that they can be written anew."""
@@ -90,6 +100,18 @@ class Checkpoints:
         """Waits for saves under way."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def _by_itself(folder: Path) -> dict[str, Any]:
+    """Returns options for a process that works apart from others: Orbax would wait for them."""
+    if not processes.apart():
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    return {"create": False, "multiprocessing_options": options}
 
 
 def parts(state: State) -> dict[str, Any]:

@@ -11,7 +11,7 @@ A number that the split does not define, such as the AUC of a single class, is l
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -28,6 +28,14 @@ from vpjax.metrics import average_precision, best_f1, mean_recall, roc_auc
 from vpjax.model import put_together
 from vpjax.train.sharding import prefetch, replicate
 from vpjax.train.step import Prepare
+
+
+class Answers(NamedTuple):
+    """What a model says of the n images of a split that have one class each."""
+
+    labels: Int[np.ndarray, " n"]
+    predictions: Int[np.ndarray, " n"]  # of equal logits that of the lower class
+    margins: Float[np.ndarray, " n"]  # largest minus second largest softmax probability
 
 
 def hits(logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int) -> Bool[Array, " B"]:
@@ -79,25 +87,37 @@ class OfSeveral(metrics.Collection):
 def make_eval_step(
     graph: tuple, prepare: Prepare, criterion: Callable = losses.softmax
 ) -> Callable:
-    """Returns step(trainable, stats, frozen, batch) -> sums, scores of the batch.
+    """Returns step(trainable, stats, frozen, batch, key=None) -> sums, scores of the batch.
 
-    Scores are logits, labels and mask where numbers need those of the whole split, else empty.
+    `key` goes to `prepare`: with one, images are augmented as in training where it can do that.
+    Scores are what is said of each image: labels, mask, predictions, margins; logits where numbers
+    need those of the whole split.
     """
 
-    def eval_step(trainable, stats, frozen, batch):
+    def eval_step(trainable, stats, frozen, batch, key=None):
         model = put_together(graph, trainable, stats, frozen)
         ctx = Context(criterion=criterion)
-        out = model(prepare(batch["image"], None), ctx)
+        out = model(prepare(batch["image"], key), ctx)
         logits, labels = out["logits"], batch["label"]
         found = {"loss": model.method.loss(out, labels, ctx), "mask": batch["mask"]}
-        scores = {"logits": logits, "labels": labels, "mask": batch["mask"]}
+        scores = {"labels": labels, "mask": batch["mask"]}
         if labels.ndim == 2:
-            return OfSeveral.single_from_model_output(**found), scores
+            return OfSeveral.single_from_model_output(**found), scores | {"logits": logits}
         classes = logits.shape[-1]
         found |= {"logits": logits, "labels": labels, "top5": hits(logits, labels, min(5, classes))}
-        return OfOne.single_from_model_output(**found), scores if classes == 2 else {}
+        scores |= {"predictions": logits.argmax(-1), "margins": margins(logits)}
+        scores |= {"logits": logits} if classes == 2 else {}
+        return OfOne.single_from_model_output(**found), scores
 
     return jax.jit(eval_step)
+
+
+def margins(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
+    """Returns the largest minus the second largest probability of each image, 0..1."""
+    logits = logits.astype(jnp.float32)
+    best = jax.lax.top_k(logits, min(2, logits.shape[-1]))[0]
+    shares = jnp.exp(best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+    return shares[:, 0] - shares[:, 1:].sum(-1)
 
 
 def evaluate(
@@ -106,29 +126,44 @@ def evaluate(
     frozen: Mapping[str, Any],
     batches: Iterable[Mapping[str, Any]],
     mesh: Mesh,
-) -> dict[str, float]:
-    """Returns the numbers of a split; "accuracy", "loss" and "count" are always among them.
+    key: Array | None = None,
+    batch_loss: bool = False,
+) -> tuple[dict[str, float], Answers | None]:
+    """Returns the numbers of a split, and what was said of its images if they have one class each.
 
-    `weights` holds "trainable" and "stats". Padding is masked, so every image counts once.
+    "accuracy", "loss" and "count" are always among the numbers.
+
+    `weights` holds "trainable" and "stats". Padding is masked, so every image counts once. `key`
+    asks for images augmented as in training. `batch_loss` adds the mean of the batches' own losses,
+    as some published code has it: an image of a short last batch weighs more there.
     """
-    total, collected = None, []
-    for batch in prefetch(iter(batches), mesh):
-        sums, scores = eval_step(weights["trainable"], weights["stats"], frozen, batch)
+    total, collected, means = None, [], []
+    for i, batch in enumerate(prefetch(iter(batches), mesh)):
+        own = None if key is None else jax.random.fold_in(key, i)
+        sums, scores = eval_step(weights["trainable"], weights["stats"], frozen, batch, own)
+        if batch_loss:
+            means.append(sums.loss.compute())
         total = sums if total is None else total.merge(sums)
         collected.append(replicate(scores, mesh))
     numbers = {k: float(v) for k, v in total.compute().items()}
     loss = numbers.pop("loss")
-    if collected[0]:
-        parts = jax.device_get(collected)
-        real = np.concatenate([p["mask"] for p in parts])
-        logits, labels = (np.concatenate([p[k] for p in parts])[real] for k in ("logits", "labels"))
-        if labels.ndim == 1:
-            del numbers["top5"]  # of two classes
-            numbers["auc"] = auc_of_two(logits, labels)
-        else:
-            numbers |= of_several(logits, labels)
+    parts = jax.device_get(collected)
+    real = np.concatenate([p.pop("mask") for p in parts])
+    scores = {k: np.concatenate([p[k] for p in parts])[real] for k in parts[0]}
+    if (logits := scores.pop("logits", None)) is not None:
+        numbers |= of_whole(logits, scores["labels"])
+    if "auc" in numbers:
+        del numbers["top5"]  # of two classes
     out = {k: v if k == "threshold" else 100 * v for k, v in numbers.items() if math.isfinite(v)}
-    return {"accuracy": out["accuracy"], "loss": loss, "count": int(total.loss.count)} | out
+    if batch_loss:
+        out["batch_loss"] = float(np.mean(jax.device_get(means)))
+    numbers = {"accuracy": out["accuracy"], "loss": loss, "count": int(total.loss.count)} | out
+    return numbers, Answers(**scores) if "predictions" in scores else None
+
+
+def of_whole(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns the numbers that need all n C logits at once; `labels` are n, or n C of 0 and 1."""
+    return {"auc": auc_of_two(logits, labels)} if labels.ndim == 1 else of_several(logits, labels)
 
 
 def auc_of_two(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vpjax import build, losses
+from vpjax import build, losses, names
+from vpjax.clip.text_features import of_classes
 from vpjax.data import Loader, open_source, preset
+from vpjax.data.loader import TRAIN_REMAINDERS, Order
 from vpjax.data.source import Source
 from vpjax.data.transforms import pair
-from vpjax.errors import UserError, unknown
+from vpjax.errors import Diverged, UserError, unknown
 from vpjax.model import Parts, shapes
-from vpjax.train import optim, sharding, step
-from vpjax.train.evaluate import evaluate, make_eval_step
+from vpjax.train import optim, processes, sharding, step
+from vpjax.train.evaluate import Answers, evaluate, make_eval_step
 from vpjax.weights.known import KNOWN
 from vpjax.weights.load import Loaded
 
@@ -46,6 +48,8 @@ class Experiment(NamedTuple):
     state: step.State
     frozen: dict[str, jax.Array]
     eval_step: Callable
+    text: str = ""  # hash of what the text features of the classes depend on
+    features: Any = None  # vpjax.features.Features, where the run works on them; None: on images
 
 
 def prepare(config: ConfigDict) -> Experiment:
@@ -59,25 +63,31 @@ def prepare(config: ConfigDict) -> Experiment:
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = build.resolve_attention(config)
     sources = {
-        split: open_source(config.data.name, config.data[split], config.data.dir or None)
+        split: open_source(
+            config.data.name, config.data[split], config.data.dir or None, config.data.classes
+        )
         for split in ("train", "val", "test")
         if config.data[split]
     }
     num_classes = sources["train"].num_classes
     criterion = make_criterion(config, sources["train"])
-    mesh = sharding.make_mesh(config.mesh.data)
+    mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
     sharding.check_batch(config.train.batch_size // config.train.accumulate, mesh)
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
-    parts, loaded = build.build(config, num_classes, attention)
+    method = names.lookup("methods", config.method.name)
+    text = of_classes(config, sources["train"]) if method.reads_class_names else None
+    values = text.values if text else None
+    parts, loaded = build.build(config, num_classes, attention, mesh, values)
     name = preset_name(config)
-    size = pair(config.backbone.image_size)
+    size = pair(build.backbone_options(config)["image_size"])
 
     plan = make_plan(config, len(sources["train"]))
     optimiser, rate = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
     state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
-    state, frozen = sharding.replicate(state, mesh), sharding.replicate(parts.frozen, mesh)
+    state, frozen = (sharding.place(v, mesh, method.sharded) for v in (state, parts.frozen))
     parts = shapes(parts)  # no second copy of any number stays behind
-    eval_step = make_eval_step(parts.graph, on_device(config, name, size, train=False), criterion)
+    to_input = on_device(config, name, size, train=config.data.val_augmented)
+    eval_step = make_eval_step(parts.graph, to_input, criterion)
     return Experiment(
         config=config,
         sources=sources,
@@ -95,6 +105,7 @@ def prepare(config: ConfigDict) -> Experiment:
         state=state,
         frozen=frozen,
         eval_step=eval_step,
+        text=text.key if text else "",
     )
 
 
@@ -103,21 +114,34 @@ def measure(experiment: Experiment, state: step.State, split: str) -> dict[str, 
 
     Raises: UserError if the loss is no number.
     """
-    values = evaluate(
+    return judge(experiment, state, split)[0]
+
+
+def judge(
+    experiment: Experiment, state: step.State, split: str
+) -> tuple[dict[str, float], Answers | None]:
+    """Returns the numbers of a split, and what was said of each image; see `evaluate`."""
+    key = None
+    if split == "val" and experiment.config.data.val_augmented:
+        key = jax.random.fold_in(jax.random.key(experiment.config.seed), 4)
+        key = jax.random.fold_in(key, int(state.step))
+    values, answers = evaluate(
         experiment.eval_step,
         {"trainable": state.trainable, "stats": state.stats},
         experiment.frozen,
-        loader(experiment, split).batches(),
+        rows(experiment, split).batches(),
         experiment.mesh,
+        key,
+        experiment.config.data.batch_loss,
     )
     if not math.isfinite(values["loss"]):
         raise diverged(f"the loss of the {split} split is {values['loss']}", int(state.step))
-    return values
+    return values, answers
 
 
-def diverged(what: str, step: int) -> UserError:
+def diverged(what: str, step: int) -> Diverged:
     """Returns the error for a number that is none any more."""
-    return UserError(
+    return Diverged(
         f"{what} at step {step}: the run has diverged. Lower optim.lr, lengthen the warm-up, or "
         "bound the gradient with optim.clip_norm=1. What was saved before is as it was."
     )
@@ -134,18 +158,31 @@ def loader(experiment: Experiment, split: str) -> Loader:
             experiment.image_size,
             config.seed,
             train=training,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=processes.index(),
+            process_count=processes.count(),
             remainder=config.train.remainder if training else None,
             reshuffle=config.train.reshuffle,
         )
     return experiment.loaders[split]
 
 
+def rows(experiment: Experiment, split: str) -> Order:
+    """Returns the batches that the steps take: of images, or of features where the run has them."""
+    return experiment.features.loader(split) if experiment.features else loader(experiment, split)
+
+
 def on_device(config: ConfigDict, name: str, size: tuple[int, int], train: bool) -> step.Prepare:
-    """Returns what turns a uint8 batch into the model's input inside a jitted step."""
+    """Returns what turns a uint8 batch into the model's input inside a jitted step.
+
+    With `train` it augments, unless its key is None.
+    """
     chosen, dtype = preset(name), jnp.dtype(config.dtype)
-    return lambda images, key: chosen.device(images, size, train, key, dtype)
+    channels = config.backbone.get("channels", 3)
+
+    def to_input(images, key):
+        return chosen.device(images, size, train and key is not None, key, dtype, channels)
+
+    return to_input
 
 
 def make_criterion(config: ConfigDict, train: Source) -> Callable:
@@ -164,7 +201,7 @@ def make_criterion(config: ConfigDict, train: Source) -> Callable:
         weights = losses.class_weights(train.counts(), kind)
         if absent := [c for c, w in zip(train.classes, weights, strict=True) if not w]:
             log.warning("classes without training images weigh 0: %s", ", ".join(absent))
-    return losses.criterion(config.train.loss, weights)
+    return losses.criterion(config.train.loss, weights, config.train.label_smoothing)
 
 
 def make_plan(config: ConfigDict, examples: int) -> optim.Plan:
@@ -188,8 +225,15 @@ def eval_batch_size(config: ConfigDict) -> int:
 def preset_name(config: ConfigDict) -> str:
     """Returns the preprocessing: the config's, or what the weights were made with."""
     if config.data.preset != "auto":
-        preset(config.data.preset)
+        chosen = preset(config.data.preset)
+        if config.data.val_augmented and chosen.random_on_host(train=True):
+            raise UserError(
+                f"data.val_augmented is for augmentation on the device; preset {chosen.name!r} "
+                "crops at random on the host. Set data.val_augmented=False."
+            )
         return config.data.preset
+    if own := getattr(names.lookup("backbones", config.backbone.name), "preset", None):
+        return own
     known = KNOWN.get(config.backbone.weights)
     if known is None:
         raise UserError(
@@ -213,8 +257,10 @@ def check(config: ConfigDict) -> None:
         raise UserError("data.train is empty; give a split, such as 'train'")
     if (config.train.select == "best" or config.train.patience) and not config.data.val:
         raise UserError("train.select='best' and train.patience need data.val, which is empty")
-    if config.train.remainder not in ("join", "drop"):
-        raise unknown("train.remainder", config.train.remainder, ("join", "drop"))
+    if config.train.test_best and not (config.data.val and config.data.test):
+        raise UserError("train.test_best needs data.val and data.test; one of them is empty")
+    if config.train.remainder not in TRAIN_REMAINDERS:
+        raise unknown("train.remainder", config.train.remainder, TRAIN_REMAINDERS)
     parts, whole = config.train.accumulate, config.train.batch_size
     if parts < 1 or whole % parts:
         raise UserError(f"train.accumulate is {parts}; it must divide train.batch_size, {whole}")

@@ -13,25 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax import report
+from vpjax.draw.pictures import at_the_end
 from vpjax.errors import UserError
+from vpjax.features import as_they_are, on_features
+from vpjax.scores import as_table, margin_of, score
 from vpjax.train import optim, sharding, step, workdir
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early import Early
 from vpjax.train.experiment import (
     Experiment,
     diverged,
-    loader,
     measure,
     on_device,
     prepare,
+    rows,
 )
 from vpjax.train.log import Metrics, Progress
+from vpjax.train.restore import record, reopened, restored
 from vpjax.train.stop import Stopped, StopSignal
 from vpjax.weights import google
 
@@ -49,10 +52,10 @@ def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
             log.info("%s is finished: %s", folder, report.one_line(result))
             return result
         begin = time.perf_counter()
-        experiment = prepare(config)
+        experiment = on_features(prepare(config))
         for split in ("train", "val"):  # what is wrong with the images shows here
             if split in experiment.sources:
-                loader(experiment, split)
+                rows(experiment, split)
         configs.save(config, folder / "config.json")
         report.opening(experiment)
         with (
@@ -61,13 +64,8 @@ def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
             StopSignal() as signals,
         ):
             state, early = train(experiment, folder, last, best, signals)
-            if config.train.select == "best":
-                state = restored(experiment, best)[0]
-        result = finish(experiment, state, early, folder)
-        result["seconds"] = round(time.perf_counter() - begin, 2)
-        workdir.write_json(folder / "result.json", result)
-        log.info("%s", report.one_line(result))
-        return result
+            state, facts = selected(experiment, state, best)
+        return conclude(experiment, state, early, folder, time.perf_counter() - begin, **facts)
 
 
 def train(
@@ -85,7 +83,7 @@ def train(
     if start >= plan.steps or early.stop:
         return state, early
 
-    batches = sharding.prefetch(loader(experiment, "train").batches(start), mesh)
+    batches = sharding.prefetch(rows(experiment, "train").batches(start), mesh)
     batch = next(batches)
     train_step = compiled(experiment, state, batch)
     evaluate_at = evaluations(config, plan)
@@ -112,7 +110,7 @@ def train(
                 metrics.write_csv()
                 note = record(experiment, early)
                 due = time.monotonic() - saved >= config.train.save_every
-                if improved and config.train.select == "best":
+                if improved and (config.train.select == "best" or config.train.test_best):
                     best.save(state, note)
                     due = True  # so that a resumed run never goes back behind its best
                 if due or now == plan.steps or early.stop:
@@ -137,103 +135,93 @@ def train(
     return state, early
 
 
+def selected(
+    experiment: Experiment, state: step.State, best: Checkpoints
+) -> tuple[step.State, dict[str, float]]:
+    """Returns the weights a run reports, its last or its best, and what else is to be reported."""
+    config = experiment.config.train
+    if config.select != "best" and not config.test_best:
+        return state, {}
+    chosen, facts = restored(experiment, best)[0], {}
+    if config.test_best:
+        facts["test_accuracy_best"] = measure(experiment, chosen, "test")["accuracy"]
+    return chosen if config.select == "best" else state, facts
+
+
+def conclude(
+    experiment: Experiment,
+    state: step.State,
+    early: Early,
+    folder: Path,
+    seconds: float,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Returns and writes the result of training that took `seconds`, with more `facts` about it."""
+    begin = time.perf_counter()
+    result = finish(experiment, state, early, folder) | facts
+    result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
+    workdir.write_json(folder / "result.json", result)
+    log.info("%s", report.one_line(result))
+    at_the_end(experiment, state, folder)
+    return result
+
+
 def finish(experiment: Experiment, state: step.State, early: Early, folder: Path) -> dict:
     """Reads the test split, once, and returns the result."""
     config = experiment.config
     result = {"status": "finished", "step": int(state.step)}
-    for split in ("val", "test"):
-        if split in experiment.sources:
-            values = measure(experiment, state, split)
-            result |= {f"{split}_{k}": v for k, v in values.items()}
+    splits = [s for s in ("val", "test") if s in experiment.sources]
+    for split, values in score(experiment, state, splits, folder, step=int(state.step)).items():
+        result |= {f"{split}_{k}": v for k, v in values.items()}
     if "val" in experiment.sources:
         result |= {"best_val_accuracy": early.best, "best_val_step": early.best_step}
     result |= report.facts(experiment)
     if config.export:
         export(experiment, state, Path(config.export))
-    report.draw_curves(folder)
+    if config.get("curves", True):
+        report.draw_curves(folder)
     return result
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:
-    """Restores a finished or interrupted run and evaluates its test split.
+    """Restores a run and evaluates its test split, or else val; see `vpjax.scores` for its files.
 
-    Raises: UserError if there is no intact checkpoint, or the weights file is another now.
+    Raises: UserError as `reopened` does, or if the run has no such split.
     """
-    config = configs.load(folder / "config.json")
-    experiment = prepare(config)
-    kind = config.train.select
-    path = folder / "checkpoints" / kind
-    if not path.exists():
-        raise UserError(f"{path} does not exist: the run has saved nothing yet")
-    with contextlib.closing(Checkpoints(path)) as checkpoints:
-        found = restored(experiment, checkpoints, only_weights=True)
-    if found is None:
-        raise UserError(f"{path} holds no checkpoint: the run has saved nothing yet")
-    state, _ = found
+    experiment, state = reopened(folder)
     split = "test" if "test" in experiment.sources else "val"
     if split not in experiment.sources:
         raise UserError("the run has neither a test nor a val split to evaluate")
-    values = measure(experiment, state, split)
-    return {"step": int(state.step), "checkpoint": kind} | {
-        f"{split}_{k}": v for k, v in values.items()
-    }
+    facts = {"step": int(state.step), "checkpoint": experiment.config.train.select}
+    values = score(experiment, state, [split], folder, **facts)[split]
+    log.info("\n%s\n", as_table(split, values, margin_of(experiment)))
+    return facts | {f"{split}_{k}": v for k, v in values.items()}
 
 
-def compiled(experiment: Experiment, state: step.State, batch: dict) -> Callable:
-    """Compiles the training step, and says what that took and what a step will need."""
-    config = experiment.config
-    train_step = step.make_train_step(
-        experiment.parts.graph,
+def training_step(experiment: Experiment) -> Callable:
+    """Returns the training step of an experiment, see `vpjax.train.step.make_train_step`."""
+    config, features = experiment.config, experiment.features
+    to_input = on_device(config, experiment.preset, experiment.image_size, train=True)
+    return step.make_train_step(
+        features.graph if features else experiment.parts.graph,
         experiment.optimiser,
-        on_device(config, experiment.preset, experiment.image_size, train=True),
+        as_they_are if features else to_input,
         experiment.plan.steps,
         config.remat,
         experiment.criterion,
         config.remat_segments,
         config.train.accumulate,
     )
+
+
+def compiled(experiment: Experiment, state: step.State, batch: dict) -> Callable:
+    """Compiles the training step, and says what that took and what a step will need."""
     begin = time.perf_counter()
-    out = train_step.lower(state, experiment.frozen, batch).compile()
+    out = training_step(experiment).lower(state, experiment.frozen, batch).compile()
     # The compiler counts the parts of a batch that is worked through in several as one.
-    counted = experiment.plan.batch_size // config.train.accumulate
+    counted = experiment.plan.batch_size // experiment.config.train.accumulate
     report.cost(out, time.perf_counter() - begin, counted)
     return out
-
-
-def restored(
-    experiment: Experiment, checkpoints: Checkpoints, only_weights: bool = False
-) -> tuple[step.State, Early] | None:
-    """Returns the newest intact state and where early stopping was; None if nothing was saved."""
-    found = checkpoints.restore(experiment.state, only_weights)
-    if found is None:
-        return None
-    items, meta = found
-    mine, theirs = record(experiment, Early(0))["backbone"], meta["backbone"]
-    if mine != theirs:
-        raise UserError(
-            f"{checkpoints.folder}: trained on backbone {theirs}, but this is {mine}. Put the same "
-            "weights file back."
-        )
-    state = experiment.state
-    changes = dict(items["weights"])
-    changes |= items.get("optimiser", {"step": jnp.int32(meta["step"])})
-    values = {name: changes.get(name, getattr(state, name)) for name in vars(state)}
-    return step.State(**values), Early(**meta["early"])
-
-
-def record(experiment: Experiment, early: Early) -> dict[str, Any]:
-    """Returns what a checkpoint says about itself besides numbers."""
-    loaded = experiment.loaded
-    return {
-        "config": configs.flat(experiment.config),
-        "backbone": {
-            "name": experiment.config.backbone.name,
-            "sha256": loaded.sha256 if loaded else "drawn from the seed",
-        },
-        "preset": experiment.preset,
-        "classes": list(experiment.sources["train"].classes),
-        "early": vars(early),
-    }
 
 
 def evaluations(config: ConfigDict, plan: optim.Plan) -> set[int]:
@@ -252,7 +240,7 @@ def slowed(experiment: Experiment, state: step.State, early: Early) -> step.Stat
 
 
 def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
-    """Reads the numbers of the steps since the last line of the history, averaged.
+    """Reads the numbers of the steps since the last line of the history, averaged over images.
 
     Raises: UserError if a loss or a gradient is no number any more.
     """
@@ -261,7 +249,9 @@ def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
         for key in ("loss", "grad_norm"):
             if not np.isfinite(numbers[key]):
                 raise diverged(f"the {key} is {numbers[key]}", at)
-    return {k: float(np.mean([step[k] for step in recent])) for k in recent[0]} if recent else {}
+    images = [step.pop("images") for step in recent]
+    average = lambda k: float(np.average([step[k] for step in recent], weights=images))  # noqa: E731
+    return {k: average(k) for k in recent[0]} if recent else {}
 
 
 def export(experiment: Experiment, state: step.State, path: Path) -> None:

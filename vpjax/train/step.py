@@ -65,7 +65,8 @@ def make_train_step(
     """Returns step(state, frozen, batch) -> state, metrics; `state` is donated.
 
     A batch is {"image": uint8 B H W C, "label": int32 B or B C, "mask": bool B}; the loss is the
-    mean over images whose mask is set. Accuracy is among the metrics if images have one class.
+    mean over images whose mask is set. Accuracy is among the metrics if images have one class;
+    "images" counts those of the mask; the method's `terms` are there too.
     `remat` and `segments` are those of `vpjax.model.run`. `accumulate=k` works through a batch in k
     parts, one after the other, and adds up their gradients: less memory, the same step.
     Raises, when traced: UserError for a choice of these that cannot be.
@@ -74,15 +75,20 @@ def make_train_step(
     def gradient(state, stats, frozen, batch, key):
         """Returns the gradient of a part of a batch, its numbers, and running averages after it."""
         images = prepare(batch["image"], jax.random.fold_in(key, 0))
-        progress = state.step / steps
-        ctx = Context(key=jax.random.fold_in(key, 1), progress=progress, criterion=criterion)
         weight, labels = batch["weight"], batch["label"]
+        ctx = Context(
+            key=jax.random.fold_in(key, 1),
+            progress=state.step / steps,
+            mask=weight > 0,
+            criterion=criterion,
+        )
 
         def loss_fn(trainable):
             model = put_together(graph, trainable, stats, frozen)
             out = model(images, ctx, remat, segments)
-            loss = (model.method.loss(out, labels, ctx) * weight).sum()
-            numbers = {"loss": loss}
+            terms = model.method.terms(out, labels, ctx)
+            numbers = {name: (term * weight).sum() for name, term in terms.items()}
+            loss = numbers["loss"]
             if labels.ndim == 1:
                 correct = out["logits"].argmax(-1) == labels
                 numbers["accuracy"] = 100 * (correct * weight).sum()
@@ -93,7 +99,8 @@ def make_train_step(
 
     def train_step(state, frozen, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        weight = batch["mask"] / jnp.maximum(1, batch["mask"].sum())
+        images = batch["mask"].sum()
+        weight = batch["mask"] / jnp.maximum(1, images)
         batch = {"image": batch["image"], "label": batch["label"], "weight": weight}
         if accumulate == 1:
             (grads, numbers), stats = gradient(state, state.stats, frozen, batch, key)
@@ -113,7 +120,7 @@ def make_train_step(
             ((grads, numbers), stats), _ = jax.lax.scan(add, start, jnp.arange(accumulate))
         updates, opt = optimiser.update(grads, state.opt, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        numbers["grad_norm"] = optax.tree.norm(grads)
+        numbers |= {"grad_norm": optax.tree.norm(grads), "images": images}
         return State(state.step + 1, trainable, stats, opt, state.key), numbers
 
     return jax.jit(train_step, donate_argnums=0)

@@ -2,6 +2,7 @@
 
 config.json      the resolved config               metrics.jsonl, metrics.csv   the history
 result.json      what came out                     curves.png                   its picture
+evaluation.json  the numbers by split              per_class.csv                a line a class
 checkpoints/     last and best                     log.txt                      what was printed
 """
 
@@ -16,14 +17,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vpjax import config as configs
-from vpjax.errors import UserError
+from vpjax.errors import Diverged, InUse, UserError
 
 
 @contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[None]:
-    """Holds `workdir` for this process; creates it if need be.
+def claim(workdir: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds `workdir` for this process; creates it if need be. `wait` until nobody else does.
 
-    Raises: UserError if it cannot be written or is in use.
+    Raises: UserError if it cannot be written, InUse if another process holds it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -34,10 +35,10 @@ def claim(workdir: Path) -> Iterator[None]:
         ) from e
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as e:
             lock.seek(0)
-            raise UserError(
+            raise InUse(
                 f"workdir {workdir} is in use by another run (process {lock.read().strip()}). "
                 "Wait for it, stop it, or give another --workdir."
             ) from e
@@ -70,5 +71,25 @@ def write_json(path: Path, values: Any) -> None:
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """Returns the result of a finished run, or None."""
-    path = workdir / "result.json"
+    return read_json(workdir / "result.json")
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a file holds; None if there is none."""
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_failure(workdir: Path, error: UserError) -> None:
+    """Writes down why a run failed, for whoever runs many."""
+    reason, final = " ".join(str(error).split()), isinstance(error, Diverged)
+    write_json(workdir / "failed.json", {"reason": reason, "diverged": final})
+
+
+def read_failure(workdir: Path, *, final: bool = True) -> UserError | None:
+    """Returns why a run failed, or None. `final`: only what would fail again, as it diverged."""
+    found = read_json(workdir / "failed.json")
+    if found is None:
+        return None
+    if found["diverged"]:
+        return Diverged(found["reason"])
+    return None if final else UserError(found["reason"])

@@ -3,6 +3,7 @@
 npz            numpy                                        told apart by their first bytes,
 safetensors    Hugging Face and others                      never by the extension
 torch          .pth, .pt, .pth.tar: see `torch_file`
+msgpack        Flax: trees, names joined by "/"
 """
 
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+from flax import serialization, traverse_util
 
 from vpjax.errors import UserError
 from vpjax.weights import torch_file
@@ -72,6 +74,9 @@ def reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
         return torch_file.read
     if start[8:9] == b"{":  # a JSON table of contents, after its length
         return safetensors.numpy.load_file
+    # A map of up to 15 entries, the first of whose names is short.
+    if start[:1] in _SMALL_MAP and start[1:2] in _SHORT_TEXT:
+        return _msgpack
     for beginning, text in OTHERS.items():
         if start.lstrip().lower().startswith(beginning):
             raise UserError(f"weights {path}: the file is {text}.")
@@ -80,6 +85,13 @@ def reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
 
 
 _EXPECTED = "Expected npz, safetensors or a torch file; truncated downloads must be fetched again."
+_SMALL_MAP = [bytes([b]) for b in range(0x81, 0x90)]
+_SHORT_TEXT = [bytes([b]) for b in range(0xA0, 0xC0)]
+
+
+def _msgpack(path: Path) -> dict[str, np.ndarray]:
+    tree = serialization.msgpack_restore(path.read_bytes())
+    return {n: np.asarray(v) for n, v in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:

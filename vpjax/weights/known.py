@@ -43,9 +43,9 @@ def _original(variant: str) -> Known:
     return Known(f"{_BUCKET}/imagenet21k/{file}", file, "inception", variant, about)
 
 
-def _augreg(variant: str, recipe: str) -> Known:
-    file = f"{variant.replace('/', '_')}-i21k-300ep-lr_0.001-{recipe}.npz"
-    about = f"ViT-{variant}, AugReg ImageNet-21k, 300 epochs, 224 px (arXiv 2106.10270)"
+def _augreg(variant: str, recipe: str, then: str = "", second: str = "") -> Known:
+    file = f"{variant.replace('/', '_')}-i21k-300ep-lr_0.001-{recipe}{then}.npz"
+    about = f"ViT-{variant}, AugReg ImageNet-21k, 300 epochs{second}, 224 px (arXiv 2106.10270)"
     return Known(f"{_BUCKET}/augreg/{file}", file, "inception", variant, about)
 
 
@@ -89,6 +89,12 @@ KNOWN: dict[str, Known] = {
     "vit_s16_augreg_in21k": _augreg("S/16", "aug_light1-wd_0.03-do_0.0-sd_0.0"),
     "vit_b32_augreg_in21k": _augreg("B/32", "aug_light1-wd_0.1-do_0.0-sd_0.0"),
     "vit_b16_augreg_in21k": _augreg("B/16", "aug_medium1-wd_0.1-do_0.0-sd_0.0"),
+    "vit_b16_augreg_in21k_ft_in1k": _augreg(
+        "B/16",
+        "aug_medium1-wd_0.1-do_0.0-sd_0.0",
+        "--imagenet2012-steps_20k-lr_0.01-res_224",
+        ", then ImageNet-1k",
+    ),
     "vit_l16_augreg_in21k": _augreg("L/16", "aug_strong1-wd_0.1-do_0.0-sd_0.0"),
     "mae_b16": _mae("B/16", "base", "8cad7c"),
     "mae_l16": _mae("L/16", "large", "b8b06e"),

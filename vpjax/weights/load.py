@@ -1,6 +1,6 @@
 """Foreign checkpoints into a backbone, strictly.
 
-    file -> arrays by our names -> positions resized -> every name and shape checked -> values
+    file -> arrays by our names -> resized -> every name and shape checked -> values
 
 A format is a module with two functions, found by the names in the file:
 
@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 
 from vpjax.errors import UserError, unknown
-from vpjax.weights import convnext, google, resnet, swin, timm
+from vpjax.weights import clip, convnext, google, resnet, swin, timm
 from vpjax.weights.fetch import fetch, sha256
 from vpjax.weights.files import read
+from vpjax.weights.hub import weights_in
+from vpjax.weights.resample import RULES, resize_grid, resize_patches
 
 HEAD_POLICIES = ("new", "load")
-FORMATS = (google, timm, swin, convnext, resnet)
+FORMATS = (google, timm, swin, convnext, resnet, clip)
+PATCHES = "patch_embed/kernel"  # p p C D
 OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
 
@@ -39,19 +42,29 @@ class Loaded:
     path: Path
     sha256: str
     dropped: tuple[str, ...]
-    resized: str  # "4x4 -> 8x8", or ""
+    resized: str  # "positions 14x14 -> 8x8, patches 16x16 -> 4x4", or ""
 
 
-def load(where: str, expected: Mapping[str, Any], grid: tuple[int, int], head="new") -> Loaded:
-    """Reads `where` (path, URL or known name) for a backbone with `expected` names and shapes.
+def load(
+    where: str,
+    expected: Mapping[str, Any],
+    grid: tuple[int, int],
+    head: str = "new",
+    resample: str = "corners",
+) -> Loaded:
+    """Reads `where` for a backbone with `expected` names and shapes.
 
+    It is a path, a URL, a known name, or a model's folder or name on the Hugging Face hub.
     `grid` is the model's token grid; position embeddings of another grid are resized to it.
-    `head="load"` also returns the file's classification head.
+    `head="load"` also returns the file's classification head. `resample` is a rule of
+    `vpjax.weights.resample`; all but "corners" also resize a patch embedding of other patches.
     Raises: UserError if the file is missing, broken or does not fit.
     """
     if head not in HEAD_POLICIES:
         raise unknown("head policy", head, HEAD_POLICIES)
-    path = fetch(where)
+    if resample not in RULES:
+        raise unknown("backbone.resample", resample, RULES)
+    path = fetch(weights_in(where))
     arrays = translate(read(path), expected)
     heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
     if head == "load" and not {"kernel", "bias"} <= heads.keys():
@@ -59,9 +72,14 @@ def load(where: str, expected: Mapping[str, Any], grid: tuple[int, int], head="n
     optional = [n for n in arrays if n.startswith(OPTIONAL) and n not in expected]
     values = {n: v for n, v in arrays.items() if n not in optional}
 
-    resized = ""
+    resized = []
     if "pos_embed" in values and "pos_embed" in expected:
-        values["pos_embed"], resized = fit_positions(values["pos_embed"], grid, path)
+        values["pos_embed"], said = fit_positions(values["pos_embed"], grid, path, resample)
+        resized += [f"positions {said}"] if said else []
+    if other_patches(values, expected) and resample != "corners":
+        old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]
+        values[PATCHES] = resize_patches(values[PATCHES], new, resample)
+        resized.append(f"patches {old[0]}x{old[1]} -> {new[0]}x{new[1]}")
     check(values, expected, path)
     return Loaded(
         values={n: values[n] for n in expected},
@@ -69,7 +87,7 @@ def load(where: str, expected: Mapping[str, Any], grid: tuple[int, int], head="n
         path=path,
         sha256=sha256(path),
         dropped=tuple(n for n in optional if head == "new" or not n.startswith("head/")),
-        resized=resized,
+        resized=", ".join(resized),
     )
 
 
@@ -100,11 +118,21 @@ def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) ->
             shown = lines[:8] + [f"... and {len(lines) - 8} more"] * (len(lines) > 8)
             text.append(f"{title} ({len(lines)}):\n    " + "\n    ".join(shown))
     text.append("Check backbone.variant, patch_size, image_size and depth against the file.")
+    if other_patches(values, expected):
+        text.append("To carry a patch embedding to other patches, set backbone.resample='bicubic'.")
     raise UserError("\n  ".join(text))
 
 
+def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Whether the file's patch embedding would fit the model's but for the size of its patch."""
+    if PATCHES not in values or PATCHES not in expected:
+        return False
+    old, new = values[PATCHES].shape, expected[PATCHES].shape
+    return len(old) == len(new) == 4 and old[2:] == new[2:] and old != new
+
+
 def fit_positions(
-    positions: np.ndarray, grid: tuple[int, int], path: Path
+    positions: np.ndarray, grid: tuple[int, int], path: Path, resample: str = "corners"
 ) -> tuple[np.ndarray, str]:
     """Returns (1 + T) D position embeddings for `grid`, and what was done.
 
@@ -120,21 +148,5 @@ def fit_positions(
             f"is {grid[0]}x{grid[1]}. Set backbone.image_size to the size the file was made for."
         )
     cells = positions[1:].reshape(edge, edge, -1)
-    cells = resize_grid(cells, grid).reshape(grid[0] * grid[1], -1)
+    cells = resize_grid(cells, grid, resample).reshape(grid[0] * grid[1], -1)
     return np.concatenate([positions[:1], cells]), f"{edge}x{edge} -> {grid[0]}x{grid[1]}"
-
-
-def resize_grid(cells: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Resizes h w D linearly between corner cells, which keep their values; no antialias.
-
-    Source: the rule of VPT's code (first-order spline zoom), which the Google models share.
-    """
-    rows, columns = (_linear(old, new) for old, new in zip(cells.shape[:2], grid, strict=True))
-    out = np.einsum("ih,jw,hwd->ijd", rows, columns, cells.astype(np.float64))
-    return out.astype(cells.dtype)
-
-
-def _linear(old: int, new: int) -> np.ndarray:
-    position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
-    distance = np.abs(position[:, None] - np.arange(old)[None])
-    return np.maximum(0.0, 1.0 - distance)  # new old

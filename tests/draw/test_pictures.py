@@ -1,0 +1,81 @@
+"""Pictures of runs: at the end, afterwards, beside a baseline, and when one cannot be drawn."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import msvp
+from vpjax.draw import pictures
+from vpjax.draw.run import draw_run
+from vpjax.errors import UserError
+from vpjax.train.fit import fit
+from vpjax.train.workdir import read_result
+
+
+def config(**choices):
+    label = ",".join(f"{k}={v}" for k, v in choices.items())
+    config = msvp.get_config(f"data=digits,model=cnn,{label}")
+    config.backbone.width = 4
+    config.train.update(steps=4, batch_size=32, test_best=False)
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    fit(config(), folder / "prompted")
+    plain = config(prompts="no")
+    plain.draw = False
+    fit(plain, folder / "baseline")
+    return folder
+
+
+def height(path):
+    with Image.open(path) as image:
+        return image.height
+
+
+def names(folder):
+    return {p.stem for p in folder.glob("*.png")}
+
+
+def test_a_run_draws_what_it_has_at_its_end(runs):
+    assert names(runs / "prompted") == {"curves", "prompts", "gradcam", "confusion", "per_class"}
+    assert names(runs / "baseline") == {"curves"}
+    for path in (runs / "prompted").glob("*.png"):
+        assert np.asarray(Image.open(path).convert("L")).std() > 10, path
+
+
+def test_beside_a_baseline_and_one_by_one(runs):
+    path = runs / "prompted" / "gradcam.png"
+    before = height(path)
+    (drawn,) = draw_run(runs / "prompted", image=3, baseline=runs / "baseline", wanted=["gradcam"])
+    assert drawn == path and height(path) > 1.4 * before  # a second row
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"wanted": ["gradcm"]}, "Did you mean 'gradcam'"),
+        ({"wanted": ["attention"]}, "not for this run"),
+        ({"wanted": ["gradcam"], "image": 167}, "has 167, from 0 on"),
+        ({"wanted": ["gradcam"], "target": "6.cnv"}, "Did you mean '6.conv'"),
+    ],
+)
+def test_mistakes(runs, choices, message):
+    with pytest.raises(UserError, match=message):
+        draw_run(runs / "prompted", **choices)
+
+
+def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
+    def broken(subject):
+        raise RuntimeError("no paint left\nat all")
+
+    only = {"prompts": pictures.Picture(broken, lambda s: True)}
+    monkeypatch.setattr(pictures, "PICTURES", only)
+    with caplog.at_level(logging.WARNING, "vpjax"):
+        fit(config(), tmp_path)
+    assert "prompts.png was not drawn: RuntimeError: no paint left" in caplog.text
+    assert read_result(tmp_path)["status"] == "finished"

@@ -1,0 +1,237 @@
+"""Cases of CLIP: both towers, three kinds of weights, zero-shot, preprocessing, tokens.
+
+clip_a, clip_b      features and everything between, from the hub's files by the library's own
+                    loaders; clip_b holds the same weights in OpenAI's names
+zeroshot            class embeddings and logits of three kinds of names
+preprocess          resized, cropped, normalised
+tokenizer_cases     ids of 24 texts (JSON)
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tests.golden.runner import Comparison, NotUnderstood
+from vpjax import names
+from vpjax.backbones.clip import CLIP
+from vpjax.clip import pretrained, tokenizer, zeroshot
+from vpjax.clip.encode import encode_prompts
+from vpjax.clip.text import TextTower
+from vpjax.data import preset
+from vpjax.data.resize import on_host, short_side
+from vpjax.mixture import unit
+from vpjax.model import EVALUATION
+from vpjax.tokens import Tokens
+from vpjax.weights.load import load
+
+SAID = "outputs rtol 1e-5 / atol 1e-5"
+LIMITS = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def find(meta: dict) -> Callable | None:
+    """Returns what compares a case, None if it is none of these."""
+    if "vwidth" in meta.get("cfg", ()):
+        return compare
+    if "categories" in meta and "clip" in meta:
+        return compare_zeroshot
+    return compare_pixels if "hf_normalized" in str(meta.get("note")) else None
+
+
+def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Yields features, what lies between, losses; for each kind of weights there is."""
+    if SAID not in meta["tolerance"]:
+        raise NotUnderstood(f"tolerance {meta['tolerance']!r}")
+    cfg = meta["cfg"]
+    # A case is known by its sizes, as it does not say its name.
+    case = next(p for p in folder.glob("clip_?.config.json") if sizes(p) == cfg["vwidth"])
+    with model(folder, case.name.removesuffix(".config.json")) as where:
+        vision, text = load_vision(where), pretrained.load_text(str(where))
+        yield from compare_vision(vision, arrays)
+        yield from compare_text(text, arrays)
+        yield from compare_both(vision, text, arrays)
+        given = {n.removeprefix("param/"): v for n, v in arrays.items() if n.startswith("param/")}
+        if given:
+            yield from compare_openai(where, given, vision, text)
+
+
+def compare_vision(vision: CLIP, arrays: dict) -> Iterator[Comparison]:
+    """The image tower from pixels to features, and each layer."""
+    images = pixels(arrays["in/pixel_values"])
+    embedded = vision.embed(images, EVALUATION)
+    yield from recorded({"vision_hidden_0": embedded.x}, arrays)
+    last = yield from compare_layers("vision", vision, arrays)
+    ours = {"vision_last_hidden_state": last, "vision_pooler_output": vision.norm(last[:, 0])}
+    yield from recorded(ours | {"image_features": whole(vision, images)}, arrays)
+
+
+def compare_text(text: pretrained.Text, arrays: dict) -> Iterator[Comparison]:
+    """The text tower likewise; with other padding; cut where the longest text ends."""
+    tower, ids = text.tower, arrays["in/input_ids"]
+    yield from recorded({"text_hidden_0": tower.embed(ids).x}, arrays)
+    last = tower.norm((yield from compare_layers("text", tower, arrays)))
+    ours = {"text_last_hidden_state": last, "text_features": tower(ids)}
+    ours["text_pooler_output"] = last[np.arange(len(ids)), ids.argmax(-1)]
+    yield from recorded(ours, arrays)
+    features = arrays["out/text_features"]
+    yield Comparison("other padding", tower(arrays["in/input_ids_eos_padded"]), features, **LIMITS)
+    yield Comparison("cut", tower(ids[:, : ids.argmax(1).max() + 1]), features, **LIMITS)
+    rows = [str(i) for i in (*range(len(ids)), 0)]
+    ours = encode_prompts(tower, lambda texts: ids[list(map(int, texts))], rows, 2)
+    yield Comparison("prompts", ours, features[list(map(int, rows))], **LIMITS)
+
+
+def compare_layers(
+    kind: str, tower: CLIP | TextTower, arrays: dict
+) -> Generator[Comparison, None, jax.Array]:
+    """Each layer on what was recorded before it; returns what leaves the last.
+
+    Over several layers the recorded numbers themselves are off by all that is allowed: errors grow
+    with the largest entry, and entries near zero share them.
+    """
+    for i, layer in enumerate(tower.layers):
+        x = jnp.asarray(arrays[f"out/{kind}_hidden_{i}"])
+        tokens = Tokens(x, extra=x.shape[1], grid=(0, 0))
+        out = jax.jit(lambda t, layer=layer: layer(t, EVALUATION))(tokens).x
+        yield Comparison(f"{kind} layer {i}", out, arrays[f"out/{kind}_hidden_{i + 1}"], **LIMITS)
+    return out
+
+
+def compare_both(vision: CLIP, text: pretrained.Text, arrays: dict) -> Iterator[Comparison]:
+    """Features of length 1, their scaled cosines, and the loss CLIP was trained with."""
+    images = whole(vision, pixels(arrays["in/pixel_values"]))
+    texts = unit(text.tower(arrays["in/input_ids"]))
+    logits = zeroshot.logits(images, texts, text.scale)
+    ours = {
+        "image_embeds_normalized": unit(images),
+        "text_embeds_normalized": texts,
+        "logits_per_image": logits,
+        "logits_per_text": logits.T,
+    }
+    if len(images) == len(texts):
+        log_p = [jnp.diagonal(jax.nn.log_softmax(x)) for x in (logits, logits.T)]
+        ours["contrastive_loss"] = -jnp.stack(log_p).mean()
+    yield from recorded({n: v for n, v in ours.items() if f"out/{n}" in arrays}, arrays)
+
+
+def compare_openai(
+    where: Path, given: dict, vision: CLIP, text: pretrained.Text
+) -> Iterator[Comparison]:
+    """The same weights in OpenAI's names: exactly the same numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.npz"
+        np.savez(path, **given)
+        shutil.copy(where / "config.json", folder)
+        other, beside = load_vision(path), pretrained.load_text(str(path))
+    for name, one, two in (("vision", vision, other), ("text", text.tower, beside.tower)):
+        ours, theirs = (names.flatten(nnx.state(tower)) for tower in (two, one))
+        for key, value in theirs.items():
+            yield Comparison(f"OpenAI {name} {key}", ours[key], value, 0.0)
+    yield Comparison("OpenAI scale", beside.scale, text.scale, 0.0)
+
+
+def compare_zeroshot(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Class embeddings and logits by common names, scientific names and both."""
+    if SAID not in meta["tolerance"]:
+        raise NotUnderstood(f"tolerance {meta['tolerance']!r}")
+    with model(folder, meta["clip"]) as where:
+        vision, tower = load_vision(where), pretrained.load_text(str(where)).tower
+    images = whole(vision, pixels(arrays["in/images"]))
+    for kind, templates in meta["templates"].items():
+        called = [named(category, kind) for category in meta["categories"]]
+        prompts, classes = zeroshot.class_prompts(called, templates)
+        if prompts != meta["prompts"][kind]:
+            raise AssertionError(f"prompts of {kind} differ")
+        ids = arrays[f"in/{kind}/token_ids"]
+        ids_of = lambda texts, p=prompts, i=ids: i[[p.index(t) for t in texts]]  # noqa: E731
+        features = encode_prompts(tower, ids_of, prompts)
+        ours = zeroshot.class_embeddings(features, classes, len(called))
+        yield Comparison(f"{kind} weights", ours, arrays[f"out/{kind}/weights"], **LIMITS)
+        logits = zeroshot.logits(images, ours)
+        yield Comparison(f"{kind} logits", logits, arrays[f"out/{kind}/logits"], **LIMITS)
+
+
+def named(category: dict, kind: str) -> list[str]:
+    """Returns the names of a class: a common one falls back to the scientific one."""
+    common, scientific = category.get("common_name"), category["name"]
+    if kind == "both":
+        return [n for n in (common, scientific) if n]
+    return [(common if kind == "common" else None) or scientific]
+
+
+def compare_pixels(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Every level exactly; normalised to float32 rounding."""
+    size, clip = meta["size"], preset("clip")
+    for i in range(len(meta["sizes"])):
+        image = arrays[f"in/{i}/image"]
+        resized = on_host(image, *short_side(*image.shape[:2], size), clip.resize)
+        yield Comparison(f"resized {i}", resized, arrays[f"out/{i}/resized"], 0.0)
+        cropped = clip.host(image, size, train=False)
+        yield Comparison(f"cropped {i}", cropped, arrays[f"out/{i}/cropped"], 0.0)
+        ours = clip.device(cropped[None], size, train=False)[0]
+        yield Comparison(f"normalised {i}", ours, arrays[f"out/{i}/normalized"], 1e-6, 1e-6)
+
+
+def compare_json(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Token ids, from the part of the vocabulary that the texts need, and from the whole table."""
+    small = json.loads((folder / "tokenizer_mini_vocab.json").read_text())
+    backends = {"small": tokenizer.from_merges(small["merges"], small["vocab"])}
+    if (table := folder / "clip_bpe_merges.txt.gz").exists():
+        backends["whole"] = tokenizer.from_merges(tokenizer.read_merges(table))
+    for name, backend in backends.items():
+        ours = tokenizer.Tokenizer(backend, meta["context_length"])
+        yield Comparison(f"{name} size", ours.vocab, meta["vocab_size"], 0.0)
+        rows = ours([case["text"] for case in meta["cases"]])
+        for row, case in zip(rows, meta["cases"], strict=True):
+            ids = np.pad(case["ids"], (0, len(row) - len(case["ids"])))
+            yield Comparison(f"{name} {case['text']!r}", row, ids, 0.0)
+
+
+@contextlib.contextmanager
+def model(folder: Path, stem: str) -> Iterator[Path]:
+    """Lays a fixture out as the hub does; yields the folder."""
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copy(folder / f"{stem}.config.json", Path(place) / "config.json")
+        shutil.copy(folder / f"{stem}.safetensors", Path(place) / "model.safetensors")
+        yield Path(place)
+
+
+def load_vision(where: Path) -> CLIP:
+    """Returns the vision tower with weights, as the library builds and loads it."""
+    options = pretrained.open_clip(str(where)).vision
+    backbone = nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(backbone)
+    values = load(str(where), names.flatten(state), backbone.grid).values
+    return nnx.merge(graph, names.fill(state, {n: jnp.asarray(v) for n, v in values.items()}))
+
+
+def whole(vision: CLIP, images: jax.Array) -> jax.Array:
+    """Image features, asking the last layer for the class token alone."""
+    tokens = vision.embed(images, EVALUATION)
+    for i, layer in enumerate(vision.layers):
+        keep = vision.pooled if i == len(vision.layers) - 1 else None
+        tokens = layer(tokens, EVALUATION.at(i), keep=keep)
+    return vision.pool(tokens)
+
+
+def recorded(ours: dict, arrays: dict) -> Iterator[Comparison]:
+    """Yields what was recorded under the same names."""
+    for name, value in ours.items():
+        yield Comparison(name, value, arrays[f"out/{name}"], **LIMITS)
+
+
+def sizes(config: Path) -> int:
+    """Returns the width of the vision tower in a config.json."""
+    return json.loads(config.read_text())["vision_config"]["hidden_size"]
+
+
+def pixels(images: np.ndarray) -> jax.Array:
+    """B C H W to B H W C."""
+    return jnp.asarray(images.transpose(0, 2, 3, 1))

@@ -1,0 +1,69 @@
+"""Cases of iNaturalist: what the loader makes of annotation files, and metrics by shots."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tests.golden.runner import Comparison
+from vpjax import taxonomy
+from vpjax.data import inat, open_source
+from vpjax.data.source import Source
+
+
+def compare_json(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Writes the files of the case, reads them, and yields ours beside what was recorded."""
+    with tempfile.TemporaryDirectory() as name:
+        root, expected = Path(name), meta["expected"]
+        for file, content in meta["json_files"].items():
+            (root / file).write_text(json.dumps(content))
+        for file in meta["existing_files"]:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+        version = {v: k for k, v in inat.VERSIONS.items()}[meta["version"]]
+        for case in ("train", "val", "train_subset", "val_subset"):
+            split, _, subset = case.partition("_")
+            classes = [str(i) for i in meta["subset_category_ids"]] if subset else ""
+            source = open_source(version, split, root, classes)
+            recorded = expected[case]
+            yield Comparison(f"{case} classes", source.num_classes, recorded["num_classes"], 0.0)
+            yield same(f"{case} samples", samples(source), recorded["samples"])
+            facts = expected["metadata" + "_subset" * bool(subset)]
+            ours = [{k: c.get(k) for k in r} for c, r in zip(source.metadata, facts, strict=True)]
+            yield same(f"{case} metadata", ours, facts)
+
+
+def samples(source: Source) -> list[list]:
+    """Returns [file, label] of every example, in order."""
+    records = source.records.__getitems__(range(len(source)))
+    return [[record.file, record.label] for record in records]
+
+
+def same(name: str, ours: list, recorded: list) -> Comparison:
+    """Returns a comparison of entries, 1 where they are equal."""
+    if len(ours) != len(recorded):
+        return Comparison(name, np.zeros(len(ours)), np.ones(len(recorded)), 0.0)
+    equal = [float(a == b) for a, b in zip(ours, recorded, strict=True)]
+    return Comparison(name, np.array(equal), np.ones(len(equal)), 0.0)
+
+
+def compare_metrics(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Yields the evaluation's numbers; accuracies are recorded as shares of 1."""
+    atol = float(meta["tolerance"])
+    labels, counts = arrays["in/labels"], arrays["in/class_shots"]
+    for group, scale in (("out", 1.0), ("out_cosine_range", 0.02)):
+        logits = arrays["in/logits"].astype(np.float64)
+        found = taxonomy.evaluation_report((scale * logits).argmax(1), labels, [], counts)
+        ours = {
+            "top1_acc": found["accuracy"] / 100,
+            "balanced_acc": found["balanced"] / 100,
+            "avg_margin": taxonomy.margin(logits, scale),
+        }
+        for name in taxonomy.SHOTS:
+            ours[f"{name}_shot_acc"] = found[name] / 100
+            ours[f"{name}_shot_count"] = found[f"{name}_images"]
+            ours[f"num_{name}_shot_classes"] = found[f"{name}_classes"]
+        for name, value in ours.items():
+            yield Comparison(f"{group} {name}", value, arrays[f"{group}/{name}"], atol)

@@ -1,0 +1,198 @@
+"""MS-VP as the fixtures have it: its models, its names and layouts, its recipe for numbers."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tests.golden.runner import NotUnderstood
+from vpjax import names
+from vpjax.backbones.cnn import CNN
+from vpjax.backbones.resnet import ResNet
+from vpjax.backbones.small_vit import SmallViT
+from vpjax.methods.finetune import Full
+from vpjax.methods.msvp import MSVP
+from vpjax.model import Model, Parts, take_apart
+
+FEATURES = (3, 7, 10, 14, 17, 21, 24)  # the CNN's convolutions behind the first
+PROJECTIONS = ("query", "key", "value")
+INSIDE = {"norm1": "bn1", "norm2": "bn2", "downsample/conv": "downsample.0"}
+INSIDE |= {"downsample/norm": "downsample.1"}
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+HEADS = {CNN: "classifier.4", ResNet: "fc", SmallViT: "head"}
+
+
+class Place(NamedTuple):
+    """Where one of our arrays is among the published ones."""
+
+    name: str
+    shape: tuple[int, ...]
+    ours: Callable  # the published array -> ours
+
+
+def build(meta: dict) -> Model:
+    """Returns the model of a case as shapes; nothing in it is random while training."""
+    size, channels = tuple(meta["input_size"]), meta["in_channels"]
+    config = meta.get("config", {})
+
+    def make():
+        rngs, common = nnx.Rngs(0), {"channels": channels, "rngs": nnx.Rngs(0)}
+        if meta.get("model", "cnn") == "cnn":
+            body = CNN(size, width=config.get("width", 32), dropout=(0.0, 0.0), **common)
+        elif meta["model"] == "resnet18":
+            widths = tuple(config.get("width", 64) * 2**i for i in range(4))
+            body = ResNet("18", size, stem="cifar", widths=widths, **common)
+        elif meta["model"] == "vit":
+            body = small_vit(size, config, common)
+        else:
+            raise NotUnderstood(f"model {meta['model']}")
+        options = {k: meta[k] for k in ("fusion_type", "prompt_scales") if k in meta}
+        cls = MSVP if meta.get("use_prompt", True) else Full
+        return Model(body, cls(body, meta.get("num_classes", 10), rngs=rngs, **options))
+
+    return nnx.eval_shape(make)
+
+
+def small_vit(size: tuple[int, int], config: dict, common: dict) -> SmallViT:
+    """Returns the transformer of a case."""
+    dim = config.get("embed_dim", 192)
+    return SmallViT(
+        f"Ti/{config.get('patch_size', 4 if size[0] == 32 else 7)}",
+        size,
+        dim=dim,
+        mlp_dim=round(dim * config.get("mlp_ratio", 4.0)),
+        heads=config.get("num_heads", 3),
+        depth=config.get("depth", 12),
+        dropout=0.0,
+        attention_dropout=0.0,
+        **common,
+    )
+
+
+def fill(model: Model, arrays: dict, prefix: str = "param/") -> Parts:
+    """Returns the model's parts with the recorded numbers."""
+    parts = take_apart(model)
+    values = {n: jnp.asarray(v) for n, v in gather(model, arrays, prefix).items()}
+    missing = {n for part in parts[1:] for n in part} - values.keys()
+    if missing:
+        raise NotUnderstood(f"nothing is recorded for {sorted(missing)}")
+    return Parts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
+
+
+def gather(model: Model, arrays: dict, prefix: str) -> dict[str, np.ndarray]:
+    """Returns the recorded arrays of a kind, by our names and in our layouts."""
+    found = {n: (f"{prefix}{p.name}", p) for n, p in places(model).items()}
+    if prefix == "param/":
+        known = {theirs for theirs, _ in found.values()}
+        extra = [n for n in arrays if n.startswith(prefix) and n not in known]
+        if extra := [n for n in extra if not n.endswith("num_batches_tracked")]:
+            raise NotUnderstood(f"parameters {extra}")
+    return {n: p.ours(arrays[theirs]) for n, (theirs, p) in found.items() if theirs in arrays}
+
+
+def places(model: Model) -> dict[str, Place]:
+    """Returns the place of each of the model's arrays."""
+    return {n: place(n, v.shape, model) for n, v in names.flatten(nnx.state(model)).items()}
+
+
+def place(name: str, shape: tuple[int, ...], model: Model) -> Place:
+    """Returns the place of one array."""
+    part, _, rest = name.partition("/")
+    module, _, leaf = rest.rpartition("/")
+    theirs = f"{module_name(part, module, model)}{LEAVES.get(leaf, leaf)}"
+    if leaf.endswith("_prompt"):
+        return Place(f"prompting.{leaf}", (1, shape[2], *shape[:2]), to_hwc)
+    if module == "fusion" and leaf == "kernel":
+        return Place(theirs, (*shape[::-1], 1, 1), lambda v: v[:, :, 0, 0].T)
+    if leaf in ("cls_token", "pos_embed"):
+        return Place(leaf, (1, *shape), lambda v: v[0])
+    if (projection := module.rpartition("/")[2]) in PROJECTIONS:
+        return fused(theirs, shape, PROJECTIONS.index(projection))
+    if module.endswith("attn/out") and leaf == "kernel":
+        return Place(theirs, (shape[2], math.prod(shape[:2])), lambda v: v.T.reshape(shape))
+    if len(shape) == 4:
+        return Place(theirs, tuple(shape[i] for i in (3, 2, 0, 1)), to_hwio)
+    return Place(theirs, shape[::-1], lambda v: v.T)
+
+
+def fused(theirs: str, shape: tuple[int, ...], number: int) -> Place:
+    """Returns the place of a projection in the fused one."""
+    width = math.prod(shape[-2:])
+    rows = slice(number * width, (number + 1) * width)
+    whole = (3 * width, width) if len(shape) == 3 else (3 * width,)
+    return Place(theirs, whole, lambda v: v[rows].T.reshape(shape))
+
+
+def module_name(part: str, module: str, model: Model) -> str:
+    """Returns what stands before the last word of a published name, with its dot."""
+    kind = type(model.backbone)
+    if part == "method":
+        if module == "head":
+            return f"{HEADS[kind]}."
+        gated = module == "fusion" and model.method.fusion_type == "gated"
+        return "prompting.gate.0." if gated else "prompting.fusion_conv."
+    layer = re.fullmatch(r"layers/(\d+)(?:/(.*))?", module)
+    inside = layer and layer[2]
+    if kind is CNN:
+        if layer:
+            number = int(layer[1])
+            if number == len(FEATURES):
+                return "classifier.1."
+            return f"features.{FEATURES[number] + (inside == 'norm')}."
+        return {"patch_embed": "features.0.", "patch_norm": "features.1."}[module]
+    if kind is ResNet:
+        if layer:
+            stage, block = divmod(int(layer[1]), 2)
+            return f"layer{stage + 1}.{block}.{INSIDE.get(inside, inside)}."
+        return {"patch_embed": "conv1.", "patch_norm": "bn1."}[module]
+    if layer:
+        inside = re.sub("attn/(query|key|value)", "attn.qkv", inside).replace(
+            "attn/out", "attn.proj"
+        )
+        return f"blocks.{layer[1]}.{inside.replace('/', '.')}."
+    return {"patch_embed": "patch_embed.proj.", "norm": "norm."}.get(module, "")
+
+
+def drawn(model: Model, seed: int) -> dict[str, np.ndarray]:
+    """Returns numbers by the fixtures' recipe, as if they had been recorded."""
+    shapes = {p.name: p.shape for p in places(model).values()}
+    rng, out = np.random.default_rng(seed), {}
+    for name in sorted(shapes):
+        z = rng.standard_normal(shapes[name])
+        out[f"param/{name}"] = recipe(name, z).astype(np.float32)
+    return out
+
+
+def recipe(name: str, z: np.ndarray) -> np.ndarray:
+    """Scales what was drawn; the first rule that fits holds."""
+    fan_in = math.prod(z.shape[1:])
+    rules = (
+        (name.endswith("running_var"), lambda: 0.75 + 0.25 * np.abs(z)),
+        (name.endswith("running_mean"), lambda: 0.1 * z),
+        (name.endswith("_prompt"), lambda: 0.3 * z),
+        (name in ("cls_token", "pos_embed"), lambda: 0.2 * z),
+        (z.ndim == 1 and name.endswith(".weight"), lambda: 1 + 0.1 * z),
+        (name.endswith(".bias"), lambda: 0.1 * z),
+        (name.startswith("features."), lambda: z * math.sqrt(2 / fan_in)),
+        (True, lambda: z / math.sqrt(fan_in)),
+    )
+    return next(scaled() for fits, scaled in rules if fits)
+
+
+def to_hwc(value: np.ndarray) -> np.ndarray:
+    """1 C H W to H W C."""
+    return value[0].transpose(1, 2, 0)
+
+
+def to_hwio(value: np.ndarray) -> np.ndarray:
+    """O I H W to H W I O."""
+    return value.transpose(2, 3, 1, 0)
+
+
+def pixels(value: np.ndarray) -> np.ndarray:
+    """B C H W to B H W C."""
+    return value.transpose(0, 2, 3, 1)

@@ -1,0 +1,62 @@
+"""Cases of MS-VP's pictures: Grad-CAM, its panels, and prompts as images."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tests.golden.msvp_model import FEATURES, build, fill, pixels, to_hwc
+from tests.golden.runner import Comparison, NotUnderstood
+from vpjax.draw import gradcam, prompts
+
+
+def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
+    """Yields ours beside what was recorded."""
+    kinds = {"gradcam": compare_gradcam, "prompt_panels": compare_prompts}
+    return kinds[meta["kind"]](meta, arrays)
+
+
+def compare_gradcam(meta: dict, arrays: dict) -> Iterator[Comparison]:
+    """The map of one image, what it is made of, and the three panels."""
+    parts = fill(build(meta), arrays)
+    image = pixels(arrays["in/x"])
+    chosen = None if meta["target_class"] == "predicted" else meta["target_class"]
+    found = gradcam.cam(tuple(parts), image, target(meta["target_layer"]), chosen)
+    original, heat, both = gradcam.panels(image[0], found.map)
+    limits = meta["tolerance"]["out_atol"], meta["tolerance"]["out_rtol"]
+    ours = {
+        "logits": found.logits[None],
+        "activations": found.activations.transpose(2, 0, 1),
+        "gradients": found.gradients.transpose(2, 0, 1),
+        "channel_weights": found.weights,
+        "cam_unnormalised": found.raw,
+        "cam": found.map,
+        "panel_original": original,
+        "panel_heatmap": heat,
+        "panel_overlay": both,
+    }
+    if ours.keys() != {n.removeprefix("out/") for n in arrays if n.startswith("out/")}:
+        raise NotUnderstood("what is recorded is not what is compared")
+    yield Comparison("class", found.chosen, arrays["in/target_class"], 0.0)
+    for name, value in ours.items():
+        yield Comparison(name, value, arrays[f"out/{name}"], *limits)
+
+
+def target(layer: str) -> str:
+    """Returns our name of a published layer."""
+    if match := re.fullmatch(r"features\.(\d+)", layer):
+        return f"{FEATURES.index(int(match[1]))}.conv"
+    if match := re.fullmatch(r"layer(\d)\.(\d)\.(conv\d)", layer):
+        return f"{2 * (int(match[1]) - 1) + int(match[2])}.{match[3]}"
+    raise NotUnderstood(f"layer {layer}")
+
+
+def compare_prompts(meta: dict, arrays: dict) -> Iterator[Comparison]:
+    """Prompts enlarged, averaged over colours, scaled."""
+    for scale in ("mid", "local"):
+        (prompt,) = (v for n, v in arrays.items() if n.endswith(f"{scale}_prompt"))
+        ours = prompts.panel(to_hwc(prompt), meta["target_size"])
+        yield Comparison(scale, ours, arrays[f"out/panel_{scale}"], meta["tolerance"]["atol"])
+    flat = prompts.panel(np.full((1, 1, meta["in_channels"]), 0.3, np.float32))
+    yield Comparison("global", flat, np.full_like(flat, flat[0, 0]), 0.0)

@@ -1,0 +1,140 @@
+"""Rows of features instead of images: a folder of them, and their batches.
+
+    features.npy   n D float32, memory-mapped
+    labels.npy     n int32, or n C of zeros and ones
+    meta.json      what they are of, and how many rows are done
+
+A folder that is not finished is gone on with: rows count as done once they are on the disk.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+from numpy.lib.format import open_memmap
+
+from vpjax.data.loader import MEMORY, Order
+from vpjax.data.source import Source
+from vpjax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 1000  # examples whose stored bytes stand for a data set's
+
+
+class Rows(NamedTuple):
+    """The features and labels of a split, in the order of its source."""
+
+    features: Float32[np.ndarray, "n D"]
+    labels: Shaped[np.ndarray, "n *C"]
+
+
+class FeatureLoader(Order):
+    """Batches as a `Loader` makes them, but "image" is b D float32: features in place of pixels."""
+
+    def __init__(self, source: Source, rows: Rows, batch_size: int, **order: Any):
+        super().__init__(source, batch_size, **order)
+        small = rows.features.nbytes <= MEMORY
+        self.rows = Rows(*map(np.array, rows)) if small else rows
+
+    def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yields this process's part of each batch, from step `start` on; in training for ever."""
+        step = start
+        while self.train or step < self.steps_per_epoch:
+            yield self.batch(step)
+            step += 1
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """Returns this process's part of the batch of one step."""
+        indices = self.indices(step)[self._rows.start : self._rows.stop]
+        real = indices >= 0
+        features, labels = (array[np.maximum(indices, 0)] for array in self.rows)
+        features[~real], labels[~real] = 0, 0
+        return {"image": features, "label": labels.astype(np.int32), "mask": real}
+
+
+class Store:
+    """A folder of rows that is being filled; see `filling`."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]):
+        self.path, self.facts = folder / "meta.json", facts
+        self.count, self.done = shapes[0][0], 0
+        kinds = (np.float32, np.int32 if len(shapes[1]) == 1 else np.uint8)
+        files = [folder / "features.npy", folder / "labels.npy"]
+        if self.path.exists():
+            self.done = json.loads(self.path.read_text())["done"]
+            self.rows = Rows(*(np.load(f, mmap_mode="r+") for f in files))
+        else:
+            made = zip(files, kinds, shapes, strict=True)
+            self.rows = Rows(*(open_memmap(f, "w+", kind, shape) for f, kind, shape in made))
+            self.save(0)
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.count
+
+    def write(self, start: int, features: np.ndarray, labels: np.ndarray) -> None:
+        """Writes the rows from `start` on; they count after the next `save`."""
+        rows = slice(start, start + len(features))
+        self.rows.features[rows], self.rows.labels[rows] = features, labels
+
+    def save(self, done: int) -> None:
+        """Brings the rows before `done` to the disk, then says so."""
+        for array in self.rows:
+            array.flush()
+        new = self.path.with_name("meta.json.new")
+        new.write_text(json.dumps(self.facts | {"done": done}, indent=2) + "\n")
+        new.replace(self.path)
+        self.done = done
+
+
+@contextlib.contextmanager
+def filling(
+    folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]
+) -> Iterator[Store | None]:
+    """Opens a folder for this process alone; another that fills it is waited for.
+
+    Raises: UserError if the disk is too full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("features  another process is computing them; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        need, free = 4 * int(np.prod(shapes[0])), shutil.disk_usage(folder).free
+        if not (folder / "meta.json").exists() and need > free:
+            raise UserError(
+                f"features need {need / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are "
+                "free. Free some, set VPJAX_CACHE to another folder, or --config.features=off."
+            )
+        yield Store(folder, facts, shapes)
+
+
+def read_rows(folder: Path) -> Rows:
+    """Returns what a finished folder holds, without reading it yet."""
+    return Rows(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Rows._fields))
+
+
+def content(source: Source) -> str:
+    """Returns a hash of a split: name, classes, length, and a thousand examples as stored.
+
+    They are spread evenly; a change of others alone goes unnoticed.
+    """
+    n = len(source)
+    digest = hashlib.sha256(f"{source.name}\n{n}\n{source.classes}\n".encode())
+    places = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)).tolist()
+    for start in range(0, len(places), 100):
+        for record in source.records.__getitems__(places[start : start + 100]):
+            digest.update(f"{record.label}\n".encode())
+            digest.update(hashlib.sha256(record.image).digest())
+    return digest.hexdigest()

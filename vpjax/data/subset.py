@@ -1,0 +1,118 @@
+"""Some of a data set's classes, relabelled: their order stays, a label becomes its rank.
+
+    restrict(source, "lichen")                     a named subset of iNaturalist 2021
+    restrict(source, "Danaus plexippus,47")        names, or ids where the data has them
+    restrict(source, "birds.txt")                  one name or id a line, # begins a comment
+
+`find` looks a class up by name or id, `only` takes labels.
+"""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from vpjax.data.source import Record, Records, Source
+from vpjax.errors import UserError
+
+# Category ids of iNaturalist 2021: genera that are hard to tell apart, 1,200-1,650 photos each.
+SUBSETS = {
+    "lichen": range(5438, 5444),
+    "wrasse": (2837, *range(2843, 2847)),
+    "wild rye": range(6371, 6376),
+    "manzanita": range(7709, 7714),
+    "bulrush": range(6297, 6302),
+}
+SUBSETS_OF = ("inat2021", "i_naturalist2021")
+ALIASES = ("name", "common_name", "species")
+
+
+def restrict(source: Source, classes: str | Sequence[str | int]) -> Source:
+    """Returns the source with only these classes.
+
+    `classes` is a named subset, a file with one a line, or names and ids (as a sequence, or with
+    commas between them); without ids in the data, an id is a label. A name wins over an id.
+
+    Raises: UserError for a class that the data has not, or a source with several classes an image.
+    """
+    if source.multilabel:
+        raise UserError(f"{source.name} has several classes an image; data.classes cannot be used.")
+    keep = find(source, _wanted(source, classes))
+    if not keep:
+        raise UserError(f"data.classes is {classes!r}, which names no class.")
+    return only(source, keep)
+
+
+def only(source: Source, keep: Sequence[int]) -> Source:
+    """Returns the source with the classes of these labels, which become 0, 1 ..."""
+    name = f"{source.name} ({len(keep)} of {source.num_classes} classes)"
+    return Source(
+        name,
+        [source.classes[i] for i in keep],
+        _Some(source, keep),
+        source.image_shape,
+        metadata=[source.metadata[i] for i in keep],
+    )
+
+
+def find(source: Source, entries: Sequence[str]) -> list[int]:
+    """Returns the labels, in order, of the classes with these names, in any case, or ids.
+
+    A name that several classes share, as common names are, stands for all of them.
+    Raises: UserError, with the nearest names, for an entry that is neither.
+    """
+    names: dict[str, list[int]] = {}
+    ids: dict[str, list[int]] = {}
+    for i, (name, facts) in enumerate(zip(source.classes, source.metadata, strict=True)):
+        for alias in {name.lower(), *(str(facts[k]).lower() for k in ALIASES if k in facts)}:
+            names.setdefault(alias, []).append(i)
+        ids.setdefault(str(facts.get("id", i)), []).append(i)
+    out = set()
+    for entry in entries:
+        labels = names.get(entry.strip().lower()) or ids.get(entry.strip())
+        if not labels:
+            near = difflib.get_close_matches(entry.lower(), names, n=3, cutoff=0.5)
+            hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "none is near"
+            raise UserError(
+                f"{source.name} has no class of name or id {entry!r} among its "
+                f"{source.num_classes}; {hint}."
+            )
+        out.update(labels)
+    return sorted(out)
+
+
+def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
+    if not isinstance(classes, str):
+        return [str(c) for c in classes]
+    named = source.name.partition("[")[0].partition(":")[0] in SUBSETS_OF
+    if named and (subset := SUBSETS.get(classes.strip().replace("_", " "))):
+        return [str(i) for i in subset]
+    if os.path.isfile(path := os.path.expanduser(classes)):
+        text = Path(path).read_text("utf-8")
+        lines = (line.partition("#")[0].strip() for line in text.splitlines())
+        return [line for line in lines if line]
+    return [part.strip() for part in classes.split(",") if part.strip()]
+
+
+class _Some:
+    """The records of some classes, with new labels."""
+
+    def __init__(self, source: Source, keep: Sequence[int]):
+        new = np.full(source.num_classes, -1, np.int64)
+        new[list(keep)] = np.arange(len(keep))
+        old = source.labels()
+        known = (old >= 0) & (old < source.num_classes)
+        self._indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
+        self.labels: Int64[np.ndarray, " n"] = new[old[self._indices]]
+        self._records: Records = source.records
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        found = self._records.__getitems__([int(self._indices[i]) for i in indices])
+        pairs = zip(found, indices, strict=True)
+        return [record._replace(label=int(self.labels[i])) for record, i in pairs]

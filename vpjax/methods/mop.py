@@ -1,0 +1,182 @@
+"""MoP: each class owns K learnt sub-prompts around its text feature, on a frozen CLIP.
+
+    p_ck = (t_c + o_ck) / |t_c + o_ck|       the offsets o (C, K, D) are all that trains
+    l_bc = 50 max_k <f_b, p_ck> / temp_cls   logits: f is the image feature, of length 1
+
+    loss = lambda L_mixture + (1 - lambda) L_cls + weight mean(o^2)
+
+    L_cls      cross entropy of l: tells classes apart
+    L_mixture  - sum_k gamma_bk s_bk over the image's own class, s = 50 <f, p>: draws sub-prompts to
+               images; gamma = softmax_k(s / tau), without gradient, and tau falls while training,
+               so that each image comes to belong to one sub-prompt
+
+What is worked out, and what differs from the published code: docs/methods/mop_clip.md.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from vpjax import mixture
+from vpjax.backbones.contract import Backbone
+from vpjax.context import Context
+from vpjax.errors import UserError, unknown
+from vpjax.methods.base import Method
+
+SCALE = 50.0  # of similarities
+INITS = ("semantic", "zero")
+ASSIGNMENTS = ("soft", "hard")
+
+
+class MoP(Method):
+    """Mixture of sub-prompts; it has no head.
+
+    `num_prompts` is K. `tau_start` falls in equal steps to `tau_end` over the run, unless `anneal`
+    is off. `init`: offsets drawn with a spread of 0.01 ("semantic") or 0. `assignment`: "soft", or
+    "hard", to the nearest sub-prompt alone. `chunk`: classes looked at together, 0: what makes 32
+    MB. `diversity_weight`, `entropy_weight` and `usage_weight` add terms of later versions.
+
+    Classes are padded to a multiple of the devices that share them; what is added stays zero.
+    Raises: UserError for a choice that cannot be.
+    """
+
+    trainable = r"method/offsets"
+    sharded = {r"method/(offsets|text)": "model"}
+    on_features = True
+    reads_class_names = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        num_prompts: int = 32,
+        tau_start: float = 1.0,
+        tau_end: float = 0.05,
+        anneal: bool = True,
+        init: str = "semantic",
+        assignment: str = "soft",
+        offset_reg_weight: float = 0.001,
+        lambda_mixture: float = 0.5,
+        temp_cls: float = 0.07,
+        chunk: int = 0,
+        diversity_weight: float = 0.0,
+        entropy_weight: float = 0.0,
+        usage_weight: float = 0.0,
+        usage_threshold: float = 0.1,
+        mesh: Mesh | None = None,
+        rngs: nnx.Rngs,
+    ):
+        check(num_prompts, (tau_start, tau_end, temp_cls), lambda_mixture, init, assignment)
+        self.num_classes, self.mesh, self.chunk = num_classes, mesh, chunk
+        self.tau_start, self.tau_end = tau_start, tau_end if anneal else tau_start
+        self.hard, self.temp_cls = assignment == "hard", temp_cls
+        self.lambda_mixture, self.offset_reg_weight = lambda_mixture, offset_reg_weight
+        self.diversity_weight, self.entropy_weight = diversity_weight, entropy_weight
+        self.usage_weight, self.usage_threshold = usage_weight, usage_threshold
+        rows = num_classes + -num_classes % mixture.split(mesh)
+        real = (jnp.arange(rows) < num_classes)[:, None]
+        offsets = jnp.zeros((rows, num_prompts, backbone.dim))
+        if init == "semantic":
+            offsets += 0.01 * jax.random.normal(rngs.params(), offsets.shape) * real[..., None]
+        self.offsets = nnx.Param(offsets)
+        # Not learnt, whatever `trainable` says. The builder puts the classes' text features here.
+        text = jax.random.normal(rngs.params(), (rows, backbone.dim)) * real
+        self.text = nnx.Variable(mixture.unit(text))
+
+    @property
+    def logits(self) -> str:
+        """What logits are, for reports."""
+        return f"{SCALE / self.temp_cls:.4g} cosines"
+
+    def classify(self, features: Float[Array, "B D"], ctx: Context) -> dict[str, Array]:
+        """Returns "logits" (B C), "features" (B D) of length 1, and "winners" (B C).
+
+        `winners` is each class's nearest sub-prompt.
+        """
+        f = mixture.unit(features.astype(jnp.float32))
+        best, index = mixture.top(f, self.offsets[...], self.text[...], self.chunk, self.mesh)
+        real = slice(self.num_classes)
+        logits = SCALE / self.temp_cls * best[:, real]
+        return {"logits": logits, "features": f, "winners": index[:, real]}
+
+    def tau(self, progress: Array | float) -> Array:
+        """Returns the temperature of the assignments; `progress` is the share of steps done."""
+        left = 1 - jnp.minimum(1, jnp.asarray(progress, jnp.float32))
+        return self.tau_end + (self.tau_start - self.tau_end) * left
+
+    def assign(
+        self, features: Float[Array, "B D"], labels: Int[Array, " B"], tau: Array | float
+    ) -> Float[Array, "B K"]:
+        """Returns how much of each image each sub-prompt of its class gets, in sum 1."""
+        f = mixture.unit(features.astype(jnp.float32))
+        s, _ = mixture.own(f, labels, self.offsets[...], self.text[...], self.mesh)
+        return mixture.assignments(SCALE * s, tau, self.hard)
+
+    def terms(
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+    ) -> dict[str, Array]:
+        """Returns the loss of each image, its parts, and tau. Evaluation knows L_cls alone."""
+        if labels.ndim > 1:
+            raise UserError("mop.MoP needs one class an image; this data set has several")
+        separation = ctx.criterion(out["logits"], labels)
+        if ctx.key is None:
+            return {"loss": separation}
+        offsets, tau = self.offsets[...], self.tau(ctx.progress)
+        s, cosines = mixture.own(out["features"], labels, offsets, self.text[...], self.mesh)
+        s = SCALE * s
+        gamma = mixture.assignments(s, tau, self.hard)
+        attraction = -(jax.lax.stop_gradient(gamma) * s).sum(-1)
+        real = self.num_classes * offsets.shape[1] * offsets.shape[2]
+        size = self.offset_reg_weight * (offsets**2).sum() / real
+        loss = self.lambda_mixture * attraction + (1 - self.lambda_mixture) * separation + size
+        parts = {"loss_mixture": attraction, "loss_cls": separation, "loss_reg": size, "tau": tau}
+        for name, weight, term in self.extras(gamma, cosines, ctx):
+            loss, parts[name] = loss + weight * term, term
+        return {"loss": loss} | parts
+
+    def extras(self, gamma: Array, cosines: Array, ctx: Context) -> list[tuple[str, float, Array]]:
+        """Returns name, weight and value of the terms that are asked for.
+
+        The published ones of `gamma` have no gradient, so they do nothing; these have.
+        """
+        real = jnp.ones(len(gamma)) if ctx.mask is None else ctx.mask.astype(jnp.float32)
+        count = jnp.maximum(1, real.sum())
+        found = []
+        if self.diversity_weight:
+            term = mixture.diversity(cosines, count)
+            found.append(("loss_diversity", self.diversity_weight, term))
+        if self.entropy_weight:
+            found.append(("loss_entropy", self.entropy_weight, mixture.concentration(gamma)))
+        if self.usage_weight:
+            term = mixture.disuse(gamma, real / count, self.usage_threshold)
+            found.append(("loss_usage", self.usage_weight, term))
+        return found
+
+    def loss(
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+    ) -> Float[Array, " B"]:
+        """Returns the loss of each image; what concerns the offsets or the batch is in each."""
+        return self.terms(out, labels, ctx)["loss"]
+
+
+def check(
+    num_prompts: int,
+    temperatures: tuple[float, ...],
+    lambda_mixture: float,
+    init: str,
+    assignment: str,
+) -> None:
+    """Raises a UserError for options that cannot be."""
+    if init not in INITS:
+        raise unknown("init", init, INITS)
+    if assignment not in ASSIGNMENTS:
+        raise unknown("assignment", assignment, ASSIGNMENTS)
+    if num_prompts < 1:
+        raise UserError(f"num_prompts is {num_prompts}; a class has 1 sub-prompt or more")
+    if min(temperatures) <= 0:
+        raise UserError(f"tau_start, tau_end, temp_cls are {temperatures}; they must be above 0")
+    if not 0 <= lambda_mixture <= 1:
+        raise UserError(f"lambda_mixture is {lambda_mixture}; it must be in 0..1")

@@ -1,0 +1,208 @@
+"""Images against K sub-prompts a class, for any number of classes.
+
+    p_ck   = (t_c + o_ck) / |t_c + o_ck|       t: text features C D,  o: offsets C K D
+    top_bc = max_k <f_b, p_ck>                 a class is as near as its nearest sub-prompt
+    own_bk = <f_b, p_yk>                       sub-prompts of the image's own class y
+
+The B C K similarities behind `top` never exist at once: classes go by in chunks, of which the
+maximum and its index stay. The index is the first of equal ones, and it alone gets the gradient
+(jnp.max would share it among all, and equal sub-prompts would stay equal for ever):
+
+    G_ck = sum_b [k = index_bc] g_bc f_b       g: gradient of top
+    dL/do_ck = (G_ck - p_ck <p_ck, G_ck>) / |t_c + o_ck|
+
+So the backward pass computes no similarity again, and writes each chunk of the gradient in place.
+Similarities are float32 whatever the backbone computes in: they are multiplied by 700 before the
+softmax, and a shorter format would change every hundredth winner.
+
+On a mesh with the axis "model" the classes are split over it: what travels between devices has the
+size of B C or less.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int, Integer
+
+AT_ONCE = 2**23  # similarities of a chunk, and numbers of its prompts: 32 MB
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def unit(x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+    """Scales vectors to length 1; zero stays zero."""
+    return x * _inverse_norm(x)
+
+
+def top(
+    features: Float[Array, "B D"],
+    offsets: Float[Array, "C K D"],
+    text: Float[Array, "C D"],
+    chunk: int = 0,
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, "B C"], Integer[Array, "B C"]]:
+    """Returns the largest similarity of each class, and the sub-prompt that has it.
+
+    Features have length 1; the text gets no gradient. `chunk` classes are looked at
+    together, 0: as many as make 32 MB of similarities, or of prompts.
+    """
+    data, model = PartitionSpec("data"), PartitionSpec("model")
+    call = lambda f, o, t: _top(f, o, t, chunk_of(chunk, len(f), *o.shape))  # noqa: E731
+    call = _split(call, mesh, (data, model, model), PartitionSpec("data", "model"))
+    return call(features, offsets, jax.lax.stop_gradient(text))
+
+
+def own(
+    features: Float[Array, "B D"],
+    labels: Int[Array, " B"],
+    offsets: Float[Array, "C K D"],
+    text: Float[Array, "C D"],
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, "B K"], Float[Array, "B K K"]]:
+    """Returns similarities to the sub-prompts of the own class, and theirs to each other."""
+
+    def local(f, y, o, t):
+        p = unit(t[y][:, None] + o[y])  # B K D
+        return _product("bd,bkd->bk", f, p), _product("bkd,bjd->bkj", p, p)
+
+    def part(f, y, o, t):
+        row = y - len(o) * jax.lax.axis_index("model")
+        mine = (row >= 0) & (row < len(o))
+        found = local(f, jnp.clip(row, 0, len(o) - 1), o, t)
+        zeroed = (jnp.where(mine.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) for x in found)
+        return tuple(jax.lax.psum(x, "model") for x in zeroed)
+
+    data, model = PartitionSpec("data"), PartitionSpec("model")
+    call = _split(part, mesh, (data, data, model, model), data) if split(mesh) > 1 else local
+    return call(features, labels, offsets, jax.lax.stop_gradient(text))
+
+
+def assignments(scores: Float[Array, "B K"], tau: Array | float, hard: bool) -> Float[Array, "B K"]:
+    """Returns each image's share of the sub-prompts: softmax(scores / tau), or the best alone."""
+    if hard:
+        return jax.nn.one_hot(scores.argmax(-1), scores.shape[-1])
+    return jax.nn.softmax(scores / tau)
+
+
+def diversity(cosines: Float[Array, "B K K"], count: Array | float) -> Float[Array, " B"]:
+    """Returns how alike the sub-prompts of each image's class are; `count` images are averaged.
+
+    A cosine v costs v^8 above 0.7, v^4 above 0.5, v^2 above 0.3, v / 10 above 0.1, else nothing;
+    half the mean of v^2, divided by the number of pairs of the batch, is added.
+    """
+    rows, columns = jnp.triu_indices(cosines.shape[-1], 1)
+    v = cosines[:, rows, columns]  # B pairs
+    pairs = max(1, v.shape[-1])
+    bounds = [v > 0.7, v > 0.5, v > 0.3, v > 0.1]
+    costs = jnp.select(bounds, [v**8, v**4, v**2, 0.1 * v], 0.0)
+    return (costs.sum(-1) + 0.5 * (v**2).sum(-1) / (pairs * count)) / pairs
+
+
+def concentration(gamma: Float[Array, "B K"]) -> Float[Array, " B"]:
+    """Returns the negative entropy of each image's assignments."""
+    return (gamma * jnp.log(gamma + 1e-10)).sum(-1)
+
+
+def disuse(
+    gamma: Float[Array, "B K"], weight: Float[Array, " B"], threshold: float
+) -> Float[Array, ""]:
+    """Returns how unevenly a batch uses sub-prompts: the k-th of all classes are one.
+
+    The mean of (threshold - usage)^2 of those used less than `threshold`, and a tenth of the mean
+    of (usage - 1 / K)^2. `weight` is what an image counts, in sum 1.
+    """
+    usage = (gamma * weight[:, None]).sum(0)  # K
+    rare = usage < threshold
+    lack = jnp.where(rare, (threshold - usage) ** 2, 0.0).sum() / jnp.maximum(1, rare.sum())
+    return lack + 0.1 * ((usage - 1 / len(usage)) ** 2).mean()
+
+
+def chunk_of(chunk: int, images: int, classes: int, prompts: int, dim: int) -> int:
+    """Returns how many classes are looked at together."""
+    return min(classes, chunk or max(1, AT_ONCE // (prompts * max(images, dim))))
+
+
+def split(mesh: Mesh | None) -> int:
+    """Returns how many devices the classes are split over."""
+    return mesh.shape.get("model", 1) if mesh is not None else 1
+
+
+def _split(call: Callable, mesh: Mesh | None, given: tuple, found: PartitionSpec) -> Callable:
+    """Runs `call` on each device's classes."""
+    if split(mesh) == 1:
+        return call
+    return jax.shard_map(call, mesh=mesh, in_specs=given, out_specs=found, check_vma=False)
+
+
+def _inverse_norm(x):
+    return jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
+
+
+def _product(form, a, b):
+    return jnp.einsum(form, a, b, precision=HIGHEST, preferred_element_type=jnp.float32)
+
+
+def _fresh(at, chunk):
+    """Which classes of the chunk that begins at `at` were in none before."""
+    return jnp.arange(chunk) + at >= -(-at // chunk) * chunk
+
+
+def _places(classes: int, chunk: int) -> Array:
+    """Where chunks begin. The last may overlap the one before: what is written twice is equal."""
+    count = -(-classes // chunk)
+    return jnp.minimum(chunk * jnp.arange(count), classes - chunk)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _top(features, offsets, text, chunk):
+    """`top` of the classes one device has; inside, images come last, as the product likes it."""
+    classes, prompts, _ = offsets.shape
+    index_type = jnp.uint8 if prompts <= 256 else jnp.int32
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=chunk)
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+
+    def step(carried, at):
+        best, index = carried  # C B
+        p = unit(cut(text, at)[:, None] + cut(offsets, at))
+        scores = _product("ckd,bd->ckb", p, features)
+        winner = scores.argmax(1).astype(index_type)
+        return (put(best, scores.max(1), at), put(index, winner, at)), None
+
+    shape = (classes, len(features))
+    start = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, index_type)
+    best, index = jax.lax.scan(step, start, _places(classes, chunk))[0]
+    return best.T, index.T
+
+
+def _top_forward(features, offsets, text, chunk):
+    best, index = _top(features, offsets, text, chunk)
+    return (best, index), (features, offsets, text, index)
+
+
+def _top_backward(chunk, kept, gradients):
+    features, offsets, text, index = kept
+    index, gradient = index.T, gradients[0].T  # C B
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=chunk)
+    which = jnp.arange(offsets.shape[1], dtype=index.dtype)[:, None]
+
+    def step(carried, at):
+        total, into = carried
+        v = cut(text, at)[:, None] + cut(offsets, at)  # chunk K D
+        scale = _inverse_norm(v)
+        p = v * scale
+        hit = cut(index, at)[:, None] == which  # chunk K B
+        share = jnp.where(hit, cut(gradient, at)[:, None], 0.0)
+        g = _product("ckb,bd->ckd", share, features)
+        g = scale * (g - p * (p * g).sum(-1, keepdims=True))
+        fresh = _fresh(at, chunk)[:, None, None]
+        into = into + _product("ckb,ckd->bd", jnp.where(fresh, share, 0.0), p)
+        return (jax.lax.dynamic_update_slice_in_dim(total, g, at, axis=0), into), None
+
+    start = jnp.zeros_like(offsets), jnp.zeros_like(features)
+    (total, into), _ = jax.lax.scan(step, start, _places(len(offsets), chunk))
+    return into, total, None
+
+
+_top.defvjp(_top_forward, _top_backward)

@@ -1,0 +1,69 @@
+"""From a run's folder back to its numbers: what a checkpoint says of itself, whether it fits."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from vpjax import config as configs
+from vpjax.errors import UserError
+from vpjax.features import on_features
+from vpjax.train import step
+from vpjax.train.checkpoint import Checkpoints
+from vpjax.train.early import Early
+from vpjax.train.experiment import Experiment, prepare
+
+
+def reopened(folder: Path) -> tuple[Experiment, step.State]:
+    """Returns a finished or interrupted run, with the checkpoint that it selects.
+
+    Raises: UserError if there is no intact checkpoint, or the weights file is another now.
+    """
+    config = configs.load(folder / "config.json")
+    experiment = on_features(prepare(config))
+    path = folder / "checkpoints" / config.train.select
+    if not path.exists():
+        raise UserError(f"{path} does not exist: the run has saved nothing yet")
+    with contextlib.closing(Checkpoints(path)) as checkpoints:
+        found = restored(experiment, checkpoints, only_weights=True)
+    if found is None:
+        raise UserError(f"{path} holds no checkpoint: the run has saved nothing yet")
+    return experiment, found[0]
+
+
+def restored(
+    experiment: Experiment, checkpoints: Checkpoints, only_weights: bool = False
+) -> tuple[step.State, Early] | None:
+    """Returns the newest intact state and where early stopping was; None if nothing was saved."""
+    found = checkpoints.restore(experiment.state, only_weights)
+    if found is None:
+        return None
+    items, meta = found
+    mine, theirs = record(experiment, Early(0))["backbone"], meta["backbone"]
+    if mine != theirs:
+        raise UserError(
+            f"{checkpoints.folder}: trained on backbone {theirs}, but this is {mine}. Put the same "
+            'weights file back, or the same names of classes and templates for "text".'
+        )
+    state = experiment.state
+    changes = dict(items["weights"])
+    changes |= items.get("optimiser", {"step": jnp.int32(meta["step"])})
+    values = {name: changes.get(name, getattr(state, name)) for name in vars(state)}
+    return step.State(**values), Early(**meta["early"])
+
+
+def record(experiment: Experiment, early: Early) -> dict[str, Any]:
+    """Returns what a checkpoint says about itself besides numbers."""
+    loaded = experiment.loaded
+    return {
+        "config": configs.flat(experiment.config),
+        "backbone": {
+            "name": experiment.config.backbone.name,
+            "sha256": loaded.sha256 if loaded else "drawn from the seed",
+        }
+        | ({"text": experiment.text} if experiment.text else {}),
+        "preset": experiment.preset,
+        "classes": list(experiment.sources["train"].classes),
+        "early": vars(early),
+    }

@@ -1,0 +1,76 @@
+"""Weights made for one patch size and token grid, carried to another.
+
+    positions   h w D -> H W D          the grid is resized as an image is: rows, then columns
+    patches     p p C D -> q q C D      <resized image, new kernel> = <image, kernel>, least squares
+
+With R (q p) the resizing of a row of pixels, a patch x becomes R x R^T, and the kernel that gives
+it the old response is pinv(R)^T w pinv(R). This is not the resized kernel: its numbers are larger
+by about the ratio of the areas. Source: FlexiViT (Beyer et al. 2022, arXiv 2212.08013).
+
+    corners    between corner cells, which stay; positions alone (VPT's rule, a first-order spline)
+    bicubic    Keys' cubic (a = -1/2), antialiased; what timm does with a model's own checkpoint
+    bilinear   a triangle, not antialiased; what timm does with Google's npz files
+
+All are computed in float64.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vpjax.errors import UserError, unknown
+
+RULES = ("corners", "bicubic", "bilinear")
+
+
+def resize_grid(cells: np.ndarray, grid: tuple[int, int], rule: str = "corners") -> np.ndarray:
+    """Resizes h w D to the rows and columns of `grid`.
+
+    Raises: UserError for an unknown rule.
+    """
+    rows, columns = (matrix(old, new, rule) for old, new in zip(cells.shape[:2], grid, strict=True))
+    out = np.einsum("ih,jw,hwd->ijd", rows, columns, cells.astype(np.float64))
+    return out.astype(cells.dtype)
+
+
+def resize_patches(kernel: np.ndarray, patch_size: tuple[int, int], rule: str) -> np.ndarray:
+    """Returns the kernel p p C D for patches of `patch_size` pixels, by pseudo-inverse.
+
+    Exact where patches grow: then every response to a resized image is the old one.
+    Raises: UserError for a rule that resizes no patches.
+    """
+    if rule == "corners":
+        raise UserError("resample='corners' resizes positions only; patches need 'bicubic'")
+    sizes = zip(kernel.shape[:2], patch_size, strict=True)
+    rows, columns = (np.linalg.pinv(matrix(old, new, rule)) for old, new in sizes)  # p q
+    out = np.einsum("yi,xj,yxcd->ijcd", rows, columns, kernel.astype(np.float64))
+    return out.astype(kernel.dtype)
+
+
+def matrix(old: int, new: int, rule: str) -> np.ndarray:
+    """Returns what resizes a row of `old` numbers to `new`: new old, float64, rows sum to 1."""
+    if rule not in RULES:
+        raise unknown("resample", rule, RULES)
+    if rule == "corners":
+        position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+        return _weights(position, old, _triangle)
+    position = (np.arange(new) + 0.5) * old / new - 0.5  # of pixel centres
+    if rule == "bilinear":
+        return _weights(position, old, _triangle)
+    return _weights(position, old, _cubic, max(1.0, old / new))
+
+
+def _weights(position: np.ndarray, old: int, kernel: Callable, width: float = 1.0) -> np.ndarray:
+    """Evaluates a kernel `width` cells wide around positions; what falls outside is left out."""
+    out = kernel(np.abs(position[:, None] - np.arange(old)[None]) / width)
+    return out / out.sum(1, keepdims=True)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1.0 - x)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
