@@ -1,5 +1,6 @@
 """The recorded numbers of the published implementations; the cases in tests/golden/data."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,19 @@ from tests.golden.runner import cases, check
 
 FOLDERS = sorted(p for p in (Path(__file__).parent / "golden" / "data").iterdir() if p.is_dir())
 PATHS = [path for folder in FOLDERS for path in cases(folder)]
+# Left to `-m slow`: each differs in an option from one that is not.
+ALIKE = (
+    r"(mae|moco)_(adapter|bias|partial1|shallow|deep_pool_prompt)|solver_(adam|sgd)"
+    r"|swin_(bias|linear|partial2|prompt_shallow_b1)|convnext_partial0"
+    r"|vit_(add|add_deep|cls|deep_pool_img|end2end|linear_mlp3|pad_n3_cropped|partial1"
+    r"|partial_deep_k2|prepend_pixel_imgnettransform|prompt_bias|prompt_noupdate|shallow_n100"
+    r"|shallow_pool_imgprompt|shallow_project|side)"
+)
+SLOW = [[pytest.mark.slow] if re.fullmatch(ALIKE, p.stem) else [] for p in PATHS]
+MARKED = [pytest.param(p, marks=m, id=p.stem) for p, m in zip(PATHS, SLOW, strict=True)]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MARKED)
 def test_case(path):
     good, text = check(path)
     assert good, text

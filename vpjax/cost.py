@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax import trials
-from vpjax.data import preset
+from vpjax.data import open_source, preset
+from vpjax.errors import UserError
 from vpjax.features import backbone_values, on_features
 from vpjax.train import fit
 from vpjax.train.experiment import Experiment, make_plan, prepare, preset_name
@@ -29,6 +30,10 @@ from vpjax.trials import Trial
 
 log = logging.getLogger(__name__)
 
+NOTE = (
+    "Hours are of trials one by one on the devices of this machine. What is chosen decides what "
+    "the final runs cost; before, the first cell of the grid stands for it."
+)
 IMAGES = 8  # a device and compiled step
 NOT_COUNTED = ("data.", "expected.", "draw", "label")  # of a config: they do not change a step
 
@@ -53,17 +58,19 @@ class Part(NamedTuple):
 
 
 def dry_run(plans: Iterable[Any]) -> list[Part]:
-    """Logs and returns what the plans would run. Raises: UserError as the runs would."""
+    """Logs and returns what the plans would run, as far as their data are here."""
     parts, known = [], {}
     for plan in plans:
         log.info("\n%s", describe(plan))
         cell = trials.cells(plan.config)[0] if plan.choice is None else plan.choice["cell"]
         final = trials.finals(plan.config, cell, plan.folder)
-        for what, found in (("select", plan.selection), ("final", final)):
-            parts += [part(what, kind, known) for kind in kinds(found)]
-    log.info("\n%s", as_text(parts))
-    log.info("\nHours are of trials one by one, on these devices; the choice of config.tune.grid ")
-    log.info("decides what the final runs cost: its first cell stands for them here.")
+        try:
+            for what, found in (("select", plan.selection), ("final", final)):
+                parts += [part(what, kind, known) for kind in kinds(found)]
+        except UserError as e:  # most of the time: the data are not here yet
+            log.warning("cost      cannot be told: %s", e)
+    if parts:
+        log.info("\n%s\n\n%s", as_text(parts), NOTE)
     return parts
 
 
@@ -114,8 +121,6 @@ def part(what: str, alike: Sequence[Trial], known: dict[str, Work]) -> Part:
 
 
 def _length(config: ConfigDict, split: str) -> int:
-    from vpjax.data import open_source
-
     data = config.data
     return len(open_source(data.name, data[split], data.dir or None, data.classes))
 
@@ -175,8 +180,13 @@ def as_text(parts: Sequence[Part]) -> str:
     for p in parts:
         peta = p.images * p.gflop / 1e6
         numbers = [f"{p.steps:,}", f"{p.images:,}", f"{p.gflop:.3g}", f"{peta:.3g}"]
-        lines.append([p.what, *numbers, f"{p.hours:.2g}"])
+        lines.append([p.what, *numbers, short(p.hours)])
     peta = sum(p.images * p.gflop for p in parts) / 1e6
     images, hours = sum(p.images for p in parts), sum(p.hours for p in parts)
-    lines.append(["all", "", f"{images:,}", "", f"{peta:.3g}", f"{hours:.2g}"])
+    lines.append(["all", "", f"{images:,}", "", f"{peta:.3g}", short(hours)])
     return table(head, lines, "lr")
+
+
+def short(hours: float) -> str:
+    """Returns two digits or more, never an exponent."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"

@@ -71,7 +71,7 @@ def without_learning(config: ConfigDict) -> ConfigDict:
     config.compare, config.seeds = ConfigDict(), (config.seed,)
     # What a recipe says of learning is about parameters that are not there.
     config.optim.update(no_decay="", schedule="constant")
-    config.train.update(trainable="", select="last", patience=0)
+    config.train.update(trainable="", select="last", patience=0, test_best=False)
     config.train.update(loss="softmax", class_weights="none", label_smoothing=0.0)
     config.text.name_type = config.text.name_type or "both"
     return config

@@ -73,11 +73,17 @@ def prompts_of(
     choice, name_type, facts = config.text.templates, config.text.name_type, source.metadata
     if isinstance(choice, str) and "{" in choice:
         choice = [t.strip() for t in choice.split(";") if t.strip()]
-    if not name_type:
+    if name_type:
+        templates = choose_zero_shot(choice, facts, name_type, config.data.name)
+        prompts, owners = zeroshot.class_prompts(zero_shot_names(facts, name_type), templates)
+    else:
         templates = choose(choice, facts, config.data.name)
-        return class_prompts(facts, templates), templates, None
-    templates = choose_zero_shot(choice, facts, name_type, config.data.name)
-    prompts, owners = zeroshot.class_prompts(zero_shot_names(facts, name_type), templates)
+        prompts, owners = class_prompts(facts, templates), None
+    if all(c.isdecimal() for c in source.classes) and not any("digit" in t for t in templates):
+        called = ", ".join(source.classes[:3])
+        log.warning(
+            "classes of %s are called %s ...: such names tell CLIP nothing", source.name, called
+        )
     return prompts, templates, owners
 
 
