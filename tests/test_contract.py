@@ -114,7 +114,7 @@ def same(one, other, atol):
         np.testing.assert_allclose(value, other[1].trainable[name], **limits, err_msg=name)
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
 def test_one_trace_for_equal_shapes(backbone, method):
     assert trained(backbone, method)[2] == 1
 

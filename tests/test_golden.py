@@ -18,7 +18,7 @@ ALIKE = (
     r"|vit_(add|add_deep|cls|deep_pool_img|end2end|linear_mlp3|pad_n3_cropped|partial1"
     r"|partial_deep_k2|prepend_pixel_imgnettransform|prompt_bias|prompt_noupdate|shallow_n100"
     r"|shallow_pool_imgprompt|shallow_project|side)"
-    r"|train_resnet18_adam_cosine|a_loop_F|swin_dropmask"
+    r"|train_resnet18_adam_cosine|a_loop_F|swin_(dropmask|add1|prompt_shallow)|vit_loop_g4|b_PF"
 )
 SLOW = [[pytest.mark.slow] if re.fullmatch(ALIKE, p.stem) else [] for p in PATHS]
 MARKED = [pytest.param(p, marks=m, id=p.stem) for p, m in zip(PATHS, SLOW, strict=True)]
