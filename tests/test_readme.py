@@ -38,6 +38,8 @@ EXPECTED = {
         "prompt_map.png",
         0,
     ),
+    "python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn "
+    "--workdir runs/svhn --dry_run": ([], "4 to choose from", 0),
     "python main.py --mode ablate --config configs/ablate_fusion.py:data=digits "
     "--workdir runs/fusion": (
         [

@@ -338,6 +338,9 @@ def test_every_process_begins_with_its_share(data, tmp_path, quick, monkeypatch)
     tune.tune(setting, tmp_path)
     names = ["lr=0.2", "lr=0.5", "lr=0.1", "lr=0.3", "lr=0.4"]  # then what others have not begun
     assert quick["ran"] == [*names, "seed2", "seed1"]
+    setting.tune.split = "devices"
+    with pytest.raises(UserError, match="is for one process"):
+        tune.tune(setting, tmp_path)
 
 
 @pytest.mark.slow

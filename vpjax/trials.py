@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax.errors import Diverged, UserError, unknown
-from vpjax.train import workdir
+from vpjax.train import processes, workdir
 from vpjax.train.members import kin
 
 Cell = Mapping[str, Any]  # {"optim.lr": 0.5, ...}
+SPLITS = ("trials", "devices")  # that several processes may share
 
 
 class Trial(NamedTuple):
@@ -40,6 +41,30 @@ class Trial(NamedTuple):
             return None
         status = "diverged" if isinstance(error, Diverged) else "failed"
         return {"status": status, "reason": str(error)}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for a config that the protocol does not allow."""
+    if not (config.data.test and config.data.val):
+        raise UserError("--mode tune needs config.data.val, to choose on, and config.data.test")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise UserError(f"config.seeds is {config.seeds}; expected distinct seeds of final runs")
+    if config.train.select != "last" or config.train.patience or config.train.test_best:
+        raise UserError(
+            "--mode tune reports the last epoch of runs that have no val split: set train.select="
+            "'last', train.patience=0, train.test_best=False"
+        )
+    if config.optim.schedule == "plateau":
+        raise UserError("optim.schedule='plateau' needs a val split, which final runs do not have")
+    if config.tune.split not in SPLITS:
+        raise unknown("config.tune.split", config.tune.split, SPLITS)
+    if config.tune.split == "devices" and processes.count() > 1:
+        raise UserError(
+            "tune.split='devices' is for one process: several cannot write into one run's folder "
+            "yet. Choose 'trials', or start one process that sees all devices of its machine."
+        )
+    if config.tune.together < 1:
+        raise UserError(f"config.tune.together is {config.tune.together}; expected 1 or more")
 
 
 def cells(config: ConfigDict) -> list[Cell]:

@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 POLL = 5.0  # seconds between two looks at what other processes do
 SAY = 600.0  # seconds between two lines that say so
-SPLITS = ("trials", "devices")
 # What may change in a folder that has begun; the grid and what goes with it until the choice.
 FREE = ("tune.together", "tune.split", "seeds", "draw", "data.dir")
 UNTIL_CHOICE = ("tune.grid", "tune.also")
@@ -52,7 +51,7 @@ class Plan:
     """One task: its config, its folder, its trials."""
 
     def __init__(self, config: ConfigDict, folder: Path, label: str = ""):
-        check(config)
+        trials.check(config)
         self.config, self.folder, self.label = config, folder, label
         self.choice_path = folder / "choice.json"
 
@@ -92,25 +91,6 @@ def plans(config: ConfigDict, folder: Path) -> list[Plan]:
         single.suite = ConfigDict()
         out.append(Plan(single, folder / task, task))
     return out
-
-
-def check(config: ConfigDict) -> None:
-    """Raises a UserError for a config that the protocol does not allow."""
-    if not (config.data.test and config.data.val):
-        raise UserError("--mode tune needs config.data.val, to choose on, and config.data.test")
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"config.seeds is {config.seeds}; expected distinct seeds of final runs")
-    if config.train.select != "last" or config.train.patience or config.train.test_best:
-        raise UserError(
-            "--mode tune reports the last epoch of runs that have no val split: set train.select="
-            "'last', train.patience=0, train.test_best=False"
-        )
-    if config.optim.schedule == "plateau":
-        raise UserError("optim.schedule='plateau' needs a val split, which final runs do not have")
-    if config.tune.split not in SPLITS:
-        raise unknown("config.tune.split", config.tune.split, SPLITS)
-    if config.tune.together < 1:
-        raise UserError(f"config.tune.together is {config.tune.together}; expected 1 or more")
 
 
 def command(
