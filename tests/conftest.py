@@ -1,7 +1,10 @@
 """Eight simulated devices for the whole test run; set before anything imports jax."""
 
+import logging
 import os
 import tempfile
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -13,3 +16,13 @@ os.environ["XLA_FLAGS"] = (
 # Programs compiled once serve every test, and the processes tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="vpjax-xla-"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(autouse=True)
+def messages():
+    """Leaves the library's logger as it was: a test that runs the command line silences it."""
+    logger = logging.getLogger("vpjax")
+    before = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])

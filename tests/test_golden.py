@@ -19,6 +19,8 @@ ALIKE = (
     r"|partial_deep_k2|prepend_pixel_imgnettransform|prompt_bias|prompt_noupdate|shallow_n100"
     r"|shallow_pool_imgprompt|shallow_project|side)"
     r"|train_resnet18_adam_cosine|a_loop_F|swin_(dropmask|add1|prompt_shallow)|vit_loop_g4|b_PF"
+    r"|vit_(dropmask|cls_prompt|linear|deep_shared)|swin_partial1|resnet(18_trainbn|_pad)|mae_linear"
+    r"|mop_zero_init|prompting_add_g|b_adapt"
 )
 SLOW = [[pytest.mark.slow] if re.fullmatch(ALIKE, p.stem) else [] for p in PATHS]
 MARKED = [pytest.param(p, marks=m, id=p.stem) for p, m in zip(PATHS, SLOW, strict=True)]
