@@ -10,6 +10,7 @@
     python main.py --mode tune --config configs/vtab.py:svhn       choose on val, then read test
     python main.py --mode report --workdir DIR                     tables and a page of DIR's runs
     python main.py --mode class_embeddings --config ...            write prompts' starting points
+    srun python main.py --distributed ...                          on several machines
 
 Any key of a config can be set: --config.method.num_tokens=10.
 """
@@ -56,6 +57,10 @@ BY = flags.DEFINE_list("by", [], "--mode report: what to part: preset, weights .
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "--mode tune: say what it would cost, and stop.")
 LIST = flags.DEFINE_bool("list", False, "--mode tune: print a command a trial that is missing.")
 TRIAL = flags.DEFINE_string("trial", None, "--mode tune: run this one, such as 3 or svhn/3.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join what srun, mpirun or a cloud started.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, to join by hand:")
+PROCESSES = flags.DEFINE_integer("processes", None, "how many there are,")
+PROCESS = flags.DEFINE_integer("process", None, "and which this is, from 0 on.")
 SPLIT = flags.DEFINE_string("split", "", "--mode draw: split of sub-prompts' images.")
 
 
@@ -65,6 +70,7 @@ def main(arguments: list[str], chosen: dict) -> None:
 
     if len(arguments) > 1:
         raise cli.UserError(f"unexpected argument {arguments[1]!r}; options begin with --")
+    cli.join(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value)
     flag = flags.FLAGS["config"]
     recipe = Path(config_flags.get_config_filename(flag).partition(":")[0])
     if not recipe.exists():

@@ -54,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
     table = cells(given)
     record = measure.conditions(PACKAGES) | {"benchmark": "memory", "xla_flags": cpu_flags()}
     record["rows"] = run(table, record["xla_flags"])
+    if given.steps:
+        record["peak_flops"] = measure.peak_flops(given.dtype)
     return finish(record, given.out or default_path())
 
 

@@ -1,7 +1,8 @@
 """One cell of the memory table, in a process of its own: a device's peak never falls within one.
 
     memory        what the compiler sets aside for one whole training step; nothing is allocated
-    work          floating point operations of the step, and of a forward pass
+    work          floating point operations of the step, and of a forward pass; the least an image
+                  of the step (`benchmarks.floors`)
     time, peak    of real steps, where asked for
     correctness   logits and gradient of the prompts beside the plain path, on few images
 
@@ -23,7 +24,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks import measure
+from benchmarks import floors, measure
 from vpjax.attention import resolve
 from vpjax.backbones.vit import ViT
 from vpjax.context import Context
@@ -80,6 +81,7 @@ def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     """Returns a row of the table. What the device has no memory for is told, not raised."""
     row = cell._asdict() | {"name": cell.name, "attention": attention_of(cell)}
     row |= tokens(cell)
+    row["floor_flops"] = floors.of(take(cell), cell.batch, train=True, dtype=cell.dtype).flops
     with measure.precision(cell.dtype):
         if not cell.flash:
             row["flops"] = work(cell)

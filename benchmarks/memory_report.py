@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import measure
+from benchmarks import floors, measure
 from vpjax.train.log import table
 
 # dtype: largest difference of a logit; of the prompts' gradient, relative to its largest number.
@@ -189,6 +189,9 @@ def report(record: dict[str, Any], found: Sequence[Claim]) -> str:
     if ran:
         parts += ["## ms a step, median [shortest .. longest]", grid(rows, columns, timing)]
         parts += ["## Images a second", grid(rows, columns, rate)]
+    if peak := record.get("peak_flops"):
+        least = "## The floor's FLOPs a second, of the device's matrix peak"
+        parts += [least, grid(rows, columns, lambda r: of_peak(r, peak))]
     parts += [
         "## Largest difference of a logit / of the prompts' gradient (relative)",
         grid(rows, columns, differences),
@@ -234,16 +237,8 @@ def segment_table(rows: Sequence[Row]) -> str:
                 ]
                 name = str(count or "a layer each")
                 lines.append([one["model"], str(one["pixels"]), depth(deep), name, *values])
-    header = [
-        "model",
-        "px",
-        "prompts",
-        "segments",
-        "flash off: MB",
-        "differ",
-        "flash on: MB",
-        "differ",
-    ]
+    header = ["model", "px", "prompts", "segments", "flash off: MB", "differ"]
+    header += ["flash on: MB", "differ"]
     return table(header, lines, "lrlr")
 
 
@@ -253,9 +248,12 @@ def work_table(rows: Sequence[Row]) -> str:
     for mine, one in groups(rows):
         plain, remat = (mine.get((False, on), {}) for on in (False, True))
         counts = [plain.get("forward_flops"), plain.get("flops"), remat.get("flops")]
-        texts = ["-" if c is None else f"{c / one['batch'] / 1e9:.1f}" for c in counts]
+        counts = [c and c / one["batch"] for c in counts]
+        counts.insert(1, one.get("floor_flops"))
+        texts = ["-" if c is None else f"{c / 1e9:.1f}" for c in counts]
         lines.append([one["model"], str(one["pixels"]), depth(one["deep"]), *texts])
-    header = ["model", "px", "prompts", "forward", "step", "step with remat (GFLOP an image)"]
+    header = ["model", "px", "prompts", "forward", "floor of a step", "step"]
+    header += ["step with remat (GFLOP an image)"]
     return table(header, lines, "lrlr")
 
 
@@ -290,3 +288,10 @@ def timing(row: Row) -> str:
 def rate(row: Row) -> str:
     """Returns images a second."""
     return f"{row['images_per_second']:.0f}" if "images_per_second" in row else "-"
+
+
+def of_peak(row: Row, peak: float) -> str:
+    """Returns the share of the device's peak; what remat does again does not count as done."""
+    if "images_per_second" not in row:
+        return "-"
+    return floors.percent(row["floor_flops"] * row["images_per_second"] / peak)

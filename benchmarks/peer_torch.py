@@ -1,340 +1,246 @@
-"""Our steps beside a plain PyTorch ViT with deep prompts, in one process.
+"""Our steps beside plain PyTorch, at the same work, in one run.
 
-    python -m benchmarks.peer_torch
-    python -m benchmarks.peer_torch --size Ti --batch 32 --forms eager_fp32,compiled_fp32
+    python -m benchmarks.peer_torch                                     # every task
+    python -m benchmarks.peer_torch --tasks vpt_deep_50,sa2vp --forms eager_fp32,compiled_fp32
+    python -m benchmarks.peer_torch --tasks small --turns 10 --out small.json
+    python -m benchmarks.peer_torch --size Ti --image-size 64 --batch 2 --turns 1    # a rehearsal
 
-Both sides get the same uint8 images, weights and optimiser (SGD with momentum on prompts and head).
-The peer (`benchmarks/torch_vpt.py`) runs eagerly and compiled, in float32 and under bfloat16
-autocast; ours is the library's own training step. That both give the same logits is checked before
-anything is timed.
+Tasks are those of `benchmarks.tasks`. Both sides get the same uint8 images, weights, optimiser and
+dropout; ours is the library's own training step, the peers (`torch_*.py`) are written by hand and
+run eagerly and compiled, in float32 and under bfloat16 autocast. That both give the same logits is
+checked before anything is timed; that three training steps agree, by a test.
 
-The sides take turns of a few steps, so that a machine that slows down slows all. A turn begins with
-a step that is not timed.
+Sides take turns, see `benchmarks.race`.
 """
 
 import os
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both share one GPU
-# Waiting threads of one side must not hold up the other, nor wait in vain for a core in use.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from benchmarks import settings
+
+os.environ.update(settings.environment())  # before JAX and PyTorch are imported
 
 import argparse
 import gc
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
-import torch.nn.functional as F
-from flax import nnx
 
-from benchmarks import measure
-from benchmarks.torch_vpt import Peer, load
-from vpjax.attention import resolve
-from vpjax.backbones.vit import ViT
+from benchmarks import floors, measure
+from benchmarks.ours import Data, make_data, our_side
+from benchmarks.race import platform, race
+from benchmarks.tasks import GROUPS, TASKS, Task, quiet, sized, tiny
+from benchmarks.torch_peer import make_peer, peer_side, prepare
+from vpjax import heap
 from vpjax.errors import UserError, unknown
-from vpjax.methods.vpt import VPT
-from vpjax.model import Model, put_together, take_apart
 from vpjax.train.log import table
-from vpjax.train.step import init_state, make_train_step
 
-FORMS = ("eager_fp32", "compiled_fp32", "eager_bf16", "compiled_bf16")
-# In the order they run: what needs little memory first, as JAX's highest count never falls.
+FORMS = ("eager_bf16", "compiled_bf16", "eager_fp32", "compiled_fp32")
+# A CPU without matrix units for bfloat16 is slower with it; a GPU takes long to compile.
+USUAL = {"cpu": "eager_fp32,compiled_fp32", "gpu": "eager_bf16,compiled_bf16,eager_fp32"}
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-TURN = 5  # steps timed at a time
-WARMUP = 2  # steps before the first turn
-TOLERANCE = 1e-3  # of logits, in float32
-RATE, MOMENTUM = 1e-3, 0.9
-CLASSES = 100
+REMAT = ("vpt_deep_50",)  # also with remat, on a GPU in bfloat16
+TOLERANCE = 1e-3  # of logits, a share of the largest one, in float32
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch")
-HEADER = ("step", "dtype", "who", "images/s", "ms/step [min .. max]")
-HEADER += ("ours / this", "... shortest", "peak MB")
-
-
-class Task(NamedTuple):
-    """What both sides do."""
-
-    variant: str = "B/16"  # of the ViT
-    image_size: int = 224  # pixels
-    num_tokens: int = 50  # prompts a layer
-    batch: int = 8  # images a step
-    attention: str = "auto"  # ours: auto, xla or cudnn
-
-
-class Data(NamedTuple):
-    """One batch, and numbers by our names for every parameter."""
-
-    images: np.ndarray  # uint8 B H W 3
-    labels: np.ndarray  # int32 B
-    weights: dict[str, np.ndarray]
-
-
-class Side(NamedTuple):
-    """One side of a race."""
-
-    who: str  # "ours (xla)", "eager", "compiled"
-    call: Callable[[], Any]  # one step; returns when its work is done
+HEADER = ("task", "step", "dtype", "who", "images/s", "ms/step [min .. max]")
+HEADER += ("ours / this", "turn by turn [middle half]", "shortest", "of floor peak", "peak MB")
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
-    parser = argparse.ArgumentParser(description="Our steps beside plain PyTorch.")
-    parser.add_argument("--size", default="B", help="of a ViT with 16-pixel patches: Ti S B L H")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels")
-    parser.add_argument("--num-tokens", type=int, default=50, help="prompts a layer")
-    parser.add_argument("--batch", type=int, default=8, help="images a step")
-    parser.add_argument("--steps", type=int, default=20, help="steps timed")
-    parser.add_argument("--attention", default="auto", help="ours: auto, xla or cudnn")
-    parser.add_argument("--forms", default=",".join(FORMS), help="of the peer, comma-separated")
-    parser.add_argument("--out", type=Path, help="JSON file; Markdown goes beside it")
-    given = parser.parse_args(argv)
-    variant = f"{given.size}/16"
-    task = Task(variant, given.image_size, given.num_tokens, given.batch, given.attention)
-    record = benchmark(task, given.steps, given.forms.split(","))
-    text = report(record)
-    print(text, flush=True)
-    if given.out:
-        measure.save(given.out, record, text)
+    given = parser().parse_args(argv)
+    heap.keep()  # as the command line does; PyTorch gains from it too
+    tasks = [chosen(task, given) for task in listed(given.tasks)]
+    forms = (given.forms or USUAL[platform()]).split(",")
+    keep = lambda record: given.out and measure.save(given.out, record, report(record))  # noqa: E731
+    record = benchmark(tasks, given.turns, forms, given.attention, given.minutes, keep)
+    print(report(record), flush=True)
 
 
-def benchmark(task: Task, steps: int, forms: Sequence[str]) -> dict[str, Any]:
-    """Returns conditions and one row a step, dtype and side, ready for JSON.
+def parser() -> argparse.ArgumentParser:
+    """Returns the options."""
+    out = argparse.ArgumentParser(description="Our steps beside plain PyTorch.")
+    add = out.add_argument
+    add("--tasks", default=",".join(GROUPS), help=f"names or groups: {', '.join(GROUPS)}")
+    add("--forms", default="", help=f"of the peer, comma-separated: {', '.join(FORMS)}")
+    add("--turns", type=int, default=8, help="turns of each side")
+    add("--batch", type=int, default=0, help="images a step; 0: by task and device")
+    add("--size", default="", help="of the ViTs with 16-pixel patches: Ti S B L H")
+    add("--image-size", type=int, default=0, help="pixels, of those ViTs")
+    add("--attention", default="auto", help="ours: auto, xla, cudnn or blockwise")
+    add("--tiny", action="store_true", help="networks of next to no size, to try it out")
+    add("--minutes", type=float, default=0, help="begin no further row after so many; 0: all")
+    add("--out", type=Path, help="JSON file; Markdown goes beside it")
+    return out
 
+
+def listed(names: str) -> list[Task]:
+    """Returns tasks by name or group, each once.
+
+    Raises: UserError for an unknown name.
+    """
+    found: dict[str, Task] = {}
+    for name in names.split(","):
+        if name not in GROUPS and name not in TASKS:
+            raise unknown("task", name, [*GROUPS, *TASKS])
+        found |= {task.name: task for task in GROUPS.get(name) or (TASKS[name],)}
+    return list(found.values())
+
+
+def chosen(task: Task, given: argparse.Namespace) -> Task:
+    """Returns the task as the command line wants it."""
+    task = sized(tiny(task) if given.tiny else task, platform())
+    if task.backbone == "vit.ViT":
+        sizes = {
+            "variant": f"{given.size}/16" if given.size else "",
+            "image_size": given.image_size,
+        }
+        task = task._replace(body=task.body | {k: v for k, v in sizes.items() if v})
+    return task._replace(batch=given.batch or task.batch)
+
+
+def benchmark(
+    tasks: Sequence[Task],
+    turns: int,
+    forms: Sequence[str],
+    attention: str = "auto",
+    minutes: float = 0,
+    keep: Callable = lambda record: None,
+) -> dict[str, Any]:
+    """Returns conditions and one row a task, step, dtype and side, ready for JSON.
+
+    `keep` is given the record after every race, as far as it is.
     Raises: UserError for an unknown form, or if the frameworks compute on different devices;
         RuntimeError if their logits differ.
     """
     for form in forms:
         if form not in FORMS:
             raise unknown("form", form, FORMS)
-    on_gpu = torch.cuda.is_available()
-    if on_gpu != (jax.default_backend() == "gpu"):
-        raise UserError(
-            f"PyTorch {'sees' if on_gpu else 'does not see'} a GPU; JAX runs on "
-            f"{jax.default_backend()}. Install both for the same device, or set JAX_PLATFORMS=cpu "
-            "and CUDA_VISIBLE_DEVICES= for a CPU."
-        )
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, on both sides
-    data = make_data(task)
-    peer = make_peer(task, data)
-    record = measure.conditions(PACKAGES) | {"benchmark": "peer_torch", "task": task._asdict()}
-    record |= {"logits_differ": difference(task, data, peer), "rows": []}
-    print(agreement(record), flush=True)
-    if not record["logits_differ"] <= TOLERANCE:
-        raise RuntimeError(f"logits differ by {record['logits_differ']}: not the same function")
-    for short, dtype in DTYPES.items():
-        kinds = [form.partition("_")[0] for form in FORMS if form in forms and short in form]
-        for train in (False, True) if kinds else ():
-            sides = [our_side(task, data, dtype, train=train)]
-            sides += [peer_side(peer, data, kind, dtype, train=train) for kind in kinds]
-            head = {"step": "train" if train else "inference", "dtype": dtype}
-            record["rows"] += [head | row for row in race(sides, task.batch, steps)]
-            del sides  # their memory must not count for the next
-            torch.compiler.reset()
-            gc.collect()
+    where, begin = platform(), time.monotonic()
+    prepare()
+    record = measure.conditions(PACKAGES) | {"benchmark": "peer_torch", "platform": where}
+    record |= {"threads": torch.get_num_threads(), "omp": os.environ.get("OMP_WAIT_POLICY", "")}
+    shorts = [short for short in DTYPES if any(form.endswith(short) for form in forms)]
+    peak = {DTYPES[short]: 0.0 for short in shorts}
+    record |= {"peak_flops": peak, "tasks": {}, "rows": [], "left_out": []}
+    for task in tasks:
+        for dtype in peak:  # again and again, as another program may take its part
+            peak[dtype] = max(peak[dtype], measure.peak_flops(dtype))
+        data = make_data(task)
+        peer = make_peer(task, data)
+        differ = difference(task, data, peer)
+        record["tasks"][task.name] = task._asdict() | {"logits_differ": differ}
+        if not differ <= TOLERANCE:
+            raise RuntimeError(f"{task.name}: logits differ by {differ:.1e}: not one function")
+        for short in shorts:
+            kinds = [form.partition("_")[0] for form in FORMS if form in forms and short in form]
+            for train in (False, True):
+                head = head_of(task, DTYPES[short], train)
+                if minutes and time.monotonic() - begin > 60 * minutes:
+                    record["left_out"].append(head)
+                    continue
+                sides, floor = make_sides(task, data, peer, kinds, head, attention)
+                rows = [head | row for row in race(sides, task.batch, turns)]
+                record["rows"] += [told(row | counted(floor)) for row in rows]
+                share_peak(record)
+                del sides  # their memory must not count for the next
+                torch.compiler.reset()
+                gc.collect()
+                torch.cuda.empty_cache()
+                keep(record)
     return record
 
 
-def make_model(task: Task, dtype: str) -> tuple[Model, str]:
-    """Returns our model, shapes only, and the attention it uses."""
-
-    def make(attention):
-        rngs = nnx.Rngs(0)
-        backbone = ViT(task.variant, task.image_size, attention=attention, rngs=rngs)
-        return Model(backbone, VPT(backbone, CLASSES, num_tokens=task.num_tokens, rngs=rngs))
-
-    head_dim = nnx.eval_shape(lambda: make("xla")).backbone.head_dim
-    attention = resolve(task.attention, jnp.dtype(dtype), head_dim)
-    return nnx.eval_shape(lambda: make(attention)), attention
+def head_of(task: Task, dtype: str, train: bool) -> dict[str, str]:
+    """Returns what a row is of."""
+    return {"task": task.name, "step": "train" if train else "inference", "dtype": dtype}
 
 
-def make_data(task: Task) -> Data:
-    """Returns random images, labels and weights."""
-    rng = np.random.default_rng(0)
-    shape = (task.batch, task.image_size, task.image_size, 3)
-    parts = take_apart(make_model(task._replace(attention="xla"), "float32")[0])
-    values = {}
-    for name, like in sorted((n, v) for part in parts[1:] for n, v in part.items()):
-        # None is constant, so that a weight copied to the wrong place shows.
-        noise = 0.02 * rng.standard_normal(like.shape, np.float32)
-        values[name] = noise + (1 if name.endswith("scale") else 0)
-    return Data(
-        images=rng.integers(0, 256, shape, np.uint8),
-        labels=rng.integers(0, CLASSES, task.batch, np.int32),
-        weights=values,
-    )
+def make_sides(
+    task: Task, data: Data, peer: Any, kinds: Sequence[str], head: dict[str, str], attention: str
+) -> tuple[list, Any]:
+    """Returns the sides of a race, ours first, and the floor of their work."""
+    dtype, train = head["dtype"], head["step"] == "train"
+    first, parts = our_side(task, data, dtype, train=train, attention=attention)
+    sides = [first]
+    if train and task.name in REMAT and dtype == "bfloat16" and jax.default_backend() == "gpu":
+        more = our_side(task, data, dtype, train=True, attention=attention, remat="full")
+        sides.append(more[0])
+    sides += [peer_side(task, data, peer, kind, dtype, train=train) for kind in kinds]
+    return sides, floors.of(parts, task.batch, train=train, dtype=dtype)
 
 
-def make_peer(task: Task, data: Data) -> Peer:
-    """Returns the peer with our numbers, on the device."""
-    like = make_model(task._replace(attention="xla"), "float32")[0]
-    peer = Peer(like.backbone, task.num_tokens, CLASSES)
-    load(peer, data.weights)
-    return peer.to(device())
+def counted(floor: Any) -> dict[str, float]:
+    """Returns the work an image that must be done, where it is known."""
+    return {} if floor is None else {"floor_flops": floor.flops}
 
 
-def difference(task: Task, data: Data, peer: Peer) -> float:
-    """Returns the largest difference of a logit, ours without fused attention, in float32."""
-    task = task._replace(attention="xla")
-    ours = our_side(task, data, "float32", train=False).call()
-    theirs = peer_side(peer, data, "eager", "float32", train=False).call()
-    return float(np.abs(np.asarray(ours) - theirs.cpu().numpy()).max())
+def share_peak(record: dict[str, Any]) -> None:
+    """Writes into all rows the share of the device's peak that goes into work that must be done."""
+    for row in record["rows"]:
+        if "floor_flops" in row and "failed" not in row:
+            work = row["floor_flops"] * row["images_per_second"]
+            row["of_floor_peak"] = work / record["peak_flops"][row["dtype"]]
 
 
-def our_side(task: Task, data: Data, dtype: str, *, train: bool) -> Side:
-    """Returns our step, compiled. As in training, frozen matrices are stored in `dtype`."""
-    model, attention = make_model(task, dtype)
-    graph, *parts = take_apart(model)
-    trainable, stats, frozen = (
-        {name: jnp.asarray(data.weights[name]) for name in part} for part in parts
-    )
-    frozen = {n: v.astype(dtype) if n.endswith("kernel") else v for n, v in frozen.items()}
-    images = jnp.asarray(data.images)
-
-    def prepare(images, key):
-        return (images.astype(jnp.float32) / 127.5 - 1).astype(dtype)
-
-    if not train:
-
-        def infer(trainable, stats, frozen, images):
-            return put_together(graph, trainable, stats, frozen)(prepare(images, None))["logits"]
-
-        with measure.precision(dtype):
-            step = jax.jit(infer).lower(trainable, stats, frozen, images).compile()
-        call = lambda: jax.block_until_ready(step(trainable, stats, frozen, images))  # noqa: E731
-        return Side(f"ours ({attention})", call)
-
-    optimiser = optax.sgd(RATE, momentum=MOMENTUM)
-    state = init_state(trainable, stats, optimiser, seed=0)
-    batch = {
-        "image": images,
-        "label": jnp.asarray(data.labels),
-        "mask": jnp.ones(len(images), bool),
-    }
-    with measure.precision(dtype):
-        step = make_train_step(graph, optimiser, prepare, steps=1000)
-        step = step.lower(state, frozen, batch).compile()
-
-    def call():
-        nonlocal state
-        state, numbers = jax.block_until_ready(step(state, frozen, batch))
-        return state, numbers
-
-    return Side(f"ours ({attention})", call)
+def difference(task: Task, data: Data, peer: Any) -> float:
+    """Returns the largest difference of a logit as a share of the largest, both in float32."""
+    task = quiet(task)
+    ours = our_side(task, data, "float32", train=False, attention="xla")[0].call()
+    theirs = peer_side(task, data, peer, "eager", "float32", train=False).call().cpu().numpy()
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-def peer_side(peer: Peer, data: Data, kind: str, dtype: str, *, train: bool) -> Side:
-    """Returns the peer's step. Compiling happens in its first call."""
-    images = torch.tensor(data.images).permute(0, 3, 1, 2).contiguous().to(device())
-    labels = torch.tensor(data.labels, dtype=torch.int64, device=device())
-    network = torch.compile(peer) if kind == "compiled" else peer
-    cast = torch.autocast(device(), torch.bfloat16, enabled=dtype == "bfloat16")
-    learned = [p for p in peer.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(learned, RATE, momentum=MOMENTUM)
-
-    def infer():
-        with torch.no_grad(), cast:
-            return wait(network(images))
-
-    def step():
-        optimiser.zero_grad()
-        with cast:
-            loss = F.cross_entropy(network(images), labels)
-        loss.backward()
-        optimiser.step()
-        return wait(loss)
-
-    return Side(kind, step if train else infer)
-
-
-def device() -> str:
-    """Returns where PyTorch computes."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def wait(result: torch.Tensor) -> torch.Tensor:
-    """Returns `result` when the device has done all its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result
-
-
-def race(sides: Sequence[Side], batch: int, steps: int) -> list[dict[str, Any]]:
-    """Times all sides in turns; a row a side. One that cannot be compiled says so in its row."""
-    rows, times = [{"who": side.who} for side in sides], [[] for _ in sides]
-    for side, row in zip(sides, rows, strict=True):
-        try:
-            row |= warm_up(side)
-        except Exception as error:  # compiling fails in many ways: no C++ compiler, no Triton ...
-            if side.who != "compiled":
-                raise
-            row["failed"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    for start in range(0, steps, TURN):
-        for side, row, mine in zip(sides, rows, times, strict=True):
-            if "failed" not in row:
-                side.call()
-                mine += measure.seconds(side.call, min(TURN, steps - start))
-    for row, mine in zip(rows, times, strict=True):
-        if mine:
-            row |= measure.speed(mine, batch)
-            row["ours_over_this"] = row["ms_median"] / rows[0]["ms_median"]
-            row["ours_over_this_shortest"] = row["ms_min"] / rows[0]["ms_min"]
-    return rows
-
-
-def warm_up(side: Side) -> dict[str, Any]:
-    """Makes the first calls, and returns the most memory one of them held.
-
-    On a GPU: all that the framework holds. On a CPU: what the process grew by.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        earlier = measure.highest_bytes()
-        measure.seconds(side.call, 1 + WARMUP)
-        highest = measure.highest_bytes()
-        if side.who in ("eager", "compiled"):
-            return {"peak_bytes": torch.cuda.max_memory_allocated()}
-        return {"peak_bytes": highest, "at_most": highest == earlier}
-    if side.who == "compiled":
-        side.call()  # compiles, in memory of its own
-    before = measure.process_bytes(reset=True)
-    measure.seconds(side.call, 1 + WARMUP)
-    after = measure.process_bytes()
-    return {"peak_bytes": None if before is None or after is None else after - before}
-
-
-def agreement(record: dict[str, Any]) -> str:
-    """Returns the line about correctness."""
-    return (
-        f"Same weights, float32: logits differ by at most {record['logits_differ']:.1e} "
-        f"(allowed: {TOLERANCE:.0e})."
-    )
+def told(row: dict[str, Any]) -> dict[str, Any]:
+    """Prints a row, as a run takes long, and returns it."""
+    print("  ".join(cells(row)), flush=True)
+    return row
 
 
 def report(record: dict[str, Any]) -> str:
     """Returns the record for people."""
-    task = record["task"]
-    about = (
-        f"ViT-{task['variant']}, {task['image_size']} pixels, {task['num_tokens']} deep prompts, "
-        f"batch {task['batch']}."
-    )
-    rows = [cells(row) for row in record["rows"]]
     title = measure.heading("Beside plain PyTorch", record)
-    return "\n\n".join([title, about, agreement(record), table(HEADER, rows, align="lllr")])
+    batches = sorted({f"{n}: {t['batch']}" for n, t in record["tasks"].items()})
+    about = f"Images a step: {', '.join(batches)}. {agreement(record)}"
+    peaks = [f"{v / 1e12:.3g} TFLOP/s in {k}" for k, v in record["peak_flops"].items()]
+    about += f" Peak of a matrix product: {', '.join(peaks)}."
+    parts = [title, about, table(HEADER, [cells(r) for r in record["rows"]], align="llllr")]
+    if record["left_out"]:
+        names = [f"{r['task']} {r['step']} {r['dtype']}" for r in record["left_out"]]
+        parts.append(f"Not measured, for want of time: {', '.join(names)}.")
+    return "\n\n".join(parts)
+
+
+def agreement(record: dict[str, Any]) -> str:
+    """Returns the line about correctness."""
+    worst = max((t["logits_differ"] for t in record["tasks"].values()), default=0.0)
+    return (
+        f"Same weights, float32: logits differ by at most {worst:.1e} of the largest "
+        f"(allowed: {TOLERANCE:.0e})."
+    )
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Returns a row of the table."""
-    head = [row["step"], row["dtype"], row["who"]]
+    head = [row["task"], row["step"], row["dtype"], row["who"]]
     if "failed" in row:
-        return [*head, "-", row["failed"], "-", "-", "-"]
-    peak = ("<= " if row.get("at_most") else "") + measure.megabytes(row["peak_bytes"])
-    ratios = [f"{row[name]:.2f}" for name in ("ours_over_this", "ours_over_this_shortest")]
-    return [*head, f"{row['images_per_second']:.1f}", measure.ms(row), *ratios, peak]
+        return [*head, "-", row["failed"], "-", "-", "-", "-", "-"]
+    low, high = row["ours_over_this_spread"]
+    return [
+        *head,
+        f"{row['images_per_second']:.1f}",
+        measure.ms(row),
+        f"{row['ours_over_this']:.2f}",
+        f"{row['ours_over_this_pairs']:.2f} [{low:.2f} .. {high:.2f}]",
+        f"{row['ours_over_this_shortest']:.2f}",
+        floors.percent(row.get("of_floor_peak")),
+        measure.megabytes(row["peak_bytes"]),
+    ]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks import measure
+from benchmarks import floors, measure
 from tests.oracles import PlainSA2VP
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import ViT
@@ -31,7 +31,7 @@ INTER_DIM = {"vit": 16, "swin": 8}
 CLASSES = 100
 PIXELS = 224
 PACKAGES = ("jax", "jaxlib", "flax")
-HEADER = ("step", "dropout", "who", "GFLOP/image", "of published", "temporary MB/image")
+HEADER = ("step", "dropout", "who", "GFLOP/image", "floor", "of published", "temporary MB/image")
 
 
 def main() -> None:
@@ -59,7 +59,10 @@ def benchmark(backbone: str, batch: int, **sizes: Any) -> dict[str, Any]:
     for step, dropout, cls in cases:
         parts = build(backbone, cls, dropout, **sizes)
         row = {"step": step, "dropout": dropout, "method": cls.__name__}
-        record["rows"].append(row | cost(parts, batch, train=step == "train"))
+        row |= cost(parts, batch, train=step == "train")
+        ours = build(backbone, SA2VP, dropout, **sizes)
+        least = floors.of(ours, batch, train=step == "train")
+        record["rows"].append(row | {"floor_flops": least and least.flops})
     return record
 
 
@@ -100,13 +103,14 @@ def report(record: dict[str, Any]) -> str:
     published, rows = 1e9 * PUBLISHED[record["backbone"]], []
     for row in record["rows"]:
         share = f"{row['flops_per_image'] / published:.3f}" if row["step"] == "eval" else "-"
-        temporary = row["temporary_bytes"]
+        temporary, floor = row["temporary_bytes"], row["floor_flops"]
         rows.append(
             (
                 row["step"],
                 f"{row['dropout']:g}",
                 "ours" if row["method"] == "SA2VP" else "written out",
                 f"{row['flops_per_image'] / 1e9:.2f}",
+                f"{floor / 1e9:.2f}" if floor else "-",
                 share,
                 measure.megabytes(temporary and temporary // record["batch"]),
             )

@@ -8,7 +8,9 @@ be on disk. `--nosynthetic` takes the recipe's images instead, and times its loa
 
 Work is counted by XLA in the program as it is before a device's own rewriting, with attention
 written out, so the count does not depend on the device or on the attention implementation. (Fused
-kernels of a GPU are black boxes in the compiled program, and would count as nothing.)
+kernels of a GPU are black boxes in the compiled program, and would count as nothing.) A share of
+the device's peak counts the floor instead: what the method must do (`benchmarks.floors`), however
+much more a step does.
 """
 
 import sys
@@ -23,8 +25,8 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from benchmarks import measure
-from vpjax import build, cli
+from benchmarks import floors, measure
+from vpjax import build, cli, heap
 from vpjax import config as configs
 from vpjax.data import Loader, open_source, preset
 from vpjax.data.transforms import pair
@@ -38,8 +40,8 @@ from vpjax.train.step import State, init_state, make_train_step
 HOME = Path(__file__).resolve().parents[1]
 WARMUP = 3  # steps before the clock starts
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
-HEADER = ("step", "batch", "images/s", "ms/step [min .. max]", "GFLOP/image", "of peak")
-HEADER += ("temporary MB", "arguments MB", "device MB")
+HEADER = ("step", "batch", "images/s", "ms/step [min .. max]", "GFLOP/image", "floor")
+HEADER += ("of floor peak", "temporary MB", "arguments MB", "device MB")
 
 Batch = dict[str, np.ndarray]
 
@@ -58,6 +60,7 @@ class Recipe(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
+    heap.keep()
     # As an argument: a flag's default would be read, and could fail, before flags are parsed.
     argv = cli.with_recipe(list(argv), str(HOME / "configs" / "digits.py"))
     chosen = cli.another_class(argv)
@@ -115,9 +118,10 @@ def benchmark(
         batch = sharding.put_batch(batch, recipe.mesh)
         for kind, make in (("eval", make_eval), ("train", make_train)):
             row = time_step(recipe, make, batch, steps)
-            row["of_peak"] = (
-                row["flops_per_image"] * row["images_per_second"] / record["peak_flops"]
-            )
+            floor = floors.of(recipe.parts, size, train=kind == "train", dtype=config.dtype)
+            row["floor_flops"] = floor and floor.flops
+            rate = row["images_per_second"]
+            row["of_floor_peak"] = floors.share(floor, rate, record["peak_flops"])
             record["rows"].append({"step": kind} | row)
     return record
 
@@ -242,14 +246,15 @@ def report(record: dict[str, Any]) -> str:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Returns a row of the table."""
-    known = "flops_per_image" in row
+    work, floor = row.get("flops_per_image"), row.get("floor_flops")
     return [
         row["step"],
         str(row["batch"]),
         f"{row['images_per_second']:.1f}",
         measure.ms(row),
-        f"{row['flops_per_image'] / 1e9:.3g}" if known else "-",
-        f"{row['of_peak']:.1%}" if known else "-",
+        f"{work / 1e9:.3g}" if work else "-",
+        f"{floor / 1e9:.3g}" if floor else "-",
+        floors.percent(row.get("of_floor_peak")),
         measure.megabytes(row.get("temporary_bytes")),
         measure.megabytes(row.get("argument_bytes")),
         measure.megabytes(row.get("highest_bytes")),

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks import measure
 from configs import digits, msvp
 from configs.ablate_backbone import narrower
-from vpjax.train import fit, together
+from vpjax.train import program, together
 from vpjax.train.experiment import loader, prepare
 from vpjax.train.log import table
 from vpjax.train.sharding import put_batch
@@ -76,7 +76,7 @@ def compare(config: ConfigDict, count: int, turns: int) -> dict[str, float]:
     batch = put_batch(loader(first, "train").batch(0), first.mesh)
     group = put_batch(next(together.stacked(experiments)), first.mesh)
     begin = time.perf_counter()
-    alone = fit.training_step(first).lower(first.state, first.frozen, batch).compile()
+    alone = program.training_step(first).lower(first.state, first.frozen, batch).compile()
     middle = time.perf_counter()
     states, frozen, at_once = together.compiled(experiments, group)
     compiling = {"compile_alone": middle - begin, "compile_together": time.perf_counter() - middle}

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from benchmarks import measure
 from configs import base, digits
 from vpjax.config import renamed
-from vpjax.train import fit, together
+from vpjax.train import program, together
 from vpjax.train.experiment import Experiment, prepare, rows
 from vpjax.train.log import table
 from vpjax.train.members import sibling
@@ -107,7 +107,7 @@ def compare(experiments: list[Experiment], turns: int) -> dict[str, float]:
     batch = put_batch(rows(one, "train").batch(0), one.mesh)
     group = put_batch(next(together.stacked(experiments)), one.mesh)
     begin = time.perf_counter()
-    alone = fit.training_step(one).lower(one.state, one.frozen, batch).compile()
+    alone = program.training_step(one).lower(one.state, one.frozen, batch).compile()
     middle = time.perf_counter()
     states, frozen, at_once = together.compiled(experiments, group)
     out = {"compile_alone": middle - begin, "compile_together": time.perf_counter() - middle}

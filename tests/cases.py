@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import pytest
 from flax import nnx
 
 from vpjax import names
@@ -123,6 +124,10 @@ RUN_ALIKE = ("mlp_head", "cls_token", "vpt_deep_project", "vpt_last", "vpt_bias"
 RUN_ALIKE += ("linear", "bias", "vpt_frozen", "prepend_pixel", "vpt_first")
 RUN_ALIKE += ("vit_b4_prompts", "vit_b4_prompts_full", "msvp_frozen")
 KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco", "clip")]
+# Every method and every backbone once; the other pairs are for slow tests.
+FIRST = {b: (b, "vpt_deep" if "vpt_deep" in SUITED.get(b, SOME) else "full") for b in BACKBONES}
+QUICK = {*KEY_PAIRS, *FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}
+MARKED = [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS]
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def test_forms_have_one_gradient(variant):
         total = lambda *x: jnp.sin(local_attention(*x, GRID, variant, form)).sum()  # noqa: E731
         return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(q, k, v)
 
-    for a, b in zip(grads("dense"), grads("shift"), strict=True):
+    for a, b in zip(grads("dense"), grads("rows"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -76,13 +76,18 @@ def test_queries_of_no_image_serve_all():
     np.testing.assert_allclose(one[1:], local_attention(q[:1], k[1:], v[1:], GRID), atol=1e-6)
 
 
-@pytest.mark.parametrize(("grid", "form"), [((19, 19), "dense"), ((20, 19), "shift")])
-def test_the_form_follows_the_grid(grid, form):
-    x = jax.ShapeDtypeStruct((1, grid[0] * grid[1], 1, 2), jnp.float32)
-    text = lambda form: str(  # noqa: E731
-        jax.make_jaxpr(lambda q, k, v: local_attention(q, k, v, grid, form=form))(x, x, x)
-    )
-    assert text("auto") == text(form)
+def test_rows_compute_three_rows_of_scores_unless_queries_are_few():
+    grid = (6, 5)
+    x = jax.ShapeDtypeStruct((1, 31, 1, 2), jnp.float32)
+
+    def sizes(queries, form="auto"):
+        call = lambda q, k, v: local_attention(q[:, :queries], k, v, grid, form=form)  # noqa: E731
+        jaxpr = jax.jit(call).lower(x, x, x).as_text()
+        return "6x5x15" in jaxpr, f"{queries}x31" in jaxpr
+
+    assert sizes(31) == (True, False)
+    assert sizes(31, "dense") == (False, True)
+    assert sizes(4) == (False, True)
 
 
 def test_neighbours():

@@ -31,7 +31,7 @@ def plain(body, **options):
 
 @pytest.mark.parametrize(
     ("body", "cross_attn", "cross_impl"),
-    [(vit, "aligned", "dense"), (vit, "acc", "shift"), (swin, "aligned", "shift")],
+    [(vit, "aligned", "dense"), (vit, "acc", "rows"), (swin, "aligned", "rows")],
 )
 def test_equals_its_formulas(body, cross_attn, cross_impl):
     parts = make(SA2VP, body, cross_attn=cross_attn, cross_impl=cross_impl)

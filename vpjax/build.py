@@ -31,7 +31,7 @@ def build(
     mesh: Mesh | None = None,
     text: np.ndarray | None = None,
 ) -> tuple[Parts, Loaded | None]:
-    """Returns the model's parts, on the default device, and the record of what was loaded.
+    """Returns the model's parts, and the record of what was loaded; what was loaded is numpy.
 
     `mesh` is for methods that split their work over it, `text` (C D) for those that read class
     names.
@@ -42,9 +42,8 @@ def build(
     where = config.backbone.weights
     backbone = nnx.eval_shape(body) if where else body()
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    decided = run_wide("methods", config.method.name, parity=config.parity, mesh=mesh)
-    method = names.construct("methods", config.method, backbone, num_classes, **decided, rngs=rngs)
-    parts = take_apart(Model(backbone, method), config.train.trainable)
+    model = make_model(config, backbone, num_classes, mesh, rngs)
+    parts = take_apart(model, config.train.trainable, split_over(config, mesh))
     loaded, values = None, {}
     if where:
         expected = names.flatten(nnx.state(backbone))
@@ -53,13 +52,42 @@ def build(
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
         values |= head_values(loaded, num_classes)
         loaded = dataclasses.replace(loaded, values={}, head={})
-    fresh = method.fresh(backbone, jax.random.fold_in(key, 3))
+    fresh = model.method.fresh(backbone, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in fresh.items()}
     if text is not None:
         values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
-    fill = lambda part: {n: jnp.asarray(values.get(n, v)) for n, v in part.items()}  # noqa: E731
+
+    def fill(part):
+        # What was loaded stays on the host: a device may be given a part of it only.
+        return {n: np.asarray(values[n], v.dtype) if n in values else v for n, v in part.items()}
+
     frozen = stored(fill(parts.frozen), jnp.dtype(config.dtype))
     return Parts(parts.graph, fill(parts.trainable), fill(parts.stats), frozen), loaded
+
+
+def make_model(
+    config: ConfigDict, backbone: nnx.Module, num_classes: int, mesh: Mesh | None, rngs: nnx.Rngs
+) -> Model:
+    """Joins a backbone, which may be of shapes only, and the config's method."""
+    decided = run_wide("methods", config.method.name, parity=config.parity, mesh=mesh)
+    method = names.construct("methods", config.method, backbone, num_classes, **decided, rngs=rngs)
+    return Model(backbone, method)
+
+
+def graph(config: ConfigDict, num_classes: int, attention: str, mesh: Mesh | None = None) -> tuple:
+    """Returns the graph that `build` has with another attention; nothing is drawn or loaded."""
+
+    def make():
+        backbone = make_backbone(config, attention, jax.random.key(0))
+        return make_model(config, backbone, num_classes, mesh, nnx.Rngs(0))
+
+    over = split_over(config, mesh)
+    return take_apart(nnx.eval_shape(make), config.train.trainable, over).graph
+
+
+def split_over(config: ConfigDict, mesh: Mesh | None) -> Mesh | None:
+    """Returns the mesh that frozen layers are split over, see `vpjax.fsdp`; None: they are not."""
+    return mesh if config.mesh.get("fsdp", False) else None
 
 
 def make_backbone(config: ConfigDict, attention: str, key: jax.Array) -> nnx.Module:
@@ -112,4 +140,5 @@ def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def stored(frozen: dict[str, jax.Array], dtype: jnp.dtype) -> dict[str, jax.Array]:
     """Keeps frozen matrices in the dtype they are used in; they would be cast at every use."""
-    return {n: v.astype(dtype) if n.endswith("kernel") else v for n, v in frozen.items()}
+    cast = lambda v: v.astype(dtype, copy=False)  # noqa: E731
+    return {n: cast(v) if n.endswith("kernel") else v for n, v in frozen.items()}

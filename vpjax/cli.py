@@ -21,14 +21,17 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vpjax import config as configs
-from vpjax import report
+from vpjax import heap, report
 from vpjax.cache import cache_folder
 from vpjax.errors import UserError, unknown
+from vpjax.startup import of_process
+from vpjax.train import processes
 from vpjax.train.stop import Stopped
 
 log = logging.getLogger(__name__)
 
 SECTIONS = ("method", "backbone")  # of a config, whose `name` is a class
+SHARED = ("train", "eval", "tune")  # modes that several processes may work on
 
 
 def run(main: Callable, app: Any, recipe: str) -> None:
@@ -46,7 +49,7 @@ def run(main: Callable, app: Any, recipe: str) -> None:
         log.info("%s", e)
         sys.exit(128 + e.number)
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"{processes.who()}error: {e}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -105,6 +108,12 @@ def innermost(error: BaseException) -> str:
     return str(error.args[0]) if error.args else str(error)
 
 
+def join(*how: Any) -> None:
+    """Joins this process to the others of a run; see `vpjax.train.processes.join`."""
+    quiet()
+    processes.join(*how)
+
+
 def dispatch(
     mode: str,
     modes: tuple[str, ...],
@@ -114,14 +123,17 @@ def dispatch(
     picture: dict[str, Any],
 ) -> None:
     """Does what --mode says; `chosen` are sections of another class, `picture` is for "draw"."""
-    from vpjax import search
     from vpjax.train.fit import evaluate_run, fit
     from vpjax.train.workdir import read_result
 
     if mode not in modes:
         raise unknown("mode", mode, modes)
+    startup = of_process()
+    if mode not in SHARED and processes.count() > 1:
+        raise UserError(f"--mode {mode} is for one process; several share {', '.join(SHARED)}")
     quiet()
     cache_compilations()
+    heap.keep()
     if mode == "eval":
         result = evaluate_run(folder)
         log.info("%s", report.one_line(result))
@@ -154,6 +166,8 @@ def dispatch(
 
         zero_shot(config, folder)
     elif config.compare:
+        from vpjax import search
+
         rows = search.compare(config, folder)
         log.info("\n%s\n", search.as_table(rows))
         light = [r for r in rows if r["percent"] < 10] or rows
@@ -163,7 +177,7 @@ def dispatch(
             log.info("picture   %s", picture)
         say_how_to_evaluate(folder / best / f"seed{config.seeds[0]}")
     else:
-        fit(config, folder)
+        fit(config, folder, startup)
         log.info("files     %s", folder)
         say_how_to_evaluate(folder)
 
@@ -174,6 +188,7 @@ def tune_runs(config: ConfigDict, chosen: dict, folder: Path, **options: Any) ->
 
     quiet()
     cache_compilations()
+    heap.keep()
     tune.command(settle(config, chosen), folder, **options)
 
 
@@ -214,10 +229,14 @@ def settle(config: ConfigDict, chosen: dict[str, dict[str, Any]]) -> ConfigDict:
 
 
 def cache_compilations() -> None:
-    """Keeps compiled programs on disk, so that the same run starts faster the next time."""
+    """Keeps compiled programs on disk, so that the same run starts faster the next time.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # Small ones too: a run begins with dozens, which together take a second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def quiet() -> None:

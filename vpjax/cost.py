@@ -21,7 +21,7 @@ from vpjax import trials
 from vpjax.data import open_source, preset
 from vpjax.errors import UserError
 from vpjax.features import backbone_values, on_features
-from vpjax.train import fit
+from vpjax.train import program
 from vpjax.train.experiment import Experiment, make_plan, prepare, preset_name
 from vpjax.train.log import table
 from vpjax.train.members import FREE
@@ -140,7 +140,7 @@ def measure(config: ConfigDict, rate: Work | None = None) -> Work:
     else:
         batch = put_batch(_batch(experiment, images), experiment.mesh)
         arguments = (experiment.state, experiment.frozen, batch)
-        compiled = fit.training_step(experiment).lower(*arguments).compile()
+        compiled = program.training_step(experiment).lower(*arguments).compile()
     gflop = (compiled.cost_analysis() or {}).get("flops", 0.0) * experiment.mesh.size / images / 1e9
     if rate is not None and rate.gflop:
         return Work(gflop, gflop * rate.seconds / rate.gflop, features is not None)

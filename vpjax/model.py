@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vpjax import names
+from vpjax import fsdp, names
 from vpjax.backbones.contract import Backbone
 from vpjax.context import Context
 from vpjax.errors import UserError, unknown
@@ -81,10 +82,14 @@ def run(
 
         def apply(state, part=part):
             for i in part:
-                state = step(layers[i], state, ctx.at(i, keep if i == last else None))
+                layer, state = fsdp.whole(layers[i], state)
+                state = step(layer, state, ctx.at(i, keep if i == last else None))
             return state
 
-        state = (apply if remat == "none" else jax.checkpoint(apply, policy=REMAT[remat]))(state)
+        policy, gathers = REMAT[remat], any(fsdp.is_split(layers[i]) for i in part)
+        if remat == "none" and gathers and ctx.key is not None:  # training: a backward pass follows
+            policy = fsdp.all_but_gathered
+        state = (jax.checkpoint(apply, policy=policy) if policy else apply)(state)
     return state
 
 
@@ -122,9 +127,10 @@ class Parts(NamedTuple):
     frozen: dict[str, Array]
 
 
-def take_apart(model: Model, trainable: str = "") -> Parts:
+def take_apart(model: Model, trainable: str = "", mesh: Mesh | None = None) -> Parts:
     """Splits a model by the method's regular expression, or by `trainable` if given.
 
+    With a `mesh`, frozen layers are to be split over its devices, see `vpjax.fsdp`.
     Raises: UserError if the expression matches no parameter.
     """
     graphdef, state = nnx.split(model)
@@ -135,9 +141,11 @@ def take_apart(model: Model, trainable: str = "") -> Parts:
     running = [n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)]
     stats = {n for n in running if re.fullmatch(model.method.updates, n)}
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
-    return Parts(
-        (graphdef, shapes(state)), pick(learns), pick(stats), pick(values.keys() - learns - stats)
-    )
+    frozen = pick(values.keys() - learns - stats)
+    if mesh is not None:
+        fsdp.note(model.backbone.layers, frozen, mesh)
+        graphdef = nnx.graphdef(model)
+    return Parts((graphdef, shapes(state)), pick(learns), pick(stats), frozen)
 
 
 def shapes(tree: Any) -> Any:

@@ -10,25 +10,22 @@ Two functions, which differ by far more than rounding (SA2VP, arXiv 2312.10376, 
 
 Two forms of each, equal to rounding:
 
-    dense     all scores, those of other cells masked: one matrix product, of size (h w)^2
-    shift     nine shifted copies of the other map: of size 9 h w, for large grids
+    rows      a row of cells looks at the three rows around it, other columns masked: 3 w scores a
+              cell, from three copies of the other map
+    dense     all h w scores, those of other cells masked; for any queries
 """
 
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vpjax.attention import attention
 from vpjax.errors import UserError, unknown
 
 VARIANTS = ("aligned", "acc")
-FORMS = ("dense", "shift")
-DENSE_CELLS = 19 * 19  # dense scores need less memory up to here, shifted copies beyond (CPU)
-SHIFTS = tuple((dy, dx) for dy in range(3) for dx in range(3))
+FORMS = ("rows", "dense")
 
 
 def check(variant: str, form: str) -> None:
@@ -49,7 +46,7 @@ def local_attention(
 ) -> Float[Array, "B K N d"]:
     """Returns what the first K tokens of one map read from the other; L = extra + h w.
 
-    `form` "auto" is the leaner one for the grid.
+    `form` "auto" is "rows"; queries of some cells alone are "dense" in any case.
     Raises: UserError for an unknown variant or form.
     """
     check(variant, form)
@@ -57,10 +54,7 @@ def local_attention(
     q = jnp.broadcast_to(q, (len(k), *q.shape[1:]))
     if variant == "acc":
         q, k, v = (x.reshape(*x.shape[:2], 1, -1) for x in (q, k, v))
-    if form == "auto":
-        form = "dense" if math.prod(grid) <= DENSE_CELLS else "shift"
-    # A few queries need no copies of the map.
-    call = _shift if form == "shift" and q.shape[1] == k.shape[1] else _dense
+    call = _dense if form == "dense" or q.shape[1] < k.shape[1] else _rows
     y = call(q, k, v, grid, ring=variant == "acc")
     return y.reshape(*y.shape[:2], *heads)
 
@@ -79,32 +73,42 @@ def neighbours(grid: tuple[int, int], extra: int) -> Bool[np.ndarray, "L L"]:
 
 
 def _dense(q: Array, k: Array, v: Array, grid: tuple[int, int], ring: bool) -> Array:
-    (length, heads), extra = q.shape[1:3], k.shape[1] - math.prod(grid)
+    length, extra = q.shape[1], k.shape[1] - math.prod(grid)
     seen = neighbours(grid, extra)[:length]
-    bias = np.where(seen, 0.0, -np.inf)  # K L
-    if ring:
-        # n keys of zeros weigh as much as one whose score is log n.
-        outside = np.where(np.arange(length) < extra, 0, 9 - seen[:, extra:].sum(1))
-        with np.errstate(divide="ignore"):
-            bias = np.concatenate([bias, np.log(outside)[:, None]], axis=1)
-        k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
-    bias = jnp.asarray(bias, jnp.float32)
-    return attention(q, k, v, bias=jnp.broadcast_to(bias, (1, heads, *bias.shape)))
+    outside = np.where(np.arange(length) < extra, 0, 9 - seen[:, extra:].sum(1))
+    return _masked(q, k, v, seen[None], outside[None] if ring else None)
 
 
-def _shift(q: Array, k: Array, v: Array, grid: tuple[int, int], ring: bool) -> Array:
+def _rows(q: Array, k: Array, v: Array, grid: tuple[int, int], ring: bool) -> Array:
     (h, w), extra = grid, k.shape[1] - math.prod(grid)
     first = attention(q[:, :extra], k, v)  # B E N d
-    q, k, v = (x[:, extra:].reshape(len(x), h, w, *x.shape[2:]) for x in (q, k, v))
-    k, v = (jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0))) for x in (k, v))
-    keys, values = ([x[:, y : y + h, z : z + w] for y, z in SHIFTS] for x in (k, v))
-    q = q * q.shape[-1] ** -0.5
-    product = functools.partial(jnp.einsum, "byxnd,byxnd->byxn", preferred_element_type=jnp.float32)
-    scores = jnp.stack([product(q, key) for key in keys], axis=-1)  # B h w N 9
-    if not ring:
-        inside = np.pad(np.ones(grid, bool), 1)
-        inside = np.stack([inside[y : y + h, z : z + w] for y, z in SHIFTS], axis=-1)
-        scores = scores + jnp.where(inside, 0.0, -jnp.inf)[:, :, None]
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    mixed = sum(weights[..., i, None] * value for i, value in enumerate(values))
-    return jnp.concatenate([first, mixed.reshape(len(q), h * w, *q.shape[3:])], axis=1)
+    seen = np.pad(neighbours(grid, 0).reshape(h, w, h, w), ((0, 0), (0, 0), (1, 1), (0, 0)))
+    seen = np.stack([seen[y, :, y : y + 3].reshape(w, 3 * w) for y in range(h)])
+
+    def three(x):  # the rows around each row: (B h) 3w N d
+        x = x[:, extra:].reshape(len(x), h, w, *x.shape[2:])
+        x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+        x = jnp.concatenate([x[:, y : y + h] for y in range(3)], axis=2)
+        return x.reshape(-1, 3 * w, *x.shape[3:])
+
+    own = q[:, extra:].reshape(-1, w, *q.shape[2:])
+    y = _masked(own, three(k), three(v), seen, 9 - seen.sum(-1) if ring else None)
+    return jnp.concatenate([first, y.reshape(len(q), h * w, *y.shape[2:])], axis=1)
+
+
+def _masked(
+    q: Array,
+    k: Array,
+    v: Array,
+    seen: Bool[np.ndarray, "W L S"],
+    outside: Int[np.ndarray, "W L"] | None,
+) -> Array:
+    """Attention to what is seen and, with `outside`, to so many keys and values of zeros."""
+    bias = np.where(seen, 0.0, -np.inf)
+    if outside is not None:
+        # n keys of zeros weigh as much as one whose score is log n.
+        with np.errstate(divide="ignore"):
+            bias = np.concatenate([bias, np.log(outside)[..., None]], axis=-1)
+        k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
+    bias = jnp.asarray(bias, jnp.float32)[:, None]  # W 1 L S
+    return attention(q, k, v, bias=jnp.broadcast_to(bias, (len(bias), q.shape[2], *bias.shape[2:])))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vpjax.advice import advice
-from vpjax.draw.curves import curves
 from vpjax.train.log import read, table
 
 if TYPE_CHECKING:
@@ -79,7 +78,11 @@ def surroundings(experiment: "Experiment") -> None:
             log.info("          left out: %s", ", ".join(left))
     devices = e.mesh.devices.flat
     log.info("devices   %d x %s, mesh %s", len(devices), devices[0].device_kind, dict(e.mesh.shape))
-    log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, config.remat)
+    stored = sum(v.nbytes for v in e.frozen.values()) / 2**20
+    own = sum(v.addressable_shards[0].data.nbytes for v in e.frozen.values()) / 2**20
+    if own < stored:
+        log.info("          frozen numbers split: %.4g of %.4g MiB on each", own, stored)
+    log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, e.remat)
 
 
 def warn(experiment: "Experiment") -> None:
@@ -153,7 +156,7 @@ def facts(experiment: "Experiment") -> dict[str, Any]:
         "on_features": e.features is not None,
         "dtype": config.dtype,
         "attention": e.attention,
-        "remat": config.remat,
+        "remat": e.remat,
         "remat_segments": config.remat_segments,
         "seed": config.seed,
         "devices": [d.device_kind for d in e.mesh.devices.flat],
@@ -184,6 +187,8 @@ def one_line(result: dict[str, Any]) -> str:
 
 def draw_curves(folder: Path) -> None:
     """Draws the history of a run to curves.png."""
+    from vpjax.draw.curves import curves  # here: a run needs no pictures before its first step
+
     rows = read(folder / "metrics.jsonl")
     curves(rows, title=folder.name).savefig(folder / "curves.png", dpi=150)
 

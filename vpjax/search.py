@@ -18,9 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpjax import config as configs
-from vpjax.draw.curves import comparison
-from vpjax.draw.histories import histories, points
 from vpjax.errors import UserError
+from vpjax.train import processes
 from vpjax.train.fit import fit
 from vpjax.train.log import read, table
 from vpjax.train.workdir import write_json
@@ -38,22 +37,37 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     if not config.seeds:
         raise UserError("config.seeds is empty; a comparison needs at least one seed")
     planned = list(runs(config))
-    results, curves = {}, {}
+    results = {}
     for number, (label, seed, single) in enumerate(planned, start=1):
         log.info("\n%s, seed %d (run %d of %d)", label, seed, number, len(planned))
-        place = folder / label / f"seed{seed}"
-        result = fit(single, place)
-        results.setdefault(label, []).append(result)
-        history = points(read(place / "metrics.jsonl"), result["steps_per_epoch"])
-        curves.setdefault(label, []).append(history)
+        results.setdefault(label, []).append(fit(single, folder / label / f"seed{seed}"))
     rows = [summary(label, found) for label, found in results.items()]
     rows.sort(key=lambda row: row["trainable"])
-    write(rows, folder)
+    if not processes.index():
+        write(rows, folder)
+        draw_histories(config, rows, results, folder)
+    return rows
+
+
+def draw_histories(
+    config: ConfigDict, rows: list[dict[str, Any]], results: dict[str, list], folder: Path
+) -> None:
+    """Draws comparison_curves.png, if the runs have a history."""
+    # Here: matplotlib is no part of what a run waits for before its first step.
+    from vpjax.draw.histories import histories, points
+
+    curves = {
+        row["label"]: [
+            points(read(folder / row["label"] / f"seed{seed}" / "metrics.jsonl"), each)
+            for seed, each in zip(
+                config.seeds, (r["steps_per_epoch"] for r in results[row["label"]]), strict=True
+            )
+        ]
+        for row in rows
+    }
     if any(len(line.epochs) for seeds in curves.values() for seed in seeds for line in seed):
         along = "test" if all("best" in r for r in rows) else "validation"
-        figure = histories({r["label"]: curves[r["label"]] for r in rows}, along, config.colours)
-        figure.savefig(folder / "comparison_curves.png", dpi=150)
-    return rows
+        histories(curves, along, config.colours).savefig(folder / "comparison_curves.png", dpi=150)
 
 
 def runs(config: ConfigDict) -> Iterator[tuple[str, int, ConfigDict]]:
@@ -110,6 +124,8 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     """Writes the table as Markdown, CSV, JSON and a picture."""
+    from vpjax.draw.curves import comparison
+
     (folder / "comparison.md").write_text(as_table(rows) + "\n")
     write_json(folder / "comparison.json", rows)
     with open(folder / "comparison.csv", "w", newline="") as file:

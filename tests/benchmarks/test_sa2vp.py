@@ -10,6 +10,7 @@ def test_ours_needs_less_than_the_formulas_written_out():
     for step in ("eval", "train"):
         plain, ours = (rows[step, 0.0, name] for name in ("PlainSA2VP", "SA2VP"))
         assert ours["flops_per_image"] < plain["flops_per_image"]
+        assert ours["floor_flops"] == plain["floor_flops"] < ours["flops_per_image"]
     assert ours["temporary_bytes"] < plain["temporary_bytes"]  # of training
     assert rows["train", 0.1, "SA2VP"]["flops_per_image"] > ours["flops_per_image"]
     text = sa2vp.report(record)

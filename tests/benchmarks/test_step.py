@@ -28,7 +28,8 @@ def test_times_and_work_are_plausible(record):
         assert row["steps"] == 3
         assert 0 < row["ms_min"] <= row["ms_median"] <= row["ms_max"]
         assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["ms_median"])
-        assert 0 < row["of_peak"] < 1.5
+        assert 0 < row["of_floor_peak"] < 1.5
+        assert row["floor_flops"] < row["flops_per_image"] < 1.3 * row["floor_flops"]
         assert row["temporary_bytes"] > 0
         assert row["trace_seconds"] > 0
         assert row["compile_seconds"] > 0

@@ -41,7 +41,7 @@ class SA2VP(Method):
     """Two streams and a bottleneck `inter_dim` wide at every layer of the deepest stage.
 
     `inter_weight` scales what a stream receives; `branch_weights` are those of the two losses.
-    `cross_attn` is "aligned" or "acc", `cross_impl` "dense", "shift" or "auto", see
+    `cross_attn` is "aligned" or "acc", `cross_impl` "rows", "dense" or "auto", see
     `vpjax.neighbourhood`. `period` is 4, or 6 on backbones of several stages, unless given.
     `deep_prompts` counts the further maps added, weighted by channel, where the prompt stream
     receives again: all of these layers unless given, none on backbones of several stages.

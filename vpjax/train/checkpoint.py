@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vpjax.errors import UserError
-from vpjax.train import processes
+from vpjax.train import processes, sharding
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Checkpoints:
         items = parts(state)
         if processes.apart():  # Orbax wants numbers that other processes have no part in as numpy
             items = jax.device_get(items)
+        # Of several processes each saves its part: all call this, at the same step.
         meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
         saves = {n: ocp.args.StandardSave(v) for n, v in items.items()}
         self.manager.save(
@@ -123,9 +124,9 @@ def parts(state: State) -> dict[str, Any]:
 
 
 def digest(tree: Any) -> str:
-    """Returns the sha256 of a pytree's names and numbers."""
+    """Returns the sha256 of a pytree's names and numbers; all processes must ask at once."""
     out = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         out.update(jax.tree_util.keystr(path).encode())
-        out.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        out.update(np.ascontiguousarray(sharding.to_host(leaf)).tobytes())
     return out.hexdigest()

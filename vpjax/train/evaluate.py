@@ -26,7 +26,7 @@ from vpjax.context import Context
 from vpjax.errors import UserError
 from vpjax.metrics import average_precision, best_f1, mean_recall, roc_auc
 from vpjax.model import put_together
-from vpjax.train.sharding import prefetch, replicate
+from vpjax.train.sharding import prefetch, to_host
 from vpjax.train.step import Prepare
 
 
@@ -142,12 +142,13 @@ def evaluate(
         own = None if key is None else jax.random.fold_in(key, i)
         sums, scores = eval_step(weights["trainable"], weights["stats"], frozen, batch, own)
         if batch_loss:
-            means.append(sums.loss.compute())
-        total = sums if total is None else total.merge(sums)
-        collected.append(replicate(scores, mesh))
-    numbers = {k: float(v) for k, v in total.compute().items()}
+            means.append(_loss(sums))
+        total = sums if total is None else _merged(total, sums)
+        collected.append(scores)
+    computed, count = jax.device_get(_computed(total))
+    numbers = {k: float(v) for k, v in computed.items()}
     loss = numbers.pop("loss")
-    parts = jax.device_get(collected)
+    parts = to_host(collected)
     real = np.concatenate([p.pop("mask") for p in parts])
     scores = {k: np.concatenate([p[k] for p in parts])[real] for k in parts[0]}
     if (logits := scores.pop("logits", None)) is not None:
@@ -157,8 +158,14 @@ def evaluate(
     out = {k: v if k == "threshold" else 100 * v for k, v in numbers.items() if math.isfinite(v)}
     if batch_loss:
         out["batch_loss"] = float(np.mean(jax.device_get(means)))
-    numbers = {"accuracy": out["accuracy"], "loss": loss, "count": int(total.loss.count)} | out
+    numbers = {"accuracy": out["accuracy"], "loss": loss, "count": int(count)} | out
     return numbers, Answers(**scores) if "predictions" in scores else None
+
+
+# One program each, where every metric would dispatch several.
+_merged = jax.jit(lambda total, sums: total.merge(sums))
+_computed = jax.jit(lambda total: (total.compute(), total.loss.count))
+_loss = jax.jit(lambda sums: sums.loss.compute())
 
 
 def of_whole(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

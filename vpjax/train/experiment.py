@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpjax import build, losses, names
+from vpjax.attention import AUTO
 from vpjax.clip.text_features import of_classes
 from vpjax.data import Loader, open_source, preset
 from vpjax.data.loader import TRAIN_REMAINDERS, Order
@@ -21,6 +22,7 @@ from vpjax.data.source import Source
 from vpjax.data.transforms import pair
 from vpjax.errors import Diverged, UserError, unknown
 from vpjax.model import Parts, shapes
+from vpjax.startup import Startup
 from vpjax.train import optim, processes, sharding, step
 from vpjax.train.evaluate import Answers, evaluate, make_eval_step
 from vpjax.weights.known import KNOWN
@@ -48,20 +50,25 @@ class Experiment(NamedTuple):
     state: step.State
     frozen: dict[str, jax.Array]
     eval_step: Callable
+    remat: str = "none"  # what the backward pass recomputes
     text: str = ""  # hash of what the text features of the classes depend on
     features: Any = None  # vpjax.features.Features, where the run works on them; None: on images
 
 
-def prepare(config: ConfigDict) -> Experiment:
+def prepare(config: ConfigDict, startup: Startup | None = None) -> Experiment:
     """Opens data, builds the model, places it. Nothing is compiled but small draws.
 
+    Choices that are left to measuring are those of the cheap rules: see `vpjax.choose`. `startup`
+    is told what takes how long.
     Raises: UserError for whatever does not fit.
     """
     check(config)
+    startup = startup or Startup()
     # float32 means float32: by default some accelerators multiply in a shorter format.
     if config.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = build.resolve_attention(config)
+    startup.lap("model")
     sources = {
         split: open_source(
             config.data.name, config.data[split], config.data.dir or None, config.data.classes
@@ -69,6 +76,7 @@ def prepare(config: ConfigDict) -> Experiment:
         for split in ("train", "val", "test")
         if config.data[split]
     }
+    startup.lap("data")
     num_classes = sources["train"].num_classes
     criterion = make_criterion(config, sources["train"])
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
@@ -84,10 +92,13 @@ def prepare(config: ConfigDict) -> Experiment:
     plan = make_plan(config, len(sources["train"]))
     optimiser, rate = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
     state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
-    state, frozen = (sharding.place(v, mesh, method.sharded) for v in (state, parts.frozen))
+    state = sharding.place(state, mesh, method.sharded)
+    over = build.split_over(config, mesh) is not None
+    frozen = sharding.place(parts.frozen, mesh, method.sharded, frozen=over)
     parts = shapes(parts)  # no second copy of any number stays behind
     to_input = on_device(config, name, size, train=config.data.val_augmented)
     eval_step = make_eval_step(parts.graph, to_input, criterion)
+    startup.lap("model")
     return Experiment(
         config=config,
         sources=sources,
@@ -105,6 +116,7 @@ def prepare(config: ConfigDict) -> Experiment:
         state=state,
         frozen=frozen,
         eval_step=eval_step,
+        remat="none" if config.remat == AUTO else config.remat,
         text=text.key if text else "",
     )
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +15,72 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vpjax import choose, report
 from vpjax import config as configs
-from vpjax import report
-from vpjax.draw.pictures import at_the_end
 from vpjax.errors import UserError
-from vpjax.features import as_they_are, on_features
+from vpjax.features import on_features
 from vpjax.scores import as_table, margin_of, score
-from vpjax.train import optim, sharding, step, workdir
+from vpjax.startup import Startup
+from vpjax.train import optim, processes, sharding, step, workdir
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early import Early
 from vpjax.train.experiment import (
     Experiment,
     diverged,
     measure,
-    on_device,
     prepare,
     rows,
 )
 from vpjax.train.log import Metrics, Progress
+from vpjax.train.program import compiled
 from vpjax.train.restore import record, reopened, restored
 from vpjax.train.stop import Stopped, StopSignal
 from vpjax.weights import google
 
 log = logging.getLogger(__name__)
 
+AHEAD = 4  # steps that the host may be ahead of the device
 
-def fit(config: ConfigDict, folder: Path) -> dict[str, Any]:
+
+def fit(config: ConfigDict, folder: Path, startup: Startup | None = None) -> dict[str, Any]:
     """Trains, or goes on training, in `folder`; returns and writes the result.
 
+    `startup` knows what came before; without it, the clock of the first step begins here.
     Raises: UserError, before the first compile, for what a user got wrong; Stopped on a signal.
     """
-    with workdir.claim(folder), report.to_file(folder / "log.txt"):
-        workdir.check_config(folder, config)
-        if (result := workdir.read_result(folder)) is not None:
+    with workdir.claim_together(folder) as own, report.to_file(own / "log.txt"):
+        if (result := workdir.opened(folder, config)) is not None:
             log.info("%s is finished: %s", folder, report.one_line(result))
             return result
-        begin = time.perf_counter()
-        experiment = on_features(prepare(config))
+        begin, startup = time.perf_counter(), startup or Startup()
+        experiment = on_features(prepare(config, startup))
         for split in ("train", "val"):  # what is wrong with the images shows here
             if split in experiment.sources:
                 rows(experiment, split)
-        configs.save(config, folder / "config.json")
+        startup.lap("data")
+        if choose.asked(config):
+            experiment = choose.choose(experiment, folder)
+            startup.lap("choice")
+        configs.save(config, own / "config.json")
         report.opening(experiment)
         with (
             contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
             contextlib.closing(Checkpoints(folder / "checkpoints" / "best")) as best,
             StopSignal() as signals,
         ):
-            state, early = train(experiment, folder, last, best, signals)
+            state, early = train(experiment, own, last, best, signals, startup)
             state, facts = selected(experiment, state, best)
-        return conclude(experiment, state, early, folder, time.perf_counter() - begin, **facts)
+        facts["startup"] = startup.facts()
+        return conclude(experiment, state, early, own, time.perf_counter() - begin, **facts)
 
 
 def train(
-    experiment: Experiment, folder: Path, last: Checkpoints, best: Checkpoints, signals: StopSignal
+    experiment: Experiment,
+    folder: Path,
+    last: Checkpoints,
+    best: Checkpoints,
+    signals: StopSignal,
+    startup: Startup,
 ) -> tuple[step.State, Early]:
     """The loop: steps from wherever the newest checkpoint is to the end of the plan."""
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
@@ -80,57 +91,70 @@ def train(
         last.discard_after(start)
         best.discard_after(start)
         log.info("resumed at step %d of %d", start, plan.steps)
+    startup.lap("open")
     if start >= plan.steps or early.stop:
         return state, early
 
     batches = sharding.prefetch(rows(experiment, "train").batches(start), mesh)
     batch = next(batches)
+    startup.lap("data")
     train_step = compiled(experiment, state, batch)
+    startup.lap("compile")
     evaluate_at = evaluations(config, plan)
     saved, recent = time.monotonic(), []
     with (
         Metrics(folder, resume_at=start) as metrics,
-        Progress(plan.steps, start, batch_size=plan.batch_size) as progress,
+        Progress(
+            plan.steps, start, batch_size=plan.batch_size, stream=processes.screen()
+        ) as progress,
     ):
         for now in range(start + 1, plan.steps + 1):
             state, numbers = train_step(state, experiment.frozen, batch)
             recent.append(numbers)
-            if now % config.train.log_every == 0 or now in evaluate_at:
+            done = steady(recent, now)
+            if now == start + 1:
+                done = now, jax.block_until_ready(numbers)
+                startup.lap("step")
+                log.info("start-up  %s", startup)
+            if noted := now % config.train.log_every == 0 or now in evaluate_at:
                 numbers, recent = mean(recent, now), []
                 lr = optim.learning_rate(experiment.rate, state.opt, now - 1)
                 metrics.write(now, numbers | {"lr": lr})
+                done = now, numbers
             if now in evaluate_at:
                 improved = True
                 if "val" in experiment.sources:
                     values = measure(experiment, state, "val")
                     metrics.write(now, {f"val_{k}": v for k, v in values.items() if k != "count"})
-                    numbers = numbers | {"val_accuracy": values["accuracy"]}
+                    done = now, numbers | {"val_accuracy": values["accuracy"]}
                     improved = early.better(values["accuracy"], now)
                     state = slowed(experiment, state, early)
                 metrics.write_csv()
                 note = record(experiment, early)
-                due = time.monotonic() - saved >= config.train.save_every
+                due = bool(processes.largest(time.monotonic() - saved >= config.train.save_every))
                 if improved and (config.train.select == "best" or config.train.test_best):
                     best.save(state, note)
                     due = True  # so that a resumed run never goes back behind its best
                 if due or now == plan.steps or early.stop:
                     last.save(state, note)
                     saved = time.monotonic()
-            progress.update(now, numbers)
+            if done:
+                progress.update(*done)
             if early.stop:
                 progress.line(f"no better val accuracy in {early.since} evaluations: stopped")
                 break
-            if signals.asked:
+            if asked := processes.largest(signals.asked, meet=noted):  # all stop at one step
                 mean(recent, now)  # what has diverged is not saved
                 last.save(state, record(experiment, early))
                 message = f"stopped at step {now} of {plan.steps}; run again to go on"
-                raise Stopped(message, signals.asked)
+                raise Stopped(message, asked)
             if now < plan.steps:
                 try:
                     batch = next(batches)
                 except UserError:  # an image that cannot be read
-                    mean(recent, now)
-                    last.save(state, record(experiment, early))
+                    if processes.count() == 1:  # others know nothing of it, and all would save
+                        mean(recent, now)
+                        last.save(state, record(experiment, early))
                     raise
     return state, early
 
@@ -162,6 +186,8 @@ def conclude(
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     workdir.write_json(folder / "result.json", result)
     log.info("%s", report.one_line(result))
+    from vpjax.draw.pictures import at_the_end  # here: matplotlib is slow to import
+
     at_the_end(experiment, state, folder)
     return result
 
@@ -178,7 +204,7 @@ def finish(experiment: Experiment, state: step.State, early: Early, folder: Path
     result |= report.facts(experiment)
     if config.export:
         export(experiment, state, Path(config.export))
-    if config.get("curves", True):
+    if config.get("curves", True) and not processes.index():
         report.draw_curves(folder)
     return result
 
@@ -193,35 +219,23 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     if split not in experiment.sources:
         raise UserError("the run has neither a test nor a val split to evaluate")
     facts = {"step": int(state.step), "checkpoint": experiment.config.train.select}
-    values = score(experiment, state, [split], folder, **facts)[split]
+    with workdir.mine(folder) as own:
+        values = score(experiment, state, [split], own, **facts)[split]
     log.info("\n%s\n", as_table(split, values, margin_of(experiment)))
     return facts | {f"{split}_{k}": v for k, v in values.items()}
 
 
-def training_step(experiment: Experiment) -> Callable:
-    """Returns the training step of an experiment, see `vpjax.train.step.make_train_step`."""
-    config, features = experiment.config, experiment.features
-    to_input = on_device(config, experiment.preset, experiment.image_size, train=True)
-    return step.make_train_step(
-        features.graph if features else experiment.parts.graph,
-        experiment.optimiser,
-        as_they_are if features else to_input,
-        experiment.plan.steps,
-        config.remat,
-        experiment.criterion,
-        config.remat_segments,
-        config.train.accumulate,
-    )
+def steady(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, dict] | None:
+    """Waits until the device is `AHEAD` steps behind at most; returns the step it has done last.
 
-
-def compiled(experiment: Experiment, state: step.State, batch: dict) -> Callable:
-    """Compiles the training step, and says what that took and what a step will need."""
-    begin = time.perf_counter()
-    out = training_step(experiment).lower(state, experiment.frozen, batch).compile()
-    # The compiler counts the parts of a batch that is worked through in several as one.
-    counted = experiment.plan.batch_size // experiment.config.train.accumulate
-    report.cost(out, time.perf_counter() - begin, counted)
-    return out
+    Without this the host would queue up steps without end: their batches fill the memory, a signal
+    is answered late, and what is shown is not how far the device is. The device never waits, as it
+    has steps left when the host goes on. `recent` are the numbers of the steps since the last line
+    of the history; those before have been read. None: of these none is that old.
+    """
+    if len(recent) <= AHEAD:
+        return None
+    return now - AHEAD, jax.block_until_ready(recent[-1 - AHEAD])
 
 
 def evaluations(config: ConfigDict, plan: optim.Plan) -> set[int]:
@@ -256,7 +270,9 @@ def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
 
 def export(experiment: Experiment, state: step.State, path: Path) -> None:
     """Writes the backbone as a Google npz file."""
-    values = experiment.frozen | state.trainable
+    values = sharding.to_host(experiment.frozen | state.trainable)
+    if processes.index():
+        return
     mine = {n.removeprefix("backbone/"): v for n, v in values.items() if n.startswith("backbone/")}
     path.parent.mkdir(parents=True, exist_ok=True)
     google.save(path, mine)

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -191,11 +192,8 @@ class Progress:
         for name, value in (values or {}).items():
             if name.rpartition("_")[2] in ("loss", "accuracy"):
                 self.latest[name] = value
-        if (
-            not self._marks
-            or step >= self.total
-            or self._clock() >= self._marks[-1][0] + self._every
-        ):
+        now = time.perf_counter()
+        if not self._marks or step >= self.total or now >= self._marks[-1][0] + self._every:
             self._show()
 
     @property
@@ -240,16 +238,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    @staticmethod
-    def _clock() -> float:
-        return time.perf_counter()
-
     def _show(self) -> None:
         texts = []
         for name in sorted(self.latest, key=lambda name: name not in ("loss", "accuracy")):
             digits = 4 if name.endswith("loss") else 2
-            texts.append(f"{name} {float(self.latest[name]):.{digits}f}")  # waits for the device
-        now = self._clock()
+            value = float(jax.device_get(self.latest[name]))  # waits for the device
+            texts.append(f"{name} {value:.{digits}f}")
+        now = time.perf_counter()
         if self._shown != self.step:
             self._marks.append((now, self.step))
         while len(self._marks) > 2 and self._marks[1][0] < now - WINDOW:
@@ -290,11 +285,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr
     aligns = [align[min(i, len(align) - 1)] for i in range(len(header))]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     place = {"l": str.ljust, "c": str.center, "r": str.rjust}
-    marks = {"l": (":", ""), "c": (":", ":"), "r": ("", ":")}
-    rule = []
-    for a, width in zip(aligns, widths, strict=True):
-        left, right = marks[a]
-        rule.append(left + "-" * (width - len(left) - len(right)) + right)
+    marks = {"l": ":-{}", "c": ":{}:", "r": "{}-:"}
+    rule = [marks[a].format("-" * (width - 2)) for a, width in zip(aligns, widths, strict=True)]
     texts = [
         [place[a](text, width) for text, a, width in zip(line, aligns, widths, strict=True)]
         for line in lines

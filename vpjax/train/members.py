@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vpjax import config as configs
+from vpjax.choose import asked
 from vpjax.errors import Diverged, UserError
 from vpjax.features import on_features
 from vpjax.train import fit, optim, workdir
@@ -36,7 +37,7 @@ def kin(config: ConfigDict) -> str | None:
 
     They differ in seed and numbers of the optimiser, as long as it consists of the same parts.
     """
-    if config.optim.schedule == "plateau":
+    if config.optim.schedule == "plateau" or asked(config):
         return None
     decays = config.parity and config.optim.name == "adamw" and config.optim.weight_decay > 0
     fixed = {k: v for k, v in configs.flat(config).items() if k not in FREE}

@@ -88,13 +88,15 @@ def make_optimiser(
     if parity and kind == "adamw":
         if config.weight_decay > 0:
             decay = {n: PUBLISHED_DECAY for n in trainable if "bias" not in n}
-            return optax.chain(*parts, published_adam(), by_rate(rate, decay_after=decay)), rate
+            made = optax.chain(*parts, published_adam(), by_rate(rate, decay_after=decay))
+            return made, jax.jit(rate)
         kind = "sgd"
     decayed = optax.add_decayed_weights(number.weight_decay, mask=decays(config, trainable, parity))
     step = direction(kind, number.momentum, momentum)
     parts += [step, decayed] if kind == "adamw" else [decayed, step]
     biases = [n for n in trainable if "bias" in n and n != HEAD_BIAS]
-    return optax.chain(*parts, by_rate(rate, dict.fromkeys(biases, number.bias_multiplier))), rate
+    parts.append(by_rate(rate, dict.fromkeys(biases, number.bias_multiplier)))
+    return optax.chain(*parts), jax.jit(rate)  # one program where a run reads the rate
 
 
 def direction(kind: str, fixed: Any, momentum: Callable | None) -> Any:
@@ -234,9 +236,9 @@ def one_cycle(steps: int, still: bool = False) -> tuple[Callable, Callable]:
     )
 
 
-def learning_rate(rate: Callable, opt: Any, step: Any) -> Any:
-    """Returns the learning rate of a step, plateaus included."""
-    return opt[-1].scale * rate(step)
+def learning_rate(rate: Callable, opt: Any, step: int) -> float:
+    """Returns the learning rate of a step, plateaus included. Waits for the state."""
+    return float(jax.device_get(opt[-1].scale) * jax.device_get(rate(jax.device_put(step))))
 
 
 def reduce(opt: Any, factor: float) -> Any:

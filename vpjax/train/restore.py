@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vpjax import config as configs
+from vpjax.choose import recalled
 from vpjax.errors import UserError
 from vpjax.features import on_features
 from vpjax.train import step
@@ -21,7 +22,7 @@ def reopened(folder: Path) -> tuple[Experiment, step.State]:
     Raises: UserError if there is no intact checkpoint, or the weights file is another now.
     """
     config = configs.load(folder / "config.json")
-    experiment = on_features(prepare(config))
+    experiment = recalled(on_features(prepare(config)), folder)
     path = folder / "checkpoints" / config.train.select
     if not path.exists():
         raise UserError(f"{path} does not exist: the run has saved nothing yet")

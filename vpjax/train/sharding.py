@@ -1,18 +1,24 @@
-"""One program for 1 and N devices: a mesh, and where arrays live on it.
+"""One program for 1 and N devices, of 1 and N processes: a mesh, and where arrays live on it.
 
 Batches are split over all devices; everything else is repeated on every one. The compiler adds the
-one sum of gradients that this needs. A method whose own parameters are large may name some (see
-`Method.sharded`) whose first axis, and that of their optimiser state, is split over "model".
+one sum of gradients that this needs. Two exceptions save memory:
+
+    model    a method whose own parameters are large may name some (see `Method.sharded`) whose
+             first axis, and that of their optimiser state, is split over the axis "model"
+    fsdp     matrices of frozen layers are split over all devices, see `vpjax.fsdp`
 """
 
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vpjax import fsdp
 from vpjax.errors import UserError
 from vpjax.train import processes
 
@@ -21,17 +27,25 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
     """Returns a mesh of `data` x `model` devices; -1: as many as there are left.
 
     Without a second axis where `model` is 1.
-    Raises: UserError if there are fewer.
+    Raises: UserError if there are fewer, or several processes and some of their devices left over.
     """
     devices = devices or processes.devices()
     there = len(devices)
+    for axis, size in (("data", data), ("model", model)):
+        if size < 1 and size != -1:
+            raise UserError(f"mesh.{axis} is {size}; give a number of devices, or -1 for the rest")
     if data == model == -1:
         raise UserError("mesh.data and mesh.model are both -1; give one of them a number")
-    rows = there // max(model, 1) if data == -1 else data
-    columns = there // max(data, 1) if model == -1 else model
+    rows = there // model if data == -1 else data
+    columns = there // data if model == -1 else model
+    shape = f"mesh.data is {data}" + (f" and mesh.model {model}" if model != 1 else "")
     if rows < 1 or columns < 1 or rows * columns > there:
-        shape = f"mesh.data is {data}" + (f" and mesh.model {model}" if model != 1 else "")
         raise UserError(f"{shape}, but there are {there} devices")
+    if processes.count() > 1 and rows * columns < there:
+        raise UserError(
+            f"{shape}, but there are {there} devices in {processes.count()} processes, which must "
+            "all take part. Set mesh.data=-1, or start fewer processes."
+        )
     shape, axes = ((rows,), ("data",)) if columns == 1 else ((rows, columns), ("data", "model"))
     types, devices = (AxisType.Auto,) * len(axes), devices[: rows * columns]
     return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
@@ -50,11 +64,12 @@ def replicate(values: Any, mesh: Mesh) -> Any:
     return place(values, mesh, {})
 
 
-def place(values: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
+def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = False) -> Any:
     """Puts a pytree of dictionaries by name on the devices: {regular expression: axis}.
 
     The first axis of arrays whose name a rule matches is split over that axis of the mesh, where
-    there is one; everything else is repeated.
+    there is one; with `frozen`, what `vpjax.fsdp` splits is split; everything else is repeated.
+    Values that are not on the mesh yet must be the same in every process.
     Raises: UserError if it cannot be split evenly.
     """
 
@@ -68,9 +83,42 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str]) -> Any:
                         f"{mesh.shape[axis]}: rows must be a multiple"
                     )
                 return NamedSharding(mesh, PartitionSpec(axis))
-        return NamedSharding(mesh, PartitionSpec())
+        spec = fsdp.spec(names[-1], value.shape, mesh) if frozen else None
+        return NamedSharding(mesh, spec or PartitionSpec())
 
-    return jax.device_put(values, jax.tree_util.tree_map_with_path(where, values))
+    shardings = jax.tree_util.tree_map_with_path(where, values)
+    if processes.count() == 1:
+        return jax.device_put(values, shardings)
+    return jax.tree.map(_put, values, shardings)
+
+
+def _put(value: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts one array on the devices of several processes, each of which does its own."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:  # on the mesh already
+        return _moved(sharding)(value)
+    own = np.asarray(value)
+    return jax.make_array_from_callback(own.shape, sharding, lambda index: own[index])
+
+
+@functools.cache
+def _moved(sharding: NamedSharding) -> Callable:
+    return jax.jit(lambda x: x, out_shardings=sharding)
+
+
+def to_host(values: Any) -> Any:
+    """Returns the numbers of a pytree as numpy, whole, in every process; all must ask at once."""
+
+    def whole(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return x
+
+    return jax.device_get(jax.tree.map(whole, values))
+
+
+def shardings(values: Any) -> Any:
+    """Returns where the arrays of a pytree lie."""
+    return jax.tree.map(lambda x: x.sharding, values)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -29,14 +29,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vpjax import build, report
 from vpjax import config as configs
-from vpjax import report
 from vpjax.errors import UserError
+from vpjax.startup import Startup
 from vpjax.train import fit, optim, sharding, workdir
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.experiment import Experiment, rows
 from vpjax.train.log import Metrics, Progress
 from vpjax.train.members import FREE, Member, Single, kin, make_members, resume
+from vpjax.train.program import training_step
 from vpjax.train.restore import record
 from vpjax.train.step import State
 from vpjax.train.stop import Stopped, StopSignal
@@ -106,7 +108,7 @@ def _alone(config: Any, folder: Path) -> dict[str, Any] | UserError:
 
 def _group(singles: Sequence[Single]) -> dict[Path, dict[str, Any] | UserError]:
     """Trains runs together; returns results and failures by folder."""
-    begin = time.perf_counter()
+    begin, startup = time.perf_counter(), Startup()
     with contextlib.ExitStack() as open_files:
         for config, folder in singles:
             open_files.enter_context(workdir.claim(folder))
@@ -119,6 +121,7 @@ def _group(singles: Sequence[Single]) -> dict[Path, dict[str, Any] | UserError]:
             for _, folder in singles:
                 training.enter_context(report.to_file(folder / "log.txt"))
             members = make_members(singles, training)
+            startup.lap("model")
             report.opening(members[0].experiment)
             log.info("together  %d runs, from %s on", len(singles), members[0].folder.name)
             start = resume(members)
@@ -127,12 +130,13 @@ def _group(singles: Sequence[Single]) -> dict[Path, dict[str, Any] | UserError]:
                 run.metrics = training.enter_context(Metrics(run.folder, resume_at=kept))
             signals = training.enter_context(StopSignal())
             if any(run.live for run in members):
-                _train(members, start, signals)
+                _train(members, start, signals, startup)
         seconds = (time.perf_counter() - begin) / len(members)
-        return {run.folder: _conclude(run, members, seconds) for run in members}
+        facts = {"together": len(members), "startup": startup.facts()}
+        return {run.folder: _conclude(run, members, seconds, facts) for run in members}
 
 
-def _train(members: list[Member], start: int, signals: StopSignal) -> None:
+def _train(members: list[Member], start: int, signals: StopSignal, startup: Startup) -> None:
     """The loop of `fit.train`, for a group."""
     experiments = [run.experiment for run in members]
     config, plan, mesh = experiments[0].config, experiments[0].plan, experiments[0].mesh
@@ -140,7 +144,9 @@ def _train(members: list[Member], start: int, signals: StopSignal) -> None:
         log.info("resumed at step %d of %d", start, plan.steps)
     batches = sharding.prefetch(stacked(experiments, start), mesh)
     batch = next(batches)
+    startup.lap("data")
     states, frozen, step = compiled(experiments, batch)
+    startup.lap("compile")
     one_seed = _one_seed(experiments)
     apart = jax.jit(lambda states: [part(states, k, one_seed) for k in range(len(members))])
     evaluate_at = fit.evaluations(config, plan)
@@ -149,6 +155,11 @@ def _train(members: list[Member], start: int, signals: StopSignal) -> None:
         for now in range(start + 1, plan.steps + 1):
             states, numbers = step(states, frozen, batch)
             recent.append(numbers)
+            fit.steady(recent, now)
+            if now == start + 1:
+                jax.block_until_ready(numbers)
+                startup.lap("step")
+                log.info("start-up  %s", startup)
             stop = bool(signals.asked)
             if now % config.train.log_every == 0 or now in evaluate_at or stop:
                 shown, recent = _note(members, jax.device_get((recent, states.opt[-1])), now), []
@@ -196,7 +207,9 @@ def compiled(experiments: list[Experiment], batch: dict) -> tuple[State, dict, C
         values = [e.frozen[name] for e in experiments]
         alike = all(v is value or bool((v == value).all()) for v in values)
         frozen[name], frozen_axes[name] = (value, None) if alike else (jnp.stack(values), 0)
-    states, frozen = (sharding.replicate(x, first.mesh) for x in (states, frozen))
+    states = sharding.replicate(states, first.mesh)
+    split = build.split_over(first.config, first.mesh) is not None
+    frozen = sharding.place(frozen, first.mesh, {}, frozen=split)
     numbers, one = _step_of_one(experiments)
     every = jax.vmap(
         one, in_axes=(0, axes, frozen_axes, None if one_seed else 1), out_axes=(axes, 0)
@@ -222,7 +235,7 @@ def _step_of_one(experiments: list[Experiment]) -> tuple[dict[str, jax.Array], C
         if numbers:
             told = first.config.optim, first.parts.trainable, first.plan, first.config.parity
             made = first._replace(optimiser=optim.make_optimiser(*told, numbers)[0])
-        return fit.training_step(made).__wrapped__(state, frozen, batch)  # before jit
+        return training_step(made).__wrapped__(state, frozen, batch)  # before jit
 
     return numbers, one
 
@@ -257,7 +270,9 @@ def stacked(experiments: list[Experiment], start: int = 0) -> Iterator[dict[str,
         yield {name: np.stack([batch[name] for batch in own], axis=1) for name in own[0]}
 
 
-def _conclude(run: Member, members: list[Member], seconds: float) -> dict[str, Any] | UserError:
+def _conclude(
+    run: Member, members: list[Member], seconds: float, known: dict[str, Any]
+) -> dict[str, Any] | UserError:
     """Returns and writes the result of one run, as `fit` does."""
     if run.error is not None:
         return run.error
@@ -270,7 +285,6 @@ def _conclude(run: Member, members: list[Member], seconds: float) -> dict[str, A
         try:
             with contextlib.closing(best):
                 state, facts = fit.selected(e, run.state, best)
-            facts["together"] = len(members)
-            return fit.conclude(e, state, run.early, run.folder, seconds, **facts)
+            return fit.conclude(e, state, run.early, run.folder, seconds, **facts | known)
         except UserError as error:
             return error

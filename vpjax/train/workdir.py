@@ -4,12 +4,16 @@ config.json      the resolved config               metrics.jsonl, metrics.csv   
 result.json      what came out                     curves.png                   its picture
 evaluation.json  the numbers by split              per_class.csv                a line a class
 checkpoints/     last and best                     log.txt                      what was printed
+
+Of several processes that work on one run, process 0 holds the folder and writes its files. The
+others write theirs, which are the same, where nobody looks; only checkpoints are saved by all.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax.errors import Diverged, InUse, UserError
+from vpjax.train import processes
 
 
 @contextlib.contextmanager
@@ -48,13 +53,52 @@ def claim(workdir: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def claim_together(workdir: Path) -> Iterator[Path]:
+    """Holds `workdir` for all processes that work on a run; yields where this one writes.
+
+    Raises: as `claim` does, in all of them.
+    """
+    with contextlib.ExitStack() as held:
+        processes.told(lambda: held.enter_context(claim(workdir)))
+        yield held.enter_context(mine(workdir))
+
+
+@contextlib.contextmanager
+def mine(workdir: Path) -> Iterator[Path]:
+    """Yields `workdir` in process 0, and in others a folder that is gone afterwards."""
+    if not processes.index():
+        yield workdir
+        return
+    with tempfile.TemporaryDirectory(prefix="vpjax-") as elsewhere:
+        yield Path(elsewhere)
+
+
+def opened(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """Returns the result of a finished run, None of one to begin or to go on with.
+
+    Process 0 looks, for all.
+    Raises: UserError as `check_config` does.
+    """
+
+    def look():
+        check_config(workdir, config)
+        return read_result(workdir)
+
+    return processes.told(look)
+
+
 def check_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises a UserError if `workdir` holds results of another config."""
+    """Raises a UserError if `workdir` holds results of another config.
+
+    The devices that a run goes on with may be others.
+    """
     path = workdir / "config.json"
     started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
     if not started or not path.exists():
         return
-    if changed := configs.differences(config, configs.load(path)):
+    lines = configs.differences(config, configs.load(path))
+    if changed := [line for line in lines if not line.startswith("mesh.")]:
         raise UserError(
             f"workdir {workdir} belongs to a run with another config:\n  "
             + "\n  ".join(changed)
