@@ -21,6 +21,7 @@ os.environ.update(settings.environment())  # before JAX and PyTorch are imported
 
 import argparse
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -118,47 +119,78 @@ def benchmark(
     Raises: UserError for an unknown form, or if the frameworks compute on different devices;
         RuntimeError if their logits differ.
     """
-    for form in forms:
-        if form not in FORMS:
-            raise unknown("form", form, FORMS)
-    where, begin = platform(), time.monotonic()
-    prepare()
-    record = measure.conditions(PACKAGES) | {"benchmark": "peer_torch", "platform": where}
-    record |= {"threads": torch.get_num_threads(), "omp": os.environ.get("OMP_WAIT_POLICY", "")}
-    shorts = [short for short in DTYPES if any(form.endswith(short) for form in forms)]
-    peak = {DTYPES[short]: 0.0 for short in shorts}
-    record |= {"peak_flops": peak, "tasks": {}, "rows": [], "left_out": []}
+    record, end = begin(forms), time.monotonic() + (60 * minutes or math.inf)
+    kinds = {
+        dtype: [form.partition("_")[0] for form in FORMS if form in forms and short in form]
+        for short, dtype in DTYPES.items()
+    }
     for task in tasks:
-        for dtype in peak:  # again and again, as another program may take its part
-            peak[dtype] = max(peak[dtype], measure.peak_flops(dtype))
-        data = make_data(task)
-        peer = make_peer(task, data)
-        differ = difference(task, data, peer)
-        record["tasks"][task.name] = task._asdict() | {"logits_differ": differ}
-        if not differ <= TOLERANCE:
-            raise RuntimeError(f"{task.name}: logits differ by {differ:.1e}: not one function")
-        for short in shorts:
-            kinds = [form.partition("_")[0] for form in FORMS if form in forms and short in form]
-            for train in (False, True):
-                head = head_of(task, DTYPES[short], train)
-                if minutes and time.monotonic() - begin > 60 * minutes:
-                    record["left_out"].append(head)
-                    continue
-                sides, floor = make_sides(task, data, peer, kinds, head, attention)
-                rows = [head | row for row in race(sides, task.batch, turns)]
-                record["rows"] += [told(row | counted(floor)) for row in rows]
-                share_peak(record)
-                del sides  # their memory must not count for the next
-                torch.compiler.reset()
-                gc.collect()
-                torch.cuda.empty_cache()
-                keep(record)
+        heads = [
+            {"task": task.name, "step": step, "dtype": dtype}
+            for dtype in kinds
+            for step in ("inference", "train")
+            if kinds[dtype]
+        ]
+        if time.monotonic() > end:
+            record["left_out"] += heads
+            continue
+        data, peer = matched(task, record)
+        for head in heads:
+            if time.monotonic() > end:
+                record["left_out"].append(head)
+                continue
+            see_peak(record, head["dtype"])
+            sides, floor = make_sides(task, data, peer, kinds[head["dtype"]], head, attention)
+            rows = race(sides, task.batch, turns)
+            add(record, [head | row | counted(floor) for row in rows])
+            del sides  # their memory must not count for the next
+            clear()
+            keep(record)
+    keep(record)
     return record
 
 
-def head_of(task: Task, dtype: str, train: bool) -> dict[str, str]:
-    """Returns what a row is of."""
-    return {"task": task.name, "step": "train" if train else "inference", "dtype": dtype}
+def matched(task: Task, record: dict[str, Any]) -> tuple[Data, Any]:
+    """Returns a batch with weights, and the peer, and notes that both sides agree.
+
+    Raises: RuntimeError if they do not.
+    """
+    data = make_data(task)
+    peer = make_peer(task, data)
+    differ = difference(task, data, peer)
+    record["tasks"][task.name] = task._asdict() | {"logits_differ": differ}
+    if not differ <= TOLERANCE:
+        raise RuntimeError(f"{task.name}: logits differ by {differ:.1e}: not one function")
+    return data, peer
+
+
+def begin(forms: Sequence[str]) -> dict[str, Any]:
+    """Returns a record without rows, and sets up PyTorch.
+
+    Raises: UserError as `benchmark` does.
+    """
+    for form in forms:
+        if form not in FORMS:
+            raise unknown("form", form, FORMS)
+    where = platform()
+    prepare()
+    known = measure.conditions(PACKAGES) | {"benchmark": "peer_torch", "platform": where}
+    known |= {"threads": torch.get_num_threads(), "omp": os.environ.get("OMP_WAIT_POLICY", "")}
+    return known | {"peak_flops": {}, "tasks": {}, "rows": [], "left_out": []}
+
+
+def clear() -> None:
+    """Gives back what PyTorch has compiled and keeps of memory."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def see_peak(record: dict[str, Any], dtype: str) -> None:
+    """Measures the device's peak; a CPU's again and again, as other programs may use it."""
+    seen = record["peak_flops"].get(dtype, 0.0)
+    if not seen or record["platform"] == "cpu":
+        record["peak_flops"][dtype] = max(seen, measure.peak_flops(dtype))
 
 
 def make_sides(
@@ -180,12 +212,18 @@ def counted(floor: Any) -> dict[str, float]:
     return {} if floor is None else {"floor_flops": floor.flops}
 
 
-def share_peak(record: dict[str, Any]) -> None:
-    """Writes into all rows the share of the device's peak that goes into work that must be done."""
+def add(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Adds rows, and prints them, as a run takes long.
+
+    All rows get their share of the device's peak, as that may meanwhile have been seen higher.
+    """
+    record["rows"] += rows
     for row in record["rows"]:
         if "floor_flops" in row and "failed" not in row:
             work = row["floor_flops"] * row["images_per_second"]
             row["of_floor_peak"] = work / record["peak_flops"][row["dtype"]]
+    for row in rows:
+        print("  ".join(cells(row)), flush=True)
 
 
 def difference(task: Task, data: Data, peer: Any) -> float:
@@ -194,12 +232,6 @@ def difference(task: Task, data: Data, peer: Any) -> float:
     ours = our_side(task, data, "float32", train=False, attention="xla")[0].call()
     theirs = peer_side(task, data, peer, "eager", "float32", train=False).call().cpu().numpy()
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
-
-
-def told(row: dict[str, Any]) -> dict[str, Any]:
-    """Prints a row, as a run takes long, and returns it."""
-    print("  ".join(cells(row)), flush=True)
-    return row
 
 
 def report(record: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import benchmarks.memory, benchmarks.memory_cell
 """
-QUICK = ["--models=Ti/16", "--layers=2", "--pixels=224", "--depths=deep", "--batch=4"]
+QUICK = ["--models=Ti/16", "--layers=2", "--pixels=336", "--depths=deep", "--batch=4"]
 QUICK += ["--segments=", "--only=remat=off|flash=on"]
 
 
@@ -63,7 +63,7 @@ def test_the_command_measures_compares_and_checks(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = json.loads(out.read_text())
-    assert [row["name"].removeprefix("Ti/16 224 px deep ") for row in kept["rows"]] == [
+    assert [row["name"].removeprefix("Ti/16 336 px deep ") for row in kept["rows"]] == [
         "flash=off remat=off",
         "flash=on remat=off",
         "flash=on remat=on",
@@ -76,7 +76,7 @@ def test_the_command_measures_compares_and_checks(tmp_path):
         assert row["gradient_differs"] < 1e-4
         assert row["gradient_least"] > 0
         assert row["attention"] == ("blockwise" if row["flash"] else "xla")
-        assert (row["tokens"], row["queries"], row["keys"]) == (297, 197, 297)
+        assert (row["tokens"], row["queries"], row["keys"]) == (542, 442, 542)
     assert "[3/3]" in done.stdout
     assert out.with_suffix(".md").read_text() in done.stdout
     assert out.with_suffix(".png").read_bytes()[1:4] == b"PNG"
