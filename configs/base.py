@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     config.tune.train = ""  # split that the final runs train on; "": data.train and data.val
     config.tune.metric = "accuracy"  # of val, that chooses; any number of a result
     config.tune.together = 1  # trials of equal shapes that train at once, at most
-    config.tune.split = "trials"  # what several processes share; "devices": one process has all
+    config.tune.split = "trials"  # what several processes share out; "devices": each trial has all
     config.suite = ConfigDict()  # several tasks, one after the other: {label: changes}
     config.expected = ConfigDict()  # what was published: {"value", "tolerance", "source"}
     config.label = ""  # name of the method in tables; "": the folder's

@@ -338,14 +338,12 @@ def test_every_process_begins_with_its_share(data, tmp_path, quick, monkeypatch)
     tune.tune(setting, tmp_path)
     names = ["lr=0.2", "lr=0.5", "lr=0.1", "lr=0.3", "lr=0.4"]  # then what others have not begun
     assert quick["ran"] == [*names, "seed2", "seed1"]
-    setting.tune.split = "devices"
-    with pytest.raises(UserError, match="is for one process"):
-        tune.tune(setting, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_trials(data, tmp_path):
-    """Both joined by jax.distributed; each trains its trials alone, on its own device."""
+@pytest.mark.parametrize("split", ["trials", "devices"])
+def test_two_processes_share_the_trials(data, tmp_path, split):
+    """Both joined by jax.distributed: each trains trials of its own, or both train each."""
     script = """
 import sys, jax
 jax.distributed.initialize(f"localhost:{sys.argv[3]}", 2, int(sys.argv[4]))
@@ -355,6 +353,7 @@ from vpjax import report, tune
 report.to_screen()
 setting = config(sys.argv[1])
 setting.tune.grid.optim.lr = (0.01, 0.03, 0.1, 0.3)
+setting.tune.split = sys.argv[5]
 tune.tune(setting, Path(sys.argv[2]))
 """
     with socket.socket() as free:
@@ -363,12 +362,14 @@ tune.tune(setting, Path(sys.argv[2]))
     words = [sys.executable, "-c", script, str(data), str(tmp_path), port]
     env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(runs.HOME)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": env}
-    both = [subprocess.Popen([*words, str(k)], cwd=runs.HOME, **pipes) for k in (0, 1)]
+    both = [subprocess.Popen([*words, str(k), split], cwd=runs.HOME, **pipes) for k in (0, 1)]
     texts = [p.communicate(timeout=240)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], texts
-    for text in texts:  # each has run some, and nobody what the other had
-        assert 0 < text.count("trainable parameters") < 6, text
-    assert sum(text.count("trainable parameters") for text in texts) == 6
+    counts = [text.count("trainable parameters") for text in texts]
+    if split == "trials":  # each has run some, and nobody what the other had
+        assert all(0 < count < 6 for count in counts) and sum(counts) == 6, texts
+    else:
+        assert counts == [6, 6], texts
     assert told(tmp_path)["choice"]["trials"] == {"finished": 4}
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vpjax import config as configs
 from vpjax.errors import Diverged, UserError, unknown
-from vpjax.train import processes, workdir
+from vpjax.train import workdir
 from vpjax.train.members import kin
 
 Cell = Mapping[str, Any]  # {"optim.lr": 0.5, ...}
@@ -58,11 +58,6 @@ def check(config: ConfigDict) -> None:
         raise UserError("optim.schedule='plateau' needs a val split, which final runs do not have")
     if config.tune.split not in SPLITS:
         raise unknown("config.tune.split", config.tune.split, SPLITS)
-    if config.tune.split == "devices" and processes.count() > 1:
-        raise UserError(
-            "tune.split='devices' is for one process: several cannot write into one run's folder "
-            "yet. Choose 'trials', or start one process that sees all devices of its machine."
-        )
     if config.tune.together < 1:
         raise UserError(f"config.tune.together is {config.tune.together}; expected 1 or more")
 

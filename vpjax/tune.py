@@ -22,7 +22,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,11 @@ def tune(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
         if plan.label:
             log.info("\ntask      %s", plan.label)
         with protected(plan):
-            if plan.choice is None:
+            if once(plan, lambda p: p.choice) is None:
                 work(plan, plan.selection, "trial")
-                choose(plan)
+                once(plan, choose)
             work(plan, plan.finals, "final run")
-        out.append(tune_report.write(plan))
+        out.append(once(plan, tune_report.write))
     return out
 
 
@@ -150,13 +150,13 @@ def one(config: ConfigDict, folder: Path, which: str) -> None:
         if int(number) < len(plan.selection):
             trial = plan.selection[int(number)]
         else:
-            choose(plan)
+            once(plan, choose)
             trial = plan.finals[int(number) - len(plan.selection)]
         outcome = run([trial])[0]
     if isinstance(outcome, UserError) and (trial.outcome or {}).get("status") != "diverged":
         raise outcome
-    if plan.choice and all(t.outcome for t in plan.finals):
-        tune_report.write(plan)
+    if once(plan, lambda p: bool(p.choice and all(t.outcome for t in p.finals))):
+        once(plan, tune_report.write)
 
 
 def missing(config: ConfigDict, folder: Path) -> list[str]:
@@ -172,9 +172,15 @@ def missing(config: ConfigDict, folder: Path) -> list[str]:
 def protected(plan: Plan) -> Iterator[None]:
     """Locks the test split until the choice is made, and notes what the folder belongs to."""
     with locked(plan.config.data, until=plan.choice_path):
-        with workdir.claim(plan.folder, wait=True):
-            keep(plan)
+        once(plan, keep)
         yield
+
+
+def once(plan: Plan, call: Callable[[Plan], Any]) -> Any:
+    """Returns call(plan); where all processes work on every trial, what it returns in process 0."""
+    if plan.config.tune.split == "devices":
+        return processes.told(lambda: call(plan))
+    return call(plan)
 
 
 def keep(plan: Plan) -> None:
@@ -182,38 +188,43 @@ def keep(plan: Plan) -> None:
 
     Raises: UserError if the folder belongs to another plan.
     """
-    path, config = plan.folder / "plan.json", plan.config
-    free = FREE if plan.choice_path.exists() else FREE + UNTIL_CHOICE
-    if path.exists():
-        lines = configs.differences(config, configs.load(path))
-        if changed := [line for line in lines if not line.startswith(free)]:
-            raise UserError(
-                f"{plan.folder} belongs to another plan:\n  " + "\n  ".join(changed) + "\nGive "
-                "another --workdir, or the same config to go on."
-            )
-    configs.save(config, path)
-    for trial in [*plan.selection, *(plan.finals if plan.choice else [])]:
-        if (trial.outcome or {}).get("status") == "failed":
-            (trial.folder / "failed.json").unlink(missing_ok=True)
+    with workdir.claim(plan.folder, wait=True):
+        path, config = plan.folder / "plan.json", plan.config
+        free = FREE if plan.choice_path.exists() else FREE + UNTIL_CHOICE
+        if path.exists():
+            lines = configs.differences(config, configs.load(path))
+            if changed := [line for line in lines if not line.startswith(free)]:
+                raise UserError(
+                    f"{plan.folder} belongs to another plan:\n  " + "\n  ".join(changed) + "\nGive "
+                    "another --workdir, or the same config to go on."
+                )
+        configs.save(config, path)
+        for trial in [*plan.selection, *(plan.finals if plan.choice else [])]:
+            if (trial.outcome or {}).get("status") == "failed":
+                (trial.folder / "failed.json").unlink(missing_ok=True)
 
 
 def work(plan: Plan, todo: Sequence[Trial], what: str) -> None:
     """Runs trials until all have an outcome, whoever runs them; this process's share first."""
-    index, count = (0, 1)
+    index, count, at_once = 0, 1, plan.config.tune.together
     if plan.config.tune.split == "trials":
         index, count = processes.index(), processes.count()
-    groups = trials.groups(todo, plan.config.tune.together)
+    elif processes.count() > 1:
+        at_once = 1
+    groups = trials.groups(todo, at_once)
     groups = groups[index::count] + [g for k, g in enumerate(groups) if k % count != index]
     said = -SAY
     with processes.alone() if count > 1 else contextlib.nullcontext():
-        while waiting := [g for g in groups if left(g)]:
+        while waiting := once(plan, lambda _: [i for i, g in enumerate(groups) if left(g)]):
             taken = False
-            for group in filter(left, waiting):  # which others may have run by now
+            for group in (groups[i] for i in waiting):
+                if not once(plan, lambda _, group=group: bool(left(group))):
+                    continue  # others have run it by now
                 done = sum(t.outcome is not None for t in todo)
                 log.info("\n%s %s (%d of %d done)", what, group[0].name, done, len(todo))
                 taken |= not any(isinstance(o, InUse) for o in run(group))
             if not taken and time.monotonic() - said > SAY:
-                names = ", ".join(t.name for g in waiting for t in left(g))
+                names = ", ".join(t.name for i in waiting for t in left(groups[i]))
                 log.info("waiting for other processes, which run %s", names)
                 said = time.monotonic()
             if not taken:
@@ -239,7 +250,8 @@ def run(group: Sequence[Trial]) -> list[dict[str, Any] | UserError]:
             return [outcome for trial in group for outcome in run([trial])]
         outcomes = [found] * len(group) if isinstance(found, UserError) else found
     for trial, outcome in zip(group, outcomes, strict=True):
-        if isinstance(outcome, UserError) and not isinstance(outcome, InUse):
+        failed = isinstance(outcome, UserError) and not isinstance(outcome, InUse)
+        if failed and not processes.index():
             trial.folder.mkdir(parents=True, exist_ok=True)
             workdir.write_failure(trial.folder, outcome)
     return outcomes
