@@ -35,6 +35,7 @@ def study(tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 def test_every_cell_with_every_seed(study):
     folder, done = study
     found = rows(folder / "ablation_fusion_results.csv")

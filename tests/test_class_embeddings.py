@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,7 +29,8 @@ def test_class_means_of_every_layer_and_a_run_that_starts_from_them(tmp_path):
     assert values.shape == (5, 5, 48)
 
     config = recipe(num_tokens=5)
-    backbone = put_together(*build.build(config, 5)[0]).backbone
+    graph, *numbers = build.build(config, 5)[0]
+    backbone = put_together(graph, *jax.device_put(numbers)).backbone
     source = open_source("digits/high", "train[:90%]")
     chosen = [e for e in (source[i] for i in range(len(source))) if e["label"] == 2]
     images = np.stack([e["image"] for e in chosen])

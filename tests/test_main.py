@@ -127,7 +127,10 @@ def wait_for(process, folder, seconds=120):
 LONG = ("--config.train.steps=800", "--config.train.eval_every=2", "--config.train.save_every=0")
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "kind",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_goes_on_when_started_again(tmp_path, kind):
     arguments = ("--config=configs/digits.py:vpt_deep", *LONG)
     killed, whole = tmp_path / "killed", tmp_path / "whole"

@@ -1,7 +1,6 @@
 """SA2VP and VPT-deep through main.py on a ViT and a small Swin: train, save, restore, evaluate."""
 
 import csv
-import itertools
 
 import numpy as np
 import pytest
@@ -31,8 +30,12 @@ QUICK = (
 
 @pytest.mark.parametrize(
     ("backbone", "method"),
-    list(itertools.product([VIT, SWIN], [(), SA2VP])),
-    ids=["vit-vpt_deep", "vit-sa2vp", "swin-vpt_deep", "swin-sa2vp"],
+    [
+        pytest.param(VIT, (), marks=pytest.mark.slow, id="vit-vpt_deep"),
+        pytest.param(VIT, SA2VP, id="vit-sa2vp"),
+        pytest.param(SWIN, (), marks=pytest.mark.slow, id="swin-vpt_deep"),
+        pytest.param(SWIN, SA2VP, id="swin-sa2vp"),
+    ],
 )
 def test_trains_restores_and_draws(backbone, method, tmp_path):
     options = (*QUICK, *backbone, *method, "--config.train.save_every=0", f"--workdir={tmp_path}")

@@ -86,56 +86,13 @@ def attention(
 
 
 def _xla(q: Array, k: Array, v: Array, bias: Array | None, drop: Callable | None) -> Array:
-    q = q * q.shape[-1] ** -0.5
-    if drop is None:
-        return _mix(q, k, v, bias)
-    return _product("nls,nsd->nld", drop(jax.nn.softmax(_scores(q, k, bias)).astype(v.dtype)), v)
-
-
-@jax.custom_vjp
-def _mix(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """softmax(q k^T + bias) v, divided by the sums of the softmax last: L d numbers, not L S.
-
-    One array of L x S is written and kept, and its derivative is one more.
-    """
-    return _mix_forward(q, k, v, bias)[0]
-
-
-def _mix_forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, tuple]:
-    scores = _scores(q, k, bias)
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True))  # (B N) L S
-    share = 1 / weights.sum(-1, keepdims=True)
-    weights = weights.astype(v.dtype)
-    y = jnp.einsum("nls,nsd->nld", weights, v, preferred_element_type=jnp.float32) * share
-    return y.astype(v.dtype), (q, k, v, bias, weights, share)
-
-
-def _mix_backward(residual: tuple, dy: Array) -> tuple[Array, Array, Array, Array | None]:
-    q, k, v, bias, weights, share = residual
-    dy = (dy * share).astype(dy.dtype)
-    d_weights = jnp.einsum("nld,nsd->nls", dy, v, preferred_element_type=jnp.float32)
-    inner = share * (weights * d_weights).sum(-1, keepdims=True)
-    d_scores = weights * (d_weights - inner)
-    d_bias = None if bias is None else d_scores.reshape(-1, *bias.shape).sum(0).astype(bias.dtype)
-    d_scores = d_scores.astype(q.dtype)
-    dq = _product("nls,nsd->nld", d_scores, k)
-    dk = _product("nls,nld->nsd", d_scores, q)
-    return dq, dk, _product("nls,nld->nsd", weights, dy), d_bias
-
-
-_mix.defvjp(_mix_forward, _mix_backward)
-
-
-def _scores(q: Array, k: Array, bias: Array | None) -> Array:
-    scores = jnp.einsum("nld,nsd->nls", q, k, preferred_element_type=jnp.float32)
-    if bias is None:
-        return scores
-    return (scores.reshape(-1, *bias.shape) + bias).reshape(scores.shape)
-
-
-def _product(axes: str, a: Array, b: Array) -> Array:
-    # Widened by hand: on a CPU bfloat16 products that stay bfloat16 are seven times slower.
-    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32).astype(b.dtype)
+    width = q.shape[-1]
+    logits = jnp.einsum("nld,nsd->nls", q * width**-0.5, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = (logits.reshape(-1, *bias.shape) + bias).reshape(logits.shape)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # (B N) L S
+    weights = weights if drop is None else drop(weights)
+    return jnp.einsum("nls,nsd->nld", weights, v)
 
 
 def _cudnn(q: Array, k: Array, v: Array) -> Array:

@@ -3,6 +3,7 @@
 from benchmarks import sa2vp
 
 
+@pytest.mark.slow
 def test_ours_needs_less_than_the_formulas_written_out():
     sizes = {"dim": 24, "mlp_dim": 48, "heads": 2, "depth": 3, "patch_size": 32}
     record = sa2vp.benchmark("vit", 2, **sizes)

@@ -53,7 +53,9 @@ def history(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "scratch")) for c in CASES]
+)
 def test_the_numbers_of_each_alone(case, tmp_path):
     singles = configs(CASES[case])
     places = [tmp_path / f"together{c.seed}" for c in singles]
@@ -89,7 +91,9 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("case", OPTIMISERS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "adamw")) for c in OPTIMISERS]
+)
 def test_numbers_of_the_optimiser_may_differ(case, tmp_path):
     singles = configs(OPTIMISERS[case])
     for config, numbers in zip(singles, NUMBERS, strict=True):
