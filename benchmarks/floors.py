@@ -15,7 +15,6 @@ Benchmarks that time a step use `of` and `share`: only floors count as work done
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from benchmarks.floors_methods import of
 from benchmarks.floors_work import Floor
 from vpjax.backbones.clip import CLIP
 from vpjax.backbones.vit import ViT, parse
-from vpjax.errors import UserError
 from vpjax.methods import finetune, sa2vp, side, vit_b4, vpt, vpt_input
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.mop import MoP
@@ -202,8 +200,4 @@ def exceeds(row: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    measure.command(main)

@@ -274,8 +274,4 @@ def threads_needed(record: dict[str, Any], rate: float) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    measure.command(main, sys.argv)

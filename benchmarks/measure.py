@@ -12,17 +12,29 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 
+from vpjax.errors import UserError
+
 MEGABYTE = 1e6
 # Vector units of x86-64 as Linux names them, the widest first: they decide a CPU's speed.
 VECTOR_UNITS = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16"), ("avx512f", "AVX-512"))
+
+
+def command(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
+    """Runs a script; what a user can mend becomes one message and exit status 2."""
+    try:
+        sys.exit(main(*arguments))
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
 
 
 def seconds(call: Callable[[], Any], steps: int) -> list[float]:

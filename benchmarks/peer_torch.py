@@ -38,7 +38,7 @@ from benchmarks.race import platform, race
 from benchmarks.tasks import GROUPS, TASKS, Task, quiet, sized, tiny
 from benchmarks.torch_peer import make_peer, peer_side, prepare
 from vpjax import heap
-from vpjax.errors import UserError, unknown
+from vpjax.errors import unknown
 from vpjax.train.log import table
 
 FORMS = ("eager_bf16", "compiled_bf16", "eager_fp32", "compiled_fp32")
@@ -276,8 +276,4 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    measure.command(main, sys.argv[1:])

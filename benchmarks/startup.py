@@ -114,8 +114,4 @@ def report(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    measure.command(main, sys.argv)

@@ -131,9 +131,7 @@ def dispatch(
     startup = of_process()
     if mode not in SHARED and processes.count() > 1:
         raise UserError(f"--mode {mode} is for one process; several share {', '.join(SHARED)}")
-    quiet()
-    cache_compilations()
-    heap.keep()
+    set_up()
     if mode == "eval":
         result = evaluate_run(folder)
         log.info("%s", report.one_line(result))
@@ -186,9 +184,7 @@ def tune_runs(config: ConfigDict, chosen: dict, folder: Path, **options: Any) ->
     """Chooses on val and then reads the test split; see `vpjax.tune`."""
     from vpjax import tune
 
-    quiet()
-    cache_compilations()
-    heap.keep()
+    set_up()
     tune.command(settle(config, chosen), folder, **options)
 
 
@@ -226,6 +222,13 @@ def settle(config: ConfigDict, chosen: dict[str, dict[str, Any]]) -> ConfigDict:
         given = {k: v for k, v in options.items() if k not in ("name", *outside)}
         config[part] = configs.renamed(config, part, options["name"], given)
     return config
+
+
+def set_up() -> None:
+    """Makes this process ready to compute; see the parts."""
+    quiet()
+    cache_compilations()
+    heap.keep()
 
 
 def cache_compilations() -> None:

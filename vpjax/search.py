@@ -56,15 +56,11 @@ def draw_histories(
     # Here: matplotlib is no part of what a run waits for before its first step.
     from vpjax.draw.histories import histories, points
 
-    curves = {
-        row["label"]: [
-            points(read(folder / row["label"] / f"seed{seed}" / "metrics.jsonl"), each)
-            for seed, each in zip(
-                config.seeds, (r["steps_per_epoch"] for r in results[row["label"]]), strict=True
-            )
-        ]
-        for row in rows
-    }
+    curves = {}
+    for label in (row["label"] for row in rows):
+        for seed, result in zip(config.seeds, results[label], strict=True):
+            history = read(folder / label / f"seed{seed}" / "metrics.jsonl")
+            curves.setdefault(label, []).append(points(history, result["steps_per_epoch"]))
     if any(len(line.epochs) for seeds in curves.values() for seed in seeds for line in seed):
         along = "test" if all("best" in r for r in rows) else "validation"
         histories(curves, along, config.colours).savefig(folder / "comparison_curves.png", dpi=150)

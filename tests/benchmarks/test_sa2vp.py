@@ -1,5 +1,7 @@
 """The SA2VP benchmark on a tiny model: ours needs less."""
 
+import pytest
+
 from benchmarks import sa2vp
 
 

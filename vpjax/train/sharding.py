@@ -116,11 +116,6 @@ def to_host(values: Any) -> Any:
     return jax.device_get(jax.tree.map(whole, values))
 
 
-def shardings(values: Any) -> Any:
-    """Returns where the arrays of a pytree lie."""
-    return jax.tree.map(lambda x: x.sharding, values)
-
-
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Splits this process's share of a batch over its devices."""
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
