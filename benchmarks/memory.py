@@ -7,8 +7,8 @@
 
 Cells are {model} x {pixels} x {shallow, deep} x flash {off, on} x remat {off, on}, and the first
 model at the middle size with remat in different numbers of segments. "flash on" is the device's
-fused attention, or `vpjax.blockwise` where it has none. Each cell is a process of its own; one that
-fails, for want of memory say, is told in the table and the others go on.
+fused attention, or attention a head at a time where it has none. Each cell is a process of its own;
+one that fails, for want of memory say, is told in the table and the others go on.
 
 Memory is what the compiler sets aside for one whole training step, so a laptop can fill the table;
 on a GPU steps also run, and the most memory held is measured. The exit status is 1 if a claim about

@@ -126,8 +126,14 @@ RUN_ALIKE += ("vit_b4_prompts", "vit_b4_prompts_full", "msvp_frozen")
 KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco", "clip")]
 # Every method and every backbone once; the other pairs are for slow tests.
 FIRST = {b: (b, "vpt_deep" if "vpt_deep" in SUITED.get(b, SOME) else "full") for b in BACKBONES}
-QUICK = {*KEY_PAIRS, *FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}
-MARKED = [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS]
+ELSEWHERE = ("full", "vpt_deep", "sa2vp", "pad", "msvp")  # on other backbones than ViTs
+QUICK = {(b, m) for b, m in KEY_PAIRS if b == "vit" or m in ELSEWHERE}
+QUICK |= {*FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}
+
+
+def marked(pairs: list) -> list:
+    """Returns pairs as parameters of a test, slow ones marked."""
+    return [pytest.param(*p, marks=[] if p in QUICK else pytest.mark.slow) for p in pairs]
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def trained(backbone, method, devices=1, remat="none", fsdp=False):
     return losses, state, len(traces)
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.MARKED)
+@pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.PAIRS))
 def test_outputs_do_not_depend_on_the_rest_of_the_batch(backbone, method):
     parts = cases.make(backbone, method)
     call = jax.jit(lambda images: put_together(*parts)(images, EVALUATION))
@@ -78,7 +78,7 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch(backbone, method):
     assert np.abs(out["logits"][0] - changed[0]).max() > 1e-4
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.MARKED)
+@pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.PAIRS))
 def test_everything_trainable_trains_and_nothing_else(backbone, method):
     parts = cases.make(backbone, method)
     _, state, _ = trained(backbone, method)
@@ -105,9 +105,10 @@ def layouts():
     """Pairs plainly parallel, and some with frozen layers split; the rest is for slow tests."""
     for backbone, method in cases.PAIRS:
         for fsdp in (False, True):
-            quick = (backbone, method) in cases.KEY_PAIRS and (not fsdp or method in SPLIT)
-            quick = quick and (backbone == "vit" or not fsdp)
-            if quick or backbone in ("vit", "clip", "swin", "resnet"):
+            key = (backbone, method) in cases.KEY_PAIRS
+            quick = key and (backbone, method) in cases.QUICK
+            quick = quick and (not fsdp or (backbone == "vit" and method in SPLIT))
+            if (key and not fsdp) or backbone in ("vit", "clip", "swin", "resnet"):
                 marks = () if quick else pytest.mark.slow
                 yield pytest.param(backbone, method, fsdp, marks=marks)
 
@@ -131,7 +132,7 @@ def test_every_method_has_a_case():
         assert names.lookup("methods", name) in classes, f"{name}: add it to tests/cases.py"
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.KEY_PAIRS))
 def test_remat_changes_nothing(backbone, method):
     if backbone in ("resnet", "cnn") and method in ("full", "partial", "msvp"):
         with pytest.raises(UserError, match="running averages cannot be run twice"):
@@ -152,12 +153,12 @@ def same(one, other, atol):
         np.testing.assert_allclose(value, other[1].trainable[name], **limits, err_msg=name)
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.KEY_PAIRS))
 def test_one_trace_for_equal_shapes(backbone, method):
     assert trained(backbone, method)[2] == 1
 
 
-@pytest.mark.parametrize(("backbone", "method"), cases.KEY_PAIRS)
+@pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.KEY_PAIRS))
 def test_keep_is_what_the_whole_layer_would_return(backbone, method):
     parts = cases.make(backbone, method)
 

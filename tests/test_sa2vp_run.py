@@ -32,7 +32,7 @@ QUICK = (
     ("backbone", "method"),
     [
         pytest.param(VIT, (), marks=pytest.mark.slow, id="vit-vpt_deep"),
-        pytest.param(VIT, SA2VP, id="vit-sa2vp"),
+        pytest.param(VIT, SA2VP, marks=pytest.mark.slow, id="vit-sa2vp"),  # as in the README
         pytest.param(SWIN, (), marks=pytest.mark.slow, id="swin-vpt_deep"),
         pytest.param(SWIN, SA2VP, id="swin-sa2vp"),
     ],

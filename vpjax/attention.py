@@ -3,7 +3,8 @@
 xla        any device and dtype; batched 3-D products, probabilities materialised
 cudnn      fused ("flash") attention of NVIDIA GPUs: bfloat16 or float16, nothing of size L x S
            is stored
-blockwise  the same saving on any device and in any dtype, see `vpjax.blockwise`
+blockwise  a head at a time, on any device and in any dtype: probabilities of one head are held,
+           and none are kept for the backward pass, which makes them again
 auto       cudnn where it can run, else xla; resolved once and logged, never changed silently
 measured   the faster of two in the run's own training step, see `vpjax.choose`; where nothing is
            trained, as auto
@@ -16,7 +17,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vpjax.blockwise import blockwise
 from vpjax.errors import UserError, unknown
 
 IMPLEMENTATIONS = ("xla", "cudnn", "blockwise")
@@ -78,21 +78,75 @@ def attention(
         raise ValueError(f"attention {implementation!r} takes no bias and drops nothing")
     if implementation == "cudnn":
         return _cudnn(q, k, v)
+    if implementation == "blockwise":
+        return _by_head(q, k, v)
     # 3-D products: on CPU twice as fast as the 4-D einsum.
     batch, length, heads, width = q.shape
     q, k, v = (x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (q, k, v))
-    y = blockwise(q, k, v) if implementation == "blockwise" else _xla(q, k, v, bias, drop)
-    return y.reshape(batch, heads, length, width).swapaxes(1, 2)
+    return _xla(q, k, v, bias, drop).reshape(batch, heads, length, width).swapaxes(1, 2)
 
 
-def _xla(q: Array, k: Array, v: Array, bias: Array | None, drop: Callable | None) -> Array:
-    width = q.shape[-1]
-    logits = jnp.einsum("nld,nsd->nls", q * width**-0.5, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = (logits.reshape(-1, *bias.shape) + bias).reshape(logits.shape)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)  # (B N) L S
-    weights = weights if drop is None else drop(weights)
-    return jnp.einsum("nls,nsd->nld", weights, v)
+def _by_head(q: Array, k: Array, v: Array) -> Array:
+    # Over heads, not images: those may lie on several devices. In a loop, because XLA finds what
+    # is computed twice outside of one, and keeps it.
+    heads = [x.transpose(2, 0, 1, 3) for x in (q, k, v)]  # N B L d
+    mix = jax.checkpoint(lambda each: _xla(*each), prevent_cse=False)
+    return jax.lax.map(mix, heads).transpose(1, 2, 0, 3)
+
+
+def _xla(
+    q: Array, k: Array, v: Array, bias: Array | None = None, drop: Callable | None = None
+) -> Array:
+    q = q * q.shape[-1] ** -0.5
+    if drop is None:
+        return _mix(q, k, v, bias)
+    return _product("nls,nsd->nld", drop(jax.nn.softmax(_scores(q, k, bias)).astype(v.dtype)), v)
+
+
+@jax.custom_vjp
+def _mix(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """softmax(q k^T + bias) v, divided by the sums of the softmax last: L d numbers, not L S.
+
+    One array of L x S is written and kept, and its derivative is one more.
+    """
+    return _mix_forward(q, k, v, bias)[0]
+
+
+def _mix_forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, tuple]:
+    scores = _scores(q, k, bias)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))  # (B N) L S
+    share = 1 / weights.sum(-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    y = jnp.einsum("nls,nsd->nld", weights, v, preferred_element_type=jnp.float32) * share
+    return y.astype(v.dtype), (q, k, v, bias, weights, share)
+
+
+def _mix_backward(residual: tuple, dy: Array) -> tuple[Array, Array, Array, Array | None]:
+    q, k, v, bias, weights, share = residual
+    dy = (dy * share).astype(dy.dtype)
+    d_weights = jnp.einsum("nld,nsd->nls", dy, v, preferred_element_type=jnp.float32)
+    inner = share * (weights * d_weights).sum(-1, keepdims=True)
+    d_scores = weights * (d_weights - inner)
+    d_bias = None if bias is None else d_scores.reshape(-1, *bias.shape).sum(0).astype(bias.dtype)
+    d_scores = d_scores.astype(q.dtype)
+    dq = _product("nls,nsd->nld", d_scores, k)
+    dk = _product("nls,nld->nsd", d_scores, q)
+    return dq, dk, _product("nls,nld->nsd", weights, dy), d_bias
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
+
+
+def _scores(q: Array, k: Array, bias: Array | None) -> Array:
+    scores = jnp.einsum("nld,nsd->nls", q, k, preferred_element_type=jnp.float32)
+    if bias is None:
+        return scores
+    return (scores.reshape(-1, *bias.shape) + bias).reshape(scores.shape)
+
+
+def _product(axes: str, a: Array, b: Array) -> Array:
+    # Widened by hand: on a CPU bfloat16 products that stay bfloat16 are seven times slower.
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32).astype(b.dtype)
 
 
 def _cudnn(q: Array, k: Array, v: Array) -> Array:
