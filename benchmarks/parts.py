@@ -38,9 +38,9 @@ def races(name: str, tasks: str, turns: int, *, cpu: float, gpu: float) -> Part:
 
 # What matters most comes first, as the time may be up before the end.
 PARTS = (
-    races("vpt", "vpt_deep_50,vpt_deep_100", 5, cpu=5, gpu=3.3),
-    races("more", "vpt_deep_10,vpt_shallow_50,full,linear,sa2vp", 3, cpu=9, gpu=2.4),
-    races("small", "small", 4, cpu=4, gpu=0.8),
+    races("vpt", "vpt_deep_50,vpt_deep_100", 5, cpu=6, gpu=3.3),
+    races("more", "vpt_deep_10,vpt_shallow_50,full,linear,sa2vp", 3, cpu=16, gpu=2.4),
+    races("small", "small", 3, cpu=9, gpu=0.8),
     Part(
         "memory_deep",
         "benchmarks.memory",

@@ -1,6 +1,6 @@
 """From the command to the end of the first training step, in fresh processes of main.py.
 
-    python -m benchmarks.startup --out benchmarks/results/startup_vit_b16_cpu.json
+    python -m benchmarks.startup --out benchmarks/results/startup_cpu.json
     python -m benchmarks.startup --recipe configs/digits.py:vpt_deep --repeats 5
     python -m benchmarks.startup --config.dtype=bfloat16 --config.train.batch_size=64      # GPU
 

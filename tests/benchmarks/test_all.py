@@ -127,7 +127,7 @@ def test_the_best_peer_counts():
     found = goals.against("vpt_deep_50", "train", "float32")({"p": RECORD})
     assert found == (1.1, "compiled, 0.99 to 1.21", True)
     only = {"rows": RECORD["rows"][:2]}  # what compiles may be faster yet
-    goal = goals.Goal("speed", "2", "cpu", 1.0, goals.against("vpt_deep_50", "train", "float32"))
+    goal = goals.Goal("speed", "cpu", 1.0, goals.against("vpt_deep_50", "train", "float32"))
     assert goal.verdict({"p": only})[0] == "not measured"
     assert goal._replace(bound=1.4).verdict({"p": only})[0] == "missed"
 
@@ -135,7 +135,7 @@ def test_the_best_peer_counts():
 @pytest.mark.parametrize("bound, said", [(1.0, "met"), (1.1, "met"), (1.15, "missed")])
 def test_a_goal_is_met_missed_or_not_measured(bound, said):
     find = goals.against("vpt_deep_50", "train", "float32")
-    goal = goals.Goal("speed", "2", "cpu", bound, find)
+    goal = goals.Goal("speed", "cpu", bound, find)
     assert goal.verdict({"p": RECORD})[0] == said
     assert goal.verdict({}) == ("not measured", None)
     assert goal._replace(least=False, bound=1.2).verdict({"p": RECORD})[0] == "met"
