@@ -1,5 +1,6 @@
 """Eight simulated devices for the whole test run; set before anything imports jax."""
 
+import gc
 import logging
 import os
 import tempfile
@@ -16,6 +17,8 @@ os.environ["XLA_FLAGS"] = (
 # Programs compiled once serve every test, and the processes tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="vpjax-xla-"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# A collection walks every traced program of the process; they stay, so it seldom finds anything.
+gc.set_threshold(50_000, 50, 100)
 
 
 @pytest.fixture(autouse=True)

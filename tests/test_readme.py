@@ -15,6 +15,8 @@ TEXT = (HOME / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
 QUICK = ["--config.train.steps=3"]
+# A few of its many rows do, where all of them would take minutes.
+ROWS = "configs/digits_baselines.py", "configs/digits_baselines.py:linear,vpt_deep,sa2vp"
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 # How each is shortened here, what it must say, and its exit status.
 EXPECTED = {
@@ -75,15 +77,18 @@ def test_the_two_set_up_commands():
     assert len(TEXT.split("## Use it")[0].splitlines()) < 45
 
 
-@pytest.mark.xdist_group("readme")
-def test_the_commands(tmp_path):
+@pytest.mark.parametrize(
+    "rows",
+    [pytest.param(ROWS, id="few"), pytest.param(ROWS[:1] * 2, marks=pytest.mark.slow, id="all")],
+)
+def test_the_commands(rows, tmp_path):
     for name in ("configs", "tests", "vpjax", "benchmarks", "main.py"):
         (tmp_path / name).symlink_to(HOME / name)
     nowhere = {"VPJAX_CACHE": str(tmp_path / "cache"), "TFDS_DATA_DIR": str(tmp_path / "data")}
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(tmp_path)}
     env = os.environ | OFFLINE | nowhere | quick
     for command, (more, says, status) in EXPECTED.items():
-        arguments = [sys.executable, *shlex.split(command)[1:], *more]
+        arguments = [sys.executable, *shlex.split(command.replace(*rows))[1:], *more]
         done = subprocess.run(
             arguments, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900
         )

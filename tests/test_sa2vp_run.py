@@ -16,7 +16,7 @@ SWIN = (
     "--config.backbone.patch_size=1",
     "--config.backbone.window=4",
     "--config.backbone.embed_dim=16",
-    "--config.backbone.depths=(1,4)",
+    "--config.backbone.depths=(1,2)",
     "--config.backbone.heads=(2,4)",
 )
 SA2VP = ("--config.method.name=sa2vp.SA2VP", "--config.optim.lr=3e-2")

@@ -193,7 +193,7 @@ def test_a_diverged_run_says_so_and_nothing_is_recorded_as_a_result(tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("label", ["linear", "vpt_shallow", "full"])
 def test_every_method_and_dtype_runs(tmp_path, label, dtype):
     settings = config(label, train={"steps": 4})

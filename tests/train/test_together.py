@@ -54,7 +54,7 @@ def history(folder):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "scratch")) for c in CASES]
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c != "prompts")) for c in CASES]
 )
 def test_the_numbers_of_each_alone(case, tmp_path):
     singles = configs(CASES[case])
@@ -92,7 +92,7 @@ OPTIMISERS = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "adamw")) for c in OPTIMISERS]
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c != "linear")) for c in OPTIMISERS]
 )
 def test_numbers_of_the_optimiser_may_differ(case, tmp_path):
     singles = configs(OPTIMISERS[case])
