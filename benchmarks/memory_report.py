@@ -51,7 +51,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             list(pairs(grids, lambda flash: ((flash, True), (flash, False)))),
         ),
         every(
-            "(c) with flash memory grows like tokens; without remat, what flash saves like tokens squared",
+            "(c) with flash memory grows like tokens; without remat it saves tokens squared",
             list(growth(rows)),
         ),
         every("(d) remat costs one forward pass at most", list(extra_work(rows))),
