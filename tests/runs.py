@@ -23,9 +23,10 @@ def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
 
 
 def main(*arguments: str, wait: bool = True, **environment: str):
-    """Starts main.py in a process of its own, on one CPU device."""
+    """Starts main.py in a process of its own, on one CPU device, as quick to compile as tests."""
     command = [sys.executable, str(HOME / "main.py"), *arguments]
-    env = os.environ | {"XLA_FLAGS": "", "PYTHONWARNINGS": "default"} | environment
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONWARNINGS": "default"}
+    env = os.environ | quick | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
     process = subprocess.Popen(command, cwd=HOME, **pipes)
     if not wait:

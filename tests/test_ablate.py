@@ -114,6 +114,7 @@ def test_a_cell_that_cannot_be_and_one_that_diverges(tmp_path):
     assert (tmp_path / "ablation_fusion.png").exists()
 
 
+@pytest.mark.slow
 def test_seeds_together(tmp_path):
     config = ablate_fusion.get_config("data=digits,model=cnn,narrow=8")
     config.train.update(steps=2)

@@ -129,7 +129,11 @@ LONG = ("--config.train.steps=800", "--config.train.eval_every=2", "--config.tra
 
 @pytest.mark.parametrize(
     "kind",
-    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_when_started_again(tmp_path, kind):
     arguments = ("--config=configs/digits.py:vpt_deep", *LONG)

@@ -1,6 +1,7 @@
 """Several processes on one run, joined over loopback as on several machines."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -61,11 +62,18 @@ def start(folder, *more, recipe="digits.py:vpt_deep", slurm=False):
     return [runs.main(*words, f"--process={i}", wait=False, **EACH) for i in (0, 1)]
 
 
+# Its threads write word by word, so that one's line may begin in the middle of another's.
+GLOO = re.compile(
+    r"\d+|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\s"
+)
+
+
 def ended(both):
     """Waits for both; returns exit codes and what each printed, without what Gloo prints."""
     texts = [p.communicate(timeout=300) for p in both]
-    said = [[line for line in "".join(t).splitlines() if "Gloo" not in line] for t in texts]
-    return [p.returncode for p in both], ["\n".join(lines) for lines in said]
+    lines = ["".join(t).splitlines() for t in texts]
+    said = [[x for x in own if "Gloo" not in x and GLOO.sub("", x)] for own in lines]
+    return [p.returncode for p in both], ["\n".join(own) for own in said]
 
 
 def wait_for(path, both):
