@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
 
     # Several runs and a table at the end: {label: {section: {key: value}}}, each with every seed.
     config.compare = ConfigDict()
-    config.cells = ()  # --mode ablate: which of them, in this order; (): all, by name
+    config.cells = ()  # which of config.compare, in this order; (): all, by name
     config.seeds = (0,)
     config.colours = ConfigDict()  # of runs in comparison_curves.png, {label: "#0077BB"}
     config.together = False  # --mode ablate: train the seeds of a cell at once

@@ -5,16 +5,13 @@
 Data and backbone are those of the first run (configs/digits.py): a small ViT that has seen the
 handwritten digits 0-4 learns 5-9. The table at the end (comparison.md, .csv, .png) has a row for
 each baseline and each kind of prompt. It is a toy: 167 test images, one image is 0.6 points, and
-learning rates were chosen on the validation split with one seed. Labels after the file's name,
-as in configs/digits_baselines.py:linear,sa2vp, train these alone.
+learning rates were chosen on the validation split with one seed.
+`--config.cells="('linear','sa2vp')"` trains these two alone.
 """
-
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import digits
-from vpjax.errors import unknown
 
 # label: method, its options, learning rate
 RUNS = {
@@ -45,22 +42,13 @@ RUNS = {
 }
 
 
-def get_config(label: str = "") -> ConfigDict:
-    """Returns the recipe.
-
-    Args:
-        label: Labels of RUNS with commas between, to train these alone; "": all of them.
-    Raises: UserError if there is no run of such a label.
-    """
-    labels = label.split(",") if label else list(RUNS)
+def get_config() -> ConfigDict:
+    """Returns the recipe."""
     config = digits.get_config()
-    config.compare = ConfigDict({name: run(name) for name in labels})
+    config.compare = ConfigDict(
+        {
+            label: {"method": {"name": name, **options}, "optim": {"lr": lr}}
+            for label, (name, options, lr) in RUNS.items()
+        }
+    )
     return config
-
-
-def run(label: str) -> dict[str, Any]:
-    """Returns what the run of that label changes in configs/digits.py."""
-    if label not in RUNS:
-        raise unknown("run of configs/digits_baselines.py", label, RUNS)
-    name, options, lr = RUNS[label]
-    return {"method": {"name": name, **options}, "optim": {"lr": lr}}

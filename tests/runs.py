@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import digits
 
 HOME = Path(__file__).resolve().parent.parent
+FAST = "--xla_backend_optimization_level=0"  # fast to compile, for programs that run once or twice
 
 
 def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
@@ -25,8 +26,7 @@ def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
 def main(*arguments: str, wait: bool = True, **environment: str):
     """Starts main.py in a process of its own, on one CPU device, as quick to compile as tests."""
     command = [sys.executable, str(HOME / "main.py"), *arguments]
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONWARNINGS": "default"}
-    env = os.environ | quick | environment
+    env = os.environ | {"XLA_FLAGS": FAST, "PYTHONWARNINGS": "default"} | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
     process = subprocess.Popen(command, cwd=HOME, **pipes)
     if not wait:

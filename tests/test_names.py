@@ -126,6 +126,17 @@ def test_a_comparison_inherits_what_the_command_line_set():
     assert runs["linear", 4].compare == ConfigDict()
 
 
+def test_cells_choose_runs_and_their_order():
+    config = digits.get_config()
+    config.cells = ("vpt_deep", "linear")
+    found = list(search.runs(config))
+    assert [label for label, _, _ in found[:: len(config.seeds)]] == ["vpt_deep", "linear"]
+    assert all(not c.cells and not c.compare for _, _, c in found)
+    config.cells = ("linaer",)
+    with pytest.raises(UserError, match="unknown cell 'linaer'. Did you mean 'linear'"):
+        list(search.runs(config))
+
+
 def test_an_unknown_run_of_the_first_recipe():
     with pytest.raises(UserError, match="Did you mean 'vpt_deep'"):
         digits.get_config("vpt_dep")

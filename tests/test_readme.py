@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import HOME
+from tests.runs import FAST, HOME
 
 TEXT = (HOME / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
 QUICK = ["--config.train.steps=3"]
-# A few of its many rows do, where all of them would take minutes.
-ROWS = "configs/digits_baselines.py", "configs/digits_baselines.py:linear,vpt_deep,sa2vp"
+# A few of many rows do, where all of them would take minutes.
+ROWS = ["--config.cells=('linear','vpt_deep','sa2vp')"]
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 # How each is shortened here, what it must say, and its exit status.
 EXPECTED = {
@@ -27,7 +27,7 @@ EXPECTED = {
     "python main.py --config configs/vpt_cifar.py --workdir runs/vpt_cifar": ([], "cifar10", 2),
     "python main.py --config configs/vit_b4_compare.py --workdir runs/vit_b4": ([], "cifar10", 2),
     "python main.py --config configs/digits_baselines.py --workdir runs/baselines": (
-        [*QUICK, "--config.seeds=(0,)", "--config.draw=False", "--config.curves=False"],
+        [*QUICK, "--config.seeds=(0,)", "--config.draw=False", "--config.curves=False", *ROWS],
         "comparison.png",
         0,
     ),
@@ -79,16 +79,17 @@ def test_the_two_set_up_commands():
 
 @pytest.mark.parametrize(
     "rows",
-    [pytest.param(ROWS, id="few"), pytest.param(ROWS[:1] * 2, marks=pytest.mark.slow, id="all")],
+    [pytest.param(ROWS, id="few"), pytest.param([], marks=pytest.mark.slow, id="all")],
 )
 def test_the_commands(rows, tmp_path):
     for name in ("configs", "tests", "vpjax", "benchmarks", "main.py"):
         (tmp_path / name).symlink_to(HOME / name)
     nowhere = {"VPJAX_CACHE": str(tmp_path / "cache"), "TFDS_DATA_DIR": str(tmp_path / "data")}
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(tmp_path)}
+    quick = {"XLA_FLAGS": FAST, "PYTHONPATH": str(tmp_path)}
     env = os.environ | OFFLINE | nowhere | quick
     for command, (more, says, status) in EXPECTED.items():
-        arguments = [sys.executable, *shlex.split(command.replace(*rows))[1:], *more]
+        more = [word for word in more if word in rows or word not in ROWS]
+        arguments = [sys.executable, *shlex.split(command)[1:], *more]
         done = subprocess.run(
             arguments, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900
         )

@@ -23,7 +23,6 @@ from vpjax.train import processes, workdir
 
 TASKS = ("patch_camelyon", "smallnorb_elevation", "svhn")
 SUITE = "+".join(TASKS)
-HASTY = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # programs run once or twice
 TINY = {"variant": "Ti/8", "dim": 16, "mlp_dim": 16, "heads": 2, "depth": 2, "image_size": 16}
 SPLITS = {"train": "train[:20]", "val": "train[20:30]", "test": "test"}
 QUICK = {"batch_size": 8, "epochs": 2.0, "eval_every": 1.0, "save_every": 0.0, "log_every": 2}
@@ -84,7 +83,7 @@ def suites(data, tmp_path_factory):
         out[method] = folder / method
         arguments = command(data, out[method], method, together=together)
         if method == "linear":
-            process = runs.main(*arguments, wait=False, **HASTY)
+            process = runs.main(*arguments, wait=False)
             end = time.monotonic() + 240
             while not any(out[method].glob(f"{TASKS[1]}/final/*/checkpoints/last/[0-9]*")):
                 assert time.monotonic() < end and process.poll() is None, process.communicate()
@@ -92,14 +91,14 @@ def suites(data, tmp_path_factory):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert not (out[method] / TASKS[1] / "tune.json").exists()
-        done = runs.main(*arguments, **HASTY)
+        done = runs.main(*arguments)
         assert done.returncode == 0, done.stderr_text
     return out
 
 
 def test_a_suite_that_is_killed_ends_as_one_that_is_not(data, suites, tmp_path):
     arguments = command(data, tmp_path, "linear", task="+".join(TASKS[:2]))
-    done = runs.main(*arguments, **HASTY)
+    done = runs.main(*arguments)
     assert done.returncode == 0, done.stderr_text
     for task in TASKS[:2]:
         assert outcome(suites["linear"], task) == outcome(tmp_path, task)

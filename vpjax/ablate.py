@@ -69,12 +69,9 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     study = config.get("study", "")
     if study not in STUDIES:
         raise unknown("config.study (a recipe for --mode ablate sets it)", study, STUDIES)
-    labels = config.cells or tuple(config.compare)
+    labels = search.labels(config)
     if not config.seeds or not labels:
         raise UserError("a study needs cells (config.compare) and seeds (config.seeds)")
-    for label in labels:
-        if label not in config.compare:
-            raise unknown("cell", label, config.compare)
     folder.mkdir(parents=True, exist_ok=True)
     runs, cells = [], []
     for number, label in enumerate(labels, start=1):
@@ -98,9 +95,9 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
 def cell(config: ConfigDict, label: str, folder: Path) -> list[dict[str, Any]]:
     """Trains a cell with every seed; returns a row a run."""
     config = config.copy_and_resolve_references()
-    config.compare = ConfigDict({label: config.compare[label].to_dict()})
+    config.cells = (label,)
     # How a study is done is no part of what a run is.
-    together, config.together, config.cells = config.together, False, ()
+    together, config.together = config.together, False
     try:
         singles = [(c, folder / label / f"seed{seed}") for _, seed, c in search.runs(config)]
         facts = chosen(singles[0][0]) | counts(singles[0][0])

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpjax import config as configs
-from vpjax.errors import UserError
+from vpjax.errors import UserError, unknown
 from vpjax.train import processes
 from vpjax.train.fit import fit
 from vpjax.train.log import read, table
@@ -32,7 +32,7 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
 
     `config.colours` are those of labels in comparison_curves.png.
 
-    Raises: UserError if there is no seed.
+    Raises: UserError if there is no seed, or no run of a label in `config.cells`.
     """
     if not config.seeds:
         raise UserError("config.seeds is empty; a comparison needs at least one seed")
@@ -66,13 +66,25 @@ def draw_histories(
         histories(curves, along, config.colours).savefig(folder / "comparison_curves.png", dpi=150)
 
 
+def labels(config: ConfigDict) -> tuple[str, ...]:
+    """Returns which of `config.compare` to run, in order: `config.cells`, or all by name.
+
+    Raises: UserError if there is no such cell.
+    """
+    for label in config.cells:
+        if label not in config.compare:
+            raise unknown("cell", label, config.compare)
+    return tuple(config.cells or config.compare)
+
+
 def runs(config: ConfigDict) -> Iterator[tuple[str, int, ConfigDict]]:
     """Yields label, seed and the config of each single run."""
-    for label, changes in config.compare.items():
+    for label in labels(config):
         for seed in config.seeds:
-            single = configs.merged(config, changes)
+            single = configs.merged(config, config.compare[label])
             single.seed, single.seeds = seed, (seed,)
-            single.compare, single.colours = ConfigDict(), ConfigDict()
+            # What runs beside it is no part of what a run is.
+            single.compare, single.colours, single.cells = ConfigDict(), ConfigDict(), ()
             yield label, seed, single
 
 

@@ -20,7 +20,7 @@ STEPS = 24
 # A checkpoint every second step, and a rate at which rounding stays rounding.
 SETTINGS = {"train.steps": STEPS, "train.eval_every": 0.1, "train.save_every": 0.0}
 SETTINGS |= {"train.log_every": 2, "optim.lr": 1e-3, "optim.warmup_epochs": 0.0}
-EACH = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
+EACH = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {runs.FAST}"}
 
 
 @pytest.fixture(scope="module", autouse=True)
