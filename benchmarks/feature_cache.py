@@ -23,14 +23,15 @@ from flax import nnx
 
 from benchmarks import measure
 from vpjax.backbones.clip import CLIP
+from vpjax.core.table import table
 from vpjax.data import preset
 from vpjax.data.features import FeatureLoader, Rows
 from vpjax.data.source import Record, Source
-from vpjax.features import OnFeatures, as_they_are
 from vpjax.methods.finetune import Linear
 from vpjax.methods.mop import MoP
-from vpjax.model import Model, take_apart
-from vpjax.train.log import table
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.runs.features import HeadModel, as_they_are
 from vpjax.train.step import State, init_state, make_train_step
 
 METHODS = {"mop.MoP": MoP, "finetune.Linear": Linear}
@@ -96,7 +97,7 @@ def epoch_on_features(
     body: CLIP, method: Any, batch: int, images: int, classes: int, epochs: int = 3
 ) -> float:
     """Returns the median seconds of `epochs` epochs of rows, as the loader gives them."""
-    call, state, frozen = ready(OnFeatures(body, method), as_they_are)
+    call, state, frozen = ready(HeadModel(body, method), as_they_are)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, images).astype(np.int32)
     rows = Rows(rng.standard_normal((images, body.dim), np.float32), labels)
@@ -128,7 +129,7 @@ class _Unread:
 
 def ready(model: Model, to_input: Callable) -> tuple[Callable, State, dict]:
     """Returns a model's training step, state and frozen part."""
-    parts = take_apart(model)
+    parts = partition(model)
     optimiser = optax.adam(5e-4)
     step = make_train_step(parts.graph, optimiser, to_input, 1000)
     frozen = {n: jnp.copy(v) for n, v in parts.frozen.items()}

@@ -26,12 +26,13 @@ from benchmarks.floors_methods import of
 from benchmarks.floors_work import Floor
 from vpjax.backbones.clip import CLIP
 from vpjax.backbones.vit import ViT, parse
+from vpjax.core.table import table
 from vpjax.methods import finetune, sa2vp, side, vit_b4, vpt, vpt_input
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.mop import MoP
 from vpjax.methods.msvp import MSVP, MSVPFrozen
-from vpjax.model import Model, Parts, take_apart
-from vpjax.train.log import table
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, partition
 
 __all__ = ["Floor", "of", "percent", "share"]
 
@@ -149,7 +150,7 @@ def row_of(
     return row
 
 
-def take(case: Case, variant: str, pixels: int = 224, **sizes: Any) -> tuple[Parts, int, str]:
+def take(case: Case, variant: str, pixels: int = 224, **sizes: Any) -> tuple[ModelParts, int, str]:
     """Returns shapes of a model, the edge of its images, and its name."""
     variant, pixels = case.variant or variant, case.pixels if case.variant else pixels
     if case.backbone is CLIP:
@@ -162,7 +163,7 @@ def take(case: Case, variant: str, pixels: int = 224, **sizes: Any) -> tuple[Par
         return Model(body, case.method(body, CLASSES, **case.options, rngs=rngs))
 
     name = f"{'CLIP' if case.backbone is CLIP else 'ViT'}-{variant}"
-    return take_apart(nnx.eval_shape(make)), pixels, name
+    return partition(nnx.eval_shape(make)), pixels, name
 
 
 def report(record: dict[str, Any]) -> str:

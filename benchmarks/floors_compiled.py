@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vpjax.model import Parts, put_together
+from vpjax.models.partition import ModelParts, merge
 from vpjax.train.step import init_state, make_train_step
 
 LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
@@ -34,17 +34,17 @@ class Counted(NamedTuple):
     total: float  # as the compiler counts, elementwise work included
 
 
-def inference(parts: Parts, images: tuple[int, ...], optimise: bool = True) -> Counted:
+def inference(parts: ModelParts, images: tuple[int, ...], optimise: bool = True) -> Counted:
     """Counts images B H W C to logits, in float32."""
 
     def logits(trainable, stats, frozen, images):
-        return put_together(parts.graph, trainable, stats, frozen)(prepare(images, None))["logits"]
+        return merge(parts.graph, trainable, stats, frozen)(prepare(images, None))["logits"]
 
     images = jax.ShapeDtypeStruct(images, jnp.uint8)
     return count(jax.jit(logits).lower(*parts[1:], images), optimise)
 
 
-def training(parts: Parts, images: tuple[int, ...], optimise: bool = True) -> Counted:
+def training(parts: ModelParts, images: tuple[int, ...], optimise: bool = True) -> Counted:
     """Counts the library's own training step, with SGD and momentum, in float32."""
     optimiser = optax.sgd(1e-3, momentum=0.9)
     step = make_train_step(parts.graph, optimiser, prepare, steps=1000)

@@ -14,19 +14,20 @@ from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import CONVS, SMALLEST, Side
 from vpjax.methods.vpt import VPT, _Prompted
 from vpjax.methods.vpt_input import Below, Pad, PrependPixel
-from vpjax.model import Model, Parts, put_together, shapes
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, shapes
 
 NEIGHBOURS = 3  # cells, the edge of what a token of SA2VP looks at in the other stream
 
 
-def of(parts: Parts, batch: int, *, train: bool, dtype: str = "float32") -> Floor | None:
+def of(parts: ModelParts, batch: int, *, train: bool, dtype: str = "float32") -> Floor | None:
     """Returns the floor of a training step, or of an inference: images to logits.
 
     `parts` are a model's, numbers or shapes; `batch` is the images of a step. None where no formula
     is known: for other backbones than a ViT.
     """
     trainable, stats, frozen = shapes(tuple(parts[1:]))
-    model = put_together(parts.graph, trainable, stats, frozen)
+    model = merge(parts.graph, trainable, stats, frozen)
     if not isinstance(model.backbone, ViT):
         return None
     work = Work(trainable | stats | frozen, trainable if train else {}, batch, dtype)

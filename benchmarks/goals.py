@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.tasks import TASKS
-from vpjax.train.log import table
+from vpjax.core.table import table
 
 Results = Mapping[str, Mapping[str, Any]]  # records by part, see `benchmarks.all`
 Row = Mapping[str, Any]

@@ -30,13 +30,14 @@ from PIL import Image
 
 from benchmarks import measure, step
 from vpjax import cli
-from vpjax import config as configs
+from vpjax.core.errors import UserError
+from vpjax.core.table import table
 from vpjax.data import Loader, images, open_source, preset
 from vpjax.data.files import Files
 from vpjax.data.source import Record, Source
-from vpjax.errors import UserError
-from vpjax.train import experiment, sharding
-from vpjax.train.log import table
+from vpjax.runs import config as configs
+from vpjax.runs import experiment
+from vpjax.train import sharding
 
 KINDS = ("photos", "small", "recipe")
 CLASSES = 100

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 MEGABYTE = 1e6
 # Vector units of x86-64 as Linux names them, the widest first: they decide a CPU's speed.

@@ -36,7 +36,7 @@ from benchmarks import measure
 from benchmarks.memory_cell import Cell
 from benchmarks.memory_report import claims, report
 from vpjax.backbones.vit import SIZES, parse
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
 
 HOME = Path(__file__).resolve().parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax")

@@ -25,11 +25,12 @@ import optax
 from flax import nnx
 
 from benchmarks import floors, measure
-from vpjax.attention import resolve
 from vpjax.backbones.vit import ViT
-from vpjax.context import Context
 from vpjax.methods.vpt import VPT
-from vpjax.model import Model, Parts, put_together, shapes, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition, shapes
+from vpjax.nn.attention import resolve
+from vpjax.nn.context import Context
 from vpjax.train.step import init_state, make_train_step
 
 CLASSES = 100
@@ -104,7 +105,7 @@ def attention_of(cell: Cell) -> str:
     return "blockwise" if found == "xla" else found
 
 
-def take(cell: Cell) -> Parts:
+def take(cell: Cell) -> ModelParts:
     """Returns the model as shapes; no number exists yet."""
 
     def make():
@@ -114,7 +115,7 @@ def take(cell: Cell) -> Parts:
         options = {"num_tokens": cell.num_tokens, "deep": cell.deep, "head_init": "classes"}
         return Model(body, VPT(body, CLASSES, **options, rngs=rngs))
 
-    parts = take_apart(nnx.eval_shape(make))
+    parts = partition(nnx.eval_shape(make))
     return parts._replace(frozen={n: stored(cell, n, v) for n, v in parts.frozen.items()})
 
 
@@ -140,7 +141,7 @@ def prepare(cell: Cell) -> Callable:
     return lambda images, key: (images.astype(jnp.float32) / 127.5 - 1).astype(cell.dtype)
 
 
-def make_step(cell: Cell, parts: Parts) -> tuple[Callable, tuple]:
+def make_step(cell: Cell, parts: ModelParts) -> tuple[Callable, tuple]:
     """Returns the training step and its arguments as shapes."""
     optimiser = optax.sgd(1e-3, momentum=0.9)
     step = make_train_step(parts.graph, optimiser, prepare(cell), 1000, **cell.forms)
@@ -183,7 +184,7 @@ def forward_work(cell: Cell) -> float:
 
     def logits(trainable, stats, frozen, images):
         images = prepare(cell)(images, None)
-        return put_together(parts.graph, trainable, stats, frozen)(images)["logits"]
+        return merge(parts.graph, trainable, stats, frozen)(images)["logits"]
 
     images = jax.ShapeDtypeStruct((cell.batch, cell.pixels, cell.pixels, 3), jnp.uint8)
     return jax.jit(logits).lower(*parts[1:], images).cost_analysis()["flops"]
@@ -235,7 +236,7 @@ def outputs(cell: Cell) -> dict[str, np.ndarray]:
     ctx = Context(key=jax.random.key(0))
 
     def loss(trainable, stats, frozen):
-        model = put_together(parts.graph, trainable, stats, frozen)
+        model = merge(parts.graph, trainable, stats, frozen)
         out = model(prepare(cell)(batch["image"], None), ctx, **cell.forms)
         return model.method.loss(out, batch["label"], ctx).mean(), out["logits"]
 

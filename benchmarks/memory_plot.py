@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.memory_report import SWITCHES, depth, lines, need, switched
-from vpjax.draw.style import GREY, PALETTE, SIZE
+from vpjax.report.plots.style import GREY, PALETTE, SIZE
 
 GIGABYTE = 1e9
 

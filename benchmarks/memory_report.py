@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import floors, measure
-from vpjax.train.log import table
+from vpjax.core.table import table
 
 # dtype: largest difference of a logit; of the prompts' gradient, relative to its largest number.
 LIMITS = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 5e-2)}

@@ -12,9 +12,10 @@ from benchmarks import measure
 from benchmarks.race import Side
 from benchmarks.settings import our_settings
 from benchmarks.tasks import CLASSES, Task
-from vpjax.attention import resolve
-from vpjax.model import Model, Parts, put_together, take_apart
-from vpjax.names import lookup
+from vpjax.core.registry import lookup
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.nn.attention import resolve
 from vpjax.train.step import init_state, make_train_step
 
 RATE, MOMENTUM, DECAY = 1e-3, 0.9, 1e-4
@@ -57,7 +58,7 @@ def make_data(task: Task) -> Data:
     """
     rng = np.random.default_rng(0)
     shape = (task.batch, task.image_size, task.image_size, 3)
-    parts = take_apart(make_model(task, "float32", "xla")[0])
+    parts = partition(make_model(task, "float32", "xla")[0])
     values = {}
     for name, like in sorted((n, v) for part in parts[1:] for n, v in part.items()):
         noise = rng.standard_normal(like.shape, np.float32)
@@ -74,20 +75,20 @@ def make_data(task: Task) -> Data:
     )
 
 
-def our_parts(task: Task, data: Data, dtype: str, attention: str) -> tuple[Parts, str]:
+def our_parts(task: Task, data: Data, dtype: str, attention: str) -> tuple[ModelParts, str]:
     """Returns the model with its numbers; as in training, frozen matrices are stored in `dtype`."""
     model, chosen = make_model(task, dtype, attention)
-    graph, *parts = take_apart(model)
+    graph, *parts = partition(model)
     trainable, stats, frozen = (
         {name: jnp.asarray(data.weights[name]) for name in part} for part in parts
     )
     frozen = {n: v.astype(dtype) if n.endswith("kernel") else v for n, v in frozen.items()}
-    return Parts(graph, trainable, stats, frozen), chosen
+    return ModelParts(graph, trainable, stats, frozen), chosen
 
 
 def our_side(
     task: Task, data: Data, dtype: str, *, train: bool, attention: str = "auto", remat: str = ""
-) -> tuple[Side, Parts]:
+) -> tuple[Side, ModelParts]:
     """Returns our step, compiled, and the model. `remat` replaces the setting of the same name."""
     parts, chosen = our_parts(task, data, dtype, attention)
     images = jnp.asarray(data.images)
@@ -96,7 +97,7 @@ def our_side(
         return (images.astype(jnp.float32) / 127.5 - 1).astype(dtype)
 
     def infer(trainable, stats, frozen, images):
-        model = put_together(parts.graph, trainable, stats, frozen)
+        model = merge(parts.graph, trainable, stats, frozen)
         return model(prepare(images, None))["logits"]
 
     if not train:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tasks import TASKS
-from vpjax.train.log import table
+from vpjax.core.table import table
 
 KINDS = ("eager", "compiled")
 STEPS = {"inference": "inference", "train": "training"}
@@ -64,7 +64,7 @@ def plot(rows: Rows, path: Path) -> None:
 
     Raises: ImportError without matplotlib.
     """
-    from vpjax.draw.style import GREY, PALETTE, SIZE, figure_of, plain
+    from vpjax.report.plots.style import GREY, PALETTE, SIZE, figure_of, plain
 
     found = races(rows)
     dtype = found[0]["ours"]["dtype"]

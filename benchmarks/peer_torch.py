@@ -37,9 +37,9 @@ from benchmarks.ours import Data, make_data, our_side
 from benchmarks.race import platform, race
 from benchmarks.tasks import GROUPS, TASKS, Task, quiet, sized, tiny
 from benchmarks.torch_peer import make_peer, peer_side, prepare
-from vpjax import heap
-from vpjax.errors import unknown
-from vpjax.train.log import table
+from vpjax.core import allocator
+from vpjax.core.errors import unknown
+from vpjax.core.table import table
 
 FORMS = ("eager_bf16", "compiled_bf16", "eager_fp32", "compiled_fp32")
 # A CPU without matrix units for bfloat16 is slower with it; a GPU takes long to compile.
@@ -55,7 +55,7 @@ HEADER += ("ours / this", "turn by turn [middle half]", "shortest", "of floor pe
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
     given = parser().parse_args(argv)
-    heap.keep()  # as the command line does; PyTorch gains from it too
+    allocator.keep()  # as the command line does; PyTorch gains from it too
     tasks = [chosen(task, given) for task in listed(given.tasks)]
     forms = (given.forms or USUAL[platform()]).split(",")
     keep = lambda record: given.out and measure.save(given.out, record, report(record))  # noqa: E731

@@ -13,7 +13,7 @@ import jax
 import torch
 
 from benchmarks import measure
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 WARMUP = 2  # further calls before the first turn, where steps are short
 TURN_SECONDS = 0.5  # a turn is about as long, and at least one step

@@ -21,10 +21,11 @@ from benchmarks import floors, measure
 from tests.oracles import PlainSA2VP
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import ViT
-from vpjax.context import Context
+from vpjax.core.table import table
 from vpjax.methods.sa2vp import SA2VP
-from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
-from vpjax.train.log import table
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.nn.context import EVALUATION, Context
 
 PUBLISHED = {"vit": 87.19, "swin": 74.75}  # GFLOP an image forward, of the published code
 INTER_DIM = {"vit": 16, "swin": 8}
@@ -66,7 +67,7 @@ def benchmark(backbone: str, batch: int, **sizes: Any) -> dict[str, Any]:
     return record
 
 
-def build(backbone: str, cls: type[SA2VP], dropout: float, **sizes: Any) -> Parts:
+def build(backbone: str, cls: type[SA2VP], dropout: float, **sizes: Any) -> ModelParts:
     """Returns shapes of a model; a Swin drops paths where a ViT drops numbers."""
 
     def make():
@@ -78,16 +79,16 @@ def build(backbone: str, cls: type[SA2VP], dropout: float, **sizes: Any) -> Part
         options = {"inter_dim": INTER_DIM[backbone], "dropout": dropout}
         return Model(body, cls(body, CLASSES, rngs=rngs, **options))
 
-    return take_apart(nnx.eval_shape(make))
+    return partition(nnx.eval_shape(make))
 
 
-def cost(parts: Parts, batch: int, train: bool) -> dict[str, Any]:
+def cost(parts: ModelParts, batch: int, train: bool) -> dict[str, Any]:
     """Returns work an image and the memory a compiled step sets aside."""
     images = jax.ShapeDtypeStruct((batch, PIXELS, PIXELS, 3), jnp.float32)
     ctx = Context(key=jax.random.key(0)) if train else EVALUATION
 
     def loss(trainable, frozen, images):
-        model = put_together(parts.graph, trainable, {}, frozen)
+        model = merge(parts.graph, trainable, {}, frozen)
         labels = jnp.zeros(batch, jnp.int32)
         return model.method.loss(model(images, ctx), labels, ctx).mean()
 

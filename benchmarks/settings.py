@@ -2,7 +2,7 @@
 
 `our_settings` is the one place for what the command line sets by default on our side: what holds
 for users must hold in a benchmark, and nothing else may. What it does once JAX is there, keeping
-memory (`vpjax.heap`), `benchmarks.peer_torch` does for both sides.
+memory (`vpjax.core.allocator`), `benchmarks.peer_torch` does for both sides.
 """
 
 import os

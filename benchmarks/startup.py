@@ -9,7 +9,7 @@ warm   those of the run before are
 
 The default is VPT-deep on a ViT-B/16 with random weights, on 8 of the embedded digits a batch at
 224 pixels. Any key of its config can be set. The data set is prepared once before the clock starts.
-What takes how long is what the run itself has noted, see `vpjax.startup`.
+What takes how long is what the run itself has noted, see `vpjax.runs.startup`.
 """
 
 import json
@@ -27,8 +27,8 @@ from absl import flags
 
 from benchmarks import measure
 from vpjax import cli
-from vpjax.errors import UserError
-from vpjax.train.log import table
+from vpjax.core.errors import UserError
+from vpjax.core.table import table
 
 HOME = Path(__file__).resolve().parents[1]
 RECIPE = "configs/vpt_cifar224.py"
@@ -108,7 +108,7 @@ def report(record: dict[str, Any]) -> str:
             measure.heading("From the command to the end of the first step", record),
             f"`python main.py {' '.join(record['arguments'])}`",
             table(["start", "processes", "seconds", "min .. max", *named[1:]], rows, "lr"),
-            "Medians. What the parts are: `vpjax/startup.py`.",
+            "Medians. What the parts are: `vpjax/runs/startup.py`.",
         ]
     )
 

@@ -26,15 +26,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from benchmarks import floors, measure
-from vpjax import build, cli, heap
-from vpjax import config as configs
+from vpjax import cli
+from vpjax.core import allocator
+from vpjax.core.errors import UserError
+from vpjax.core.table import table
 from vpjax.data import Loader, open_source, preset
 from vpjax.data.transforms import pair
-from vpjax.errors import UserError
-from vpjax.model import Parts
-from vpjax.train import experiment, optim, sharding
+from vpjax.models import factory
+from vpjax.models.partition import ModelParts
+from vpjax.runs import config as configs
+from vpjax.runs import experiment
+from vpjax.train import optim, sharding
 from vpjax.train.evaluate import make_eval_step
-from vpjax.train.log import table
 from vpjax.train.step import State, init_state, make_train_step
 
 HOME = Path(__file__).resolve().parents[1]
@@ -54,13 +57,13 @@ class Recipe(NamedTuple):
     image_size: tuple[int, int]  # pixels
     attention: str
     mesh: Mesh
-    parts: Parts
+    parts: ModelParts
     written_out: tuple  # the graph with attention "xla", whose work XLA can count
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
-    heap.keep()
+    allocator.keep()
     # As an argument: a flag's default would be read, and could fail, before flags are parsed.
     argv = cli.with_recipe(list(argv), str(HOME / "configs" / "digits.py"))
     chosen = cli.another_class(argv)
@@ -134,13 +137,13 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
     experiment.check(config)
     name = experiment.preset_name(config)  # may follow from the weights, so before they go
     config = configs.merged(config, {"backbone": {"weights": "", "head": "new"}})
-    attention = build.resolve_attention(config)
-    parts, _ = build.build(config, num_classes, attention)
-    graph = parts.graph if attention == "xla" else build.build(config, num_classes)[0].graph
+    attention = factory.resolve_attention(config)
+    parts, _ = factory.build(config, num_classes, attention)
+    graph = parts.graph if attention == "xla" else factory.build(config, num_classes)[0].graph
     return Recipe(
         config=config,
         preset=name,
-        image_size=pair(build.backbone_options(config)["image_size"]),
+        image_size=pair(factory.backbone_options(config)["image_size"]),
         attention=attention,
         mesh=sharding.make_mesh(config.mesh.data),
         parts=parts,

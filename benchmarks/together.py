@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from benchmarks import measure
 from configs import digits, msvp
 from configs.ablate_backbone import narrower
-from vpjax.train import program, together
-from vpjax.train.experiment import loader, prepare
-from vpjax.train.log import table
+from vpjax.core.table import table
+from vpjax.runs import program, together
+from vpjax.runs.experiment import image_loader, prepare
 from vpjax.train.sharding import put_batch
 
 STEPS = 400  # of a run
@@ -73,7 +73,7 @@ def compare(config: ConfigDict, count: int, turns: int) -> dict[str, float]:
         single.seed = seed
         experiments.append(prepare(single))
     first = experiments[0]
-    batch = put_batch(loader(first, "train").batch(0), first.mesh)
+    batch = put_batch(image_loader(first, "train").batch(0), first.mesh)
     group = put_batch(next(together.stacked(experiments)), first.mesh)
     begin = time.perf_counter()
     alone = program.training_step(first).lower(first.state, first.frozen, batch).compile()

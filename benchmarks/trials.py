@@ -22,11 +22,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure
 from configs import base, digits
-from vpjax.config import renamed
-from vpjax.train import program, together
-from vpjax.train.experiment import Experiment, prepare, rows
-from vpjax.train.log import table
-from vpjax.train.members import sibling
+from vpjax.core.table import table
+from vpjax.runs import program, together
+from vpjax.runs.config import renamed
+from vpjax.runs.experiment import Experiment, prepare, split_batches
+from vpjax.runs.members import sibling
 from vpjax.train.sharding import put_batch
 
 STEPS = 500  # of a trial: 16 epochs of 1000 images, in batches of 32
@@ -97,14 +97,14 @@ def trials(name: str, differ: str, count: int, options: argparse.Namespace) -> l
 def first(config: ConfigDict) -> Experiment:
     """Returns an experiment with its images in memory."""
     experiment = prepare(config)
-    rows(experiment, "train")
+    split_batches(experiment, "train")
     return experiment
 
 
 def compare(experiments: list[Experiment], turns: int) -> dict[str, float]:
     """Returns seconds of compiling and milliseconds of one step of one trial, both ways."""
     one = experiments[0]
-    batch = put_batch(rows(one, "train").batch(0), one.mesh)
+    batch = put_batch(split_batches(one, "train").batch(0), one.mesh)
     group = put_batch(next(together.stacked(experiments)), one.mesh)
     begin = time.perf_counter()
     alone = program.training_step(one).lower(one.state, one.frozen, batch).compile()

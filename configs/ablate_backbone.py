@@ -16,8 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base, msvp
-from vpjax.config import OUTSIDE
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
+from vpjax.runs.config import OUTSIDE
 
 ALL = ("mnist", "fashion_mnist", "cifar10")
 SEEDS = (42, 43, 44)

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from vpjax.config import section
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
+from vpjax.runs.config import section
 
 
 def get_config() -> ConfigDict:
@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
     config.optim.plateau_patience = 10  # plateau: evaluations without a better val accuracy
     config.optim.clip_norm = 0.0  # bound of the global gradient norm; 0: none
 
-    # What a class is called, for methods that read it: see vpjax/clip/templates.py.
+    # What a class is called, for methods that read it: see vpjax/models/text/templates.py.
     config.text = ConfigDict()
     config.text.templates = "auto"  # or a list's name, or "a photo of {name}; a {name} outside"
     # "": templates are filled with all that is known of a class. "common", "scientific" or "both":

@@ -13,8 +13,8 @@ these digits too. It shows the mechanism, not a record.
 from ml_collections import ConfigDict
 
 from configs import base
-from vpjax.config import merged
-from vpjax.errors import unknown
+from vpjax.core.errors import unknown
+from vpjax.runs.config import merged
 
 
 def get_config(label: str = "") -> ConfigDict:

@@ -1,6 +1,6 @@
 """Pre-trains the small ViT of the first run on the digits 0-4, and writes its weights.
 
-    python main.py --config configs/digits_pretrain.py --config.export=vpjax/assets/digits_vit.npz
+    python main.py --config configs/digits_pretrain.py --config.export=vpjax/weights/assets/digits_vit.npz
 
 About 15 seconds on two CPU cores. The seed was chosen among 0-3: how far prompts get ahead of a
 linear probe depends on what the backbone happens to have learned (4 to 10 points over these four).
@@ -12,7 +12,7 @@ from configs import base, digits
 
 
 def get_config() -> ConfigDict:
-    """Returns the recipe that made vpjax/assets/digits_vit.npz."""
+    """Returns the recipe that made vpjax/weights/assets/digits_vit.npz."""
     config = base.get_config()
     config.backbone = digits.backbone()
     config.method = base.section("methods", "finetune.Full")

@@ -13,7 +13,7 @@ All runs read features that are computed once. Not measured here: it needs the p
 from ml_collections import ConfigDict
 
 from configs import base, mop_inat
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 # cell: changes to the recipe
 CELLS = {

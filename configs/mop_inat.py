@@ -19,7 +19,7 @@ nothing up to 1,000: scale lr and warm-up with them. Classes are split over all 
 from ml_collections import ConfigDict
 
 from configs import base
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
 
 VERSIONS = ("2021", "2018")
 

@@ -15,7 +15,7 @@ five classes; it has no table. Not measured here: it needs the photos.
 from ml_collections import ConfigDict
 
 from configs import base, mop_inat
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 KS = "1+2+4+8+16+32+64"
 

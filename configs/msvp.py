@@ -28,7 +28,7 @@ Not measured here: it needs a GPU. Where the published code differs: docs/method
 from ml_collections import ConfigDict
 
 from configs import base
-from vpjax.errors import unknown
+from vpjax.core.errors import unknown
 
 # data: TFDS data set, preset, channels, pixels, patch of the ViT
 DATA = {

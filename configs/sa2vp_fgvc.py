@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.sa2vp_vtab import sa2vp
-from vpjax.data import suites
+from vpjax.data import benchmarks
 
 
 def get_config(label: str = "") -> ConfigDict:
@@ -28,7 +28,7 @@ def get_config(label: str = "") -> ConfigDict:
     Raises: UserError for a data set or mode that does not exist.
     """
     chosen = base.choices(label, task="cub", mode="trainval_test", data="")
-    data = suites.settings("fgvc", chosen["task"], chosen["data"])
+    data = benchmarks.settings("fgvc", chosen["task"], chosen["data"])
     config = base.get_config()
     sa2vp(config, chosen["task"], chosen["mode"])
     config.data.update(**data, preset="sa2vp_fgvc")

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.sa2vp_vtab import sa2vp
-from vpjax.data import suites
+from vpjax.data import benchmarks
 
-SETS = suites.SUITES["hta"]
+SETS = benchmarks.BENCHMARKS["hta"]
 
 
 def get_config(label: str = "") -> ConfigDict:
@@ -27,7 +27,7 @@ def get_config(label: str = "") -> ConfigDict:
     Raises: UserError for a data set or mode that does not exist.
     """
     chosen = base.choices(label, task="cifar10", mode="trainval_test", data="")
-    data = suites.settings("hta", chosen["task"], chosen["data"])
+    data = benchmarks.settings("hta", chosen["task"], chosen["data"])
     config = base.get_config()
     sa2vp(config, "hta", chosen["mode"])
     config.data.update(**data, preset="sa2vp_vtab")

@@ -25,8 +25,8 @@ here: it needs a GPU and the weights. Where the published code differs: docs/met
 from ml_collections import ConfigDict
 
 from configs import base
+from vpjax.core.errors import unknown
 from vpjax.data.vtab import TASKS
-from vpjax.errors import unknown
 
 MODES = ("trainval_test", "train_val")
 # By task, of ViT-B/16: inter_dim, inter_weight, batch, learning rate (the authors' README).

@@ -31,7 +31,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from vpjax.errors import unknown
+from vpjax.core.errors import unknown
 
 DEEP = {"num_tokens": 50}
 STRATEGIES = {

@@ -17,7 +17,7 @@ weights.
 from ml_collections import ConfigDict
 
 from configs import base, vpt_fgvc
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
 
 BACKBONES = {"sup_vitb16": ("B/16", "vit_b16_in21k"), "sup_vitl16": ("L/16", "vit_l16_in21k")}
 

@@ -24,9 +24,9 @@ was searched. Not measured here: it needs a GPU and the weights.
 from ml_collections import ConfigDict
 
 from configs import base
-from vpjax.data import suites
+from vpjax.data import benchmarks
 
-SETS = suites.SUITES["fgvc"]
+SETS = benchmarks.BENCHMARKS["fgvc"]
 GRID = {
     "optim.lr": (50.0, 25.0, 10.0, 5.0, 2.5, 1.0, 0.5, 0.25, 0.1),
     "optim.weight_decay": (0.01, 0.001, 0.0001, 0.0),
@@ -51,7 +51,7 @@ def fgvc(config: ConfigDict, task: str, data: str = "") -> None:
     Raises: UserError if there is no such data set, or it cannot be read from `data`.
     """
     config.method.head_init = "classes"
-    config.data.update(**suites.settings("fgvc", task, data), preset="vpt_fgvc")
+    config.data.update(**benchmarks.settings("fgvc", task, data), preset="vpt_fgvc")
     config.train.epochs = 100.0
     config.dtype = "bfloat16"
     config.parity = True

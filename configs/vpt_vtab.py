@@ -23,8 +23,8 @@ number of prompts of their group. Not measured here: it needs a GPU and the weig
 from ml_collections import ConfigDict
 
 from configs import base
+from vpjax.core.errors import unknown
 from vpjax.data.vtab import TASKS
-from vpjax.errors import unknown
 
 # task: prompts, learning rate per 256 images, weight decay (the authors' notebook)
 TUNED = {"dmlab": (100, 1.0, 1e-3), "eurosat": (100, 1.0, 1e-3), "sun397": (5, 25.0, 1e-4)}

@@ -27,10 +27,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base, finetune_vtab, linear_vtab, sa2vp_vtab, vpt_vtab
-from vpjax.data import suites
-from vpjax.errors import unknown
+from vpjax.core.errors import unknown
+from vpjax.data import benchmarks
 
-TASKS = suites.SUITES["vtab"]
+TASKS = benchmarks.BENCHMARKS["vtab"]
 SEEDS = (42, 44, 82, 100, 800)
 VPT = "arXiv 2203.12119"
 
@@ -181,7 +181,7 @@ def changes(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
 def of_task(task: str, method: str, recipe: str, data: str) -> ConfigDict:
     """Returns the recipe of a method on one task."""
     config = RECIPES[recipe](task, method)
-    opening = suites.settings("vtab", task, data)
+    opening = benchmarks.settings("vtab", task, data)
     config.data.update(**opening)
     config.train.update(epochs=100.0, eval_every=10.0, select="last", patience=0)
     config.tune.train = "train800val200"

@@ -7,14 +7,13 @@ import jax
 import pytest
 from flax import nnx
 
-from vpjax import names
 from vpjax.backbones.clip import CLIP
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.resnet import ResNet
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import MAE, MoCoV3, ViT
-from vpjax.context import Context
+from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
 from vpjax.methods.mop import MoP
@@ -24,7 +23,9 @@ from vpjax.methods.side import Side
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
-from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.nn.context import EVALUATION, Context
 
 CLASSES = 5
 IMAGE = 16
@@ -137,7 +138,7 @@ def marked(pairs: list) -> list:
 
 
 @functools.cache
-def make(backbone: str, method: str, cls: type | None = None, **options: Any) -> Parts:
+def make(backbone: str, method: str, cls: type | None = None, **options: Any) -> ModelParts:
     """Returns a case taken apart. Its head is drawn, so that no gradient is zero by a zero head.
 
     `cls` and `options` replace the case's own.
@@ -145,17 +146,17 @@ def make(backbone: str, method: str, cls: type | None = None, **options: Any) ->
     rngs = nnx.Rngs(0)
     own, own_options = METHODS[method]
     cls = cls or own
-    drawn = {"head_init": "classes"} if "head_init" in names.options(cls) else {}
+    drawn = {"head_init": "classes"} if "head_init" in registry.options(cls) else {}
     options = own_options | drawn | options
     body = BACKBONES[backbone](rngs, cls.canvas((IMAGE, IMAGE), options))
-    return take_apart(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
+    return partition(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
 
 
-def outputs(parts: Parts, images: Any, ctx: Context = EVALUATION, remat: str = "none") -> dict:
+def outputs(parts: ModelParts, images: Any, ctx: Context = EVALUATION, remat: str = "none") -> dict:
     """Runs the model of some parts, compiled."""
     graph = parts.graph
 
     def call(trainable, stats, frozen, images):
-        return put_together(graph, trainable, stats, frozen)(images, ctx, remat)
+        return merge(graph, trainable, stats, frozen)(images, ctx, remat)
 
     return jax.jit(call)(*parts[1:], images)

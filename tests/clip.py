@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpjax.clip import tokenizer
+from vpjax.models.text import tokenizer
 
 DATA = Path(__file__).parent / "golden" / "data" / "mop_clip"
 GRID, PATCH, JOINT, WORDS, CONTEXT = 3, 4, 6, 40, 9

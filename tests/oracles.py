@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vpjax.layers import layer_norm
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.vpt import VPT
-from vpjax.tokens import over_batch
+from vpjax.nn.layers import layer_norm
+from vpjax.nn.tokens import over_batch
 
 
 class InsertedVPT(VPT):

@@ -5,25 +5,25 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
-from vpjax import config as configs
-from vpjax.data import suites
-from vpjax.tables.cells import Table, tables
-from vpjax.tables.runs import find
-from vpjax.train.log import Metrics
-from vpjax.train.workdir import write_json
+from vpjax.core.files import write_json
+from vpjax.data import benchmarks
+from vpjax.report.cells import Table, tables
+from vpjax.report.runs import find
+from vpjax.runs import config as configs
+from vpjax.runs.history import Metrics
 
 SHA = "d92437448e3f9d731ee315dd99226b2a07aef6a711340d2422d6ee0005c5c4b5"
 # VPT-deep on VTAB-1k, arXiv 2203.12119, table 1: groups 78.48, 82.43, 54.98.
 _NATURAL, _SPECIALISED = (78.8, 90.8, 65.8, 98.0, 88.3, 78.1, 49.6), (81.8, 96.1, 83.4, 68.4)
 _STRUCTURED = (68.5, 60.0, 46.5, 72.8, 73.6, 47.9, 32.9, 37.8)
-PAPER = dict(zip(suites.SUITES["vtab"], _NATURAL + _SPECIALISED + _STRUCTURED, strict=True))
+PAPER = dict(zip(benchmarks.BENCHMARKS["vtab"], _NATURAL + _SPECIALISED + _STRUCTURED, strict=True))
 VERSIONS = {"python": "3.11.7", "jax": "0.10.2"}
 
 
 def config_of(suite: str, name: str, seed: int = 0, **sections: dict) -> ConfigDict:
     """The config of a final run: trained on train and val, tested."""
     config = base.get_config()
-    opening = suites.find(suite, name).openings[0]
+    opening = benchmarks.find(suite, name).openings[0]
     config.data.update(name=opening.name, train=opening.both, val="", test=opening.test)
     config.data.preset = "vpt_vtab"
     config.seed = seed
@@ -81,7 +81,7 @@ def start(folder: Path, config: ConfigDict) -> Path:
 
 def vtab(top: Path, label: str, level: float, seeds=(0, 1, 2), tasks=None, **more) -> None:
     """Writes a method on tasks of VTAB-1k, in <top>/<task>/<label>/seed<n>."""
-    for i, task in enumerate(tasks or suites.SUITES["vtab"]):
+    for i, task in enumerate(tasks or benchmarks.BENCHMARKS["vtab"]):
         for seed in seeds:
             expected = {"value": level + i, "tolerance": 1.0, "source": "Table 1 of <Paper> & co"}
             config = config_of("vtab", task, seed, expected=expected)

@@ -7,7 +7,9 @@ from flax import nnx
 
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import ViT
-from vpjax.model import EVALUATION, Model, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import EVALUATION
 
 CLASSES = 5
 
@@ -28,14 +30,14 @@ def make(cls, body, backbone: dict | None = None, **options):
     rngs = nnx.Rngs(0)
     body = body(rngs, **(backbone or {}))
     options = {"inter_dim": 4, "inter_weight": 0.7, "dropout": 0.0, "period": 2} | options
-    parts = take_apart(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
+    parts = partition(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
     rng = np.random.default_rng(0)
     drawn = {n: v + 0.3 * rng.standard_normal(v.shape) for n, v in parts.trainable.items()}
     return parts._replace(trainable={n: jnp.float32(v) for n, v in drawn.items()})
 
 
 def pixels(parts, batch=2):
-    size = put_together(*parts).backbone.image_size
+    size = merge(*parts).backbone.image_size
     return jax.random.normal(jax.random.key(0), (batch, *size, 3))
 
 
@@ -46,7 +48,7 @@ def gradient(parts, images, ctx=EVALUATION):
     @jax.jit
     def run(trainable, frozen, images):
         def loss_fn(trainable):
-            model = put_together(parts.graph, trainable, parts.stats, frozen)
+            model = merge(parts.graph, trainable, parts.stats, frozen)
             out = model(images, ctx)
             loss = model.method.loss(out, labels, ctx).mean()
             return loss, (loss, out["logits"], out["logits_prompt"])
@@ -63,7 +65,7 @@ def full_size(cls, body, batch=1, dropout=0.0, **options):
         backbone = body(rngs)
         return Model(backbone, cls(backbone, 100, dropout=dropout, rngs=rngs, **options))
 
-    parts = take_apart(nnx.eval_shape(build))
+    parts = partition(nnx.eval_shape(build))
     return parts, jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from configs import ablate_backbone, ablate_fusion, ablate_prompt_scale, msvp
 from tests import runs
-from vpjax import ablate, search
-from vpjax.config import merged
-from vpjax.draw.ablation import backbones, choices
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
+from vpjax.report.plots.ablation import backbones, choices
+from vpjax.runs.config import merged
+from vpjax.studies import ablate, compare
 
 QUICK = ("--config.train.steps=6", "--config.draw=False", "--config.train.eval_every=0.5")
 FUSION = "--config=configs/ablate_fusion.py:data=digits,model=cnn,narrow=8"
@@ -179,7 +179,7 @@ def test_grids_of_the_recipes():
     assert config.cells[:2] == ("mnist_cnn_baseline", "mnist_cnn_msvp") and len(config.cells) == 18
     assert set(config.cells) == set(config.compare)
     assert len(ablate_backbone.get_config("data=mnist").compare) == 6
-    singles = {label: c for label, _, c in search.runs(config)}
+    singles = {label: c for label, _, c in compare.runs(config)}
     for data in ablate_backbone.ALL:
         for model in ("cnn", "resnet18", "vit"):
             for kind, prompts in (("baseline", "no"), ("msvp", "yes")):

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import base
-from vpjax import config as configs
-from vpjax.advice import advice
+from vpjax.runs import config as configs
+from vpjax.runs.advice import advice
 
 
 def said(preset="inception", **changes):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpjax.attention import attention, resolve
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
+from vpjax.nn.attention import attention, resolve
 
 LENGTHS = [(5, 9), (1, 256), (150, 297)]
 OURS = ("xla", "blockwise")

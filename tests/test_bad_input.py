@@ -11,12 +11,12 @@ from PIL import Image
 from tests.data.conftest import Memory
 from tests.data.fake import fake_tfds
 from tests.runs import config, newest
+from vpjax.core.errors import UserError
 from vpjax.data.source import Record, Source
-from vpjax.errors import UserError
-from vpjax.train import experiment
-from vpjax.train import fit as fitting
-from vpjax.train.fit import fit
-from vpjax.weights import fetch
+from vpjax.runs import experiment
+from vpjax.runs import fit as fitting
+from vpjax.runs.fit import fit
+from vpjax.weights import download
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def wrong(tmp_path, match, **sections):
 
 
 def asset():
-    return fetch.ASSETS / "digits_vit.npz"
+    return download.ASSETS / "digits_vit.npz"
 
 
 def test_missing_weights(tmp_path):
@@ -98,13 +98,13 @@ def test_a_head_that_is_not_there(tmp_path):
 
 
 def test_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "RETRIES", 1)
+    monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     settings = config(backbone={"weights": "vit_b16_in21k"})
     with pytest.raises(UserError) as error:
-        from vpjax.build import build
+        from vpjax.models.factory import build
 
         build(settings, 5)
     text = str(error.value)

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import pytest
 
 from tests.runs import config, result
-from vpjax import build, choose, memory
-from vpjax.attention import candidates
-from vpjax.choose import Bench, asked, decide, recalled
-from vpjax.errors import UserError
-from vpjax.features import on_features
-from vpjax.train.experiment import prepare
-from vpjax.train.fit import evaluate_run, fit
-from vpjax.train.members import kin
+from vpjax.core.errors import UserError
+from vpjax.models import factory
+from vpjax.nn.attention import candidates
+from vpjax.runs import autotune
+from vpjax.runs.autotune import Bench, decide, load_choice, needs_autotune
+from vpjax.runs.experiment import prepare
+from vpjax.runs.features import with_cached_features
+from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.members import kin
+from vpjax.train import memory
 
 MIB = 2**20
 NEEDS = {"none": 100 * MIB, "dots": 60 * MIB, "full": 20 * MIB}
@@ -36,7 +38,7 @@ def settings(attention="measured", remat="none", **sections):
 
 @functools.cache
 def prepared():
-    return on_features(prepare(settings()))
+    return with_cached_features(prepare(settings()))
 
 
 def experiment(attention="measured", remat="none"):
@@ -66,7 +68,7 @@ def bench(monkeypatch):
 
 
 def free(monkeypatch, mib):
-    monkeypatch.setattr(choose, "free_bytes", lambda mesh: mib and mib * MIB)
+    monkeypatch.setattr(autotune, "free_bytes", lambda mesh: mib and mib * MIB)
 
 
 def test_what_is_measured_where():
@@ -76,13 +78,13 @@ def test_what_is_measured_where():
     assert candidates(jnp.bfloat16, 200, "gpu") == ["xla", "blockwise"]
     # Attention with a bias, or whose probabilities are dropped.
     assert candidates(jnp.bfloat16, None, "gpu") == ["xla"]
-    assert build.resolve_attention(settings()) == "xla"
+    assert factory.resolve_attention(settings()) == "xla"
 
 
 def test_nothing_is_measured_unasked(tmp_path, bench):
     given = experiment("auto", "none")
-    assert not asked(given.config)
-    assert choose.choose(given, tmp_path) is given
+    assert not needs_autotune(given.config)
+    assert autotune.autotune(given, tmp_path) is given
     assert not bench
     assert not (tmp_path / "choices.json").exists()
 
@@ -91,7 +93,7 @@ def test_the_fastest_is_taken_logged_and_kept(tmp_path, bench, caplog):
     run, again = tmp_path / "run", tmp_path / "again"
     run.mkdir(), again.mkdir()
     with caplog.at_level("INFO", logger="vpjax"):
-        chosen = choose.choose(experiment(), run)
+        chosen = autotune.autotune(experiment(), run)
     assert (chosen.attention, chosen.remat) == ("blockwise", "none")
     assert chosen.parts.graph != experiment().parts.graph
     assert "attention xla, remat none: 100 MiB of 1000 free, 10.0 ms a step" in caplog.text
@@ -99,22 +101,22 @@ def test_the_fastest_is_taken_logged_and_kept(tmp_path, bench, caplog):
     assert json.loads((run / "choices.json").read_text())["taken"] == ["blockwise", "none"]
     # Another run of the same shapes knows it already.
     bench.clear()
-    assert choose.choose(experiment(), again).attention == "blockwise"
+    assert autotune.autotune(experiment(), again).attention == "blockwise"
     assert not bench
     # The run itself goes on as it began, whatever is measured meanwhile.
     for path in (tmp_path / "cache" / "choices").iterdir():
         path.unlink()
-    assert recalled(experiment(), run).attention == "blockwise"
-    assert choose.choose(experiment(), run).attention == "blockwise"
+    assert load_choice(experiment(), run).attention == "blockwise"
+    assert autotune.autotune(experiment(), run).attention == "blockwise"
     assert not bench
 
 
 def test_other_conditions_are_measured_anew(tmp_path, bench):
-    choose.choose(experiment(), tmp_path)
+    autotune.autotune(experiment(), tmp_path)
     first, other = len(bench), experiment()
     other.config.train.batch_size = 16
-    assert recalled(other, tmp_path) is other
-    choose.choose(other, tmp_path)
+    assert load_choice(other, tmp_path) is other
+    autotune.autotune(other, tmp_path)
     assert len(bench) == 2 * first
     assert len(list((tmp_path / "cache" / "choices").iterdir())) == 2
 
@@ -125,7 +127,7 @@ def test_other_conditions_are_measured_anew(tmp_path, bench):
 def test_a_damaged_file_is_named_and_measured_again(tmp_path, bench, caplog, text):
     folder = tmp_path / "run"
     folder.mkdir()
-    choose.choose(experiment(), folder)
+    autotune.autotune(experiment(), folder)
     (folder / "choices.json").unlink()
     [path] = (tmp_path / "cache" / "choices").iterdir()
     kept = json.loads(path.read_text())
@@ -135,7 +137,7 @@ def test_a_damaged_file_is_named_and_measured_again(tmp_path, bench, caplog, tex
         text = json.dumps(kept | {"rows": [{"attention": "xla"}]})
     path.write_text(text)
     bench.clear()
-    assert choose.choose(experiment(), folder).attention == "blockwise"
+    assert autotune.autotune(experiment(), folder).attention == "blockwise"
     assert bench
     if "facts" not in text or "taken" in text:
         assert f"{path} is damaged" in caplog.text
@@ -148,7 +150,7 @@ def test_a_damaged_file_is_named_and_measured_again(tmp_path, bench, caplog, tex
 )
 def test_remat_is_the_first_that_fits(tmp_path, bench, monkeypatch, caplog, mib, taken, tried):
     free(monkeypatch, mib)
-    assert choose.choose(experiment("auto", "auto"), tmp_path).remat == taken
+    assert autotune.autotune(experiment("auto", "auto"), tmp_path).remat == taken
     assert len(bench) == tried  # and nothing was run
     assert ("no form of the step fits" in caplog.text) == (mib == 5)
 
@@ -189,16 +191,16 @@ def test_several_processes_and_groups_decide_nothing(tmp_path, bench, monkeypatc
     assert kin(settings()) is None
     assert kin(settings("auto", "auto")) is None
     assert kin(settings("auto")) is not None
-    monkeypatch.setattr(choose.processes, "count", lambda: 2)
+    monkeypatch.setattr(autotune.processes, "count", lambda: 2)
     with pytest.raises(UserError, match="name in the config what it has taken"):
-        choose.choose(experiment(), tmp_path)
+        autotune.autotune(experiment(), tmp_path)
 
 
 def test_another_attention_is_another_graph_of_the_same_numbers():
     e = experiment()
     classes = e.sources["train"].num_classes
-    assert build.graph(e.config, classes, "xla", e.mesh) == e.parts.graph
-    assert build.graph(e.config, classes, "blockwise", e.mesh)[1] == e.parts.graph[1]
+    assert factory.graph(e.config, classes, "xla", e.mesh) == e.parts.graph
+    assert factory.graph(e.config, classes, "blockwise", e.mesh)[1] == e.parts.graph[1]
 
 
 def test_measuring_runs_the_step_and_leaves_the_state_alone():

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from configs import digits
-from vpjax import build
-from vpjax import config as configs
-from vpjax.class_embeddings import class_embeddings
+from vpjax.core.errors import UserError
 from vpjax.data import open_source, preset
-from vpjax.errors import UserError
-from vpjax.model import EVALUATION, put_together
-from vpjax.train.fit import fit
+from vpjax.models import factory
+from vpjax.models.partition import merge
+from vpjax.nn.context import EVALUATION
+from vpjax.runs import config as configs
+from vpjax.runs.class_embeddings import class_embeddings
+from vpjax.runs.fit import fit
 
 
 def recipe(**method):
@@ -29,8 +30,8 @@ def test_class_means_of_every_layer_and_a_run_that_starts_from_them(tmp_path):
     assert values.shape == (5, 5, 48)
 
     config = recipe(num_tokens=5)
-    graph, *numbers = build.build(config, 5)[0]
-    backbone = put_together(graph, *jax.device_put(numbers)).backbone
+    graph, *numbers = factory.build(config, 5)[0]
+    backbone = merge(graph, *jax.device_put(numbers)).backbone
     source = open_source("digits/high", "train[:90%]")
     chosen = [e for e in (source[i] for i in range(len(source))) if e["label"] == 2]
     images = np.stack([e["image"] for e in chosen])

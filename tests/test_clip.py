@@ -13,17 +13,18 @@ from flax import nnx
 
 from configs import base
 from tests import clip as files
-from vpjax import build, names
-from vpjax.activations import ACTIVATIONS, gelu, quick_gelu
 from vpjax.backbones.clip import CLIP
-from vpjax.clip import encode, tokenizer, zeroshot
-from vpjax.clip.encode import encode_prompts
-from vpjax.clip.pretrained import load_text, open_clip
-from vpjax.clip.text import TextTower
-from vpjax.clip.variants import VARIANTS, variant
-from vpjax.errors import UserError
-from vpjax.model import EVALUATION
-from vpjax.train.experiment import preset_name
+from vpjax.backbones.clip_variants import VARIANTS, variant
+from vpjax.core import params
+from vpjax.core.errors import UserError
+from vpjax.models import factory
+from vpjax.models.text import encode, tokenizer, zero_shot
+from vpjax.models.text.encode import encode_prompts
+from vpjax.models.text.pretrained import load_text, open_clip
+from vpjax.models.text.tower import TextTower
+from vpjax.nn.activations import ACTIVATIONS, gelu, quick_gelu
+from vpjax.nn.context import EVALUATION
+from vpjax.runs.experiment import preset_name
 
 COUNTS = {  # parameters of the vision and of the text tower
     "B/32": (87_849_216, 63_428_096),
@@ -42,7 +43,7 @@ def text_of(size):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_of_the_released_models(name):
-    size = lambda tower: sum(v.size for v in names.flatten(nnx.state(tower)).values())  # noqa: E731
+    size = lambda tower: sum(v.size for v in params.flatten(nnx.state(tower)).values())  # noqa: E731
     vision, text = nnx.eval_shape(lambda: CLIP(name, rngs=nnx.Rngs(0))), text_of(name[0])
     assert (size(vision), size(text)) == COUNTS[name]
     assert vision.dim == text.dim == VARIANTS[name].joint_dim
@@ -92,30 +93,30 @@ def recipe(where, **options):
 
 def test_a_folder_decides_what_a_config_leaves_open(tmp_path):
     config = recipe(files.folder(tmp_path / "m"))
-    parts, loaded = build.build(config, 3)
+    parts, loaded = factory.build(config, 3)
     assert parts.frozen["backbone/pos_embed"].shape == (10, 16)
     assert parts.trainable["method/head/kernel"].shape == (files.JOINT, 3)
     np.testing.assert_array_equal(
         parts.frozen["backbone/norm/bias"], files.hub()["vision_model.post_layernorm.bias"]
     )
     assert loaded.resized == ""
-    assert build.backbone_options(config)["image_size"] == 12
-    assert build.resolve_attention(config) == "xla"
+    assert factory.backbone_options(config)["image_size"] == 12
+    assert factory.resolve_attention(config) == "xla"
     assert preset_name(config) == "clip"
 
 
 def test_a_config_may_choose_another_image_size(tmp_path):
     config = recipe(files.folder(tmp_path / "m"), image_size=20)
-    parts, loaded = build.build(config, 3)
+    parts, loaded = factory.build(config, 3)
     assert parts.frozen["backbone/pos_embed"].shape == (26, 16)
     assert loaded.resized == "positions 3x3 -> 5x5"
     with pytest.raises(UserError, match="do not fit"):
-        build.build(recipe(str(tmp_path / "m"), depth=1), 3)
+        factory.build(recipe(str(tmp_path / "m"), depth=1), 3)
 
 
 def test_without_weights_the_variant_decides():
-    assert build.backbone_options(recipe("", variant="L/14@336"))["image_size"] == 336
-    assert build.backbone_options(recipe("", variant="B/32"))["image_size"] == 224
+    assert factory.backbone_options(recipe("", variant="L/14@336"))["image_size"] == 336
+    assert factory.backbone_options(recipe("", variant="B/32"))["image_size"] == 224
 
 
 def test_the_projection_is_behind_the_class_token():
@@ -314,24 +315,24 @@ def test_a_vocabulary_of_two_words_is_noticed():
 
 
 def test_prompts_of_classes():
-    prompts, classes = zeroshot.class_prompts(
+    prompts, classes = zero_shot.class_prompts(
         [("monarch", "danaus_plexippus"), ("x {y}",)], ("a {}", "one {}, seen")
     )
     assert prompts[:3] == ["a monarch", "one monarch, seen", "a danaus plexippus"]
     assert prompts[4:] == ["a x {y}", "one x {y}, seen"] and classes.tolist() == [0, 0, 0, 0, 1, 1]
     with pytest.raises(UserError, match="class 1 has no name"):
-        zeroshot.class_prompts([("a",), ()], ("{}",))
+        zero_shot.class_prompts([("a",), ()], ("{}",))
     with pytest.raises(UserError, match="template 'a photo' needs one {}"):
-        zeroshot.class_prompts([("a",)], ("a photo",))
+        zero_shot.class_prompts([("a",)], ("a photo",))
 
 
 def test_class_embeddings_and_logits():
     features, classes = np.array([[3.0, 0], [0, 1], [0, 2]]), np.array([0, 0, 1])
-    plain = zeroshot.class_embeddings(features, classes, 2)
+    plain = zero_shot.class_embeddings(features, classes, 2)
     np.testing.assert_allclose(plain, [[3 / 10**0.5, 1 / 10**0.5], [0, 1]], atol=1e-6)
-    each = zeroshot.class_embeddings(features, classes, 2, each=True)
+    each = zero_shot.class_embeddings(features, classes, 2, each=True)
     np.testing.assert_allclose(each[0], [0.5**0.5, 0.5**0.5], atol=1e-6)
-    logits = zeroshot.logits(jnp.array([[0.0, 5]], jnp.bfloat16), each)
+    logits = zero_shot.logits(jnp.array([[0.0, 5]], jnp.bfloat16), each)
     np.testing.assert_allclose(logits, [[100 * 0.5**0.5, 100]], rtol=1e-5)
     assert logits.dtype == jnp.float32
 
@@ -357,11 +358,11 @@ def test_transformers_own_model_gives_the_same(tmp_path):
     with torch.no_grad():
         out = theirs(pixel_values=torch.tensor(images), input_ids=torch.tensor(ids))
     text = load_text(str(tmp_path))
-    parts, _ = build.build(recipe(str(tmp_path)), 2)
+    parts, _ = factory.build(recipe(str(tmp_path)), 2)
     options = open_clip(str(tmp_path)).vision
     graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0))))
     values = {n.removeprefix("backbone/"): v for n, v in parts.frozen.items()}
-    vision = nnx.merge(graph, names.fill(state, {n: values[n] for n in names.flatten(state)}))
+    vision = nnx.merge(graph, params.fill(state, {n: values[n] for n in params.flatten(state)}))
 
     @jax.jit
     def features(images):
@@ -372,6 +373,8 @@ def test_transformers_own_model_gives_the_same(tmp_path):
 
     with jax.default_matmul_precision("highest"):
         ours = features(jnp.asarray(images.transpose(0, 2, 3, 1)))
-        logits = zeroshot.logits(ours, zeroshot.unit(jax.jit(text.tower.__call__)(ids)), text.scale)
+        logits = zero_shot.logits(
+            ours, zero_shot.unit(jax.jit(text.tower.__call__)(ids)), text.scale
+        )
     np.testing.assert_allclose(logits, out.logits_per_image.numpy(), atol=1e-4)
-    np.testing.assert_allclose(zeroshot.unit(ours), out.image_embeds.numpy(), atol=1e-5)
+    np.testing.assert_allclose(zero_shot.unit(ours), out.image_embeds.numpy(), atol=1e-5)

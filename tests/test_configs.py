@@ -9,10 +9,13 @@ import pytest
 from flax import nnx
 
 from configs import base, sa2vp_hta, sa2vp_vtab, vpt_fgvc, vpt_vtab
-from vpjax import build, names, search
+from vpjax.core import registry
+from vpjax.core.errors import UserError
 from vpjax.data import preset
-from vpjax.errors import UserError
-from vpjax.model import Model, put_together, take_apart
+from vpjax.models import factory
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.studies import compare
 from vpjax.train import optim
 
 RECIPES = sorted(
@@ -28,19 +31,19 @@ def module(recipe):
 
 def single_runs(recipe):
     config = module(recipe).get_config()
-    return [c for _, _, c in search.runs(config)] if config.compare else [config]
+    return [c for _, _, c in compare.runs(config)] if config.compare else [config]
 
 
 def abstract(config, num_classes):
     def make():
         rngs = nnx.Rngs(0)
-        body = build.make_backbone(config, "xla", jax.random.key(0))
-        decided = build.run_wide("methods", config.method.name, parity=config.parity)
+        body = factory.make_backbone(config, "xla", jax.random.key(0))
+        decided = factory.run_wide("methods", config.method.name, parity=config.parity)
         options = (body, num_classes)
-        method = names.construct("methods", config.method, *options, **decided, rngs=rngs)
+        method = registry.construct("methods", config.method, *options, **decided, rngs=rngs)
         return Model(body, method)
 
-    return take_apart(nnx.eval_shape(make), config.train.trainable)
+    return partition(nnx.eval_shape(make), config.train.trainable)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -53,10 +56,10 @@ def test_a_recipe_builds(recipe):
         if (key := str(config.method)) not in seen:
             seen.add(key)
             parts = abstract(config, 7)
-            size = build.pair(build.backbone_options(config)["image_size"])
+            size = factory.pair(factory.backbone_options(config)["image_size"])
             channels = config.backbone.get("channels", 3)
             images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
-            call = lambda *p, g=parts.graph: put_together(g, *p[:3])(p[3])["logits"]  # noqa: E731
+            call = lambda *p, g=parts.graph: merge(g, *p[:3])(p[3])["logits"]  # noqa: E731
             assert jax.eval_shape(call, *parts[1:], images).shape == (2, 7)
 
 

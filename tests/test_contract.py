@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from tests import cases
-from vpjax import names
-from vpjax.context import Context
-from vpjax.errors import UserError
-from vpjax.model import EVALUATION, REMAT, put_together, take_apart
+from vpjax.core import registry
+from vpjax.core.errors import UserError
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.stack import REMAT
 from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 
@@ -44,7 +45,7 @@ def trained(backbone, method, devices=1, remat="none", fsdp=False):
     mesh = sharding.make_mesh(devices)
     parts = cases.make(backbone, method)
     if fsdp:
-        parts = take_apart(put_together(*parts), mesh=mesh)
+        parts = partition(merge(*parts), mesh=mesh)
     optimiser, traces = optax.sgd(0.1, momentum=0.9), []
 
     def counting(x, key):
@@ -65,7 +66,7 @@ def trained(backbone, method, devices=1, remat="none", fsdp=False):
 @pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.PAIRS))
 def test_outputs_do_not_depend_on_the_rest_of_the_batch(backbone, method):
     parts = cases.make(backbone, method)
-    call = jax.jit(lambda images: put_together(*parts)(images, EVALUATION))
+    call = jax.jit(lambda images: merge(*parts)(images, EVALUATION))
     x = prepare(images(), None)
     out = call(x)
     assert out["logits"].shape == (BATCH, cases.CLASSES)
@@ -128,8 +129,8 @@ def test_eight_devices_equal_one(backbone, method, fsdp):
 
 def test_every_method_has_a_case():
     classes = {cls for cls, _ in cases.METHODS.values()}
-    for name in names.available("methods"):
-        assert names.lookup("methods", name) in classes, f"{name}: add it to tests/cases.py"
+    for name in registry.available("methods"):
+        assert registry.lookup("methods", name) in classes, f"{name}: add it to tests/cases.py"
 
 
 @pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.KEY_PAIRS))
@@ -164,7 +165,7 @@ def test_keep_is_what_the_whole_layer_would_return(backbone, method):
 
     @jax.jit
     def differences(images):
-        model = put_together(*parts)
+        model = merge(*parts)
         ctx = dataclasses.replace(EVALUATION, hook=model.method.tap)
         state = model.method.start(model.backbone, images, ctx)
         out = []
@@ -177,7 +178,7 @@ def test_keep_is_what_the_whole_layer_would_return(backbone, method):
             state = whole
         return jnp.stack(out)
 
-    if any(site.mixes for site in put_together(*parts).backbone.sites):
+    if any(site.mixes for site in merge(*parts).backbone.sites):
         assert differences(prepare(images(), None)).max() < 1e-5
 
 

@@ -10,15 +10,16 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests import cases
-from vpjax import config, names
-from vpjax.attention import resolve
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.resnet import ResNet
-from vpjax.context import Context
-from vpjax.conv import BatchNorm, last_stages, max_pool
-from vpjax.errors import UserError
-from vpjax.model import EVALUATION, put_together
-from vpjax.tokens import Tokens
+from vpjax.core import params, registry
+from vpjax.core.errors import UserError
+from vpjax.models.partition import merge
+from vpjax.nn.attention import resolve
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.conv import BatchNorm, last_stages, max_pool
+from vpjax.nn.tokens import Tokens
+from vpjax.runs import config
 from vpjax.train import sharding
 
 TRAINING = Context(key=jax.random.key(0), noisy_backbone=True)
@@ -34,10 +35,10 @@ def drawn(make, *arguments, **options):
     body = nnx.eval_shape(lambda: make(*arguments, rngs=nnx.Rngs(0), **options))
     graphdef, state = nnx.split(body)
     rng = np.random.default_rng(0)
-    values = {n: 0.3 * rng.normal(size=v.shape) for n, v in names.flatten(state).items()}
+    values = {n: 0.3 * rng.normal(size=v.shape) for n, v in params.flatten(state).items()}
     values = {n: abs(v) + 0.5 if n.endswith("var") else v for n, v in values.items()}
     filled = {n: jnp.asarray(v, jnp.float32) for n, v in values.items()}
-    return nnx.merge(graphdef, names.fill(state, filled))
+    return nnx.merge(graphdef, params.fill(state, filled))
 
 
 def parameters(make):
@@ -142,7 +143,7 @@ def test_the_stem_is_the_convolution_it_describes(make):
     bias = body.patch_embed.bias
     ours = ours if bias is None else ours + bias[...]
     np.testing.assert_allclose(ours, y, atol=1e-5)
-    found = names.matching(params, names.flatten(nnx.state(body)))
+    found = params.matching(params, params.flatten(nnx.state(body)))
     assert {n.split("/")[0] for n in found} <= {"patch_embed", "patch_norm"}
     assert ("patch_norm/mean" in found) == body.batch_norm
 
@@ -199,7 +200,7 @@ def test_options_that_do_not_fit(cls, options, match):
 def test_a_config_section_builds_a_network():
     section = config.section("backbones", "resnet.ResNet", variant="18", widths=(2, 2, 2, 2))
     section.depths = (1, 1, 1, 1)
-    body = nnx.eval_shape(lambda: names.construct("backbones", section, rngs=nnx.Rngs(0)))
+    body = nnx.eval_shape(lambda: registry.construct("backbones", section, rngs=nnx.Rngs(0)))
     assert (len(body.layers), body.dim) == (4, 2)
     assert resolve("auto", jnp.bfloat16, body.head_dim, "gpu") == "xla"
 
@@ -249,9 +250,9 @@ def test_running_averages_of_layers_that_train_move(method, moves):
 
     @jax.jit
     def call(trainable, stats, frozen):
-        model = put_together(parts.graph, trainable, stats, frozen)
+        model = merge(parts.graph, trainable, stats, frozen)
         model(normal(4, 16, 16, 3), Context(key=jax.random.key(0)))
-        return names.flatten(nnx.state(model, nnx.BatchStat))
+        return params.flatten(nnx.state(model, nnx.BatchStat))
 
     before, after = parts.stats | parts.frozen, call(*parts[1:])
     moved = {n for n, v in after.items() if not np.array_equal(v, before[n])}
@@ -293,7 +294,7 @@ def test_a_bottleneck_that_trains_is_torch_s():
     f = torch.nn.functional
     block = drawn(ResNet, "50", 16, widths=(4, 6), depths=(1, 1)).layers[1]
     x = normal(3, 5, 4, 16, seed=1)
-    before = {n: torch_of(v) for n, v in names.flatten(nnx.state(block)).items()}
+    before = {n: torch_of(v) for n, v in params.flatten(nnx.state(block)).items()}
 
     def conv(x, name, stride=1):
         kernel = before[f"{name}/kernel"].permute(3, 2, 0, 1)
@@ -313,7 +314,7 @@ def test_a_bottleneck_that_trains_is_torch_s():
     out = block(Tokens(x.reshape(3, 20, 16), 0, (5, 4)), TRAINING.at(1))
     assert out.grid == (3, 2)
     np.testing.assert_allclose(out.x.reshape(theirs.shape), theirs, atol=1e-5)
-    for name, value in names.flatten(nnx.state(block, nnx.BatchStat)).items():
+    for name, value in params.flatten(nnx.state(block, nnx.BatchStat)).items():
         np.testing.assert_allclose(value, before[name], atol=1e-6, err_msg=name)
 
 
@@ -322,7 +323,7 @@ def test_a_convnext_block_is_torch_s():
     f = torch.nn.functional
     (block,) = drawn(ConvNeXt, "T", 16, dims=(6,), depths=(1,)).layers
     x = normal(2, 5, 4, 6, seed=1)
-    p = {n: torch_of(v) for n, v in names.flatten(nnx.state(block)).items()}
+    p = {n: torch_of(v) for n, v in params.flatten(nnx.state(block)).items()}
     image = torch_of(x).permute(0, 3, 1, 2)
     kernel = p["conv/kernel"].permute(3, 2, 0, 1)
     y = f.conv2d(image, kernel, p["conv/bias"], padding=3, groups=6).permute(0, 2, 3, 1)

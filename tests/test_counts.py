@@ -10,7 +10,8 @@ from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias
-from vpjax.model import Model, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
 
 
 def counts(backbone, variant, cls, classes=100, **options):
@@ -19,7 +20,7 @@ def counts(backbone, variant, cls, classes=100, **options):
         body = backbone(variant, rngs=rngs)
         return Model(body, cls(body, classes, rngs=rngs, **options))
 
-    parts = take_apart(nnx.eval_shape(make))
+    parts = partition(nnx.eval_shape(make))
     size = lambda part: sum(v.size for v in part.values())  # noqa: E731
     return size(parts.trainable), size(parts.trainable) + size(parts.frozen)
 

@@ -18,9 +18,9 @@ from tests.data.conftest import Memory
 from tests.data.fake import as_tfrecord, fake_tfds, frame
 from tests.runs import main
 from vpjax.data import tfds
+from vpjax.data.check import doctor
 from vpjax.data.examine import examine
 from vpjax.data.source import Record, Source
-from vpjax.doctor import doctor
 
 
 @pytest.fixture(autouse=True)

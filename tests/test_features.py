@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from tests.runs import config, result
-from vpjax import features as module
-from vpjax.cache import cache_folder
-from vpjax.config import merged
+from vpjax.core.errors import UserError
+from vpjax.core.files import cache_folder
 from vpjax.data import Loader, open_source, preset
 from vpjax.data import features as storage
 from vpjax.data.features import FeatureLoader, Rows, content
-from vpjax.errors import UserError
-from vpjax.features import Features, on_features
-from vpjax.train.experiment import prepare
-from vpjax.train.fit import evaluate_run, fit
-from vpjax.train.log import read
+from vpjax.runs import features as module
+from vpjax.runs.config import merged
+from vpjax.runs.experiment import prepare
+from vpjax.runs.features import Features, with_cached_features
+from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.history import read_history
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def folders():
 
 
 def history(folder):
-    return [row["loss"] for row in read(folder / "metrics.jsonl") if "loss" in row]
+    return [row["loss"] for row in read_history(folder / "metrics.jsonl") if "loss" in row]
 
 
 @pytest.mark.parametrize("hidden", [0, 1])
@@ -83,7 +83,7 @@ def test_batches_have_the_images_own_order(remainder):
 
 
 def rows_of(**changes):
-    return on_features(prepare(run(**changes))).features.rows("train")
+    return with_cached_features(prepare(run(**changes))).features.rows("train")
 
 
 def test_a_killed_computation_goes_on(monkeypatch):
@@ -149,11 +149,13 @@ def test_content_sees_labels_classes_and_images():
 )
 def test_why_it_cannot_be(changes, match):
     with pytest.raises(UserError, match=match):
-        on_features(prepare(run(**changes)))
+        with_cached_features(prepare(run(**changes)))
 
 
 def test_auto_is_for_large_backbones_and_several_epochs(monkeypatch):
-    asked = lambda **c: on_features(prepare(run(features="auto", **c))).features is not None  # noqa: E731
+    asked = lambda **c: (
+        with_cached_features(prepare(run(features="auto", **c))).features is not None
+    )  # noqa: E731
     long = {"train": {"steps": 60}}
     assert not asked(**long)
     monkeypatch.setattr(module, "LARGE", 1000)

@@ -8,14 +8,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpjax.activations import gelu
-from vpjax.attention import attention
 from vpjax.backbones.vit import ViT, pair, parse
-from vpjax.context import Context
-from vpjax.errors import UserError
-from vpjax.layers import layer_norm
-from vpjax.model import EVALUATION
-from vpjax.tokens import Tokens
+from vpjax.core.errors import UserError
+from vpjax.nn.activations import gelu
+from vpjax.nn.attention import attention
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.layers import layer_norm
+from vpjax.nn.tokens import Tokens
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):

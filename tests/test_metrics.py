@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpjax import metrics
+from vpjax.train import metrics
 
 # Few distinct scores, so that there are ties.
 SPLITS = st.integers(1, 12).flatmap(

@@ -15,15 +15,16 @@ from flax import nnx
 from configs import base
 from tests import cases, runs
 from tests import clip as files
-from vpjax import mixture
-from vpjax.clip.text_features import TextFeatures, text_features
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.mop import MoP
-from vpjax.model import Model, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.models.text.features import TextFeatures, text_features
+from vpjax.nn import mop_similarity
+from vpjax.nn.context import Context
+from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.history import read_history
 from vpjax.train import optim, sharding
-from vpjax.train.fit import evaluate_run, fit
-from vpjax.train.log import read
 from vpjax.train.step import init_state, make_train_step
 
 TRAINING = Context(key=jax.random.key(0))
@@ -34,7 +35,7 @@ def numbers(images=6, classes=7, prompts=4, dim=8, seed=0):
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     labels = jnp.asarray(rng.integers(0, classes, images), jnp.int32)
-    features, text = mixture.unit(draw(images, dim)), mixture.unit(draw(classes, dim))
+    features, text = mop_similarity.unit(draw(images, dim)), mop_similarity.unit(draw(classes, dim))
     return features, labels, 0.3 * draw(classes, prompts, dim), text
 
 
@@ -66,8 +67,8 @@ def value(form, arrays, offsets):
 
 def ours(chunk, mesh=None):
     def form(features, labels, offsets, text):
-        best, index = mixture.top(features, offsets, text, chunk, mesh)
-        own, _ = mixture.own(features, labels, offsets, text, mesh)
+        best, index = mop_similarity.top(features, offsets, text, chunk, mesh)
+        own, _ = mop_similarity.own(features, labels, offsets, text, mesh)
         return best, index, own
 
     return form
@@ -87,7 +88,7 @@ def test_chunks_equal_the_plain_form(chunk):
 def test_of_equal_sub_prompts_the_first_learns(chunk):
     arrays = numbers()
     features, _, offsets, text = arrays
-    best = lambda o: mixture.top(features, o, text, chunk)[0].sum()  # noqa: E731
+    best = lambda o: mop_similarity.top(features, o, text, chunk)[0].sum()  # noqa: E731
     gradient = jax.grad(best)(jnp.zeros_like(offsets))
     assert not gradient[:, 1:].any()
     assert np.abs(gradient[:, 0]).min(-1).max() > 0
@@ -125,8 +126,8 @@ def test_classes_split_over_devices_equal_one(shape):
     np.testing.assert_array_equal(mine, index)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(own_gradient, gradient, atol=1e-5)
-    _, cosines = jax.jit(lambda *a: mixture.own(*a, mesh))(features, labels, offsets, text)
-    _, alone = mixture.own(*arrays)
+    _, cosines = jax.jit(lambda *a: mop_similarity.own(*a, mesh))(features, labels, offsets, text)
+    _, alone = mop_similarity.own(*arrays)
     np.testing.assert_allclose(cosines, alone, atol=1e-6)
 
 
@@ -136,10 +137,12 @@ def stepped(data, model, steps=2, **options):
     mesh = sharding.make_mesh(data, model=model)
     backbone = clip()
     own = {"num_prompts": 3, "mesh": mesh, "temp_cls": 1.0} | options
-    parts = take_apart(Model(backbone, MoP(backbone, 11, rngs=nnx.Rngs(1), **own)))
+    parts = partition(Model(backbone, MoP(backbone, 11, rngs=nnx.Rngs(1), **own)))
     # The same numbers whatever the padding.
     first = 0.1 * np.random.default_rng(0).normal(size=(11, 3, backbone.dim))
-    text = mixture.unit(jnp.asarray(np.random.default_rng(1).normal(size=(11, backbone.dim))))
+    text = mop_similarity.unit(
+        jnp.asarray(np.random.default_rng(1).normal(size=(11, backbone.dim)))
+    )
     rows = len(parts.trainable["method/offsets"])
     pad = lambda x: jnp.asarray(np.pad(x, [(0, rows - 11)] + [(0, 0)] * (x.ndim - 1)), jnp.float32)  # noqa: E731
     trainable, frozen = {"method/offsets": pad(first)}, parts.frozen | {"method/text": pad(text)}
@@ -239,7 +242,7 @@ def test_offsets_alone_learn():
     model = Model(backbone, MoP(backbone, 4, rngs=nnx.Rngs(0)))
     # Text is no parameter, so that no regular expression makes it one.
     for pattern in ("", "method/.*"):
-        assert set(take_apart(model, pattern).trainable) == {"method/offsets"}
+        assert set(partition(model, pattern).trainable) == {"method/offsets"}
     assert model.method.offsets.shape == (4, 32, backbone.dim)
     assert float(model.method.offsets[...].std()) == pytest.approx(0.01, rel=0.1)
     assert not method(init="zero").offsets[...].any()
@@ -365,9 +368,9 @@ def test_text_features_are_kept(tmp_path, caplog):
 
 @pytest.mark.parametrize("model", [1, 8])
 def test_a_run_resumes_on_features_and_split_classes(tmp_path, monkeypatch, model):
-    text = mixture.unit(jnp.asarray(np.random.default_rng(0).normal(size=(5, files.JOINT))))
+    text = mop_similarity.unit(jnp.asarray(np.random.default_rng(0).normal(size=(5, files.JOINT))))
     given = lambda *_: TextFeatures(np.asarray(text, np.float32), "a key")  # noqa: E731
-    monkeypatch.setattr("vpjax.train.experiment.of_classes", given)
+    monkeypatch.setattr("vpjax.runs.experiment.of_classes", given)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "cache"))
     config = runs.config("linear", mesh={"data": 1, "model": model}, data={"preset": "clip"})
     config.backbone = base.backbone("clip.CLIP", weights=files.folder(tmp_path / "clip"))
@@ -376,7 +379,7 @@ def test_a_run_resumes_on_features_and_split_classes(tmp_path, monkeypatch, mode
     config.features, config.optim.warmup_steps = "cached", 2
     first = fit(config, tmp_path / "run")
     assert first["on_features"] and first["trainable"] == (5 + -5 % model) * 2 * files.JOINT
-    rows = [row for row in read(tmp_path / "run" / "metrics.jsonl") if "tau" in row]
+    rows = [row for row in read_history(tmp_path / "run" / "metrics.jsonl") if "tau" in row]
     assert rows[-1]["tau"] < rows[0]["tau"] and rows[-1]["loss"] < rows[0]["loss"]
     newest = runs.newest(tmp_path / "run")
     meta = json.loads((newest / "meta" / "metadata").read_text())

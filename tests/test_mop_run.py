@@ -20,17 +20,17 @@ from tests.data.fake import fake_tfds
 from tests.photos import SPECIES, VAL, write_clip, write_data
 from tests.runs import digests, main, result
 from tests.test_main import wait_for
-from vpjax.ablate import ablate
 from vpjax.cli import settle
-from vpjax.clip.text_features import of_classes
+from vpjax.core.errors import UserError
 from vpjax.data import open_source
-from vpjax.draw.run import subject
-from vpjax.draw.subject import OfClass, Subject
-from vpjax.draw.subprompts import subprompts
-from vpjax.errors import UserError
-from vpjax.features import on_features
-from vpjax.train.experiment import prepare
-from vpjax.zero_shot import zero_shot
+from vpjax.models.text.features import of_classes
+from vpjax.report.plots.run import subject
+from vpjax.report.plots.subject import OfClass, Subject
+from vpjax.report.plots.subprompts import subprompts
+from vpjax.runs.experiment import prepare
+from vpjax.runs.features import with_cached_features
+from vpjax.runs.zero_shot import zero_shot
+from vpjax.studies.ablate import ablate
 
 PROMPTS = 3
 
@@ -247,14 +247,14 @@ def test_ablations(place):
 
 
 def test_a_clip_without_its_tokenizer(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("vpjax.clip.tokenizer.elsewhere", lambda: iter(()))
+    monkeypatch.setattr("vpjax.models.text.tokenizer.elsewhere", lambda: iter(()))
     shutil.copytree(place / "clip", tmp_path / "clip")
     (tmp_path / "clip" / "merges.txt").unlink()
     with pytest.raises(UserError, match="no CLIP tokenizer in .*(?s:.)*vocab.json and merges.txt"):
         prepare(config_of(place, backbone__weights=str(tmp_path / "clip")))
     config = config_of(place, backbone__weights=str(tmp_path / "clip"))
     config.text.tokenizer = str(place / "clip")
-    assert on_features(prepare(config)).text
+    assert with_cached_features(prepare(config)).text
 
 
 def test_a_class_without_a_name(place, tmp_path):
@@ -275,7 +275,7 @@ def test_a_class_without_a_name(place, tmp_path):
 def test_features_and_augmentation_exclude_each_other(place):
     config = config_of(place, data__preset="imagenet_crop")
     with pytest.raises(UserError, match="features='cached' cannot be: .*augments training images"):
-        on_features(prepare(config))
+        with_cached_features(prepare(config))
 
 
 def test_names_on_the_same_words_have_other_features(place):

@@ -11,14 +11,15 @@ from flax import nnx
 
 from configs import msvp as recipe
 from tests import cases
-from vpjax import names
 from vpjax.backbones.cnn import CNN
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
 from vpjax.methods.finetune import Full
 from vpjax.methods.msvp import FUSIONS, MSVP, SCALES, MSVPFrozen
-from vpjax.model import EVALUATION, Model, take_apart
-from vpjax.train.fit import evaluate_run, fit
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.runs.fit import evaluate_run, fit
 
 
 def pixels(batch=2, size=(16, 16), channels=3, seed=0):
@@ -32,11 +33,11 @@ def method(cls=MSVP, channels=3, **options):
     made = cls(body, 5, rngs=nnx.Rngs(1), **options)
     graphdef, state = nnx.split(made)
     keys = jax.random.split(jax.random.key(2), 9)
-    flat = names.flatten(state)
+    flat = params.flatten(state)
     drawn = {
         n: jax.random.normal(k, v.shape) for (n, v), k in zip(flat.items(), keys, strict=False)
     }
-    return nnx.merge(graphdef, names.fill(state, drawn))
+    return nnx.merge(graphdef, params.fill(state, drawn))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_numbers_of_parameters_that_prompts_add(scales, rgb, grey):
     for channels, expected in ((3, rgb), (1, grey)):
         for fusion, added in zip(FUSIONS, expected, strict=True):
             made = method(channels=channels, prompt_scales=scales, fusion_type=fusion)
-            own = names.flatten(nnx.state(made))
+            own = params.flatten(nnx.state(made))
             assert sum(v.size for n, v in own.items() if not n.startswith("head/")) == added
 
 
@@ -143,7 +144,7 @@ def test_mistakes_are_explained(options, message):
 
 def test_frozen_leaves_the_backbone_alone():
     body = CNN(16, width=2, rngs=nnx.Rngs(0))
-    parts = take_apart(Model(body, MSVPFrozen(body, 5, fusion_type="gated", rngs=nnx.Rngs(0))))
+    parts = partition(Model(body, MSVPFrozen(body, 5, fusion_type="gated", rngs=nnx.Rngs(0))))
     assert {n.split("/")[1] for n in parts.trainable} == {
         "head", "fusion", "global_prompt", "mid_prompt", "local_prompt"
     }  # fmt: skip

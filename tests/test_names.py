@@ -7,16 +7,17 @@ from ml_collections import ConfigDict
 
 from configs import base, digits
 from tests import cases
-from vpjax import config as configs
-from vpjax import names, search
-from vpjax.errors import UserError
+from vpjax.core import params, registry
+from vpjax.core.errors import UserError
 from vpjax.methods.vpt import VPT
+from vpjax.runs import config as configs
+from vpjax.studies import compare
 
 
 def test_a_name_is_the_place_in_the_code():
-    assert names.lookup("methods", "vpt.VPT") is VPT
-    assert names.lookup("methods", "tests.oracles.InsertedVPT").__name__ == "InsertedVPT"
-    assert {"finetune.Linear", "finetune.Full", "vpt.VPT"} <= set(names.available("methods"))
+    assert registry.lookup("methods", "vpt.VPT") is VPT
+    assert registry.lookup("methods", "tests.oracles.InsertedVPT").__name__ == "InsertedVPT"
+    assert {"finetune.Linear", "finetune.Full", "vpt.VPT"} <= set(registry.available("methods"))
 
 
 @pytest.mark.parametrize(
@@ -31,13 +32,13 @@ def test_a_name_is_the_place_in_the_code():
 )
 def test_unknown_names_suggest_the_nearest(name, hint):
     with pytest.raises(UserError, match=hint):
-        names.lookup("methods", name)
+        registry.lookup("methods", name)
 
 
 def test_unknown_options_suggest_the_nearest():
     backbone = cases.tiny_vit(nnx.Rngs(0))
     with pytest.raises(UserError, match="Did you mean 'num_tokens'"):
-        names.construct(
+        registry.construct(
             "methods", {"name": "vpt.VPT", "num_token": 1}, backbone, 2, rngs=nnx.Rngs(0)
         )
 
@@ -45,17 +46,17 @@ def test_unknown_options_suggest_the_nearest():
 def test_flatten_and_fill_are_inverse():
     model = cases.tiny_vit(nnx.Rngs(0))
     state = nnx.state(model)
-    values = names.flatten(state)
+    values = params.flatten(state)
     assert "layers/1/attn/query/kernel" in values
-    doubled = names.fill(state, {n: 2 * v for n, v in values.items()})
-    for name, value in names.flatten(doubled).items():
+    doubled = params.fill(state, {n: 2 * v for n, v in values.items()})
+    for name, value in params.flatten(doubled).items():
         assert jnp.array_equal(value, 2 * values[name])
     with pytest.raises(KeyError, match="names differ"):
-        names.fill(state, {"other": jnp.zeros(1)})
+        params.fill(state, {"other": jnp.zeros(1)})
 
 
 def test_matching_is_of_whole_names():
-    found = names.matching(r"layers/1/.*", ["layers/1/a", "layers/10/a", "x/layers/1/a"])
+    found = params.matching(r"layers/1/.*", ["layers/1/a", "layers/10/a", "x/layers/1/a"])
     assert found == {"layers/1/a"}
 
 
@@ -117,7 +118,7 @@ def test_a_comparison_inherits_what_the_command_line_set():
     config = digits.get_config()
     config.method.num_tokens = 2
     config.seeds = (4, 5)
-    runs = {(label, seed): c for label, seed, c in search.runs(config)}
+    runs = {(label, seed): c for label, seed, c in compare.runs(config)}
     assert len(runs) == 8
     assert runs["vpt_deep", 5].method.num_tokens == 2
     assert runs["vpt_shallow", 4].method.deep is False
@@ -129,12 +130,12 @@ def test_a_comparison_inherits_what_the_command_line_set():
 def test_cells_choose_runs_and_their_order():
     config = digits.get_config()
     config.cells = ("vpt_deep", "linear")
-    found = list(search.runs(config))
+    found = list(compare.runs(config))
     assert [label for label, _, _ in found[:: len(config.seeds)]] == ["vpt_deep", "linear"]
     assert all(not c.cells and not c.compare for _, _, c in found)
     config.cells = ("linaer",)
     with pytest.raises(UserError, match="unknown cell 'linaer'. Did you mean 'linear'"):
-        list(search.runs(config))
+        list(compare.runs(config))
 
 
 def test_an_unknown_run_of_the_first_recipe():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpjax.errors import UserError
-from vpjax.neighbourhood import FORMS, VARIANTS, local_attention, neighbours
+from vpjax.core.errors import UserError
+from vpjax.nn.local_attention import FORMS, VARIANTS, local_attention, neighbours
 
 GRID = (3, 4)
 CELLS = 12

@@ -9,10 +9,12 @@ import pytest
 from flax import nnx
 
 from vpjax.backbones.vit import ViT
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.vpt import VPT
-from vpjax.model import Model, put_together, split, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import Context
+from vpjax.nn.stack import remat_segments
 
 LAYERS = 3
 
@@ -22,7 +24,7 @@ def parts():
     rngs = nnx.Rngs(0)
     body = ViT("Ti/4", 8, dim=8, mlp_dim=8, heads=2, depth=LAYERS, rngs=rngs)
     method = VPT(body, 3, num_tokens=2, dropout=0.3, head_init="classes", rngs=rngs)
-    return take_apart(Model(body, method))
+    return partition(Model(body, method))
 
 
 @functools.cache
@@ -33,7 +35,7 @@ def gradient(remat="none", segments=0):
     def loss(trainable, stats, frozen):
         ctx = Context(key=jax.random.key(1))
         images = jnp.linspace(-1, 1, 2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
-        model = put_together(graph, trainable, stats, frozen)
+        model = merge(graph, trainable, stats, frozen)
         out = model(images, ctx, remat, segments)
         return jnp.square(out["logits"]).sum(), out["logits"]
 
@@ -55,7 +57,7 @@ def test_each_segment_is_one_checkpoint(segments):
     graph, *rest = parts()
 
     def logits(trainable, stats, frozen):
-        model = put_together(graph, trainable, stats, frozen)
+        model = merge(graph, trainable, stats, frozen)
         return model(jnp.zeros((1, 8, 8, 3)), remat="full", segments=segments)["logits"]
 
     text = [e.primitive.name for e in jax.make_jaxpr(logits)(*rest).jaxpr.eqns]
@@ -66,12 +68,12 @@ def test_each_segment_is_one_checkpoint(segments):
 @pytest.mark.parametrize("count", [1, 2, 12, 24, 31])
 def test_segments_cover_the_layers_in_nearly_equal_shares(count):
     for segments in range(1, count + 1):
-        found = split(count, "full", segments)
+        found = remat_segments(count, "full", segments)
         assert [i for part in found for i in part] == list(range(count))
         sizes = {len(part) for part in found}
         assert len(found) == segments
         assert max(sizes) - min(sizes) <= 1
-    assert split(count) == [range(i, i + 1) for i in range(count)]
+    assert remat_segments(count) == [range(i, i + 1) for i in range(count)]
 
 
 @pytest.mark.parametrize(

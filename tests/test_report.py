@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tests import results, runs
-from vpjax.tables import lines, report
-from vpjax.tables.document import Grid, Heading, Picture, Text, markdown
-from vpjax.tables.latex import escaped, latex
+from vpjax.report import lines, report
+from vpjax.report.document import Grid, Heading, Picture, Text, markdown
+from vpjax.report.latex import escaped, latex
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,12 @@ from tests.oracles import PlainSA2VP
 from tests.sa2vp import CLASSES, full_size, gradient, make, pixels, swin, vit, vit_b
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.swin import Swin
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.finetune import Linear
 from vpjax.methods.sa2vp import SA2VP
-from vpjax.model import Model, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import Context
 
 
 @functools.cache
@@ -92,7 +93,7 @@ class Listening(Context):
 def test_every_dropout_draws_its_own_mask():
     parts = make(SA2VP, vit, backbone={"dropout": 0.1}, dropout=0.1)
     ctx = Listening(key=jax.random.key(1), heard=[])
-    jax.eval_shape(lambda images: put_together(*parts)(images, ctx), pixels(parts))
+    jax.eval_shape(lambda images: merge(*parts)(images, ctx), pixels(parts))
     # 2 embeddings; an MLP twice: both streams, alone in two layers, and two injected maps; 3 a
     # meeting.
     assert len(ctx.heard) == 2 + 2 * (2 * 2 + 4 + 2) + 3 * 6
@@ -106,7 +107,7 @@ def test_without_weight_it_is_a_linear_probe():
     (loss, logits, _), grads = gradient(parts, pixels(parts))
     rngs = nnx.Rngs(0)
     body = vit(rngs, **shallow)
-    probe = take_apart(Model(body, Linear(body, CLASSES, rngs=rngs)))
+    probe = partition(Model(body, Linear(body, CLASSES, rngs=rngs)))
     probe = probe._replace(trainable={n: parts.trainable[n] for n in probe.trainable})
     expected = cases.outputs(probe._replace(frozen=parts.frozen), pixels(parts))["logits"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)

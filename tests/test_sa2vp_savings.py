@@ -11,9 +11,9 @@ import pytest
 from tests.oracles import PlainSA2VP
 from tests.sa2vp import full_size, make, pixels, swin, vit, vit_b
 from vpjax.backbones.vit import ViT
-from vpjax.context import Context
 from vpjax.methods.sa2vp import SA2VP
-from vpjax.model import EVALUATION, put_together
+from vpjax.models.partition import merge
+from vpjax.nn.context import EVALUATION, Context
 from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 
@@ -24,7 +24,7 @@ def flops(parts, images, train=False, ctx=EVALUATION):
     """Operations an image, counted by XLA."""
 
     def forward(trainable, frozen, images):
-        model = put_together(parts.graph, trainable, {}, frozen)
+        model = merge(parts.graph, trainable, {}, frozen)
         out = model(images, ctx)
         return model.method.loss(out, jnp.zeros(len(images), jnp.int32), ctx).mean()
 
@@ -48,7 +48,7 @@ def test_what_no_image_has_touched_runs_once():
 
 
 def start(parts, ctx):
-    model = put_together(*parts)
+    model = merge(*parts)
     ctx = dataclasses.replace(ctx, noisy_backbone=True)
     return model.method.start(model.backbone, pixels(parts), ctx)
 
@@ -77,7 +77,7 @@ def temporary(cls):
     parts, images = full_size(cls, body, batch=2)
 
     def loss_fn(trainable, frozen, images):
-        model = put_together(parts.graph, trainable, {}, frozen)
+        model = merge(parts.graph, trainable, {}, frozen)
         return model.method.loss(model(images), jnp.zeros(2, jnp.int32), EVALUATION).mean()
 
     compiled = jax.jit(jax.grad(loss_fn)).lower(parts.trainable, parts.frozen, images).compile()

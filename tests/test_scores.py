@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.runs import config
-from vpjax import scores
 from vpjax.data.source import Record, Source
-from vpjax.train.evaluate import Answers, margins
-from vpjax.train.experiment import prepare
+from vpjax.runs import scores
+from vpjax.runs.experiment import prepare
+from vpjax.train.evaluate import Predictions, margins
 
 
 class Known:
@@ -46,7 +46,7 @@ def source(*counts, records=Known):
 
 def answers(labels, predictions):
     shares = np.full(len(labels), 0.25, np.float32)
-    return Answers(np.array(labels), np.array(predictions), shares)
+    return Predictions(np.array(labels), np.array(predictions), shares)
 
 
 def test_groups_are_there_where_classes_differ():

@@ -13,15 +13,17 @@ from flax import nnx
 
 from configs import msvp as recipe
 from tests import cases
-from vpjax import build, names
-from vpjax.attention import attention, resolve
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.small_vit import SmallViT
-from vpjax.context import Context
-from vpjax.conv import BatchNorm
-from vpjax.errors import UserError
+from vpjax.core import registry
+from vpjax.core.errors import UserError
 from vpjax.methods.msvp import MSVP
-from vpjax.model import Model, put_together, take_apart
+from vpjax.models import factory
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.attention import attention, resolve
+from vpjax.nn.context import Context
+from vpjax.nn.conv import BatchNorm
 from vpjax.train.step import init_state, make_train_step
 
 TRAINING = Context(key=jax.random.key(0), noisy_backbone=True)
@@ -36,11 +38,11 @@ def abstract(label):
     config = recipe.get_config(label)
 
     def make():
-        body = build.make_backbone(config, "xla", jax.random.key(0))
-        head = names.construct("methods", config.method, body, 10, rngs=nnx.Rngs(0))
+        body = factory.make_backbone(config, "xla", jax.random.key(0))
+        head = registry.construct("methods", config.method, body, 10, rngs=nnx.Rngs(0))
         return Model(body, head)
 
-    return take_apart(nnx.eval_shape(make))
+    return partition(nnx.eval_shape(make))
 
 
 def count(part):
@@ -151,8 +153,8 @@ def test_dropout_of_the_networks():
     ):
         model = Model(body, MSVP(body, 5, head_init="classes", rngs=nnx.Rngs(0)))
         ctx = Listening(key=jax.random.key(1), heard=[])
-        parts = take_apart(model)
-        jax.eval_shape(lambda images, p=parts, c=ctx: put_together(*p)(images, c), pixels())
+        parts = partition(model)
+        jax.eval_shape(lambda images, p=parts, c=ctx: merge(*p)(images, c), pixels())
         assert ctx.heard == expected
     a, b, c = (
         cases.outputs(parts, pixels(), Context(key=key))["logits"]

@@ -7,8 +7,8 @@ import sys
 import time
 
 from tests.runs import HOME, main, result
-from vpjax import startup
-from vpjax.startup import Startup, of_process, process_age
+from vpjax.runs import startup
+from vpjax.runs.startup import Startup, of_process, process_age
 
 
 def test_laps_add_up_by_part(monkeypatch):
@@ -23,7 +23,9 @@ def test_laps_add_up_by_part(monkeypatch):
 
 
 def test_the_age_of_a_process():
-    code = "import time; time.sleep(0.3); from vpjax.startup import process_age as a; print(a())"
+    code = (
+        "import time; time.sleep(0.3); from vpjax.runs.startup import process_age as a; print(a())"
+    )
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME)
     assert 0.3 <= float(done.stdout) <= time.monotonic() - begin + 0.1
@@ -50,9 +52,16 @@ def run(code, **environment):
 
 
 def test_what_pictures_and_other_data_need_is_imported_when_they_come():
-    code = "import sys, vpjax.cli, vpjax.train.fit; print('\\n'.join(sys.modules))"
+    code = "import sys, vpjax.cli, vpjax.runs.fit; print('\\n'.join(sys.modules))"
     heavy = {"matplotlib", "tensorflow", "tensorflow_datasets", "scipy", "pandas", "torch"}
-    heavy |= {"transformers", "h5py", "cv2", "vpjax.draw", "vpjax.tune", "vpjax.tables"}
+    heavy |= {
+        "transformers",
+        "h5py",
+        "cv2",
+        "vpjax.report.plots",
+        "vpjax.studies.tune",
+        "vpjax.report",
+    }
     assert not heavy & set(run(code).split())
 
 

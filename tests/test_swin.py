@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpjax import names
-from vpjax.attention import resolve
 from vpjax.backbones.swin import Swin
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
 from vpjax.methods.finetune import Bias, Full, Linear, Partial
 from vpjax.methods.vpt import VPT
-from vpjax.model import EVALUATION, Model, take_apart
-from vpjax.tokens import Tokens
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.nn.attention import resolve
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.tokens import Tokens
 
 
 def normal(*shape, seed=0):
@@ -33,7 +34,7 @@ def swin(parity=False, **options):
     rng = np.random.default_rng(0)
     draw = lambda shape: jnp.asarray(rng.normal(0, 0.4, shape).astype(np.float32))  # noqa: E731
     return nnx.merge(
-        graph, names.fill(state, {n: draw(v.shape) for n, v in names.flatten(state).items()})
+        graph, params.fill(state, {n: draw(v.shape) for n, v in params.flatten(state).items()})
     )
 
 
@@ -230,7 +231,7 @@ def test_parameter_counts_of_the_paper(method, options, trainable, total):
         backbone = Swin("B", rngs=nnx.Rngs(0))
         return Model(backbone, method(backbone, 100, rngs=nnx.Rngs(0), **options))
 
-    parts = take_apart(nnx.eval_shape(make))
+    parts = partition(nnx.eval_shape(make))
     count = lambda part: sum(v.size for v in part.values())  # noqa: E731
     assert count(parts.trainable) == trainable
     assert count(parts.trainable) + count(parts.frozen) == total
@@ -287,10 +288,10 @@ def test_drop_path_grows_from_block_to_block_and_acts_in_training_alone():
 
 def test_partial_names_whole_layers():
     model = nnx.eval_shape(lambda: Swin("T", rngs=nnx.Rngs(0)))
-    params = names.flatten(nnx.state(model))
+    names = params.flatten(nnx.state(model))
     layers = lambda k: {  # noqa: E731
         int(n.split("/")[1])
-        for n in params
+        for n in names
         if re.fullmatch(model.partial(k), n) and n.startswith("layers")
     }
     # Two blocks, merging, two, merging, six, merging, two.

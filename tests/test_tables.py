@@ -6,16 +6,17 @@ import re
 import numpy as np
 
 from tests import results
-from vpjax import config as configs
-from vpjax.data.suites import SUITES
-from vpjax.errors import Diverged, UserError
-from vpjax.tables import content
-from vpjax.tables.cells import tables, told
-from vpjax.tables.document import markdown
-from vpjax.tables.means import means, overall, ranks
-from vpjax.tables.runs import find
-from vpjax.tables.sources import assign
-from vpjax.train import workdir
+from vpjax.core import files
+from vpjax.core.errors import Diverged, UserError
+from vpjax.data.benchmarks import BENCHMARKS
+from vpjax.report import content
+from vpjax.report.cells import tables, told
+from vpjax.report.document import markdown
+from vpjax.report.means import means, overall, ranks
+from vpjax.report.runs import find
+from vpjax.report.sources import assign
+from vpjax.runs import config as configs
+from vpjax.runs import workdir
 
 # Numbers
 
@@ -72,7 +73,7 @@ def test_one_seed_has_no_spread_and_no_tolerance_no_verdict(tmp_path):
 
 
 def test_an_incomplete_benchmark_has_no_mean(tmp_path):
-    results.vtab(tmp_path, "vpt", 60.0, tasks=["dtd", "svhn", *list(SUITES["vtab"])[7:11]])
+    results.vtab(tmp_path, "vpt", 60.0, tasks=["dtd", "svhn", *list(BENCHMARKS["vtab"])[7:11]])
     results.vtab(tmp_path, "linear", 50.0, tasks=["dtd", "svhn"], trainable=5)
     (table,) = results.tables_of(tmp_path)
     found = {mean.name: mean for mean in means(table, "vpt")}
@@ -145,7 +146,7 @@ def test_what_tune_leaves_is_read(tmp_path):
     workdir.write_failure(diverged, Diverged("the loss is nan at step 3"))
     configs.save(plan, place / "plan.json")
     choice = {"name": "lr=1.0", "val": 61.0, "trials": {"diverged": 1, "finished": 2}}
-    workdir.write_json(place / "choice.json", choice | {"edges": {"optim.lr": "largest"}})
+    files.write_json(place / "choice.json", choice | {"edges": {"optim.lr": "largest"}})
     for seed in (42, 44):
         config = results.config_of("vtab", "svhn", seed, label=plan.label)
         results.write(place / "final" / f"seed{seed}", config, 70.0 + seed)

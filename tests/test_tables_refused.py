@@ -6,13 +6,13 @@ import os
 import pytest
 
 from tests import results
-from vpjax.data.suites import SUITES
-from vpjax.errors import UserError
-from vpjax.tables import content, report
-from vpjax.tables.cells import tables
-from vpjax.tables.document import markdown
-from vpjax.tables.means import means
-from vpjax.tables.runs import find
+from vpjax.core.errors import UserError
+from vpjax.data.benchmarks import BENCHMARKS
+from vpjax.report import content, report
+from vpjax.report.cells import tables
+from vpjax.report.document import markdown
+from vpjax.report.means import means
+from vpjax.report.runs import find
 
 # What is refused
 
@@ -79,7 +79,7 @@ def test_sources_do_not_mix_in_a_mean(tmp_path):
 
 
 def test_a_release_that_tfds_has_not_joins_the_mean(tmp_path):
-    for task in SUITES["fgvc"]:
+    for task in BENCHMARKS["fgvc"]:
         config = results.config_of("fgvc", task)
         results.write(tmp_path / task / "vpt" / "seed0", config, 80.0)
     (table,) = results.tables_of(tmp_path)

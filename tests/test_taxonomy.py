@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vpjax import taxonomy
+from vpjax.train import taxonomy
 
 TREE = [
     {"genus": "morus", "family": "moraceae", "order": "rosales"},  # mulberries

@@ -2,10 +2,10 @@
 
 import pytest
 
-from vpjax.clip import templates, zeroshot
-from vpjax.clip.templates import choose, choose_zero_shot, class_prompts, zero_shot_names
+from vpjax.core.errors import UserError
 from vpjax.data import cars
-from vpjax.errors import UserError
+from vpjax.models.text import templates, zero_shot
+from vpjax.models.text.templates import choose, choose_zero_shot, class_prompts, zero_shot_names
 
 BIRD = {
     "name": "Turdus merula",
@@ -106,11 +106,11 @@ def test_zero_shot_names():
 
 
 def test_zero_shot_templates_fit_the_names():
-    prompts, _ = zeroshot.class_prompts(zero_shot_names([BIRD]), templates.ZERO_SHOT["both"])
+    prompts, _ = zero_shot.class_prompts(zero_shot_names([BIRD]), templates.ZERO_SHOT["both"])
     assert len(prompts) == 12 and prompts[5] == "a picture of Blackbird"
     assert prompts[6] == "a photo of a Turdus merula"
     for several in templates.ZERO_SHOT.values():
-        assert len(zeroshot.class_prompts([["x"]], several)[0]) == len(several)
+        assert len(zero_shot.class_prompts([["x"]], several)[0]) == len(several)
 
 
 def test_zero_shot_templates_by_choice():
@@ -128,7 +128,7 @@ def test_zero_shot_templates_by_choice():
         choose_zero_shot("auto", [BIRD], "boht")
     wild = choose_zero_shot("wildlife", [BIRD], "both")
     with pytest.raises(UserError, match="needs one {}"):
-        zeroshot.class_prompts([["x"]], wild)
+        zero_shot.class_prompts([["x"]], wild)
 
 
 def test_zero_shot_faults():

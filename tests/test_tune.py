@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 from configs import vtab
 from tests import runs
 from tests.data.fake import fake_tfds
-from vpjax import cost, names, trials, tune
+from vpjax.core import distributed, files, registry
+from vpjax.core.errors import Diverged, InUse, UserError
 from vpjax.data import lock, open_source
 from vpjax.data import tfds as prepared
-from vpjax.errors import Diverged, InUse, UserError
-from vpjax.train import processes, workdir
+from vpjax.studies import cost, trials, tune
 
 TASKS = ("patch_camelyon", "smallnorb_elevation", "svhn")
 SUITE = "+".join(TASKS)
@@ -181,7 +181,7 @@ def quick(monkeypatch):
             raise value
         split = "test" if single.data.test else "val"
         result = {"status": "finished", "step": 1, "seconds": 1.0, f"{split}_loss": 1.0}
-        workdir.write_json(folder / "result.json", result | {f"{split}_accuracy": value})
+        files.write_json(folder / "result.json", result | {f"{split}_accuracy": value})
         return result
 
     monkeypatch.setattr(tune, "fit", fit)
@@ -330,13 +330,13 @@ def test_a_dry_run_trains_nothing(data, tmp_path, capsys):
 
 
 def test_every_process_begins_with_its_share(data, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 3)
-    monkeypatch.setattr(processes, "index", lambda: 1)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "index", lambda: 1)
     setting = config(data)
     setting.tune.grid.optim.lr = (0.1, 0.2, 0.3, 0.4, 0.5)
     tune.tune(setting, tmp_path)
-    names = ["lr=0.2", "lr=0.5", "lr=0.1", "lr=0.3", "lr=0.4"]  # then what others have not begun
-    assert quick["ran"] == [*names, "seed2", "seed1"]
+    params = ["lr=0.2", "lr=0.5", "lr=0.1", "lr=0.3", "lr=0.4"]  # then what others have not begun
+    assert quick["ran"] == [*params, "seed2", "seed1"]
 
 
 @pytest.mark.slow
@@ -374,7 +374,7 @@ tune.tune(setting, Path(sys.argv[2]))
 
 def test_the_recipe_has_every_method():
     listed = {name for name, _, _ in vtab.METHODS.values()} | set(vtab.ELSEWHERE)
-    assert set(names.available("methods")) - {"base.Method"} == listed
+    assert set(registry.available("methods")) - {"base.Method"} == listed
     for method, (_, _, follows) in vtab.METHODS.items():
         assert follows in vtab.GRIDS and follows in vtab.RATES
         for recipe in vtab.RECIPES:

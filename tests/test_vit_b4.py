@@ -14,25 +14,28 @@ from tests import cases
 from tests.data.fake import fake_tfds
 from tests.draw.test_curves import shows
 from tests.runs import main, result
-from vpjax import build, names, search
 from vpjax.backbones.vit import ViT
-from vpjax.errors import UserError
+from vpjax.core import params, registry
+from vpjax.core.errors import UserError
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT
-from vpjax.model import Model, take_apart
+from vpjax.models import factory
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.studies import compare
 from vpjax.train.optim import Plan, make_optimiser
 from vpjax.weights import google
 
 
 def model_of(config, classes=10):
     def make():
-        backbone = build.make_backbone(config, "xla", jax.random.key(0))
+        backbone = factory.make_backbone(config, "xla", jax.random.key(0))
         rngs = nnx.Rngs(0)
         return Model(
-            backbone, names.construct("methods", config.method, backbone, classes, rngs=rngs)
+            backbone, registry.construct("methods", config.method, backbone, classes, rngs=rngs)
         )
 
-    return take_apart(nnx.eval_shape(make))
+    return partition(nnx.eval_shape(make))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +63,13 @@ def test_strategies_by_name():
     assert vpt_cifar.get_config("PF").method.name == "vit_b4.PromptsFull"
     with pytest.raises(UserError, match="strategy of configs/vpt_cifar.py"):
         vpt_cifar.get_config("strategy=Q")
-    assert {label for label, _, _ in search.runs(vit_b4_compare.get_config())} == {"P", "F", "P+F"}
+    assert {label for label, _, _ in compare.runs(vit_b4_compare.get_config())} == {"P", "F", "P+F"}
 
 
 def test_options_hold_for_all_runs_of_the_comparison():
     config = vit_b4_compare.get_config()
     config.method.num_tokens = 7
-    methods = {label: c.method for label, _, c in search.runs(config)}
+    methods = {label: c.method for label, _, c in compare.runs(config)}
     assert methods["P"].num_tokens == methods["P+F"].num_tokens == 7
     assert methods["F"].name == "finetune.Full" and "num_tokens" not in methods["F"]
     assert {m.head_init for m in methods.values()} == {"normal_0.02"}
@@ -124,7 +127,7 @@ def compared(tmp_path_factory):
     fake_tfds(folder / "data", "cifar10", {"train": 20, "test": 12})
     rngs = nnx.Rngs(0)
     big = ViT("Ti/8", 56, dim=16, mlp_dim=16, heads=2, depth=2, dropout=0.0, rngs=rngs)
-    google.save(folder / "vit.npz", names.flatten(nnx.state(big)))
+    google.save(folder / "vit.npz", params.flatten(nnx.state(big)))
     tiny = {"dim": 16, "mlp_dim": 16, "heads": 2, "depth": 2, "weights": folder / "vit.npz"}
     done = main(
         "--config=configs/vit_b4_compare.py",
@@ -202,7 +205,7 @@ def test_best_is_only_said_of_the_test_split():
             "test": {"name": "x[test]", "images": 10},
         },
     }
-    assert search.summary("a", [found])["best"] == 70.0
+    assert compare.summary("a", [found])["best"] == 70.0
     found["data"]["val"] = {"name": "x[val]", "images": 10}
-    row = search.summary("a", [found])
-    assert "best" not in row and "best seen" not in search.as_table([row])
+    row = compare.summary("a", [found])
+    assert "best" not in row and "best seen" not in compare.as_table([row])

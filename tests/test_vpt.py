@@ -12,12 +12,13 @@ from flax import nnx
 
 from tests import cases
 from tests.oracles import InsertedVPT
-from vpjax import attention
 from vpjax.backbones.vit import ViT
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.vpt import VPT
-from vpjax.model import Model, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn import attention
+from vpjax.nn.context import Context
 from vpjax.train.step import init_state, make_train_step
 
 GFLOP = 1e9
@@ -36,7 +37,7 @@ def test_loss_and_gradients_equal_the_long_form(num_tokens, project):
         parts = cases.make("vit", "vpt_deep", cls, num_tokens=num_tokens, project=project)
 
         def loss(trainable, parts=parts):
-            model = put_together(parts.graph, trainable, parts.stats, parts.frozen)
+            model = merge(parts.graph, trainable, parts.stats, parts.frozen)
             return model.method.loss(model(images), labels, Context()).mean()
 
         with jax.default_matmul_precision("highest"):
@@ -53,7 +54,7 @@ def test_prompt_dropout_differs_by_image_and_layer():
     parts = cases.make("vit", "vpt_deep", num_tokens=6, dropout=0.5)
 
     def prompts(parts, ctx):
-        method = put_together(*parts).method
+        method = merge(*parts).method
         return method.prompt(4, ctx.at(0)), method.prompt(4, ctx.at(1))
 
     first, second = prompts(parts, Context(key=jax.random.key(0)))
@@ -101,7 +102,7 @@ def abstract_step(cls, num_tokens, batch, dtype=jnp.float32, implementation="xla
         backbone = ViT("B/16", attention=implementation, rngs=rngs)
         return Model(backbone, cls(backbone, 100, num_tokens=num_tokens, deep=deep, rngs=rngs))
 
-    parts = take_apart(nnx.eval_shape(make))
+    parts = partition(nnx.eval_shape(make))
     optimiser = optax.sgd(0.1, momentum=0.9)
     prepare = lambda images, key: images.astype(dtype) / 127.5 - 1  # noqa: E731
     step = make_train_step(parts.graph, optimiser, prepare, 10)
@@ -134,10 +135,10 @@ def test_a_forward_pass_needs_33_gflop_an_image():
         backbone = ViT("B/16", rngs=rngs)
         return Model(backbone, VPT(backbone, 100, num_tokens=50, rngs=rngs))
 
-    parts = take_apart(nnx.eval_shape(make))
+    parts = partition(nnx.eval_shape(make))
 
     def logits(trainable, frozen, images):
-        return put_together(parts.graph, trainable, parts.stats, frozen)(images)["logits"]
+        return merge(parts.graph, trainable, parts.stats, frozen)(images)["logits"]
 
     images = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
     compiled = jax.jit(logits).lower(parts.trainable, parts.frozen, images).compile()

@@ -11,11 +11,12 @@ from flax import nnx
 
 from tests import cases
 from tests.oracles import InsertedVPT
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.vpt import POOLS, VPT
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
-from vpjax.model import Model, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import Context
 
 BACKBONES = ("vit", "mae", "moco", "swin")
 CHOICES = {
@@ -61,7 +62,7 @@ def gradients(graph, ctx=None):
     ctx = ctx or Context()
 
     def loss(trainable, stats, frozen, images):
-        model = put_together(graph, trainable, stats, frozen)
+        model = merge(graph, trainable, stats, frozen)
         out = model(images, ctx)
         return model.method.loss(out, jnp.arange(len(images)), ctx).mean(), out["logits"]
 
@@ -91,7 +92,7 @@ def test_what_is_not_refused_has_logits_and_gradients(backbone):
     ctx = Context(key=jax.random.key(0))
     for options in random.Random(backbone).sample(good, 8):
         make = lambda o=options: build(backbone, o | {"num_tokens": 2, "dropout": 0.1})  # noqa: E731
-        parts = take_apart(nnx.eval_shape(make))
+        parts = partition(nnx.eval_shape(make))
         grads, logits = jax.eval_shape(gradients(parts.graph, ctx), *parts[1:], images)
         assert logits.shape == (2, cases.CLASSES), options
         assert grads.keys() == parts.trainable.keys(), options
@@ -118,7 +119,7 @@ def test_loss_and_gradients_equal_the_inserted_form(backbone, options):
     images = jax.random.normal(jax.random.key(0), (3, cases.IMAGE, cases.IMAGE, 3))
     results = []
     for cls in (VPT, InsertedVPT):
-        parts = take_apart(build(backbone, {"num_tokens": 3} | options, cls))
+        parts = partition(build(backbone, {"num_tokens": 3} | options, cls))
         with jax.default_matmul_precision("highest"):
             results.append(jax.jit(gradients(parts.graph))(*parts[1:], images))
     (ours, logits), (expected, long) = results
@@ -145,7 +146,7 @@ def test_loss_and_gradients_equal_the_inserted_form(backbone, options):
 )
 def test_input_prompts_run_on_every_transformer(backbone, cls, options):
     images = jax.ShapeDtypeStruct((2, cases.IMAGE, cases.IMAGE, 3), jnp.float32)
-    parts = take_apart(nnx.eval_shape(lambda: build(backbone, options, cls)))
+    parts = partition(nnx.eval_shape(lambda: build(backbone, options, cls)))
     grads, logits = jax.eval_shape(gradients(parts.graph), *parts[1:], images)
     assert logits.shape == (2, cases.CLASSES)
     assert grads.keys() == parts.trainable.keys()
@@ -215,7 +216,7 @@ def test_parity_overwrites_patches_and_its_default_does_not():
     images = jax.random.normal(jax.random.key(0), (2, cases.IMAGE, cases.IMAGE, 3))
     options = {"num_tokens": 3, "num_deep_layers": 1, "reverse_deep": True}
     ours, published = (
-        cases.outputs(take_apart(build("vit", options | {"parity": p})), images)["logits"]
+        cases.outputs(partition(build("vit", options | {"parity": p})), images)["logits"]
         for p in (False, True)
     )
     assert np.abs(ours - published).max() > 1e-3

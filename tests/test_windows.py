@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpjax.windows import MASKED, Windows
+from vpjax.nn.windows import MASKED, Windows
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Visual prompt tuning in JAX. Read `vpjax/model.py` first."""
+"""Visual prompt tuning in JAX. Read `vpjax/models/model.py` first."""

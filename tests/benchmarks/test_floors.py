@@ -14,7 +14,8 @@ from tests.oracles import InsertedVPT, PlainSA2VP
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.vit import ViT
 from vpjax.methods.finetune import Full, Linear
-from vpjax.model import Model, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
 
 BATCH = 8
 CASES = {case.name: case for case in floors.CASES}
@@ -80,7 +81,7 @@ def tiny(cls=Linear, backbone=None):
         body = backbone(rngs=rngs) if backbone else ViT("B/16", 64, **TINY, rngs=rngs)
         return Model(body, cls(body, 5, rngs=rngs))
 
-    return take_apart(nnx.eval_shape(make))
+    return partition(nnx.eval_shape(make))
 
 
 def count(values):

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import input as benchmark
 from configs import digits
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 
 def tiny(**options):

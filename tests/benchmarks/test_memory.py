@@ -9,7 +9,7 @@ import pytest
 from benchmarks import memory, memory_cell
 from benchmarks.memory_cell import Cell
 from benchmarks.memory_report import claims, exponent, report
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 BLOCKED = ("tensorflow", "tensorflow_datasets", "grain", "ml_collections", "clu", "matplotlib")
 IMPORT = f"""

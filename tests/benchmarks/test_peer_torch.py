@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 
 from benchmarks import measure, ours, peer_torch, race, settings, tasks, torch_peer  # noqa: E402
 from benchmarks.torch_weights import named  # noqa: E402
-from vpjax.context import Context  # noqa: E402
-from vpjax.errors import UserError  # noqa: E402
-from vpjax.model import put_together, take_apart  # noqa: E402
+from vpjax.core.errors import UserError  # noqa: E402
+from vpjax.models.partition import merge, partition  # noqa: E402
+from vpjax.nn.context import Context  # noqa: E402
 
 BLOCKED = ("tensorflow", "tensorflow_datasets", "grain", "ml_collections", "clu")
 IMPORT = f"""
@@ -105,8 +105,8 @@ def test_both_sides_drop_at_as_many_places(name, monkeypatch):
     monkeypatch.setattr(Context, "dropout", drop)
     monkeypatch.setattr(torch.nn.functional, "dropout", torch_drop)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", mix)
-    graph, *parts = take_apart(model)
-    call = lambda *parts: put_together(graph, *parts)(jnp.zeros((2, 32, 32, 3)), ctx)["logits"]  # noqa: E731
+    graph, *parts = partition(model)
+    call = lambda *parts: merge(graph, *parts)(jnp.zeros((2, 32, 32, 3)), ctx)["logits"]  # noqa: E731
     ctx = Context(key=jax.random.key(0))
     jax.eval_shape(call, *parts)
     peer(torch.zeros(2, 3, 32, 32))

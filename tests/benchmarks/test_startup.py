@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import startup
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import measure, step
 from configs import digits
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from vpjax.core.errors import UserError
 from vpjax.data import digits, open_source
-from vpjax.errors import UserError
 
 
 @pytest.fixture(scope="module")

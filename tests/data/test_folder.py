@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vpjax.core.errors import UserError
 from vpjax.data import cars, open_source
-from vpjax.errors import UserError
 
 
 def picture(path, value=0, size=(7, 5), mode="RGB"):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.data.fake import fake_tfds
+from vpjax.core.errors import UserError
 from vpjax.data import Loader, convert_inat, inat, open_source, preset
 from vpjax.data.subset import SUBSETS, find, restrict
-from vpjax.errors import UserError
 
 IDS = (7, 2, 11)  # neither sorted nor contiguous
 

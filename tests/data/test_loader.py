@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.conftest import Memory, numbered
+from vpjax.core.errors import UserError
 from vpjax.data import Loader, loader, open_source, preset
 from vpjax.data.source import Record, Source
-from vpjax.errors import UserError
 
 DIGITS = preset("digits")
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.data.conftest import Memory
 from tests.data.fake import as_tfrecord, fake_tfds
+from vpjax.core.errors import UserError
 from vpjax.data import Loader, loader, open_source, preset, tfds
 from vpjax.data.source import Record, Source
-from vpjax.errors import UserError
 
 IDS = [(0,), (), (2, 1), (0, 1, 2), (2,), (1, 1)]
 ROWS = [[1, 0, 0], [0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 1, 0]]

@@ -16,8 +16,8 @@ from tensorflow_datasets.core.utils import lazy_imports_utils
 from tensorflow_datasets.image_classification import mnist
 
 from tests.data.fake import fake_tfds
+from vpjax.core.errors import UserError
 from vpjax.data import open_source, prepare, standin
-from vpjax.errors import UserError
 
 
 @pytest.fixture

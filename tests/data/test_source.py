@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.data.conftest import Memory, numbered
+from vpjax.core.errors import UserError
 from vpjax.data.source import Record, Source
-from vpjax.errors import UserError
 
 
 def test_reading():

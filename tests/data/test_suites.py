@@ -12,8 +12,8 @@ from PIL import Image
 
 from configs import finetune_fgvc, linear_fgvc, sa2vp_fgvc, sa2vp_hta, vpt_fgvc
 from tests.data.fake import fake_tfds
-from vpjax.data import files, open_source, prepare, suites, vtab
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
+from vpjax.data import benchmarks, files, open_source, prepare, vtab
 
 # task: classes, val200, test, images of test; as the papers and VPT's code have them.
 VTAB = {
@@ -42,8 +42,8 @@ VTAB = {
 @pytest.mark.parametrize("task", VTAB)
 def test_a_task_is_as_published(task):
     classes, val, test, images = VTAB[task]
-    data, rule = suites.find("vtab", task), vtab.TASKS[task]
-    train = suites.RELEASES[rule.data].counts["train"]
+    data, rule = benchmarks.find("vtab", task), vtab.TASKS[task]
+    train = benchmarks.RELEASES[rule.data].counts["train"]
     assert vtab.splits(rule, train) == {
         "train800": "train[:800]",
         "val200": val,
@@ -52,9 +52,9 @@ def test_a_task_is_as_published(task):
     }
     assert (data.classes, data.group) == (classes, rule.group)
     for opening in data.openings:
-        sizes = [suites.expected(opening.name, s) for s in ("train800", "val200", "test")]
+        sizes = [benchmarks.expected(opening.name, s) for s in ("train800", "val200", "test")]
         assert sizes == [800, 200, images]
-        assert suites.expected(opening.name, opening.both) == 1000
+        assert benchmarks.expected(opening.name, opening.both) == 1000
 
 
 def reference(task, example):
@@ -87,7 +87,7 @@ def examples(builder, split):
 @pytest.mark.parametrize("data", sorted({t.data for t in vtab.TASKS.values()}))
 def test_labels_of_records_in_the_builders_format(tmp_path, data):
     lengths = range(3, 11) if data == "clevr" else (0, 1, 2, 3)
-    parts = [s for s in suites.RELEASES[data].counts if s not in ("extra", "sample")]
+    parts = [s for s in benchmarks.RELEASES[data].counts if s not in ("extra", "sample")]
     folder = fake_tfds(tmp_path, data, dict.fromkeys(parts, 24), lengths=lengths)
     builder = tfds.builder_from_directory(str(folder))
     for task in (name for name, t in vtab.TASKS.items() if t.data == data):
@@ -105,15 +105,15 @@ def test_labels_of_records_in_the_builders_format(tmp_path, data):
         assert len(counts) > 1 or source.num_classes == 1
 
 
-WHOLE = {o.name for s in ("fgvc", "hta", "small") for d in suites.SUITES[s].values()
+WHOLE = {o.name for s in ("fgvc", "hta", "small") for d in benchmarks.BENCHMARKS[s].values()
          for o in d.openings if o.kind == "tfds" and "digits" not in o.name}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_whole_data_sets_in_the_builders_format(tmp_path, name):
-    counts = suites.RELEASES[name].counts
+    counts = benchmarks.RELEASES[name].counts
     fake_tfds(tmp_path, name, {split: 20 for split in counts if split != "extra"})
-    for data in suites.columns(name):
+    for data in benchmarks.columns(name):
         opening = next(o for o in data.openings if o.name == name)
         train, val, test = (open_source(name, s, tmp_path) for s in opening[1:])
         assert train.num_classes == val.num_classes == test.num_classes == data.classes
@@ -127,23 +127,23 @@ def test_whole_data_sets_in_the_builders_format(tmp_path, name):
 
 
 def test_suites_hold_what_they_should():
-    sizes = {suite: len(sets) for suite, sets in suites.SUITES.items()}
+    sizes = {suite: len(sets) for suite, sets in benchmarks.BENCHMARKS.items()}
     assert sizes == {"vtab": 19, "fgvc": 5, "hta": 10, "small": 6, "inat": 2}
-    assert list(suites.SUITES["vtab"]) == list(VTAB)  # the order of published tables
-    metrics = {d.metric for sets in suites.SUITES.values() for d in sets.values()}
+    assert list(benchmarks.BENCHMARKS["vtab"]) == list(VTAB)  # the order of published tables
+    metrics = {d.metric for sets in benchmarks.BENCHMARKS.values() for d in sets.values()}
     assert metrics == {"accuracy"}
-    cars = suites.SUITES["fgvc"]["cars"]
+    cars = benchmarks.BENCHMARKS["fgvc"]["cars"]
     lists = next(o for o in cars.openings if o.kind == "fgvc")
-    found = [suites.expected(lists.name, s) for s in lists[1:]]
+    found = [benchmarks.expected(lists.name, s) for s in lists[1:]]
     assert found == [7_329, 815, 8_041]
-    assert suites.expected("food101", "train[:80%]") == 60_600
-    assert suites.expected("inat2021", "mini") == 500_000
-    for sets in suites.SUITES.values():
+    assert benchmarks.expected("food101", "train[:80%]") == 60_600
+    assert benchmarks.expected("inat2021", "mini") == 500_000
+    for sets in benchmarks.BENCHMARKS.values():
         for data in sets.values():
             for opening in data.openings:
-                assert suites.release(opening.name).classes == data.classes, opening
+                assert benchmarks.release(opening.name).classes == data.classes, opening
                 for split in filter(None, opening[1:]):
-                    assert suites.expected(opening.name, split), (opening, split)
+                    assert benchmarks.expected(opening.name, split), (opening, split)
 
 
 def test_names_are_known_however_they_are_spelt():
@@ -155,29 +155,29 @@ def test_names_are_known_however_they_are_spelt():
         "vtab1k:/x/vtab/dsprites_ori": "vtab1k:dsprites_ori",
         "nabirds:birds": "nabirds:birds",
     }.items():
-        assert suites.known_name(name) == known
-    assert suites.release("folder:/my/photos") is None
-    assert suites.expected("folder:/my/photos", "train") is None
-    assert suites.expected("cifar10", "validation") is None
-    assert suites.expected("vtab/svhn", "extra[:10]") == 10
-    assert [d.suite for d in suites.columns("fgvc:/x/nabirds")] == ["fgvc", "hta"]
-    assert [d.name for d in suites.columns("vtab1k:/x/kitti")] == ["kitti_distance"]
+        assert benchmarks.known_name(name) == known
+    assert benchmarks.release("folder:/my/photos") is None
+    assert benchmarks.expected("folder:/my/photos", "train") is None
+    assert benchmarks.expected("cifar10", "validation") is None
+    assert benchmarks.expected("vtab/svhn", "extra[:10]") == 10
+    assert [d.suite for d in benchmarks.columns("fgvc:/x/nabirds")] == ["fgvc", "hta"]
+    assert [d.name for d in benchmarks.columns("vtab1k:/x/kitti")] == ["kitti_distance"]
 
 
 def test_settings():
-    assert suites.settings("hta", "gtsrb")["name"] == "gtsrb:GTSRB"
-    assert suites.settings("fgvc", "cub", "fgvc") == {
+    assert benchmarks.settings("hta", "gtsrb")["name"] == "gtsrb:GTSRB"
+    assert benchmarks.settings("fgvc", "cub", "fgvc") == {
         "name": "fgvc:CUB_200_2011",
         "train": "train",
         "val": "val",
         "test": "test",
     }
     with pytest.raises(UserError, match="unknown suite 'vtb'. Did you mean 'vtab'"):
-        suites.find("vtb", "svhn")
+        benchmarks.find("vtb", "svhn")
     with pytest.raises(UserError, match="data set of fgvc 'cubs'. Did you mean 'cub'"):
-        suites.settings("fgvc", "cubs")
+        benchmarks.settings("fgvc", "cubs")
     with pytest.raises(UserError, match="way to open cub 'json'. .*cub, fgvc, tfds"):
-        suites.settings("fgvc", "cub", "json")
+        benchmarks.settings("fgvc", "cub", "json")
 
 
 def test_pieces_of_a_split():
@@ -288,11 +288,11 @@ def test_lists_of_every_kind_are_known(tmp_path):
         (lists / f"{split}.json").write_text(json.dumps(content))
     name = "fgvc:CUB_200_2011"
     assert open_source(name, "train", tmp_path).labels().tolist() in ([0, 1], [1, 0])
-    assert suites.expected(f"fgvc:{lists}", "val") == 600
+    assert benchmarks.expected(f"fgvc:{lists}", "val") == 600
     photo(tmp_path / "cifar" / "images" / "train800" / "000000.jpg", 1)
     (tmp_path / "cifar" / "train800.txt").write_text("images/train800/000000.jpg 99\n")
     source = open_source("vtab1k:cifar", "train800", tmp_path)
-    assert source.num_classes == suites.release("vtab1k:cifar").classes == 100
+    assert source.num_classes == benchmarks.release("vtab1k:cifar").classes == 100
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_the_stand_in_is_refused_where_it_cannot_do(tmp_path):
 def test_recipes_take_their_data_from_here():
     for label, data in {"cub": "tfds", "nabirds": "nabirds", "cars,data=fgvc": "fgvc"}.items():
         task = label.partition(",")[0]
-        wanted = suites.settings("fgvc", task, data)
+        wanted = benchmarks.settings("fgvc", task, data)
         for recipe in (vpt_fgvc, sa2vp_fgvc, linear_fgvc, finetune_fgvc):
             found = recipe.get_config(label).data
             assert {key: found[key] for key in wanted} == wanted

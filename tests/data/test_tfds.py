@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.fake import as_tfrecord, fake_tfds
+from vpjax.core.errors import UserError
 from vpjax.data import open_source, tfds, tfrecord
-from vpjax.errors import UserError
 
 
 def everything(source):

@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
+from vpjax.core.errors import UserError
 from vpjax.data import PRESETS, preset, resize, transforms
-from vpjax.errors import UserError
 
 RNG = np.random.default_rng(0)
 BATCH = RNG.integers(0, 256, (8, 12, 12, 3), np.uint8)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.data.fake import fake_tfds
+from vpjax.core.errors import UserError
 from vpjax.data import open_source, tfds, vtab
-from vpjax.errors import UserError
 
 
 def clevr(*depths):

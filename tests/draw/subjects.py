@@ -4,9 +4,9 @@ import functools
 from pathlib import Path
 
 from configs import base, digits
-from vpjax.config import merged
-from vpjax.draw.subject import Subject
-from vpjax.train.experiment import prepare
+from vpjax.report.plots.subject import Subject
+from vpjax.runs.config import merged
+from vpjax.runs.experiment import prepare
 
 CNN = base.backbone("cnn.CNN", image_size=8, width=4, channels=1)
 MSVP = {"name": "msvp.MSVP", "head_init": "normal_0.02"}

@@ -6,9 +6,9 @@ import pytest
 
 from tests.cases import make
 from tests.draw.subjects import subject
-from vpjax.draw import attention as drawing
-from vpjax.layers import Attention
-from vpjax.model import put_together
+from vpjax.models.partition import merge
+from vpjax.nn.layers import Attention
+from vpjax.report.plots import attention as drawing
 
 IMAGES = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
 
@@ -28,7 +28,7 @@ def test_weights_are_those_the_layers_use(method, monkeypatch):
         return mix(self, q, k, v)
 
     monkeypatch.setattr(Attention, "mix", watch)
-    put_together(*parts)(IMAGES)
+    merge(*parts)(IMAGES)
     assert len(found) == len(used) == 2
     for layer, weights in zip(found, used, strict=True):
         prompts = weights.shape[1] - 17

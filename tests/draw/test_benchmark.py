@@ -5,8 +5,8 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from tests.draw.test_curves import pixels, shows
-from vpjax.draw.benchmark import accuracies, places
-from vpjax.draw.style import PALETTE
+from vpjax.report.plots.benchmark import accuracies, places
+from vpjax.report.plots.style import PALETTE
 
 SCORES = {
     "linear": {"a": (50.0, 1.0), "b": (60.0, None), "c": (55.0, 0.5)},

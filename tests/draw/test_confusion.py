@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.draw.subjects import subject
-from vpjax import metrics
-from vpjax.draw import confusion
-from vpjax.train.experiment import loader, measure
+from vpjax.report.plots import confusion
+from vpjax.runs.experiment import evaluate_metrics, image_loader
+from vpjax.train import metrics
 
 
 def told(true, predicted, names):
@@ -80,6 +80,8 @@ def test_every_image_of_the_split_counts_once():
     source = run.experiment.sources["test"]
     np.testing.assert_array_equal(true, source.labels())
     accuracy = 100 * (true == predicted).mean()
-    assert accuracy == pytest.approx(measure(run.experiment, run.state, "test")["accuracy"])
-    batch = loader(run.experiment, "test").batch(3)
+    assert accuracy == pytest.approx(
+        evaluate_metrics(run.experiment, run.state, "test")["accuracy"]
+    )
+    batch = image_loader(run.experiment, "test").batch(3)
     assert dataclasses.replace(run, image=3 * 24 + 5).label == batch["label"][5]

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation
 
-from vpjax.draw.curves import _spread, comparison, curves
-from vpjax.draw.style import PALETTE
+from vpjax.report.plots.curves import _spread, comparison, curves
+from vpjax.report.plots.style import PALETTE
 
 
 def history(steps=200):

@@ -8,10 +8,10 @@ import pytest
 
 from tests.cases import make
 from tests.draw.subjects import subject
-from vpjax.draw import gradcam
-from vpjax.draw.subject import watched
-from vpjax.errors import UserError
-from vpjax.model import put_together
+from vpjax.core.errors import UserError
+from vpjax.models.partition import merge
+from vpjax.report.plots import gradcam
+from vpjax.report.plots.subject import watched
 
 IMAGES = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
 
@@ -55,7 +55,7 @@ def test_gradients_at_every_kind_of_site(backbone, method, target, grid):
 
     @jax.jit
     def logit(moved, *numbers):
-        model, seen = put_together(graph, *numbers), []
+        model, seen = merge(graph, *numbers), []
 
         def see(site, y, ctx):
             name = site if ctx.layer is None else f"{ctx.layer}.{site}"

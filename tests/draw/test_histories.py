@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from tests.draw.test_curves import pixels, shows
-from vpjax.draw.histories import Points, histories, points
+from vpjax.report.plots.histories import Points, histories, points
 
 COLOURS = {"P": "#EE7733", "F": "#CC3311", "P+F": "#0077BB"}
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from configs import msvp
-from vpjax.draw import pictures
-from vpjax.draw.run import draw_run
-from vpjax.errors import UserError
-from vpjax.train.fit import fit
-from vpjax.train.workdir import read_result
+from vpjax.core.errors import UserError
+from vpjax.report.plots import pictures
+from vpjax.report.plots.run import draw_run
+from vpjax.runs.fit import fit
+from vpjax.runs.workdir import read_result
 
 
 def config(**choices):

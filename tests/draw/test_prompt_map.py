@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpjax import neighbourhood
 from vpjax.backbones.vit import ViT
-from vpjax.draw import prompt_map as drawing
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.sa2vp import SA2VP
-from vpjax.model import Model
+from vpjax.models.model import Model
+from vpjax.nn import local_attention
+from vpjax.report.plots import prompt_map as drawing
 
 GRID = (3, 4)
 
@@ -24,7 +24,7 @@ def test_weights_are_those_of_the_attention(variant, extra):
     tokens = extra + GRID[0] * GRID[1]
     q, k = rng.standard_normal((2, 1, tokens, 1, tokens)).astype(np.float32)
     v = np.eye(tokens, dtype=np.float32)[None, :, None]
-    expected = neighbourhood.local_attention(
+    expected = local_attention.local_attention(
         jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), GRID, variant, "dense"
     )
     found = drawing.weights(q, k, GRID, variant)

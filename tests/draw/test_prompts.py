@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.draw.subjects import subject
-from vpjax.draw.prompts import learnt, panel, prompts
+from vpjax.report.plots.prompts import learnt, panel, prompts
 
 
 def with_prompts(values):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpjax.draw import subprompts
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
+from vpjax.report.plots import subprompts
 
 GAMMAS = np.array(
     [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.25, 0.25, 0.5], [0.9, 0.05, 0.05]]

@@ -20,16 +20,16 @@ import numpy as np
 from flax import nnx
 
 from tests.golden.runner import Comparison, NotUnderstood
-from vpjax import names
 from vpjax.backbones.clip import CLIP
-from vpjax.clip import pretrained, tokenizer, zeroshot
-from vpjax.clip.encode import encode_prompts
-from vpjax.clip.text import TextTower
+from vpjax.core import params
 from vpjax.data import preset
 from vpjax.data.resize import on_host, short_side
-from vpjax.mixture import unit
-from vpjax.model import EVALUATION
-from vpjax.tokens import Tokens
+from vpjax.models.text import pretrained, tokenizer, zero_shot
+from vpjax.models.text.encode import encode_prompts
+from vpjax.models.text.tower import TextTower
+from vpjax.nn.context import EVALUATION
+from vpjax.nn.mop_similarity import unit
+from vpjax.nn.tokens import Tokens
 from vpjax.weights.load import load
 
 SAID = "outputs rtol 1e-5 / atol 1e-5"
@@ -108,7 +108,7 @@ def compare_both(vision: CLIP, text: pretrained.Text, arrays: dict) -> Iterator[
     """Features of length 1, their scaled cosines, and the loss CLIP was trained with."""
     images = whole(vision, pixels(arrays["in/pixel_values"]))
     texts = unit(text.tower(arrays["in/input_ids"]))
-    logits = zeroshot.logits(images, texts, text.scale)
+    logits = zero_shot.logits(images, texts, text.scale)
     ours = {
         "image_embeds_normalized": unit(images),
         "text_embeds_normalized": texts,
@@ -131,7 +131,7 @@ def compare_openai(
         shutil.copy(where / "config.json", folder)
         other, beside = load_vision(path), pretrained.load_text(str(path))
     for name, one, two in (("vision", vision, other), ("text", text.tower, beside.tower)):
-        ours, theirs = (names.flatten(nnx.state(tower)) for tower in (two, one))
+        ours, theirs = (params.flatten(nnx.state(tower)) for tower in (two, one))
         for key, value in theirs.items():
             yield Comparison(f"OpenAI {name} {key}", ours[key], value, 0.0)
     yield Comparison("OpenAI scale", beside.scale, text.scale, 0.0)
@@ -146,15 +146,15 @@ def compare_zeroshot(meta: dict, arrays: dict, folder: Path) -> Iterator[Compari
     images = whole(vision, pixels(arrays["in/images"]))
     for kind, templates in meta["templates"].items():
         called = [named(category, kind) for category in meta["categories"]]
-        prompts, classes = zeroshot.class_prompts(called, templates)
+        prompts, classes = zero_shot.class_prompts(called, templates)
         if prompts != meta["prompts"][kind]:
             raise AssertionError(f"prompts of {kind} differ")
         ids = arrays[f"in/{kind}/token_ids"]
         ids_of = lambda texts, p=prompts, i=ids: i[[p.index(t) for t in texts]]  # noqa: E731
         features = encode_prompts(tower, ids_of, prompts)
-        ours = zeroshot.class_embeddings(features, classes, len(called))
+        ours = zero_shot.class_embeddings(features, classes, len(called))
         yield Comparison(f"{kind} weights", ours, arrays[f"out/{kind}/weights"], **LIMITS)
-        logits = zeroshot.logits(images, ours)
+        logits = zero_shot.logits(images, ours)
         yield Comparison(f"{kind} logits", logits, arrays[f"out/{kind}/logits"], **LIMITS)
 
 
@@ -208,8 +208,8 @@ def load_vision(where: Path) -> CLIP:
     options = pretrained.open_clip(str(where)).vision
     backbone = nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(backbone)
-    values = load(str(where), names.flatten(state), backbone.grid).values
-    return nnx.merge(graph, names.fill(state, {n: jnp.asarray(v) for n, v in values.items()}))
+    values = load(str(where), params.flatten(state), backbone.grid).values
+    return nnx.merge(graph, params.fill(state, {n: jnp.asarray(v) for n, v in values.items()}))
 
 
 def whole(vision: CLIP, images: jax.Array) -> jax.Array:

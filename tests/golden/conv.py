@@ -17,7 +17,7 @@ from flax import nnx
 from tests.golden.runner import NotUnderstood
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.resnet import ResNet
-from vpjax.model import Model
+from vpjax.models.model import Model
 from vpjax.weights import convnext, resnet
 
 

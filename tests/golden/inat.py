@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.golden.runner import Comparison
-from vpjax import taxonomy
 from vpjax.data import inat, open_source
 from vpjax.data.source import Source
+from vpjax.train import taxonomy
 
 
 def compare_json(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.golden.runner import Comparison, NotUnderstood
-from vpjax import losses, metrics
-from vpjax.train.evaluate import hits
+from vpjax.train import losses, metrics
+from vpjax.train.evaluate import in_top_k
 
 
 def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
@@ -39,8 +39,8 @@ def single(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     loss = lambda name, w=None: float(losses.criterion(name, w)(x, y).mean())  # noqa: E731
     top = min(5, classes)
     return {
-        "top1": float(hits(x, y, 1).mean()),
-        f"top{top}": float(hits(x, y, top).mean()),
+        "top1": float(in_top_k(x, y, 1).mean()),
+        f"top{top}": float(in_top_k(x, y, top).mean()),
         "rocauc": metrics.roc_auc(logits, np.eye(classes, dtype=int)[labels]),
         "softmax_loss": loss("softmax"),
         "sigmoid_loss": loss("sigmoid"),

@@ -25,10 +25,11 @@ from flax import nnx
 
 from tests.golden.methods import method_of
 from tests.golden.runner import Comparison, NotUnderstood
-from vpjax import names
 from vpjax.backbones.vit import pair
-from vpjax.context import Context
-from vpjax.model import EVALUATION, Model, put_together, take_apart
+from vpjax.core import params, registry
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import EVALUATION, Context
 from vpjax.weights.load import load
 
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -37,7 +38,7 @@ NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var"
 def compare(family: ModuleType, meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
     """Yields ours beside what was recorded."""
     model = build(family, meta, arrays)
-    parts = take_apart(model)
+    parts = partition(model)
     recorded = gather(family, model, arrays, "param/")
     values = {n: jnp.asarray(v) for n, v in recorded.items()}
     for name, value in native(family, meta, folder, model).items():
@@ -54,7 +55,7 @@ def compare(family: ModuleType, meta: dict, arrays: dict, folder: Path) -> Itera
     labels = jnp.asarray(arrays["in/label"])
 
     def loss_fn(trainable, ctx):
-        model = put_together(parts.graph, trainable, stats, frozen)
+        model = merge(parts.graph, trainable, stats, frozen)
         out = model(images, ctx)
         return model.method.loss(out, labels, ctx).mean(), out
 
@@ -70,7 +71,7 @@ def compare(family: ModuleType, meta: dict, arrays: dict, folder: Path) -> Itera
             limits = {"atol": limits["atol"]}
         yield Comparison(f"grad {name}", grads[name], value, **limits)
 
-    whole = put_together(parts.graph, trainable, stats, frozen)
+    whole = merge(parts.graph, trainable, stats, frozen)
     for name, ours, theirs in family.intermediates(whole, images, arrays):
         yield Comparison(name, ours, theirs, **tolerance["logits"])
     if "out/logits_train_mode" in arrays:
@@ -86,7 +87,7 @@ def build(family: ModuleType, meta: dict, arrays: dict) -> Model:
         cls, options = method_of(meta, arrays, Path(folder))
         size = cls.canvas(pair(meta["image_size"]), options)
         backbone = family.backbone(meta, size, True, rngs)
-        if "parity" in names.options(cls):
+        if "parity" in registry.options(cls):
             options["parity"] = True
         return Model(backbone, cls(backbone, meta["num_classes"], rngs=rngs, **options))
 
@@ -95,7 +96,7 @@ def native(family: ModuleType, meta: dict, folder: Path, model: Model) -> dict[s
     """Returns the backbone's numbers as the library itself loads them."""
     if family.weights(meta) is None:
         return {}
-    expected = names.flatten(nnx.state(model.backbone))
+    expected = params.flatten(nnx.state(model.backbone))
     path = folder / family.weights(meta)
     values = load(str(path), expected, model.backbone.grid).values
     absent = getattr(family, "NOT_IN_FILE", ())  # names that loading fills with a constant

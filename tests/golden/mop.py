@@ -16,15 +16,16 @@ from flax import nnx
 
 from tests.golden.clip import load_vision, model, pixels
 from tests.golden.runner import Comparison, NotUnderstood
-from vpjax import mixture
-from vpjax.clip.encode import encode_prompts
-from vpjax.clip.pretrained import load_text
-from vpjax.clip.templates import choose, class_prompts
-from vpjax.clip.text_features import of_prompts
-from vpjax.context import Context
-from vpjax.draw.subprompts import top
 from vpjax.methods.mop import SCALE, MoP
-from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.models.text.encode import encode_prompts
+from vpjax.models.text.features import of_prompts
+from vpjax.models.text.pretrained import load_text
+from vpjax.models.text.templates import choose, class_prompts
+from vpjax.nn import mop_similarity
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.report.plots.subprompts import top
 
 LIMITS = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -44,13 +45,13 @@ def find(meta: dict) -> Callable | None:
     return compare_text if meta.get("order", "").startswith("class-major") else None
 
 
-def build(meta: dict, arrays: dict, folder: Path, offsets: str, **options) -> Parts:
+def build(meta: dict, arrays: dict, folder: Path, offsets: str, **options) -> ModelParts:
     """Returns the model with the recorded numbers."""
     text, first = arrays["param/base_text_features"], arrays[offsets]
     with model(folder, meta["clip"]) as where:
         backbone = load_vision(where)
     method = MoP(backbone, len(text), num_prompts=first.shape[1], rngs=nnx.Rngs(0), **options)
-    parts = take_apart(Model(backbone, method))
+    parts = partition(Model(backbone, method))
     if set(parts.trainable) != {"method/offsets"} or "method/text" not in parts.frozen:
         raise AssertionError(f"what trains: {sorted(parts.trainable)}")
     frozen = parts.frozen | {"method/text": jnp.asarray(text)}
@@ -83,13 +84,13 @@ def compare_batch(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison
             yield from compare_outputs(combo["temp_cls"], parts, out, labels, arrays)
 
 
-def gradient(parts: Parts, images: jax.Array, labels: jax.Array, tau: float) -> tuple:
+def gradient(parts: ModelParts, images: jax.Array, labels: jax.Array, tau: float) -> tuple:
     """Returns (loss, (outputs, terms averaged, gamma)) and gradients, as in training."""
 
     @jax.jit
     def run(trainable, stats, frozen):
         def loss_fn(trainable):
-            model = put_together(parts.graph, trainable, stats, frozen)
+            model = merge(parts.graph, trainable, stats, frozen)
             ctx = Context(key=jax.random.key(0))
             out = model(images, ctx)
             terms = model.method.terms(out, labels, ctx)
@@ -106,8 +107,8 @@ def add_constants(meta: dict, found: dict) -> dict:
     """Adds the published terms that have no gradient to the loss."""
     gamma = found["gamma"]
     even = jnp.full(len(gamma), 1 / len(gamma), jnp.float32)
-    entropy = mixture.concentration(gamma).mean()
-    usage = mixture.disuse(gamma, even, meta["min_usage_threshold"])
+    entropy = mop_similarity.concentration(gamma).mean()
+    usage = mop_similarity.disuse(gamma, even, meta["min_usage_threshold"])
     total = found["loss_total"] + meta["entropy_loss_weight"] * entropy
     total += meta["min_usage_loss_weight"] * usage
     return found | {"loss_total": total, "loss_entropy": entropy, "loss_min_usage": usage}
@@ -126,12 +127,12 @@ def compare_terms(combo: str, found: dict, grad: jax.Array, arrays: dict) -> Ite
 
 
 def compare_outputs(
-    temp: float, parts: Parts, out: dict, labels: jax.Array, arrays: dict
+    temp: float, parts: ModelParts, out: dict, labels: jax.Array, arrays: dict
 ) -> Iterator[Comparison]:
     """Features, prompts, similarities, winners and predictions."""
     offsets, text = parts.trainable["method/offsets"], parts.frozen["method/text"]
-    prompts, f = mixture.unit(text[:, None] + offsets), out["features"]
-    own, _ = mixture.own(f, labels, offsets, text)
+    prompts, f = mop_similarity.unit(text[:, None] + offsets), out["features"]
+    own, _ = mop_similarity.own(f, labels, offsets, text)
     ours = {
         "image_features_normalized": f,
         "all_prompts": prompts,
@@ -169,7 +170,7 @@ def compare_assignments(meta: dict, arrays: dict, folder: Path) -> Iterator[Comp
 
     @jax.jit
     def assign(*numbers):
-        whole = put_together(parts.graph, *numbers)
+        whole = merge(parts.graph, *numbers)
         features = whole(images, EVALUATION)["features"]
         return whole.method.assign(features, labels, meta["tau"])
 

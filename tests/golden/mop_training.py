@@ -21,10 +21,10 @@ from configs import base
 from tests.golden.clip import pixels
 from tests.golden.mop import build
 from tests.golden.runner import Comparison
-from vpjax.model import Parts
+from vpjax.models.partition import ModelParts
 from vpjax.train import optim, step
 from vpjax.train.checkpoint import Checkpoints
-from vpjax.train.early import Early
+from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.sharding import make_mesh
 
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     """What trains, and on what."""
 
     arrays: dict
-    parts: Parts
+    parts: ModelParts
     optimiser: object
     rate: object
     step: object
@@ -47,7 +47,7 @@ def compare_training(meta: dict, arrays: dict, folder: Path) -> Iterator[Compari
     """Yields every step, every epoch, the checkpoint, and the resumed run."""
     run = prepare(meta, arrays, folder)
     state = step.init_state(run.parts.trainable, run.parts.stats, run.optimiser, 0)
-    early = Early(0)
+    early = EarlyStopping(0)
     for epoch in range(meta["conf"]["train"]["epochs"]):
         for i in range(epoch * run.plan.steps_per_epoch, (epoch + 1) * run.plan.steps_per_epoch):
             if i == meta["mid_index"]:

@@ -13,8 +13,9 @@ from tests.golden.msvp_training import compare_metrics, compare_schedules, compa
 from tests.golden.runner import Comparison, NotUnderstood
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.small_vit import SmallViT
-from vpjax.context import Context
-from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.nn.context import EVALUATION, Context
 
 TRAINING = Context(key=jax.random.key(0), noisy_backbone=True)
 
@@ -40,7 +41,7 @@ def compare_prompting(meta: dict, arrays: dict) -> Iterator[Comparison]:
     named = {f"param/prompting.{n[6:]}": v for n, v in arrays.items() if n.startswith("param/")}
     model = build(meta | {"input_size": (32, 32), "config": {"width": 2}})
     values = {n: jnp.asarray(v) for n, v in gather(model, named, "param/").items()}
-    parts = take_apart(model)
+    parts = partition(model)
     rest = {n: jnp.zeros(v.shape) for part in parts[1:] for n, v in part.items()}
     x, cotangent = (jnp.asarray(pixels(arrays[f"in/{n}"])) for n in ("x", "cotangent"))
     if values.keys() != {n for n in rest if n.startswith("method/") and "head" not in n}:
@@ -49,7 +50,7 @@ def compare_prompting(meta: dict, arrays: dict) -> Iterator[Comparison]:
     @jax.jit
     def run(values, x):
         def loss_fn(values, x):
-            method = put_together(parts.graph, rest | values).method
+            method = merge(parts.graph, rest | values).method
             prompts, y = method.enlarged(x.shape[1:3]), method.prompted(x)
             mean = sum(prompts.values()) / len(prompts)
             seen = {f"up_{scale}": p for scale, p in prompts.items()} | {"mean_prompt": mean}
@@ -76,13 +77,13 @@ def compare_prompting(meta: dict, arrays: dict) -> Iterator[Comparison]:
         yield Comparison(f"grad {name}", grads[name], recorded, **inner)
 
 
-def forward(parts: Parts, images: Any, labels: Any, ctx: Context) -> tuple:
+def forward(parts: ModelParts, images: Any, labels: Any, ctx: Context) -> tuple:
     """Returns loss, outputs by the fixtures' names and running averages, and the gradients."""
 
     @jax.jit
     def run(trainable, stats, images):
         def loss_fn(trainable):
-            model = put_together(parts.graph, trainable, stats, parts.frozen)
+            model = merge(parts.graph, trainable, stats, parts.frozen)
             method, backbone = model.method, model.backbone
             start = method.prompted(images) if hasattr(method, "prompted") else images
             state = method.start(backbone, images, ctx)
@@ -97,7 +98,7 @@ def forward(parts: Parts, images: Any, labels: Any, ctx: Context) -> tuple:
                 features = last.x.reshape(len(last.x), *last.grid, -1)
             out = {"prompted": start, "features": features, "logits": out["logits"]}
             loss = method.loss({"logits": out["logits"]}, labels, ctx).mean()
-            return loss, (out, take_apart(model).stats)
+            return loss, (out, partition(model).stats)
 
         return jax.value_and_grad(loss_fn, has_aux=True)(trainable)
 

@@ -10,13 +10,14 @@ import numpy as np
 from flax import nnx
 
 from tests.golden.runner import NotUnderstood
-from vpjax import names
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.resnet import ResNet
 from vpjax.backbones.small_vit import SmallViT
+from vpjax.core import params
 from vpjax.methods.finetune import Full
 from vpjax.methods.msvp import MSVP
-from vpjax.model import Model, Parts, take_apart
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, partition
 
 FEATURES = (3, 7, 10, 14, 17, 21, 24)  # the CNN's convolutions behind the first
 PROJECTIONS = ("query", "key", "value")
@@ -73,14 +74,14 @@ def small_vit(size: tuple[int, int], config: dict, common: dict) -> SmallViT:
     )
 
 
-def fill(model: Model, arrays: dict, prefix: str = "param/") -> Parts:
+def fill(model: Model, arrays: dict, prefix: str = "param/") -> ModelParts:
     """Returns the model's parts with the recorded numbers."""
-    parts = take_apart(model)
+    parts = partition(model)
     values = {n: jnp.asarray(v) for n, v in gather(model, arrays, prefix).items()}
     missing = {n for part in parts[1:] for n in part} - values.keys()
     if missing:
         raise NotUnderstood(f"nothing is recorded for {sorted(missing)}")
-    return Parts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
+    return ModelParts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
 
 
 def gather(model: Model, arrays: dict, prefix: str) -> dict[str, np.ndarray]:
@@ -96,7 +97,7 @@ def gather(model: Model, arrays: dict, prefix: str) -> dict[str, np.ndarray]:
 
 def places(model: Model) -> dict[str, Place]:
     """Returns the place of each of the model's arrays."""
-    return {n: place(n, v.shape, model) for n, v in names.flatten(nnx.state(model)).items()}
+    return {n: place(n, v.shape, model) for n, v in params.flatten(nnx.state(model)).items()}
 
 
 def place(name: str, shape: tuple[int, ...], model: Model) -> Place:

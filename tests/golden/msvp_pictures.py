@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.golden.msvp_model import FEATURES, build, fill, pixels, to_hwc
 from tests.golden.runner import Comparison, NotUnderstood
-from vpjax.draw import gradcam, prompts
+from vpjax.report.plots import gradcam, prompts
 
 
 def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:

@@ -8,9 +8,8 @@ import numpy as np
 from configs import base
 from tests.golden.msvp_model import build, fill, gather, pixels
 from tests.golden.runner import Comparison
-from vpjax import metrics
-from vpjax.train import optim, step
-from vpjax.train.early import Early
+from vpjax.train import metrics, optim, step
+from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.evaluate import make_eval_step
 
 
@@ -114,7 +113,7 @@ def compare_metrics(meta: dict, arrays: dict) -> Iterator[Comparison]:
     yield Comparison("accuracy", accuracy, arrays["out64/accuracy"], **limit)
     for name, value in metrics.macro(counts).items():
         yield Comparison(name, value, arrays[f"out64/{name}_macro"], **limit)
-    early, stops = Early(meta["early_stopping"]["patience"]), []
+    early, stops = EarlyStopping(meta["early_stopping"]["patience"]), []
     for number, score in enumerate(arrays["in/es_scores"]):
         early.better(float(score), number)
         stops.append(early.stop)

@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from configs import sa2vp_vtab
 from tests.golden.runner import Comparison
 from tests.golden.sa2vp_model import Masked, build, copied, gather, places, translate
-from vpjax import names
-from vpjax.context import Context
-from vpjax.model import EVALUATION, Model, Parts, put_together, take_apart
+from vpjax.core import params
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.nn.context import EVALUATION, Context
 from vpjax.train import optim
 from vpjax.weights.load import fit_positions, load
 
@@ -32,12 +33,12 @@ def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
         yield from compare_positions(meta, arrays, folder)
         return
     model = build(meta, any(n.startswith("mask/") for n in arrays))
-    parts = take_apart(model)
+    parts = partition(model)
     values = gather(model, arrays, "param/")
     yield from compare_copies(model, arrays)
     yield from compare_loaded(meta, model, values, folder)
     values = {n: jnp.asarray(v) for n, v in values.items()}
-    filled = Parts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
+    filled = ModelParts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
     if "epochs" in meta:
         yield from compare_training(meta, arrays, model, filled)
     else:
@@ -61,7 +62,7 @@ def compare_copies(model: Model, arrays: dict) -> Iterator[Comparison]:
 
 def compare_loaded(meta: dict, model: Model, recorded: dict, folder: Path) -> Iterator[Comparison]:
     """The backbone as the library's own loader reads it."""
-    expected = names.flatten(nnx.state(model.backbone))
+    expected = params.flatten(nnx.state(model.backbone))
     for key in ("backbone_file", "pth_file"):
         if key in meta:
             values = load(str(folder / meta[key]), expected, model.backbone.grid).values
@@ -69,7 +70,9 @@ def compare_loaded(meta: dict, model: Model, recorded: dict, folder: Path) -> It
                 yield Comparison(f"loaded {name}", value, recorded[f"backbone/{name}"], 0.0)
 
 
-def compare_outputs(meta: dict, arrays: dict, model: Model, parts: Parts) -> Iterator[Comparison]:
+def compare_outputs(
+    meta: dict, arrays: dict, model: Model, parts: ModelParts
+) -> Iterator[Comparison]:
     """Logits, features, loss, gradients and, where recorded, results in between."""
     images, labels = pixels(arrays["in/image"]), jnp.asarray(arrays["in/label"])
     masks = {n.removeprefix("mask/"): v for n, v in arrays.items() if n.startswith("mask/")}
@@ -80,7 +83,7 @@ def compare_outputs(meta: dict, arrays: dict, model: Model, parts: Parts) -> Ite
     @jax.jit
     def run(trainable, frozen):
         def loss_fn(trainable):
-            model = put_together(parts.graph, trainable, parts.stats, frozen)
+            model = merge(parts.graph, trainable, parts.stats, frozen)
             out = model(images, ctx)
             return model.method.loss(out, labels, ctx).mean(), out
 
@@ -105,13 +108,13 @@ def compare_outputs(meta: dict, arrays: dict, model: Model, parts: Parts) -> Ite
 
 
 def compare_between(
-    meta: dict, arrays: dict, images: jax.Array, parts: Parts
+    meta: dict, arrays: dict, images: jax.Array, parts: ModelParts
 ) -> Iterator[Comparison]:
     """What happens inside, at the recorded tokens."""
 
     @jax.jit
     def watch(*values):
-        model = put_together(parts.graph, *values)
+        model = merge(parts.graph, *values)
         backbone, method = model.backbone, model.method
         method.seen = seen = {}
         state = method.start(backbone, images, EVALUATION)
@@ -136,7 +139,9 @@ def compare_between(
             yield Comparison(name, np.broadcast_to(ours, recorded.shape), recorded, limit)
 
 
-def compare_training(meta: dict, arrays: dict, model: Model, parts: Parts) -> Iterator[Comparison]:
+def compare_training(
+    meta: dict, arrays: dict, model: Model, parts: ModelParts
+) -> Iterator[Comparison]:
     """The published training loop without dropout: the same batches in the same order.
 
     Optimiser and schedule are those of the recipe.
@@ -153,7 +158,7 @@ def compare_training(meta: dict, arrays: dict, model: Model, parts: Parts) -> It
     limit = meta["tolerance"]["loss"]
 
     def loss_fn(trainable, images, labels):
-        model = put_together(parts.graph, trainable, parts.stats, parts.frozen)
+        model = merge(parts.graph, trainable, parts.stats, parts.frozen)
         out = model(images, Context(key=jax.random.key(0)))
         return model.method.loss(out, labels, EVALUATION).mean(), out["logits"]
 
@@ -180,7 +185,9 @@ def compare_training(meta: dict, arrays: dict, model: Model, parts: Parts) -> It
         yield Comparison(f"final {name}", trainable[name], value, meta["tolerance"]["final_abs"])
 
 
-def check_decay(config: ConfigDict, meta: dict, arrays: dict, model: Model, parts: Parts) -> None:
+def check_decay(
+    config: ConfigDict, meta: dict, arrays: dict, model: Model, parts: ModelParts
+) -> None:
     """Raises an AssertionError unless those parameters decay that did when it was recorded."""
     decay = optim.decays(config, parts.trainable, False)
     recorded = {

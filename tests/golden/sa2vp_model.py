@@ -13,9 +13,9 @@ from tests.golden import swin, vit
 from tests.golden.runner import NotUnderstood
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import ViT
-from vpjax.context import Context
 from vpjax.methods.sa2vp import IMAGE, PROMPT, SA2VP
-from vpjax.model import Model
+from vpjax.models.model import Model
+from vpjax.nn.context import Context
 
 RATE = 0.1  # of every dropout
 COPIES = {

@@ -10,7 +10,9 @@ from flax import nnx
 
 from tests.golden.runner import NotUnderstood
 from vpjax.backbones.vit import MAE, MoCoV3
-from vpjax.model import EVALUATION, Model, run
+from vpjax.models.model import Model
+from vpjax.nn.context import EVALUATION
+from vpjax.nn.stack import run_layers
 
 CLASSES = {"mae": MAE, "moco": MoCoV3}
 # Not in a checkpoint: random in the recorded models, where loading starts it at 1 and 0.
@@ -78,7 +80,7 @@ def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tup
     @jax.jit
     def after_last_block(images):
         state = model.method.start(model.backbone, images, ctx)
-        state = run(model.backbone.layers, state, model.method.step, ctx)
+        state = run_layers(model.backbone.layers, state, model.method.step, ctx)
         return (state[0] if isinstance(state, tuple) else state).x
 
     ours, recorded = after_last_block(images), arrays["out/tokens_after_last_block"]

@@ -10,7 +10,8 @@ from flax import nnx
 
 from tests.golden.runner import NotUnderstood
 from vpjax.backbones.swin import Swin
-from vpjax.model import EVALUATION, Model
+from vpjax.models.model import Model
+from vpjax.nn.context import EVALUATION
 
 PARTS = {
     "norm1.weight": "norm1/scale",

@@ -10,7 +10,9 @@ from flax import nnx
 
 from tests.golden.runner import NotUnderstood
 from vpjax.backbones.vit import ViT
-from vpjax.model import EVALUATION, Model, run
+from vpjax.models.model import Model
+from vpjax.nn.context import EVALUATION
+from vpjax.nn.stack import run_layers
 
 SINGLE = {
     "embeddings.cls_token": "cls_token",
@@ -61,7 +63,7 @@ def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tup
     @jax.jit
     def encoded(images):
         state = model.method.start(model.backbone, images, ctx)
-        state = run(model.backbone.layers, state, model.method.step, ctx)
+        state = run_layers(model.backbone.layers, state, model.method.step, ctx)
         tokens = state[0] if isinstance(state, tuple) else state
         return model.backbone.norm(tokens.x)
 

@@ -24,9 +24,12 @@ from tests.golden.vit_b4_model import (
     same_set,
     translate,
 )
-from vpjax import names
-from vpjax.model import EVALUATION, Model, Parts, put_together
-from vpjax.train import fit, sharding
+from vpjax.core import params
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge
+from vpjax.nn.context import EVALUATION
+from vpjax.runs import fit
+from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.optim import Plan, make_optimiser
 from vpjax.train.step import init_state, make_train_step
@@ -164,20 +167,20 @@ def compare_full_size(meta: dict, arrays: dict, folder: Path) -> Iterator[Compar
 
 def compare_loaded(meta: dict, recorded: dict, model: Model, folder: Path) -> Iterator[Comparison]:
     """The backbone as the library's own loader carries it over."""
-    expected = names.flatten(nnx.state(model.backbone))
+    expected = params.flatten(nnx.state(model.backbone))
     path, grid = str(folder / meta["google_npz"]), model.backbone.grid
     for name, value in load(path, expected, grid, resample="bicubic").values.items():
         limits = ADAPTED if name in ("pos_embed", "patch_embed/kernel") else {"atol": 0.0}
         yield Comparison(f"loaded {name}", value, recorded[f"backbone/{name}"], **limits)
 
 
-def run(parts: Parts, images: jax.Array, labels: np.ndarray) -> tuple:
+def run(parts: ModelParts, images: jax.Array, labels: np.ndarray) -> tuple:
     """Returns ((loss, outputs), gradients)."""
 
     @jax.jit
     def go(trainable, frozen):
         def loss_fn(trainable):
-            model = put_together(parts.graph, trainable, parts.stats, frozen)
+            model = merge(parts.graph, trainable, parts.stats, frozen)
             out = model(images)
             return model.method.loss(out, jnp.asarray(labels), EVALUATION).mean(), out
 
@@ -186,12 +189,12 @@ def run(parts: Parts, images: jax.Array, labels: np.ndarray) -> tuple:
     return go(parts.trainable, parts.frozen)
 
 
-def the_long_way(parts: Parts, images: jax.Array) -> dict[str, jax.Array]:
+def the_long_way(parts: ModelParts, images: jax.Array) -> dict[str, jax.Array]:
     """Returns the tokens of one image with the prompts in the sequence, as the original does it."""
 
     @jax.jit
     def watch(*values):
-        model = put_together(parts.graph, *values)
+        model = merge(parts.graph, *values)
         backbone, seen = model.backbone, {}
         seen["patch_tokens0"] = backbone.patchify(images, EVALUATION).reshape(-1, backbone.dim)
         tokens = backbone.embed(images, EVALUATION)

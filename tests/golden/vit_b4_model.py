@@ -11,15 +11,16 @@ import numpy as np
 from flax import nnx
 
 from configs import vpt_cifar
-from vpjax import names
 from vpjax.backbones.vit import ViT
-from vpjax.model import Model, Parts, take_apart
+from vpjax.core import params, registry
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, partition
 from vpjax.weights import timm
 
 PROMPTS = "prompt_embeddings.prompt_embeddings"
 
 
-def build(meta: dict) -> tuple[Model, Parts]:
+def build(meta: dict) -> tuple[Model, ModelParts]:
     """Returns the model of a case as shapes, by the recipe's choice of method."""
     config = meta["config"]
 
@@ -38,20 +39,20 @@ def build(meta: dict) -> tuple[Model, Parts]:
         options = vpt_cifar.method(meta["method"].replace("+", ""))
         if config["prompts"]:
             options["num_tokens"] = config["prompts"]
-        cls = names.lookup("methods", options.pop("name"))
+        cls = registry.lookup("methods", options.pop("name"))
         return Model(backbone, cls(backbone, meta["num_classes"], rngs=rngs, **options))
 
     model = nnx.eval_shape(make)
-    return model, take_apart(model)
+    return model, partition(model)
 
 
-def filled(parts: Parts, values: dict[str, np.ndarray]) -> Parts:
+def filled(parts: ModelParts, values: dict[str, np.ndarray]) -> ModelParts:
     """Returns parts that hold numbers instead of shapes."""
     fill = lambda part: {n: jnp.asarray(values[n]) for n in part}  # noqa: E731
-    return Parts(parts.graph, *(fill(part) for part in parts[1:]))
+    return ModelParts(parts.graph, *(fill(part) for part in parts[1:]))
 
 
-def same_set(recorded: Iterable[str], parts: Parts) -> None:
+def same_set(recorded: Iterable[str], parts: ModelParts) -> None:
     """Checks that the same parameters train."""
     if set(recorded) != parts.trainable.keys():
         raise AssertionError(f"what trains: {sorted(set(recorded) ^ parts.trainable.keys())}")
@@ -95,7 +96,7 @@ def translate(name: str, value: np.ndarray, model: Model) -> dict[str, np.ndarra
     """Brings one parameter to our names and shapes."""
     if name == PROMPTS:
         return {f"method/prompts/{i}": prompt for i, prompt in enumerate(value)}
-    expected = names.flatten(nnx.state(model.backbone))
+    expected = params.flatten(nnx.state(model.backbone))
     short = name.removeprefix("model.")
     home = "method" if short.startswith("head.") else "backbone"
     found = timm.translate({short: value}, expected)

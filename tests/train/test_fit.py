@@ -10,16 +10,17 @@ from flax import nnx
 
 from tests.runs import config, digests, newest, result
 from vpjax.backbones.vit import ViT
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.methods.vpt import VPT
-from vpjax.model import Model, take_apart
-from vpjax.train import fit as fitting
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.runs import fit as fitting
+from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.history import read_history
 from vpjax.train.checkpoint import Checkpoints
-from vpjax.train.early import Early
-from vpjax.train.fit import evaluate_run, fit
-from vpjax.train.log import read
+from vpjax.train.early_stopping import EarlyStopping
+from vpjax.train.signals import Stopped, StopSignal
 from vpjax.train.step import init_state
-from vpjax.train.stop import Stopped, StopSignal
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +167,9 @@ def test_early_stopping_and_the_best_weights(tmp_path):
     settings = config(optim={"lr": 0.0}, train={"steps": 50, "patience": 2, "select": "best"})
     found = fit(settings, tmp_path)
     # With a rate of 0 the first evaluation is the best: two more, then it stops.
-    rows = [row["step"] for row in read(tmp_path / "metrics.jsonl") if "val_accuracy" in row]
+    rows = [
+        row["step"] for row in read_history(tmp_path / "metrics.jsonl") if "val_accuracy" in row
+    ]
     assert rows == [2, 4, 6]
     assert found["best_val_step"] == 2
     assert found["step"] == 2
@@ -175,7 +178,7 @@ def test_early_stopping_and_the_best_weights(tmp_path):
 
 
 def test_patience_counts_evaluations_without_a_better_one():
-    early = Early(patience=2)
+    early = EarlyStopping(patience=2)
     assert early.better(50.0, 1)
     assert not early.better(50.0, 2)
     assert not early.stop
@@ -184,7 +187,7 @@ def test_patience_counts_evaluations_without_a_better_one():
     assert not early.better(51.0, 5)
     assert early.stop
     assert (early.best, early.best_step) == (51.0, 3)
-    assert not Early(patience=0, since=1000).stop
+    assert not EarlyStopping(patience=0, since=1000).stop
 
 
 def test_a_diverged_run_says_so_and_nothing_is_recorded_as_a_result(tmp_path):
@@ -205,7 +208,7 @@ def test_every_method_and_dtype_runs(tmp_path, label, dtype):
 
 def test_eight_devices_train_like_one(tmp_path, whole):
     fit(config(mesh={"data": 1}), tmp_path)
-    one, eight = (read(folder / "metrics.jsonl") for folder in (tmp_path, whole))
+    one, eight = (read_history(folder / "metrics.jsonl") for folder in (tmp_path, whole))
     assert result(whole)["devices"] == ["cpu"] * 8
     for a, b in zip(one, eight, strict=True):
         for key in a.keys() & {"loss", "val_loss"}:
@@ -224,7 +227,7 @@ def test_a_checkpoint_of_vpt_deep_50_on_vit_b16_is_small(tmp_path):
         backbone = ViT("B/16", rngs=nnx.Rngs(0))
         return Model(backbone, VPT(backbone, 100, num_tokens=50, rngs=nnx.Rngs(0)))
 
-    parts = take_apart(nnx.eval_shape(make))
+    parts = partition(nnx.eval_shape(make))
     rng = np.random.default_rng(0)
     values = {
         n: rng.standard_normal(v.shape).astype(np.float32) for n, v in parts.trainable.items()
@@ -232,7 +235,7 @@ def test_a_checkpoint_of_vpt_deep_50_on_vit_b16_is_small(tmp_path):
     optimiser = optax.adamw(1e-3)
     state = init_state(values, {}, optimiser, 0)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, {"early": vars(Early(0))})
+    checkpoints.save(state, {"early": vars(EarlyStopping(0))})
     checkpoints.close()
     size = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
     print(f"{size / 1e6:.1f} MB")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.runs import config
-from vpjax.train import fit as fitting
+from vpjax.runs import fit as fitting
+from vpjax.runs.fit import AHEAD, fit, steady
 from vpjax.train import optim, sharding
-from vpjax.train.fit import AHEAD, fit, steady
 
 
 @pytest.fixture(autouse=True)

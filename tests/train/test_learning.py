@@ -8,14 +8,14 @@ import pytest
 from tests.data.fake import fake_tfds
 from tests.runs import config, digests, newest
 from tests.train.test_fit import stop_after
-from vpjax.errors import UserError
-from vpjax.report import one_line
-from vpjax.train import experiment
-from vpjax.train import fit as fitting
-from vpjax.train.early import Early
-from vpjax.train.fit import evaluate_run, fit
-from vpjax.train.log import read
-from vpjax.train.stop import Stopped
+from vpjax.core.errors import UserError
+from vpjax.runs import experiment
+from vpjax.runs import fit as fitting
+from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.history import read_history
+from vpjax.runs.summary import one_line
+from vpjax.train.early_stopping import EarlyStopping
+from vpjax.train.signals import Stopped
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_several_classes_an_image(tmp_path, voc):
         assert keys == kinds | {"count"}
         assert found[f"{split}_count"] == images
         assert found[f"{split}_accuracy"] == found[f"{split}_map"] > 0
-    rows = read(tmp_path / "metrics.jsonl")
+    rows = read_history(tmp_path / "metrics.jsonl")
     (last,) = [row for row in rows if row["step"] == 12 and "val_map" in row]
     assert last.keys() == {"step"} | {f"val_{k}" for k in kinds}
     assert last["val_map"] == found["val_map"]
@@ -82,7 +82,7 @@ def test_mistakes_are_found_before_compiling(tmp_path, monkeypatch, voc, section
 
 
 def test_a_plateau_counts_evaluations_in_a_row():
-    early = Early(patience=0)
+    early = EarlyStopping(patience=0)
     said = []
     for step, accuracy in enumerate([50, 50, 40, 50, 51, 50, 50, 50, 50]):
         early.better(accuracy, step)
@@ -98,7 +98,7 @@ def test_a_plateau_lowers_the_rate_and_is_resumed_bit_for_bit(tmp_path, monkeypa
         train={"loss": "sigmoid", "class_weights": "inv"},
     )
     found = fit(settings, tmp_path / "whole")
-    rows = read(tmp_path / "whole" / "metrics.jsonl")
+    rows = read_history(tmp_path / "whole" / "metrics.jsonl")
     rates = {r["step"]: r["lr"] for r in rows if "lr" in r}
     expected = {2: 0.03, 4: 0.03, 6: 0.03, 8: 0.003, 10: 0.003, 12: 0.0003}
     assert rates == pytest.approx(expected)
@@ -112,7 +112,9 @@ def test_a_plateau_lowers_the_rate_and_is_resumed_bit_for_bit(tmp_path, monkeypa
             fit(settings, tmp_path / "halved")
     fit(settings, tmp_path / "halved")
     assert digests(tmp_path / "halved") == digests(tmp_path / "whole")
-    again = {r["step"]: r["lr"] for r in read(tmp_path / "halved" / "metrics.jsonl") if "lr" in r}
+    again = {
+        r["step"]: r["lr"] for r in read_history(tmp_path / "halved" / "metrics.jsonl") if "lr" in r
+    }
     assert again == rates
 
 

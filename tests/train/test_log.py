@@ -9,16 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpjax.errors import UserError
-from vpjax.train import log
-from vpjax.train.log import Metrics, Progress, read, table
+from vpjax.core.errors import UserError
+from vpjax.core.progress import Progress
+from vpjax.core.table import table
+from vpjax.runs import history
+from vpjax.runs.history import Metrics, read_history
 
 
 def test_metrics_lines_and_csv(tmp_path):
     metrics = Metrics(tmp_path / "run")
     metrics.write(1, {"loss": jnp.float32(0.5), "lr": 1e-3})
     # Flushed: another process sees the line before the run ends.
-    assert read(tmp_path / "run" / "metrics.jsonl") == [{"step": 1, "loss": 0.5, "lr": 1e-3}]
+    assert read_history(tmp_path / "run" / "metrics.jsonl") == [
+        {"step": 1, "loss": 0.5, "lr": 1e-3}
+    ]
     metrics.write(np.int64(2), {"loss": math.nan, "count": np.int32(3), "val_accuracy": 93})
     metrics.close()
     metrics.close()
@@ -35,7 +39,7 @@ def test_metrics_lines_and_csv(tmp_path):
 def test_metrics_refuse_what_is_no_number(tmp_path, value):
     with Metrics(tmp_path) as metrics, pytest.raises(ValueError, match="'loss'.*expected one"):
         metrics.write(1, {"loss": value})
-    assert read(tmp_path / "metrics.jsonl") == []
+    assert read_history(tmp_path / "metrics.jsonl") == []
 
 
 def test_metrics_number_types(tmp_path):
@@ -44,7 +48,7 @@ def test_metrics_number_types(tmp_path):
         metrics.write(1, values | {"f": -math.inf})
         with pytest.raises(ValueError, match="'step'"):
             metrics.write(1, {"step": 2})
-    [row] = read(tmp_path / "metrics.jsonl")
+    [row] = read_history(tmp_path / "metrics.jsonl")
     assert row == {"step": 1, "a": 0.5, "b": 2.0, "c": 4, "d": 1, "e": 0.1, "f": None}
 
 
@@ -56,7 +60,7 @@ def test_metrics_resume_drops_later_steps(tmp_path):
         file.write('{"step": 6, "lo')  # killed in the middle of a line
     with Metrics(tmp_path, resume_at=3) as metrics:
         metrics.write(4, {"loss": 0.0})
-    assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_history(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
     assert (tmp_path / "metrics.csv").read_text().splitlines()[-1] == "4,0.0"
 
 
@@ -65,7 +69,7 @@ def test_metrics_continue_after_a_half_line(tmp_path):
         (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n' + tail)
         with Metrics(tmp_path) as metrics:
             metrics.write(3, {"loss": 0.2})
-        steps = [row["step"] for row in read(tmp_path / "metrics.jsonl")]
+        steps = [row["step"] for row in read_history(tmp_path / "metrics.jsonl")]
         assert steps == ([1, 2, 3] if tail.endswith("}") else [1, 3])
 
 
@@ -82,7 +86,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(log.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(history.time, "perf_counter", lambda: self.now)
 
 
 class Lazy:
@@ -189,7 +193,7 @@ def test_progress_of_nothing():
 
 
 def test_hours():
-    assert [log._hours(s) for s in (0, 8.2, 3661, 360_000)] == [
+    assert [history._hours(s) for s in (0, 8.2, 3661, 360_000)] == [
         "0:00:00",
         "0:00:09",
         "1:01:01",

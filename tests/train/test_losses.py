@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from configs import base
 from tests.cases import CLASSES, make, outputs
-from vpjax import losses
-from vpjax.errors import UserError
-from vpjax.train import optim, step
+from vpjax.core.errors import UserError
+from vpjax.train import losses, optim, step
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.sharding import make_mesh, replicate
 

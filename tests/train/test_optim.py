@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import base
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.train import optim as optimisers
 from vpjax.train.optim import OPTIMISERS, Plan, learning_rate, make_optimiser, schedule
 

@@ -11,10 +11,11 @@ import pytest
 
 from tests import runs
 from tests.runs import newest, result
-from vpjax.errors import UserError
-from vpjax.train import processes, workdir
-from vpjax.train.fit import fit
-from vpjax.train.log import read
+from vpjax.core import distributed
+from vpjax.core.errors import UserError
+from vpjax.runs import workdir
+from vpjax.runs.fit import fit
+from vpjax.runs.history import read_history
 
 STEPS = 24
 # A checkpoint every second step, and a rate at which rounding stays rounding.
@@ -85,7 +86,7 @@ def wait_for(path, both):
 
 def agree(folder, whole):
     """Whether a run is the run of one process, but for rounding."""
-    ours, theirs = (read(f / "metrics.jsonl") for f in (folder, whole))
+    ours, theirs = (read_history(f / "metrics.jsonl") for f in (folder, whole))
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for a, b in zip(ours, theirs, strict=True):
         for key in a.keys() & {"loss", "val_loss"}:
@@ -110,7 +111,7 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path, whole):
     assert "mesh {'data': 4}" in texts[0]
     assert not texts[1], texts[1]
     assert (tmp_path / "log.txt").read_text().count("frozen") == 1
-    assert read(tmp_path / "metrics.jsonl")[-1]["step"] == at < STEPS
+    assert read_history(tmp_path / "metrics.jsonl")[-1]["step"] == at < STEPS
     fit(settings(), tmp_path)
     assert result(tmp_path)["devices"] == ["cpu"] * 8
     agree(tmp_path, whole)
@@ -178,23 +179,23 @@ def test_two_processes_share_a_comparison_and_refuse_what_cannot_be(tmp_path):
 )
 def test_processes_that_cannot_join(given, message):
     with pytest.raises(UserError, match=message):
-        processes.join(False, *given)
+        distributed.join(False, *given)
 
 
 def test_one_process_asks_nobody(tmp_path):
-    processes.join(False)
-    assert (processes.index(), processes.count(), processes.who()) == (0, 1, "")
-    assert processes.told(lambda: "said") == "said"
-    assert processes.largest(3, meet=False) == 3
-    with workdir.mine(tmp_path) as own:
+    distributed.join(False)
+    assert (distributed.index(), distributed.count(), distributed.prefix()) == (0, 1, "")
+    assert distributed.broadcast_from_zero(lambda: "said") == "said"
+    assert distributed.all_max(3, meet=False) == 3
+    with workdir.own_folder(tmp_path) as own:
         assert own == tmp_path
 
 
 def test_others_write_where_nobody_looks(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "index", lambda: 1)
-    with workdir.mine(tmp_path) as own:
+    monkeypatch.setattr(distributed, "index", lambda: 1)
+    with workdir.own_folder(tmp_path) as own:
         assert own != tmp_path
         (own / "result.json").write_text("{}")
     assert not own.exists()
     assert not list(tmp_path.iterdir())
-    assert processes.screen().write("unseen")
+    assert distributed.screen().write("unseen")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.train.test_optim import NAMES, optim, same, walk
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.train import optim as optimisers
 from vpjax.train.optim import OPTIMISERS, Plan, make_optimiser, schedule
 

@@ -12,14 +12,15 @@ from jax.sharding import PartitionSpec
 
 from tests import cases, runs
 from tests.runs import config, digests, result
-from vpjax import fsdp
-from vpjax.draw.subject import watched
-from vpjax.errors import UserError
-from vpjax.model import put_together, take_apart
-from vpjax.train import processes, sharding
-from vpjax.train.experiment import prepare
-from vpjax.train.fit import evaluate_run, fit
-from vpjax.train.log import read
+from vpjax.core import distributed
+from vpjax.core.errors import UserError
+from vpjax.models.partition import merge, partition
+from vpjax.nn import fsdp
+from vpjax.report.plots.subject import watched
+from vpjax.runs.experiment import prepare
+from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.history import read_history
+from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 
 # Kernels of the tiny ViT: query, key, value, out, fc1 and fc2 of two layers.
@@ -34,7 +35,7 @@ def cache(tmp_path_factory, monkeypatch):
 @functools.cache
 def parts(method="vpt_deep", split=True):
     found = cases.make("vit", method)
-    return take_apart(put_together(*found), mesh=sharding.make_mesh(8)) if split else found
+    return partition(merge(*found), mesh=sharding.make_mesh(8)) if split else found
 
 
 def compiled(method, remat, split=True):
@@ -83,9 +84,9 @@ def test_what_is_split_is_a_matrix_of_a_frozen_layer():
     assert len(split) == KERNELS
     for name in split:
         assert all(8 * s.data.size == frozen[name].size for s in frozen[name].addressable_shards)
-    model = put_together(*parts())
+    model = merge(*parts())
     assert all(len(layer.shards.names) == KERNELS // 2 for layer in model.backbone.layers)
-    everything = put_together(*parts("full"))
+    everything = merge(*parts("full"))
     assert not any(map(fsdp.is_split, everything.backbone.layers))
 
 
@@ -96,7 +97,7 @@ def test_pictures_look_into_split_layers():
     def seen(made, split):
         @jax.jit
         def call(trainable, stats, frozen, images):
-            model, found = put_together(made.graph, trainable, stats, frozen), []
+            model, found = merge(made.graph, trainable, stats, frozen), []
 
             def see(site, y, ctx):
                 found.append(y)
@@ -116,7 +117,7 @@ def test_a_run_with_split_layers_is_the_run_without(tmp_path):
     plain, split = tmp_path / "plain", tmp_path / "split"
     fit(config(), plain)
     fit(config(mesh={"fsdp": True}), split)
-    for a, b in zip(*(read(f / "metrics.jsonl") for f in (plain, split)), strict=True):
+    for a, b in zip(*(read_history(f / "metrics.jsonl") for f in (plain, split)), strict=True):
         for key in a.keys() & {"loss", "val_loss"}:
             assert a[key] == pytest.approx(b[key], rel=1e-5)
     assert evaluate_run(split)["test_accuracy"] == result(plain)["test_accuracy"]
@@ -134,8 +135,8 @@ def test_loaded_weights_go_to_the_devices_in_parts():
     assert {s.data.shape for s in kernel.addressable_shards} == {(6, 192)}
     plain = prepare(config("linear"))
     np.testing.assert_array_equal(kernel, plain.frozen["backbone/layers/0/mlp/fc1/kernel"])
-    assert sum(map(fsdp.is_split, put_together(*made.parts).backbone.layers)) == 4
-    assert not any(map(fsdp.is_split, put_together(*plain.parts).backbone.layers))
+    assert sum(map(fsdp.is_split, merge(*made.parts).backbone.layers)) == 4
+    assert not any(map(fsdp.is_split, merge(*plain.parts).backbone.layers))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_meshes_compose(monkeypatch):
     assert sharding.make_mesh(model=2).shape == {"data": 4, "model": 2}
     assert sharding.make_mesh(2, model=-1).shape == {"data": 2, "model": 4}
     assert sharding.make_mesh(2).shape == {"data": 2}
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
     with pytest.raises(UserError, match="must all take part"):
         sharding.make_mesh(4)
 

@@ -7,14 +7,14 @@ import pytest
 
 from configs import base
 from tests import runs
-from vpjax.config import merged
-from vpjax.errors import Diverged, UserError
-from vpjax.train import fit as fitting
-from vpjax.train import members, together
+from vpjax.core.errors import Diverged, UserError
+from vpjax.runs import fit as fitting
+from vpjax.runs import members, together
+from vpjax.runs.config import merged
+from vpjax.runs.experiment import prepare
+from vpjax.runs.members import kin
 from vpjax.train.checkpoint import Checkpoints
-from vpjax.train.experiment import prepare
-from vpjax.train.members import kin
-from vpjax.train.stop import Stopped
+from vpjax.train.signals import Stopped
 
 SEEDS = (0, 1, 2)
 SCRATCH = {

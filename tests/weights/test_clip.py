@@ -10,19 +10,19 @@ import safetensors.numpy
 from flax import nnx, serialization
 
 from tests import clip as files
-from vpjax import names
 from vpjax.backbones.clip import CLIP
-from vpjax.clip.pretrained import load_text, open_clip, read_config
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
+from vpjax.models.text.pretrained import load_text, open_clip, read_config
 from vpjax.weights import clip, convnext, google, hub, resnet, swin, timm
-from vpjax.weights.files import read
+from vpjax.weights.formats import read
 from vpjax.weights.load import load
 
 
 def shapes(where):
     options = open_clip(where).vision
     backbone = nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0)))
-    return names.flatten(nnx.state(backbone)), backbone.grid
+    return params.flatten(nnx.state(backbone)), backbone.grid
 
 
 def vision(where):
@@ -67,7 +67,7 @@ def test_every_number_of_the_vision_tower_has_its_place(tmp_path):
 def test_every_number_of_the_text_tower_has_its_place(tmp_path):
     arrays = files.hub()
     found = load_text(written(tmp_path, arrays))
-    ours = names.flatten(nnx.state(found.tower))
+    ours = params.flatten(nnx.state(found.tower))
     same = np.testing.assert_array_equal
     same(ours["token_embed"], arrays["text_model.embeddings.token_embedding.weight"])
     same(ours["pos_embed"], arrays["text_model.embeddings.position_embedding.weight"])
@@ -105,8 +105,8 @@ def test_every_way_of_writing_gives_the_same(tmp_path, arrays):
         np.testing.assert_array_equal(value, theirs.values[name], err_msg=name)
     ours, theirs = load_text(one), load_text(two)
     assert ours.scale == theirs.scale and ours.sha256 != theirs.sha256
-    theirs = names.flatten(nnx.state(theirs.tower))
-    for name, value in names.flatten(nnx.state(ours.tower)).items():
+    theirs = params.flatten(nnx.state(theirs.tower))
+    for name, value in params.flatten(nnx.state(ours.tower)).items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpjax import names
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.resnet import ResNet
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
 from vpjax.weights import convnext, resnet
 from vpjax.weights.load import load
 
@@ -19,7 +19,7 @@ def array(*shape):
 
 
 def expected(make):
-    return names.flatten(nnx.state(nnx.eval_shape(make)))
+    return params.flatten(nnx.state(nnx.eval_shape(make)))
 
 
 def loaded(tmp_path, arrays, like, head="new"):

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.weights import convert as module
+from vpjax.weights.catalog import CATALOG
 from vpjax.weights.convert import convert, main
-from vpjax.weights.files import read
-from vpjax.weights.known import KNOWN
+from vpjax.weights.formats import read
 
 DATA = Path(__file__).parent / "data"
 
@@ -57,7 +57,7 @@ def test_known_names_and_missing_files(tmp_path):
 
 
 def read_known(name):
-    return read(Path(module.__file__).parent.parent / "assets" / KNOWN[name].file)
+    return read(Path(module.__file__).parent / "assets" / CATALOG[name].file)
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):

@@ -12,13 +12,13 @@ import threading
 import numpy as np
 import pytest
 
-from vpjax import names
 from vpjax.backbones import convnext, resnet, swin, vit
+from vpjax.core import registry
+from vpjax.core.errors import UserError
 from vpjax.data import PRESETS
-from vpjax.errors import UserError
-from vpjax.weights import fetch as module
-from vpjax.weights.fetch import fetch, sha256
-from vpjax.weights.known import KNOWN, Known
+from vpjax.weights import download as module
+from vpjax.weights.catalog import CATALOG, CatalogEntry
+from vpjax.weights.download import fetch, sha256
 
 
 def npz(seed=0, size=20_000):
@@ -114,15 +114,15 @@ def test_download_then_cache(server, tmp_path, capsys):
 
 def test_known_name(server, tmp_path, monkeypatch):
     digest = "sha256:" + hashlib.sha256(server.content).hexdigest()[:10]
-    known = Known(server.url, "tiny.npz", "inception", "Ti/16", "a test", digest)
-    monkeypatch.setitem(KNOWN, "tiny", known)
+    known = CatalogEntry(server.url, "tiny.npz", "inception", "Ti/16", "a test", digest)
+    monkeypatch.setitem(CATALOG, "tiny", known)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path))
     assert fetch("tiny") == tmp_path / "weights" / "tiny.npz"
 
 
 def test_published_digest_is_checked(server, tmp_path, monkeypatch):
-    known = Known(server.url, "tiny.npz", "inception", "Ti/16", "a test", "sha256:0000")
-    monkeypatch.setitem(KNOWN, "tiny", known)
+    known = CatalogEntry(server.url, "tiny.npz", "inception", "Ti/16", "a test", "sha256:0000")
+    monkeypatch.setitem(CATALOG, "tiny", known)
     with pytest.raises(UserError, match="published one begins with 0000"):
         fetch("tiny", tmp_path)
     assert only(tmp_path) == []
@@ -149,7 +149,7 @@ def interrupted(server, tmp_path):
 def test_resume_in_a_new_process(server, tmp_path):
     part = interrupted(server, tmp_path)
     assert part.stat().st_size == 50_000
-    code = "import sys; from vpjax.weights.fetch import fetch; print(fetch(*sys.argv[1:]))"
+    code = "import sys; from vpjax.weights.download import fetch; print(fetch(*sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, server.url, str(tmp_path)], capture_output=True, text=True
     )
@@ -273,7 +273,7 @@ def test_changed_cache_is_noticed(server, tmp_path):
 
 
 def test_file_put_there_by_hand(tmp_path):
-    known = KNOWN["vit_b16_in21k"]
+    known = CATALOG["vit_b16_in21k"]
     (tmp_path / known.file).write_bytes(npz())
     path = fetch("vit_b16_in21k", tmp_path)
     assert only(tmp_path) == [known.file, f"{known.file}.sha256"]
@@ -355,8 +355,8 @@ def test_addresses_do_not_share_a_file():
 
 
 def test_table():
-    assert len({known.file for known in KNOWN.values()}) == len(KNOWN)
-    for name, known in KNOWN.items():
+    assert len({known.file for known in CATALOG.values()}) == len(CATALOG)
+    for name, known in CATALOG.items():
         assert known.preset in PRESETS
         if not known.url:
             assert fetch(name).is_file()
@@ -374,6 +374,6 @@ def test_table():
 def test_table_names_backbones_that_exist():
     sizes = {"vit": vit.SIZES, "swin": swin.VARIANTS}
     sizes |= {"convnext": convnext.SIZES, "resnet": resnet.DEPTHS}
-    for known in (k for k in KNOWN.values() if k.backbone):
-        names.lookup("backbones", known.backbone)
+    for known in (k for k in CATALOG.values() if k.backbone):
+        registry.lookup("backbones", known.backbone)
         assert known.variant.partition("/")[0] in sizes[known.backbone.partition(".")[0]]

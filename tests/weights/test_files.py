@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 from vpjax.weights import torch_file
-from vpjax.weights.files import read
+from vpjax.weights.formats import read
 
 DATA = Path(__file__).parent / "data"
 

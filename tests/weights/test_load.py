@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import cases
-from vpjax import names
 from vpjax.backbones.vit import ViT
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
 from vpjax.weights import google
 from vpjax.weights.load import load
 from vpjax.weights.resample import resize_grid
@@ -19,7 +19,7 @@ from vpjax.weights.resample import resize_grid
 @pytest.fixture
 def vit():
     state = nnx.state(cases.tiny_vit(nnx.Rngs(3)))
-    return {n: np.asarray(v) for n, v in names.flatten(state).items()}
+    return {n: np.asarray(v) for n, v in params.flatten(state).items()}
 
 
 def written(path, arrays):
@@ -82,7 +82,7 @@ def test_pre_logits_are_loaded_where_the_model_has_them(tmp_path):
     backbone = ViT(
         "Ti/4", 16, dim=16, mlp_dim=24, heads=2, depth=1, pre_logits=True, rngs=nnx.Rngs(0)
     )
-    state = {n: np.asarray(v) for n, v in names.flatten(nnx.state(backbone)).items()}
+    state = {n: np.asarray(v) for n, v in params.flatten(nnx.state(backbone)).items()}
     path = tmp_path / "a.npz"
     google.save(path, state)
     np.testing.assert_array_equal(

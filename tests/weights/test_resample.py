@@ -8,9 +8,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpjax import names
 from vpjax.backbones.vit import ViT
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
 from vpjax.weights import google
 from vpjax.weights.load import load
 from vpjax.weights.resample import RULES, matrix, resize_grid, resize_patches
@@ -71,7 +71,7 @@ def vit(patch, size):
 @pytest.fixture
 def file(tmp_path):
     """A ViT of 8-pixel patches for 56 pixels, and its file in Google's naming."""
-    state = names.flatten(nnx.state(vit(8, 56)))
+    state = params.flatten(nnx.state(vit(8, 56)))
     google.save(tmp_path / "a.npz", state)
     return str(tmp_path / "a.npz"), {n: np.asarray(v) for n, v in state.items()}
 
@@ -101,7 +101,7 @@ def as_timm(values):
 def test_a_file_is_carried_to_other_patches_and_it_is_said(tmp_path, file, rule):
     path, values = file
     small = vit(4, (32, 24))
-    expected = names.flatten(nnx.state(small))
+    expected = params.flatten(nnx.state(small))
     loaded = load(path, expected, small.grid, resample=rule)
     assert loaded.resized == "positions 7x7 -> 8x6, patches 8x8 -> 4x4"
     kernel = resize_patches(values["patch_embed/kernel"], (4, 4), rule)
@@ -120,7 +120,7 @@ def test_a_file_is_carried_to_other_patches_and_it_is_said(tmp_path, file, rule)
 
 def test_other_patches_are_refused_unless_asked_for(file):
     small = vit(4, 32)
-    expected = names.flatten(nnx.state(small))
+    expected = params.flatten(nnx.state(small))
     with pytest.raises(UserError) as error:
         load(file[0], expected, small.grid)
     assert "patch_embed/kernel: file (8, 8, 3, 8), model (4, 4, 3, 8)" in str(error.value)
@@ -131,7 +131,7 @@ def test_other_patches_are_refused_unless_asked_for(file):
 
 def test_a_width_that_differs_is_no_matter_of_patches(file):
     wide = ViT("Ti/4", 32, dim=12, mlp_dim=8, heads=2, depth=1, rngs=nnx.Rngs(0))
-    expected = names.flatten(nnx.state(wide))
+    expected = params.flatten(nnx.state(wide))
     with pytest.raises(UserError, match="do not fit") as error:
         load(file[0], expected, wide.grid, resample="bicubic")
     assert "backbone.resample" not in str(error.value)

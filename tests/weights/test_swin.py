@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpjax import names
 from vpjax.backbones.swin import Swin
-from vpjax.errors import UserError
+from vpjax.core import params
+from vpjax.core.errors import UserError
 from vpjax.weights import swin
 from vpjax.weights.load import load
 
@@ -20,7 +20,7 @@ def shapes(**options):
     """Expected names of three stages: 0-1, merging 2, 3-5, merging 6, 7."""
     options = {"window": 2, "depths": (2, 3, 1), "heads": (1, 2, 2)} | options
     make = lambda: Swin("T", 32, embed_dim=4, rngs=nnx.Rngs(0), **options)  # noqa: E731
-    return names.flatten(nnx.state(nnx.eval_shape(make)))
+    return params.flatten(nnx.state(nnx.eval_shape(make)))
 
 
 @functools.cache

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpjax import names
 from vpjax.backbones.vit import MAE, MoCoV3, ViT, waves
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.core import params, registry
+from vpjax.core.errors import UserError
 from vpjax.methods.finetune import Full, Linear
 from vpjax.methods.vpt import VPT
-from vpjax.model import Model, put_together, take_apart
-from vpjax.tokens import Tokens
+from vpjax.models.model import Model
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
 from vpjax.weights import google, swin, timm
 from vpjax.weights.load import load
 
@@ -25,7 +26,7 @@ def tiny(cls, image=16, **options):
 
 
 def shapes(backbone):
-    return names.flatten(nnx.state(backbone))
+    return params.flatten(nnx.state(backbone))
 
 
 def file_of(prefix="", grid=4, norm="norm", head=None):
@@ -146,7 +147,7 @@ def test_other_architectures_do_not_load(tmp_path):
 
 def apart(cls, method=Linear, **options):
     body = tiny(cls)
-    return take_apart(Model(body, method(body, 3, rngs=nnx.Rngs(1), **options)))
+    return partition(Model(body, method(body, 3, rngs=nnx.Rngs(1), **options)))
 
 
 def test_mae_pools_before_its_norm():
@@ -169,7 +170,7 @@ def test_moco_s_positions_never_train():
     parts = apart(MoCoV3, Full)
     assert "backbone/pos_embed" in parts.frozen and list(parts.frozen) == ["backbone/pos_embed"]
     assert "backbone/pos_embed" in apart(MAE, Full).trainable
-    whole = put_together(parts.graph, *parts[1:])
+    whole = merge(parts.graph, *parts[1:])
     np.testing.assert_array_equal(whole.backbone.pos_embed[...], waves((4, 4), DIM))
 
 
@@ -196,7 +197,7 @@ def test_stochastic_depth_rises_to_the_last_layer_and_only_training_sees_it():
     full, linear = apart(MAE, Full, head_init="classes"), apart(MAE, Linear, head_init="classes")
 
     def logits(parts, ctx):
-        call = jax.jit(lambda image: put_together(parts.graph, *parts[1:])(image, ctx)["logits"])
+        call = jax.jit(lambda image: merge(parts.graph, *parts[1:])(image, ctx)["logits"])
         return np.asarray(call(image))
 
     training = Context(key=jax.random.key(1))
@@ -224,7 +225,7 @@ def test_counts_of_the_published_models(cls, method, options, partial, trainable
 
     model = nnx.eval_shape(build)
     regex = f"method/.*|backbone/({model.backbone.partial(partial)})" if partial else ""
-    parts = take_apart(model, regex)
+    parts = partition(model, regex)
     count = lambda part: sum(v.size for v in part.values())  # noqa: E731
     assert count(parts.trainable) == trainable
     prompts = sum(v.size for n, v in parts.trainable.items() if n.startswith("method/prompts"))
@@ -232,7 +233,7 @@ def test_counts_of_the_published_models(cls, method, options, partial, trainable
 
 
 def test_partial_has_the_last_layers_and_mae_s_norm():
-    find = lambda cls, k: names.matching(tiny(cls).partial(k), shapes(tiny(cls)))  # noqa: E731
+    find = lambda cls, k: params.matching(tiny(cls).partial(k), shapes(tiny(cls)))  # noqa: E731
     mae, moco = find(MAE, 1), find(MoCoV3, 1)
     assert mae - moco == {"fc_norm/scale", "fc_norm/bias"}
     assert {n.split("/")[1] for n in moco} == {"1"} and len(moco) == 16
@@ -241,8 +242,12 @@ def test_partial_has_the_last_layers_and_mae_s_norm():
 
 
 def test_options_come_through_the_bases():
-    assert names.options(MAE).keys() == names.options(MoCoV3).keys() == names.options(ViT).keys()
-    assert names.options(MAE)["drop_path"].default == 0.1
+    assert (
+        registry.options(MAE).keys()
+        == registry.options(MoCoV3).keys()
+        == registry.options(ViT).keys()
+    )
+    assert registry.options(MAE)["drop_path"].default == 0.1
     config = {"name": "vit.MoCoV3", "variant": "Ti/4", "image_size": 8, "depth": 1}
-    built = names.construct("backbones", config, rngs=nnx.Rngs(0))
+    built = registry.construct("backbones", config, rngs=nnx.Rngs(0))
     assert isinstance(built, MoCoV3) and len(built.layers) == 1

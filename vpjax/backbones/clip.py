@@ -5,7 +5,7 @@
 
 Radford et al. 2021, arXiv 2103.00020. Patches have no bias, MLPs the quick GELU, norms an epsilon
 of 1e-5. Weights come from the Hugging Face hub's files or from OpenAI's (`vpjax.weights.clip`), and
-with them all sizes: see docs/clip.md. The text encoder is `vpjax.clip.text`.
+with them all sizes: see docs/clip.md. The text encoder is `vpjax.models.text.tower`.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
-from vpjax.clip.pretrained import open_clip
-from vpjax.clip.variants import variant as find
-from vpjax.context import Context
-from vpjax.errors import UserError
-from vpjax.layers import Dense, LayerNorm
-from vpjax.tokens import Tokens
+from vpjax.core.errors import UserError
+from vpjax.models.text.pretrained import open_clip
+from vpjax.nn.context import Context
+from vpjax.nn.layers import Dense, LayerNorm
+from vpjax.nn.tokens import Tokens
 
 
 class CLIP(ViT):

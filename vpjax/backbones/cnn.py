@@ -12,17 +12,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Site, Stem
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.backbones.vit import pair
-from vpjax.context import Context
-from vpjax.conv import BatchNorm, Conv, global_mean, last_stages, to_map, to_tokens
-from vpjax.errors import UserError
-from vpjax.tokens import Tokens
+from vpjax.core.errors import UserError
+from vpjax.nn.context import Context
+from vpjax.nn.conv import BatchNorm, Conv, global_mean, last_stages, to_map, to_tokens
+from vpjax.nn.tokens import Tokens
 
 POOLS = 3
 
 
-class CNN(nnx.Module):
+class CNN(Backbone):
     """A network for images of `image_size` pixels, an edge or (height, width): at least 8.
 
     `width` is that of the first two convolutions, `channels` 3, or 1 for grey images. `dropout` are

@@ -12,13 +12,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Site, Stem
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.backbones.vit import pair
-from vpjax.context import Context
-from vpjax.conv import Conv, global_mean, last_stages, to_map, to_tokens
-from vpjax.errors import UserError, unknown
-from vpjax.layers import LayerNorm, Mlp, PatchEmbed
-from vpjax.tokens import Tokens
+from vpjax.core.errors import UserError, unknown
+from vpjax.nn.context import Context
+from vpjax.nn.conv import Conv, global_mean, last_stages, to_map, to_tokens
+from vpjax.nn.layers import LayerNorm, Mlp, PatchEmbed
+from vpjax.nn.tokens import Tokens
 
 # size: width and blocks of each stage
 SIZES = {
@@ -32,7 +32,7 @@ PATCH = (4, 4)
 TAPS = frozenset({"stem", "embed", "mlp.fc1", "mlp.fc2", "mlp"})
 
 
-class ConvNeXt(nnx.Module):
+class ConvNeXt(Backbone):
     """A ConvNeXt for images of `image_size` pixels, an edge or (height, width).
 
     `dims` and `depths` are width and number of blocks of each stage. `drop_path` is how often the

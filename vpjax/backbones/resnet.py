@@ -14,12 +14,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Site, Stem
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.backbones.vit import pair
-from vpjax.context import Context
-from vpjax.conv import BatchNorm, Conv, global_mean, last_stages, max_pool, to_map, to_tokens
-from vpjax.errors import UserError, unknown
-from vpjax.tokens import Tokens
+from vpjax.core.errors import UserError, unknown
+from vpjax.nn.context import Context
+from vpjax.nn.conv import BatchNorm, Conv, global_mean, last_stages, max_pool, to_map, to_tokens
+from vpjax.nn.tokens import Tokens
 
 # variant: blocks of each stage
 DEPTHS = {
@@ -34,7 +34,7 @@ BASIC = ("18", "34")
 STEMS = {"imagenet": (7, 2, True), "cifar": (3, 1, False)}
 
 
-class ResNet(nnx.Module):
+class ResNet(Backbone):
     """A ResNet for images of `image_size` pixels, an edge or (height, width).
 
     `widths` are those inside the blocks of each stage, `depths` how many blocks it has; what leaves

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vpjax.backbones.vit import ViT
-from vpjax.layers import Dense
+from vpjax.nn.layers import Dense
 
 
 class SmallViT(ViT):

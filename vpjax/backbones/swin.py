@@ -22,14 +22,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.attention import attention
-from vpjax.backbones.contract import Site, Stem
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.backbones.vit import TAPS, pair
-from vpjax.context import Context
-from vpjax.errors import UserError, unknown
-from vpjax.layers import Attention, Block, LayerNorm, Mlp, PatchEmbed
-from vpjax.tokens import Tokens
-from vpjax.windows import Windows
+from vpjax.core.errors import UserError, unknown
+from vpjax.nn.attention import attention
+from vpjax.nn.context import Context
+from vpjax.nn.layers import Attention, Block, LayerNorm, Mlp, PatchEmbed
+from vpjax.nn.tokens import Tokens
+from vpjax.nn.windows import Windows
 
 # variant: embed_dim, depths, heads, drop_path
 VARIANTS = {
@@ -41,7 +41,7 @@ VARIANTS = {
 EPS = 1e-5
 
 
-class Swin(nnx.Module):
+class Swin(Backbone):
     """A Swin Transformer for images of `image_size` pixels, an edge or (height, width).
 
     `window` counts cells of an edge: 7 unless given, and 12 at 384 pixels, as released. A grid no

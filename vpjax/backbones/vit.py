@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Site, Stem
-from vpjax.context import Context
-from vpjax.errors import UserError, unknown
-from vpjax.layers import Block, Dense, LayerNorm, PatchEmbed
-from vpjax.tokens import Tokens, over_batch
+from vpjax.backbones.base import Backbone, Site, Stem
+from vpjax.core.errors import UserError, unknown
+from vpjax.nn.context import Context
+from vpjax.nn.layers import Block, Dense, LayerNorm, PatchEmbed
+from vpjax.nn.tokens import Tokens, over_batch
 
 # size: dim, mlp_dim, heads, depth
 SIZES = {
@@ -35,7 +35,7 @@ TAPS = frozenset(
 )
 
 
-class ViT(nnx.Module):
+class ViT(Backbone):
     """A ViT for images of `image_size` pixels, an edge or (height, width).
 
     `channels` is 3, or 1 for grey images. `dropout` follows the embedding and both layers of every

@@ -16,8 +16,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from vpjax.core.errors import UserError
 from vpjax.data import inat
-from vpjax.errors import UserError
 
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus")
 

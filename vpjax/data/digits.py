@@ -22,8 +22,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from vpjax.cache import cache_folder
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
+from vpjax.core.files import cache_folder
 
 CONFIGS = {"low": range(0, 5), "high": range(5, 10)}
 VERSION = "1.0.0"

@@ -1,4 +1,4 @@
-"""Every image of a split, decoded once and noted down: for `vpjax.doctor`.
+"""Every image of a split, decoded once and noted down: for `vpjax.data.check`.
 
     found = examine(source, threads=8)
     found.unreadable[17]   "OSError: image file is truncated (4 bytes not processed)"
@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 from PIL import ExifTags, Image
 
+from vpjax.core.errors import UserError
 from vpjax.data import images
 from vpjax.data.source import Record, Source
-from vpjax.errors import UserError
 
 BLOCK = 32  # images a thread takes at once
 AHEAD = 8  # blocks in work or waiting, a thread

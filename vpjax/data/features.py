@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from numpy.lib.format import open_memmap
 
+from vpjax.core.errors import UserError
 from vpjax.data.loader import MEMORY, Order
 from vpjax.data.source import Source
-from vpjax.errors import UserError
 
 log = logging.getLogger(__name__)
 

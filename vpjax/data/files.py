@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from vpjax.core.errors import UserError
 from vpjax.data.source import Record
-from vpjax.errors import UserError
 
 File = tuple[str, int]  # path relative to the data set's folder, label
 Key = str | int  # a class as a listing calls it

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vpjax.data import releases
+from vpjax.core.errors import UserError, unknown
+from vpjax.data import archives
 from vpjax.data.files import File, Files, Finder, Key, Listed, Listing, splits
 from vpjax.data.source import Source
-from vpjax.errors import UserError, unknown
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 NAMES = ("train", "val", "valid", "validation", "test")  # of splits, as folders
@@ -232,7 +232,7 @@ READERS: dict[str, Callable[[Path], Listing]] = {
     "fgvc": json_splits,
     "vtab1k": text_lists,
     "zhou": zhou,
-    "nabirds": releases.birds,
-    "cub": releases.birds,
-    "gtsrb": releases.signs,
+    "nabirds": archives.birds,
+    "cub": archives.birds,
+    "gtsrb": archives.signs,
 }

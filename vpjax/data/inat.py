@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpjax.core.errors import UserError, unknown
 from vpjax.data import tfds
 from vpjax.data.files import File, Files, Finder, splits
 from vpjax.data.source import Source
-from vpjax.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 

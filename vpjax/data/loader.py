@@ -20,9 +20,9 @@ import grain
 import numpy as np
 from jaxtyping import Int64
 
+from vpjax.core.errors import UserError
 from vpjax.data.source import Source, label_message
 from vpjax.data.transforms import Preset, pair
-from vpjax.errors import UserError
 
 MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded
 AHEAD = 4  # batches prepared in advance

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from vpjax.core.errors import UserError
 from vpjax.data import source as sources
 from vpjax.data.source import Source
-from vpjax.errors import UserError
 
 
 class Piece(NamedTuple):

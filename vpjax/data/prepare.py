@@ -16,9 +16,9 @@ from pathlib import Path
 import requests
 import tensorflow_datasets as tfds
 
+from vpjax.core.errors import UserError
 from vpjax.data import digits
 from vpjax.data import tfds as prepared
-from vpjax.errors import UserError
 
 # What a data set's builder needs beyond TFDS: package, and the extra of vpjax that brings it.
 TENSORFLOW, H5PY, OPENCV = ("tensorflow", "tensorflow"), ("h5py", "prepare"), ("cv2", "prepare")

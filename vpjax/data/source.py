@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from vpjax.core.errors import UserError
 from vpjax.data import images
-from vpjax.errors import UserError
 
 # Called with every source that `open_source` opens, before anybody gets it: see `vpjax.data.lock`.
 GUARDS: list[Callable[["Source"], None]] = []

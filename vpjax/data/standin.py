@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.utils import lazy_imports_utils
 
+from vpjax.core.errors import UserError
 from vpjax.data import images
-from vpjax.errors import UserError
 
 ERRORS = (
     "AbortedError",

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from vpjax.core.errors import UserError
 from vpjax.data.source import Record, Records, Source
-from vpjax.errors import UserError
 
 # Category ids of iNaturalist 2021: genera that are hard to tell apart, 1,200-1,650 photos each.
 SUBSETS = {

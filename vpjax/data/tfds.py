@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
+from vpjax.core.errors import UserError, unknown
 from vpjax.data.source import Record, Source
 from vpjax.data.tfrecord import TFRecords
-from vpjax.errors import UserError, unknown
 
 NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from vpjax.cache import cache_folder
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
+from vpjax.core.files import cache_folder
 
 LENGTH = struct.Struct("<Q")
 BEFORE, AFTER = 12, 4  # bytes around a payload

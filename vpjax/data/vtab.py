@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vpjax.core.errors import unknown
 from vpjax.data import images
 from vpjax.data.source import Record, Records, Source
-from vpjax.errors import unknown
 
 CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 KITTI_DISTANCES = (-100.0, 8.0, 20.0, 999.0)  # metres; the last class is "no vehicle"

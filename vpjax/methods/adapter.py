@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.activations import gelu
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
+from vpjax.nn.activations import gelu
+from vpjax.nn.context import Context
 
 
 class Adapter(Method):

@@ -17,16 +17,16 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.head import Head
-from vpjax.tokens import Tokens
+from vpjax.backbones.base import Backbone
+from vpjax.methods.head import Head
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
 
 
 class Method(nnx.Module):
     """The defaults, and a classification head.
 
-    `head_hidden` and `head_init` describe the head, see `vpjax.head`.
+    `head_hidden` and `head_init` describe the head, see `vpjax.methods.head`.
     """
 
     trainable = r"method/.*"

@@ -18,10 +18,10 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
+from vpjax.nn.context import Context
 
 BIAS = r"backbone/.*bias.*"  # relative_position_bias_table too
 

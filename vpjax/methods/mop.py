@@ -19,11 +19,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from vpjax import mixture
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.errors import UserError, unknown
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
+from vpjax.nn import mop_similarity
+from vpjax.nn.context import Context
 
 SCALE = 50.0  # of similarities
 INITS = ("semantic", "zero")
@@ -76,7 +76,7 @@ class MoP(Method):
         self.lambda_mixture, self.offset_reg_weight = lambda_mixture, offset_reg_weight
         self.diversity_weight, self.entropy_weight = diversity_weight, entropy_weight
         self.usage_weight, self.usage_threshold = usage_weight, usage_threshold
-        rows = num_classes + -num_classes % mixture.split(mesh)
+        rows = num_classes + -num_classes % mop_similarity.split(mesh)
         real = (jnp.arange(rows) < num_classes)[:, None]
         offsets = jnp.zeros((rows, num_prompts, backbone.dim))
         if init == "semantic":
@@ -84,7 +84,7 @@ class MoP(Method):
         self.offsets = nnx.Param(offsets)
         # Not learnt, whatever `trainable` says. The builder puts the classes' text features here.
         text = jax.random.normal(rngs.params(), (rows, backbone.dim)) * real
-        self.text = nnx.Variable(mixture.unit(text))
+        self.text = nnx.Variable(mop_similarity.unit(text))
 
     @property
     def logits(self) -> str:
@@ -96,8 +96,10 @@ class MoP(Method):
 
         `winners` is each class's nearest sub-prompt.
         """
-        f = mixture.unit(features.astype(jnp.float32))
-        best, index = mixture.top(f, self.offsets[...], self.text[...], self.chunk, self.mesh)
+        f = mop_similarity.unit(features.astype(jnp.float32))
+        best, index = mop_similarity.top(
+            f, self.offsets[...], self.text[...], self.chunk, self.mesh
+        )
         real = slice(self.num_classes)
         logits = SCALE / self.temp_cls * best[:, real]
         return {"logits": logits, "features": f, "winners": index[:, real]}
@@ -111,9 +113,9 @@ class MoP(Method):
         self, features: Float[Array, "B D"], labels: Int[Array, " B"], tau: Array | float
     ) -> Float[Array, "B K"]:
         """Returns how much of each image each sub-prompt of its class gets, in sum 1."""
-        f = mixture.unit(features.astype(jnp.float32))
-        s, _ = mixture.own(f, labels, self.offsets[...], self.text[...], self.mesh)
-        return mixture.assignments(SCALE * s, tau, self.hard)
+        f = mop_similarity.unit(features.astype(jnp.float32))
+        s, _ = mop_similarity.own(f, labels, self.offsets[...], self.text[...], self.mesh)
+        return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
     def terms(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
@@ -125,9 +127,9 @@ class MoP(Method):
         if ctx.key is None:
             return {"loss": separation}
         offsets, tau = self.offsets[...], self.tau(ctx.progress)
-        s, cosines = mixture.own(out["features"], labels, offsets, self.text[...], self.mesh)
+        s, cosines = mop_similarity.own(out["features"], labels, offsets, self.text[...], self.mesh)
         s = SCALE * s
-        gamma = mixture.assignments(s, tau, self.hard)
+        gamma = mop_similarity.assignments(s, tau, self.hard)
         attraction = -(jax.lax.stop_gradient(gamma) * s).sum(-1)
         real = self.num_classes * offsets.shape[1] * offsets.shape[2]
         size = self.offset_reg_weight * (offsets**2).sum() / real
@@ -146,12 +148,12 @@ class MoP(Method):
         count = jnp.maximum(1, real.sum())
         found = []
         if self.diversity_weight:
-            term = mixture.diversity(cosines, count)
+            term = mop_similarity.diversity(cosines, count)
             found.append(("loss_diversity", self.diversity_weight, term))
         if self.entropy_weight:
-            found.append(("loss_entropy", self.entropy_weight, mixture.concentration(gamma)))
+            found.append(("loss_entropy", self.entropy_weight, mop_similarity.concentration(gamma)))
         if self.usage_weight:
-            term = mixture.disuse(gamma, real / count, self.usage_threshold)
+            term = mop_similarity.disuse(gamma, real / count, self.usage_threshold)
             found.append(("loss_usage", self.usage_weight, term))
         return found
 

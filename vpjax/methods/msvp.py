@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.errors import unknown
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import unknown
 from vpjax.methods.base import Method
 from vpjax.methods.finetune import Full
-from vpjax.tokens import Tokens
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
 
 EDGES = {"global": 1, "mid": 4, "local": 8}  # pixels
 SCALES = {

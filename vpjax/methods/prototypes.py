@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Backbone, Site
-from vpjax.errors import UserError, unknown
+from vpjax.backbones.base import Backbone, Site
+from vpjax.core.errors import UserError, unknown
 
 INITS = ("random", "final-cls", "cls-nolastl", "cls-nofirstl")
 

@@ -5,7 +5,7 @@
     prompt  p -> layer -> + s f -> layer -> ...                one frozen backbone, one head
 
 At each layer of the deepest stage one stream receives from the other: each of its tokens attends to
-the 3 x 3 tokens around its own place there (`vpjax.neighbourhood`), with the layer's own frozen
+the 3 x 3 tokens around its own place there (`vpjax.nn.local_attention`), with the layer's own frozen
 projections; a trained norm and bottleneck follow. The prompt stream receives at every `period`-th
 layer, the image stream at all others. Loss: 0.8 CE of the image's logits + 0.2 CE of the prompt's.
 
@@ -22,13 +22,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vpjax import neighbourhood
-from vpjax.backbones.contract import Backbone, Site
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.backbones.base import Backbone, Site
+from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
-from vpjax.prompt_map import Bottleneck, PromptMap, WeightedMap
-from vpjax.tokens import Tokens, over_batch
+from vpjax.methods.prompt_map import Bottleneck, PromptMap, WeightedMap
+from vpjax.nn import local_attention
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens, over_batch
 
 PROJECTIONS = ("query", "key", "value")
 SITES = tuple(f"attn.{name}" for name in PROJECTIONS)
@@ -42,7 +42,7 @@ class SA2VP(Method):
 
     `inter_weight` scales what a stream receives; `branch_weights` are those of the two losses.
     `cross_attn` is "aligned" or "acc", `cross_impl` "rows", "dense" or "auto", see
-    `vpjax.neighbourhood`. `period` is 4, or 6 on backbones of several stages, unless given.
+    `vpjax.nn.local_attention`. `period` is 4, or 6 on backbones of several stages, unless given.
     `deep_prompts` counts the further maps added, weighted by channel, where the prompt stream
     receives again: all of these layers unless given, none on backbones of several stages.
 
@@ -72,7 +72,7 @@ class SA2VP(Method):
         rngs: nnx.Rngs,
         **inherited,
     ):
-        neighbourhood.check(cross_attn, cross_impl)
+        local_attention.check(cross_attn, cross_impl)
         flat = len({s.stage for s in backbone.sites}) == 1
         if period is None:
             period = 4 if flat else 6
@@ -181,7 +181,7 @@ class SA2VP(Method):
 
         def read(own, other, heads):
             q, k, v = sharp(own, other, heads)
-            return neighbourhood.local_attention(
+            return local_attention.local_attention(
                 q[:, : ctx.keep], k, v, grid, self.cross_attn, self.cross_impl
             )
 

@@ -18,12 +18,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.errors import UserError
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
-from vpjax.weights.fetch import fetch
-from vpjax.weights.files import read
+from vpjax.nn.context import Context
+from vpjax.weights.download import fetch
+from vpjax.weights.formats import read
 
 log = logging.getLogger(__name__)
 

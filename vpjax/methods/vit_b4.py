@@ -17,7 +17,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Backbone, Site
+from vpjax.backbones.base import Backbone, Site
 from vpjax.methods.vpt import VPT
 
 

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Backbone, Site
-from vpjax.context import Context
-from vpjax.errors import UserError, unknown
+from vpjax.backbones.base import Backbone, Site
+from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
 from vpjax.methods.finetune import BIAS, fresh_cls_token
 from vpjax.methods.prototypes import read_prototypes
-from vpjax.tokens import Tokens
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
 
 POOLS = ("original", "image", "prompt", "both")
 

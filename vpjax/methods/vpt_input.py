@@ -23,12 +23,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.contract import Backbone
-from vpjax.context import Context
-from vpjax.errors import UserError, unknown
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
 from vpjax.methods.vpt import _Prompted, prompted, spread
-from vpjax.tokens import Tokens
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
 
 log = logging.getLogger(__name__)
 

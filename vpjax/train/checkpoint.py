@@ -18,8 +18,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vpjax.errors import UserError
-from vpjax.train import processes, sharding
+from vpjax.core import distributed
+from vpjax.core.errors import UserError
+from vpjax.train import sharding
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         items = parts(state)
-        if processes.apart():  # Orbax wants numbers that other processes have no part in as numpy
+        if (
+            distributed.is_single()
+        ):  # Orbax wants numbers that other processes have no part in as numpy
             items = jax.device_get(items)
         # Of several processes each saves its part: all call this, at the same step.
         meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
@@ -78,7 +81,7 @@ class Checkpoints:
 
     def _restore(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
-        if processes.apart():
+        if distributed.is_single():
             abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
         args = {n: ocp.args.StandardRestore(v) for n, v in abstract.items()}
         out = self.manager.restore(
@@ -88,7 +91,7 @@ class Checkpoints:
             if digest(out[name]) != out["meta"]["digests"][name]:
                 raise ValueError(f"{name} does not have the sha256 it was saved with")
         found = {n: out[n] for n in wanted}
-        if processes.apart():
+        if distributed.is_single():
             found = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, wanted)
         return found, out["meta"]
 
@@ -105,7 +108,7 @@ class Checkpoints:
 
 def _by_itself(folder: Path) -> dict[str, Any]:
     """Returns options for a process that works apart from others: Orbax would wait for them."""
-    if not processes.apart():
+    if not distributed.is_single():
         return {}
     folder.mkdir(parents=True, exist_ok=True)
     me = jax.process_index()

@@ -21,16 +21,16 @@ from clu import metrics
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from vpjax import losses
-from vpjax.context import Context
-from vpjax.errors import UserError
-from vpjax.metrics import average_precision, best_f1, mean_recall, roc_auc
-from vpjax.model import put_together
+from vpjax.core.errors import UserError
+from vpjax.models.partition import merge
+from vpjax.nn.context import Context
+from vpjax.train import losses
+from vpjax.train.metrics import average_precision, best_f1, mean_recall, roc_auc
 from vpjax.train.sharding import prefetch, to_host
 from vpjax.train.step import Prepare
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """What a model says of the n images of a split that have one class each."""
 
     labels: Int[np.ndarray, " n"]
@@ -38,7 +38,7 @@ class Answers(NamedTuple):
     margins: Float[np.ndarray, " n"]  # largest minus second largest softmax probability
 
 
-def hits(logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int) -> Bool[Array, " B"]:
+def in_top_k(logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int) -> Bool[Array, " B"]:
     """Whether the label is among the k highest logits; of equal ones the lower class is higher."""
     return (jax.lax.top_k(logits, k)[1] == labels[:, None]).any(-1)
 
@@ -57,7 +57,7 @@ class PerClass(metrics.Metric):
     @classmethod
     def from_model_output(cls, *, logits, labels, mask, **_) -> "PerClass":
         shown = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
-        return cls((shown * hits(logits, labels, 1)[:, None]).sum(0), shown.sum(0))
+        return cls((shown * in_top_k(logits, labels, 1)[:, None]).sum(0), shown.sum(0))
 
     def merge(self, other: "PerClass") -> "PerClass":
         return PerClass(self.right + other.right, self.total + other.total)
@@ -68,7 +68,7 @@ class PerClass(metrics.Metric):
 
 
 @flax.struct.dataclass
-class OfOne(metrics.Collection):
+class SingleLabel(metrics.Collection):
     """Sums over a split whose images have one class."""
 
     accuracy: metrics.Accuracy
@@ -78,7 +78,7 @@ class OfOne(metrics.Collection):
 
 
 @flax.struct.dataclass
-class OfSeveral(metrics.Collection):
+class MultiLabel(metrics.Collection):
     """Sums over a split whose images have several classes."""
 
     loss: metrics.Average.from_output("loss")
@@ -95,19 +95,23 @@ def make_eval_step(
     """
 
     def eval_step(trainable, stats, frozen, batch, key=None):
-        model = put_together(graph, trainable, stats, frozen)
+        model = merge(graph, trainable, stats, frozen)
         ctx = Context(criterion=criterion)
         out = model(prepare(batch["image"], key), ctx)
         logits, labels = out["logits"], batch["label"]
         found = {"loss": model.method.loss(out, labels, ctx), "mask": batch["mask"]}
         scores = {"labels": labels, "mask": batch["mask"]}
         if labels.ndim == 2:
-            return OfSeveral.single_from_model_output(**found), scores | {"logits": logits}
+            return MultiLabel.single_from_model_output(**found), scores | {"logits": logits}
         classes = logits.shape[-1]
-        found |= {"logits": logits, "labels": labels, "top5": hits(logits, labels, min(5, classes))}
+        found |= {
+            "logits": logits,
+            "labels": labels,
+            "top5": in_top_k(logits, labels, min(5, classes)),
+        }
         scores |= {"predictions": logits.argmax(-1), "margins": margins(logits)}
         scores |= {"logits": logits} if classes == 2 else {}
-        return OfOne.single_from_model_output(**found), scores
+        return SingleLabel.single_from_model_output(**found), scores
 
     return jax.jit(eval_step)
 
@@ -128,7 +132,7 @@ def evaluate(
     mesh: Mesh,
     key: Array | None = None,
     batch_loss: bool = False,
-) -> tuple[dict[str, float], Answers | None]:
+) -> tuple[dict[str, float], Predictions | None]:
     """Returns the numbers of a split, and what was said of its images if they have one class each.
 
     "accuracy", "loss" and "count" are always among the numbers.
@@ -152,14 +156,14 @@ def evaluate(
     real = np.concatenate([p.pop("mask") for p in parts])
     scores = {k: np.concatenate([p[k] for p in parts])[real] for k in parts[0]}
     if (logits := scores.pop("logits", None)) is not None:
-        numbers |= of_whole(logits, scores["labels"])
+        numbers |= whole_split_metrics(logits, scores["labels"])
     if "auc" in numbers:
         del numbers["top5"]  # of two classes
     out = {k: v if k == "threshold" else 100 * v for k, v in numbers.items() if math.isfinite(v)}
     if batch_loss:
         out["batch_loss"] = float(np.mean(jax.device_get(means)))
     numbers = {"accuracy": out["accuracy"], "loss": loss, "count": int(count)} | out
-    return numbers, Answers(**scores) if "predictions" in scores else None
+    return numbers, Predictions(**scores) if "predictions" in scores else None
 
 
 # One program each, where every metric would dispatch several.
@@ -168,9 +172,13 @@ _computed = jax.jit(lambda total: (total.compute(), total.loss.count))
 _loss = jax.jit(lambda sums: sums.loss.compute())
 
 
-def of_whole(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def whole_split_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Returns the numbers that need all n C logits at once; `labels` are n, or n C of 0 and 1."""
-    return {"auc": auc_of_two(logits, labels)} if labels.ndim == 1 else of_several(logits, labels)
+    return (
+        {"auc": auc_of_two(logits, labels)}
+        if labels.ndim == 1
+        else multilabel_metrics(logits, labels)
+    )
 
 
 def auc_of_two(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -180,7 +188,7 @@ def auc_of_two(logits: np.ndarray, labels: np.ndarray) -> float:
     return roc_auc(logits - logits[:, ::-1], np.eye(2, dtype=int)[labels])
 
 
-def of_several(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Returns the numbers of n C logits and zeros and ones; classes without positives are left out.
 
     Raises: UserError if no image has a class.

@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vpjax import names
-from vpjax.errors import UserError, unknown
+from vpjax.core import params
+from vpjax.core.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def decays(config: ConfigDict, trainable: Iterable[str], parity: bool) -> dict[s
     if parity:
         exempt = {HEAD_BIAS} & decay.keys()
     elif config.no_decay and config.weight_decay > 0:
-        exempt = names.matching(config.no_decay, decay, "optim.no_decay")
+        exempt = params.matching(config.no_decay, decay, "optim.no_decay")
     else:
         exempt = set()
     return decay | dict.fromkeys(exempt, False)

@@ -5,7 +5,7 @@ one sum of gradients that this needs. Two exceptions save memory:
 
     model    a method whose own parameters are large may name some (see `Method.sharded`) whose
              first axis, and that of their optimiser state, is split over the axis "model"
-    fsdp     matrices of frozen layers are split over all devices, see `vpjax.fsdp`
+    fsdp     matrices of frozen layers are split over all devices, see `vpjax.nn.fsdp`
 """
 
 import functools
@@ -18,9 +18,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vpjax import fsdp
-from vpjax.errors import UserError
-from vpjax.train import processes
+from vpjax.core import distributed
+from vpjax.core.errors import UserError
+from vpjax.nn import fsdp
 
 
 def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) -> Mesh:
@@ -29,7 +29,7 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
     Without a second axis where `model` is 1.
     Raises: UserError if there are fewer, or several processes and some of their devices left over.
     """
-    devices = devices or processes.devices()
+    devices = devices or distributed.devices()
     there = len(devices)
     for axis, size in (("data", data), ("model", model)):
         if size < 1 and size != -1:
@@ -41,9 +41,9 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
     shape = f"mesh.data is {data}" + (f" and mesh.model {model}" if model != 1 else "")
     if rows < 1 or columns < 1 or rows * columns > there:
         raise UserError(f"{shape}, but there are {there} devices")
-    if processes.count() > 1 and rows * columns < there:
+    if distributed.count() > 1 and rows * columns < there:
         raise UserError(
-            f"{shape}, but there are {there} devices in {processes.count()} processes, which must "
+            f"{shape}, but there are {there} devices in {distributed.count()} processes, which must "
             "all take part. Set mesh.data=-1, or start fewer processes."
         )
     shape, axes = ((rows,), ("data",)) if columns == 1 else ((rows, columns), ("data", "model"))
@@ -68,7 +68,7 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
     """Puts a pytree of dictionaries by name on the devices: {regular expression: axis}.
 
     The first axis of arrays whose name a rule matches is split over that axis of the mesh, where
-    there is one; with `frozen`, what `vpjax.fsdp` splits is split; everything else is repeated.
+    there is one; with `frozen`, what `vpjax.nn.fsdp` splits is split; everything else is repeated.
     Values that are not on the mesh yet must be the same in every process.
     Raises: UserError if it cannot be split evenly.
     """
@@ -87,7 +87,7 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
         return NamedSharding(mesh, spec or PartitionSpec())
 
     shardings = jax.tree_util.tree_map_with_path(where, values)
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return jax.device_put(values, shardings)
     return jax.tree.map(_put, values, shardings)
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vpjax import losses
-from vpjax.context import Context
-from vpjax.model import put_together, take_apart
+from vpjax.models.partition import merge, partition
+from vpjax.nn.context import Context
+from vpjax.train import losses
 
 Prepare = Callable  # images, key or None -> normalised images
 
@@ -67,7 +67,7 @@ def make_train_step(
     A batch is {"image": uint8 B H W C, "label": int32 B or B C, "mask": bool B}; the loss is the
     mean over images whose mask is set. Accuracy is among the metrics if images have one class;
     "images" counts those of the mask; the method's `terms` are there too.
-    `remat` and `segments` are those of `vpjax.model.run`. `accumulate=k` works through a batch in k
+    `remat` and `segments` are those of `vpjax.nn.stack.run_layers`. `accumulate=k` works through a batch in k
     parts, one after the other, and adds up their gradients: less memory, the same step.
     Raises, when traced: UserError for a choice of these that cannot be.
     """
@@ -84,7 +84,7 @@ def make_train_step(
         )
 
         def loss_fn(trainable):
-            model = put_together(graph, trainable, stats, frozen)
+            model = merge(graph, trainable, stats, frozen)
             out = model(images, ctx, remat, segments)
             terms = model.method.terms(out, labels, ctx)
             numbers = {name: (term * weight).sum() for name, term in terms.items()}
@@ -92,7 +92,7 @@ def make_train_step(
             if labels.ndim == 1:
                 correct = out["logits"].argmax(-1) == labels
                 numbers["accuracy"] = 100 * (correct * weight).sum()
-            return loss, (numbers, take_apart(model).stats)
+            return loss, (numbers, partition(model).stats)
 
         (_, (numbers, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
         return (grads, numbers), stats

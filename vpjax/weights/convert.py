@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from vpjax.errors import UserError, unknown
-from vpjax.weights import files, torch_file
-from vpjax.weights.fetch import fetch, sha256
+from vpjax.core.errors import UserError, unknown
+from vpjax.weights import formats, torch_file
+from vpjax.weights.download import fetch, sha256
 
 UNSAFE = (
     "If it holds whole Python objects, and you trust where it comes from, give --unsafe: "
@@ -57,7 +57,7 @@ def _read(path: Path, unsafe: bool) -> dict[str, np.ndarray]:
             raise UserError("--unsafe needs torch, which is not installed: pip install torch")
         return with_torch(path, unsafe=True)
     try:
-        return files.read(path)
+        return formats.read(path)
     except UserError as error:
         if not _has_torch():
             hint = "With torch installed (pip install torch) this command can read more files."
@@ -108,7 +108,7 @@ def _write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
-        prog=files.CONVERT,
+        prog=formats.CONVERT,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 # Of weights, the first that is there.
 FILES = (

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
 from vpjax.weights import clip, convnext, google, resnet, swin, timm
-from vpjax.weights.fetch import fetch, sha256
-from vpjax.weights.files import read
+from vpjax.weights.download import fetch, sha256
+from vpjax.weights.formats import read
 from vpjax.weights.hub import weights_in
 from vpjax.weights.resample import RULES, resize_grid, resize_patches
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vpjax.errors import UserError, unknown
+from vpjax.core.errors import UserError, unknown
 
 RULES = ("corners", "bicubic", "bilinear")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vpjax.errors import UserError
+from vpjax.core.errors import UserError
 
 PREFIXES = r"(module\.)?(encoder\.)?"
 BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."

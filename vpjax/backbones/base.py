@@ -1,0 +1,81 @@
+"""What a backbone offers, and nothing else a method may rely on.
+
+    tokens = backbone.embed(images, ctx)            B H W 3 -> Tokens
+    for layer in backbone.layers:                   layer(tokens, ctx, read=None, keep=None)
+        tokens = layer(tokens, ctx)
+    features = backbone.pool(tokens)                Tokens -> B D   (over=slice(...): their mean)
+
+`read` (P D or B P D) are tokens that a layer looks at but does not update; `keep=n` asks for its
+first n tokens only. Both return what the long way round would, with less work. A layer announces
+its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that exist.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One layer as a method sees it."""
+
+    index: int
+    stage: int
+    dim: int  # width of the tokens that enter
+    grid: tuple[int, int]  # their grid (h, w)
+    mixes: bool = True  # False: moves tokens about (patch merging), without attention
+
+
+class Stem(NamedTuple):
+    """The convolution that reads pixels, as the site "stem" announces it: before any norm."""
+
+    window: tuple[int, int]  # pixels
+    stride: tuple[int, int]
+    padding: int  # pixels on every side
+    dim: int  # channels that come out
+    params: str = r"patch_embed/.*"  # names of its parameters, with a BatchNorm that follows
+    channels: int = 3  # of images
+
+
+class Backbone(nnx.Module):
+    """Attributes and functions every backbone has."""
+
+    layers: nnx.List
+    sites: tuple[Site, ...]
+    dim: int  # width of the pooled feature
+    head_dim: int | None  # width of an attention head; None: none that could be fused
+    extra: int  # tokens before the grid that have no place: a class token
+    grid: tuple[int, int]  # token grid of an image
+    patch_size: tuple[int, int]  # pixels of one cell of that grid
+    stem: Stem
+    image_size: tuple[int, int]
+    pooled: int | None  # leading tokens `pool` reads; None: all, prompts too
+    batch_norm: bool  # has running averages; layers that train then use the batch's own
+    taps: frozenset[str]
+
+    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
+        """place(patchify(images))."""
+
+    def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
+        """Stem or patch projection."""
+
+    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+        """Adds positions and the class token: also for a grid that did not come from pixels.
+
+        Where there is a class token, a third argument (B extra D) takes its place.
+        """
+
+    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
+        """Last norm and pooling; with `over`, the mean of those tokens takes pooling's place."""
+
+    def partial(self, k: int) -> str:
+        """Returns a regular expression of what "partial-k" trains: the last k groups of layers.
+
+        It is relative to the backbone, names whole layers ("layers/(10|11)/.*") and the last norm.
+        Raises: UserError if there is no such group.
+        """

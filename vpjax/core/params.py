@@ -1,0 +1,49 @@
+"""Parameter names, and the code a config names.
+
+Every parameter has one name, its path of attributes joined by "/":
+
+    backbone/layers/11/attn/query/kernel        method/prompts/3        method/head/kernel
+
+The library keeps a model's numbers as flat dictionaries {name: array}. One regular expression over
+these names says what trains; the same names drive weight decay, sharding, loading, checkpoints and
+tables.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from vpjax.core.errors import UserError
+
+
+def flatten(state: nnx.State) -> dict[str, Any]:
+    """Returns the arrays of a state by name."""
+    return {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
+
+
+def fill(state: nnx.State, values: Mapping[str, Any]) -> nnx.State:
+    """Returns a state like `state` whose arrays are `values`; names must match one to one."""
+    flat = nnx.to_flat_state(state)
+    named = {"/".join(map(str, path)): (path, v) for path, v in flat}
+    if named.keys() != values.keys():
+        raise KeyError(f"names differ: {sorted(named.keys() ^ values.keys())}")
+    return nnx.from_flat_state((path, v.replace(values[name])) for name, (path, v) in named.items())
+
+
+def matching(pattern: str, names: Iterable[str], what: str = "pattern") -> set[str]:
+    """Returns the names that `pattern` matches in full.
+
+    Raises: UserError if the pattern is not a regular expression, or matches nothing.
+    """
+    names = list(names)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as e:
+        raise UserError(f"{what} {pattern!r} is not a regular expression: {e}") from e
+    found = {n for n in names if compiled.fullmatch(n)}
+    if not found:
+        shown = "\n  ".join(names[:12] + ["..."] * (len(names) > 12))
+        raise UserError(f"{what} {pattern!r} matches no parameter. Names look like\n  {shown}")
+    return found

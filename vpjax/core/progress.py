@@ -1,0 +1,152 @@
+"""How far a loop is: a bar on a terminal, whole lines anywhere else.
+
+A device works ahead of Python, and reading a number from it waits for the step that makes it:
+`Progress` reads only what it shows, every few seconds.
+"""
+
+import collections
+import math
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import jax
+from tqdm import tqdm
+
+WINDOW = 30.0  # seconds of the recent past that the rate is taken from
+
+
+class Progress:
+    """Shows how far a loop is, how fast, and its latest loss and accuracy (in %).
+
+        with Progress(400, batch_size=64) as progress:
+            for step in range(400):
+                state, values = train_step(state, batch)
+                progress.update(step + 1, values)
+
+        step  120/400  30%  loss 0.4312  val_accuracy 93.10  412.3 img/s  ETA 0:00:09
+
+    On a terminal this is a bar. Elsewhere it is a line at the first update, then at most one every
+    `every_seconds`, and one at the end. `start` is the step a resumed run begins after,
+    `batch_size` the images of a step over all devices. `stream` is standard error if not given.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start: int = 0,
+        *,
+        batch_size: int,
+        stream: TextIO | None = None,
+        every_seconds: float = 10.0,
+    ):
+        self.total, self.step, self.batch_size = total_steps, start, batch_size
+        self.stream = sys.stderr if stream is None else stream
+        self.latest: dict[str, Any] = {}
+        self._shown: int | None = None  # the step of the last line
+        self._pending = False  # whether something came since
+        self._closed = False
+        # (clock, step) at the moments a value was read. Only there does the clock know that the
+        # device has done the step; the first comes after the first step, so after compiling.
+        self._marks: collections.deque[tuple[float, int]] = collections.deque()
+        self._bar = None
+        self._every = every_seconds
+        if self.stream.isatty():
+            self._every = min(every_seconds, 0.5)
+            self._bar = tqdm(
+                total=total_steps,
+                initial=start,
+                file=self.stream,
+                # tqdm shows nothing on a terminal that does not know its size, as in containers.
+                ncols=shutil.get_terminal_size().columns,
+                nrows=shutil.get_terminal_size().lines,
+                bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
+            )
+
+    def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
+        """Notes that `step` steps are done, with their values, and shows them if it is time.
+
+        Values stay on the device until they are shown.
+        """
+        self.step, self._pending = step, True
+        for name, value in (values or {}).items():
+            if name.rpartition("_")[2] in ("loss", "accuracy"):
+                self.latest[name] = value
+        now = time.perf_counter()
+        if not self._marks or step >= self.total or now >= self._marks[-1][0] + self._every:
+            self._show()
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Recent rate without the first step of the run; None until there are two moments."""
+        if len(self._marks) < 2:
+            return None
+        (first, a), (last, b) = self._marks[0], self._marks[-1]
+        return (b - a) / max(last - first, 1e-9)
+
+    @property
+    def images_per_second(self) -> float | None:
+        rate = self.steps_per_second
+        return None if rate is None else rate * self.batch_size
+
+    def line(self, text: str) -> None:
+        """Prints a message of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=self.stream)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Shows the last step if it was not yet, and ends the bar. May be called again."""
+        if self._closed:
+            return
+        if self._pending:
+            self._show()
+        self._end()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exception):
+        if kind is None:
+            self.close()
+        else:
+            self._end()  # reading a value might raise the device's error again and hide this one
+
+    def _end(self) -> None:
+        self._closed = True
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self) -> None:
+        texts = []
+        for name in sorted(self.latest, key=lambda name: name not in ("loss", "accuracy")):
+            digits = 4 if name.endswith("loss") else 2
+            value = float(jax.device_get(self.latest[name]))  # waits for the device
+            texts.append(f"{name} {value:.{digits}f}")
+        now = time.perf_counter()
+        if self._shown != self.step:
+            self._marks.append((now, self.step))
+        while len(self._marks) > 2 and self._marks[1][0] < now - WINDOW:
+            self._marks.popleft()
+        self._shown, self._pending = self.step, False
+        if (images := self.images_per_second) is not None:
+            texts.append(f"{images:.1f} img/s")
+            if self.steps_per_second:
+                seconds = max(self.total - self.step, 0) / self.steps_per_second
+                texts.append(f"ETA {_hours(seconds)}")
+        if self._bar is not None:
+            self._bar.n = self.step
+            self._bar.set_postfix_str("  ".join(texts))
+            return
+        width = len(str(self.total))
+        share = self.step / self.total if self.total else 1.0
+        head = f"step  {self.step:{width}d}/{self.total}  {share:3.0%}"
+        print("  ".join([head, *texts]), file=self.stream, flush=True)
+
+
+def _hours(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,32 @@
+"""Tables as text: aligned on a screen, and valid Markdown in a report; and as CSV files."""
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
+    """Returns an aligned table that is also valid Markdown.
+
+    `align` has a letter a column, l, c or r; the last one holds for all further columns.
+    Raises: ValueError if a row has not as many cells as the header, or `align` another letter.
+    """
+    if not align or set(align) - set("lcr"):
+        raise ValueError(f"align is {align!r}; expected letters l, c and r")
+    lines = [[_cell(text) for text in line] for line in (header, *rows)]
+    for line in lines:
+        if len(line) != len(header):
+            raise ValueError(f"row {line} has {len(line)} cells; the header has {len(header)}")
+    aligns = [align[min(i, len(align) - 1)] for i in range(len(header))]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    place = {"l": str.ljust, "c": str.center, "r": str.rjust}
+    marks = {"l": ":-{}", "c": ":{}:", "r": "{}-:"}
+    rule = [marks[a].format("-" * (width - 2)) for a, width in zip(aligns, widths, strict=True)]
+    texts = [
+        [place[a](text, width) for text, a, width in zip(line, aligns, widths, strict=True)]
+        for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [texts[0], rule, *texts[1:]])
+
+
+def _cell(text: str) -> str:
+    # A bar or a line break inside a cell would end it.
+    return " ".join(str(text).split()).replace("|", "\\|")

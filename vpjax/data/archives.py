@@ -1,0 +1,91 @@
+"""Data sets as their authors pack them, where TFDS has no builder or users have the archive.
+
+    nabirds, cub    images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/
+    gtsrb           GTSRB/Training/<class>/*.ppm, GTSRB/Final_Test/Images/*.ppm, GT-final_test.csv
+
+NABirds (Van Horn et al. 2015) and CUB-200-2011 (Wah et al. 2011) share one layout. GTSRB (Houben et
+al. 2013) has two training sets: `Training`, of the 2011 competition, which torchvision downloads
+and SA2VP used; and the larger `Final_Training/Images`, which is read if the other is not there.
+"""
+
+import csv
+import functools
+import os
+from pathlib import Path
+
+from vpjax.core.errors import UserError
+from vpjax.data.files import Key, Listed, Listing
+
+TRUTH = "GT-final_test.csv"
+
+
+def birds(path: Path) -> Listing:
+    """Splits train and test; a label is the rank of a class id among those of train.
+
+    Raises: UserError for a missing file, or lists that do not name the same images.
+    """
+    files = _pairs(path / "images.txt")
+    ids = _pairs(path / "image_class_labels.txt")
+    parts = _pairs(path / "train_test_split.txt")
+    if not files.keys() == ids.keys() == parts.keys():
+        raise UserError(
+            f"{path}: images.txt, image_class_labels.txt and train_test_split.txt list "
+            f"{len(files)}, {len(ids)} and {len(parts)} images, not the same ones. Unpack the "
+            "archive again."
+        )
+    names = _pairs(path / "classes.txt")
+
+    def load(part: str) -> Listed:
+        return [(files[i], int(ids[i])) for i in files if parts[i] == part]
+
+    used = sorted({key for _, key in load("1")})
+    classes: dict[Key, str] = {key: names.get(str(key), str(key)) for key in used}
+    splits = {"train": functools.partial(load, "1"), "test": functools.partial(load, "0")}
+    return Listing(path, splits, classes)
+
+
+def _pairs(file: Path) -> dict[str, str]:
+    """Reads lines of a word and the rest."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}. Unpack it there.") from error
+    return dict(line.strip().split(" ", 1) for line in lines if " " in line.strip())
+
+
+def signs(path: Path) -> Listing:
+    """Splits train and, where its table is there, test. Classes are 0 to 42.
+
+    Raises: UserError if there is no folder of training images.
+    """
+    root = path / "GTSRB" if (path / "GTSRB").is_dir() else path
+    train = next((p for p in ("Training", "Final_Training/Images") if (root / p).is_dir()), None)
+    if train is None:
+        raise UserError(f"{root} holds neither Training nor Final_Training. Unpack GTSRB there.")
+    folders = {int(e.name): e.name for e in os.scandir(root / train) if e.name.isdecimal()}
+
+    def training() -> Listed:
+        out = []
+        for key, name in sorted(folders.items()):
+            below = sorted(e.name for e in os.scandir(root / train / name))
+            out += [(f"{train}/{name}/{f}", key) for f in below if f.lower().endswith(".ppm")]
+        return out
+
+    splits = {"train": training}
+    images = "Final_Test/Images"
+    places = (path, root, root / "Final_Test", root / images)
+    if table := next((p / TRUTH for p in places if (p / TRUTH).exists()), None):
+        splits["test"] = functools.partial(_table, table, images)
+    return Listing(root, splits, {key: str(key) for key in sorted(folders)})
+
+
+def _table(file, folder):
+    """Reads the classes of the test images: columns Filename and ClassId, between semicolons."""
+    with open(file, newline="", encoding="utf-8") as text:
+        rows = list(csv.DictReader(text, delimiter=";"))
+    try:
+        return [(f"{folder}/{row['Filename']}", int(row["ClassId"])) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} has no columns Filename and ClassId, with semicolons between them."
+        ) from error

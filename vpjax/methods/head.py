@@ -1,0 +1,77 @@
+"""The classification head: a linear layer, behind `hidden` layers where asked for.
+
+    features -> [ Dense -> ReLU -> BatchNorm -> Dropout 0.1 ] x hidden -> Dense -> logits
+
+Ways to begin:
+
+    zero     weights and bias 0: every class equally likely, the first step already useful
+    classes  weights N(0, 2 / C), bias -ln 99: what VPT's published numbers were made with
+             (Jia et al. 2022, arXiv 2203.12119; its code takes the number of classes for fan-out)
+    normal   weights N(0, 0.02^2), bias U(-1, 1) / sqrt(D): SA2VP's code (arXiv 2312.10376)
+    normal_0.01, normal_0.02   weights N(0, 0.01^2) or N(0, 0.02^2), bias 0: networks trained from
+             scratch, as MS-VP's code does
+
+Logits are float32 whatever the backbone computes in.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.core.errors import unknown
+from vpjax.nn.context import Context
+
+SPREADS = {"normal_0.01": 0.01, "normal_0.02": 0.02}
+INITS = ("zero", "classes", "normal", *SPREADS)
+
+
+class Head(nnx.Module):
+    """B D -> B C."""
+
+    def __init__(self, dim: int, num_classes: int, *, hidden: int, init: str, rngs: nnx.Rngs):
+        if init not in INITS:
+            raise unknown("head_init", init, INITS)
+        self.hidden = nnx.List(HiddenLayer(dim, rngs=rngs) for _ in range(hidden))
+        shape = (dim, num_classes)
+        if init == "zero":
+            kernel, bias = jnp.zeros(shape), jnp.zeros(num_classes)
+        elif init in SPREADS:
+            kernel = SPREADS[init] * jax.random.normal(rngs.params(), shape)
+            bias = jnp.zeros(num_classes)
+        elif init == "normal":
+            kernel = 0.02 * jax.random.normal(rngs.params(), shape)
+            bound = 1 / math.sqrt(dim)
+            bias = jax.random.uniform(rngs.params(), (num_classes,), minval=-bound, maxval=bound)
+        else:
+            kernel = math.sqrt(2 / num_classes) * jax.random.normal(rngs.params(), shape)
+            bias = jnp.full(num_classes, -math.log(99.0), jnp.float32)
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(bias)
+
+    def __call__(self, features: Float[Array, "B D"], ctx: Context) -> Float[Array, "B C"]:
+        x = features.astype(jnp.float32)
+        for i, layer in enumerate(self.hidden):
+            x = layer(x, ctx, tag=f"head.{i}")
+        return x @ self.kernel[...] + self.bias[...]
+
+
+class HiddenLayer(nnx.Module):
+    """Dense, ReLU, BatchNorm, Dropout 0.1 of equal width."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        std = math.sqrt(2 / dim)
+        bound = 1 / math.sqrt(dim)
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (dim, dim)))
+        self.bias = nnx.Param(
+            jax.random.uniform(rngs.params(), (dim,), minval=-bound, maxval=bound)
+        )
+        self.norm = nnx.BatchNorm(dim, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B D"], ctx: Context, tag: str) -> Float[Array, "B D"]:
+        x = jax.nn.relu(x @ self.kernel[...] + self.bias[...])
+        mask = None if ctx.mask is None else ctx.mask[:, None]
+        x = self.norm(x, use_running_average=ctx.key is None, mask=mask)
+        return ctx.dropout(x, 0.1, tag)

@@ -1,0 +1,49 @@
+"""A model is a backbone and a method, and these lines join them.
+
+    state = method.start(backbone, images, ctx)
+    for layer in backbone.layers:
+        state = method.step(layer, state, ctx)
+    outputs = method.predict(backbone, state, ctx)
+
+Read this file first; the rest of the library hangs from it.
+"""
+
+import dataclasses
+import re
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError
+from vpjax.methods.base import Method
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.stack import run_layers
+
+
+class Model(nnx.Module):
+    """Images in, a dictionary of outputs out."""
+
+    def __init__(self, backbone: Backbone, method: Method):
+        self.backbone = backbone
+        self.method = method
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        ctx: Context = EVALUATION,
+        remat: str = "none",
+        segments: int = 0,
+    ) -> dict[str, Array]:
+        backbone, method = self.backbone, self.method
+        ctx = dataclasses.replace(ctx, hook=method.tap, noisy_backbone=method.backbone_dropout)
+        last = f"backbone/layers/{len(backbone.layers) - 1}/norm/mean"
+        if remat != "none" and backbone.batch_norm and re.fullmatch(method.updates, last):
+            raise UserError(
+                f"remat is {remat!r}, but BatchNorm of layers that train follows the batches, and "
+                "layers that change running averages cannot be run twice. Set remat='none'."
+            )
+        state = method.start(backbone, images, ctx)
+        keep = method.keep(backbone)
+        state = run_layers(backbone.layers, state, method.step, ctx, keep, remat, segments)
+        return method.predict(backbone, state, ctx)

@@ -1,0 +1,220 @@
+"""Sentences around class names, which CLIP's text tower reads.
+
+    class_prompts(source.metadata, choose("auto", source.metadata))
+    -> ["a photo of danaus plexippus", "a wildlife photo of the species danaus plexippus", ...]
+
+A template is a format string over what is known of a class (`Source.metadata`). `WILDLIFE` and
+`CARS` are hierarchical: from the species, or model, up to what it shares with others. The lists by
+data set say what the images show and no more. `ZERO_SHOT` holds those of the zero-shot baseline,
+with "{}" for a name.
+"""
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vpjax.core.errors import UserError, unknown
+
+WILDLIFE = (
+    "a photo of {species}",
+    "a wildlife photo of the species {scientific_name}",
+    "an organism belonging to genus {genus}",
+    "an organism belonging to family {family}",
+    "a species in the order {order}",
+)
+CARS = (
+    "a photo of {full_name}",
+    "a {full_name} car",
+    "a {make} {model}",
+    "a {type} made by {make}",
+    "a {category} vehicle: {full_name}",
+)
+PHOTO = ("a photo of a {name}",)
+TEMPLATES = {
+    "photo": PHOTO,
+    "wildlife": WILDLIFE,
+    "cars": CARS,
+    "aircraft": ("a photo of a {name}, a type of aircraft", "a photo of a {name} aeroplane"),
+    "flowers": ("a photo of a {name}, a type of flower", "a close-up of a {name} flower"),
+    "caltech101": ("a photo of a {name}", "a picture of a {name}", "a drawing of a {name}"),
+    "pets": ("a photo of a {name}, a breed of pet", "a photo of a {name} at home"),
+    "food": ("a photo of {name}, a type of food", "a plate of {name}"),
+    "textures": ("a photo of a {name} texture", "a {name} surface, seen close up"),
+    "scenes": ("a photo of a {name}", "a view of a {name}", "a place: {name}"),
+    "satellite": ("a satellite photo of {name}", "land seen from above: {name}"),
+    "actions": ("a photo of a person doing {name}", "a frame of a video of {name}"),
+    "car_names": ("a photo of a {name}", "a photo of a {name}, a type of car"),
+    "birds": ("a photo of a {name}, a type of bird", "a wildlife photo of a {name}"),
+    "dogs": ("a photo of a {name}, a breed of dog",),
+    "small": ("a photo of a {name}", "a small, blurry photo of a {name}"),
+    "digits": ('a photo of the digit "{name}"', "the number {name}"),
+}
+# What a data set's images show, by the beginning of its name without OWNER; others: "photo".
+OWNER = re.compile("^(vtab/)?(oxford_(iiit_)?)?")
+SHOWN = {
+    "fgvc_aircraft": "aircraft",
+    "flowers102": "flowers",
+    "caltech101": "caltech101",
+    "pet": "pets",
+    "food101": "food",
+    "dtd": "textures",
+    "sun397": "scenes",
+    "eurosat": "satellite",
+    "resisc45": "satellite",
+    "ucf101": "actions",
+    "cars196": "car_names",
+    "caltech_birds2011": "birds",
+    "stanford_dogs": "dogs",
+    "cifar": "small",
+    "mnist": "digits",
+    "svhn": "digits",
+    "digits": "digits",
+}
+
+Facts = Mapping[str, Any]
+
+
+def choose(
+    choice: str | Sequence[str], metadata: Sequence[Facts], dataset: str = ""
+) -> tuple[str, ...]:
+    """Returns templates: a list by name, the user's own, or for "auto" what suits the classes.
+
+    "auto" is `WILDLIFE` for classes with a species (without the levels that are not known), `CARS`
+    for those with a make, else the list of the data set, else "a photo of a {name}".
+
+    Raises: UserError for a list that does not exist, or an empty one.
+    """
+    if not isinstance(choice, str):
+        if not choice:
+            raise UserError("the list of templates is empty; give one, such as 'a photo of {name}'")
+        return tuple(choice)
+    if choice != "auto":
+        if "{" in choice:
+            return (choice,)
+        if choice not in TEMPLATES:
+            raise unknown("list of templates", choice, [*TEMPLATES, "auto"])
+        return TEMPLATES[choice]
+    first = metadata[0]
+    if "species" in first:
+        return tuple(t for t in WILDLIFE if keys(t) <= first.keys())
+    if "make" in first:
+        return CARS
+    dataset = OWNER.sub("", dataset)
+    shown = (kind for start, kind in SHOWN.items() if dataset.startswith(start))
+    return TEMPLATES[next(shown, "photo")]
+
+
+def keys(template: str) -> set[str]:
+    """Returns the names in braces.
+
+    Raises: UserError if the template is no format string, or has braces without a name.
+    """
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise UserError(f"template {template!r} cannot be read: {error}.") from error
+    found = {field for field in fields if field is not None}
+    if wrong := sorted(f for f in found if not f.isidentifier()):
+        raise UserError(
+            f"template {template!r} has {{{wrong[0]}}}; put a name in braces, such as {{name}}."
+        )
+    return found
+
+
+def class_prompts(classes: Sequence[Facts | str], templates: Sequence[str]) -> list[str]:
+    """Returns C x T sentences: all templates of class 0, then of class 1 ...
+
+    `classes` are facts as `Source.metadata` has them, or just names.
+    Raises: UserError for something that a template asks for and a class has not.
+    """
+    out = []
+    wanted = [(t, keys(t)) for t in templates]
+    for number, facts in enumerate(classes):
+        facts = {"name": facts} if isinstance(facts, str) else facts
+        for template, names in wanted:
+            if missing := sorted(n for n in names if facts.get(n) in (None, "")):
+                label = facts.get("name", facts.get("id", number))
+                raise UserError(
+                    f"template {template!r} needs {missing[0]!r}, but class {number} ({label}) has "
+                    f"only {', '.join(sorted(map(str, facts))) or 'nothing'}. Choose other "
+                    "templates, or add what is missing to the data's categories."
+                )
+            out.append(template.format_map(facts))
+    return out
+
+
+NAME_TYPES = ("common", "scientific", "both")
+ZERO_SHOT = {
+    "common": (
+        "a photo of a {}",
+        "a picture of a {}",
+        "a wildlife photo of a {}",
+        "an image of a {}",
+    ),
+    "scientific": ("a photo of {}", "a picture of {}", "a wildlife photo of {}", "an image of {}"),
+    "both": (
+        "a photo of a {}",
+        "a picture of a {}",
+        "a wildlife photo of a {}",
+        "an image of a {}",
+        "a photo of {}",
+        "a picture of {}",
+    ),
+    "cars": (
+        "a photo of a {}",
+        "a picture of a {}",
+        "a {} car",
+        "an image of a {}",
+        "a {} vehicle",
+    ),
+    "shapes": ("a photo of {}", "a picture of {}", "an image of {}", "a {} shape"),
+}
+
+
+def choose_zero_shot(
+    choice: str | Sequence[str], metadata: Sequence[Facts], name_type: str, dataset: str = ""
+) -> tuple[str, ...]:
+    """Returns templates with one "{}" for a name: as `choose` does, and the lists of `ZERO_SHOT`.
+
+    "auto" is the list of the name type for classes with a species, "cars" for those with a make,
+    else the list of the data set.
+    Raises: UserError as `choose` does, or for an unknown name type.
+    """
+    if name_type not in NAME_TYPES:
+        raise unknown("text.name_type", name_type, NAME_TYPES)
+    if choice == "auto" and "species" in metadata[0]:
+        return ZERO_SHOT[name_type]
+    if choice == "auto" and "make" in metadata[0]:
+        return ZERO_SHOT["cars"]
+    if isinstance(choice, str) and choice in ZERO_SHOT:
+        return ZERO_SHOT[choice]
+    return tuple(t.replace("{name}", "{}") for t in choose(choice, metadata, dataset))
+
+
+def zero_shot_names(classes: Sequence[Facts | str], name_type: str = "both") -> list[list[str]]:
+    """Returns the names of every class, as `vpjax.models.text.zero_shot.class_prompts` takes them.
+
+    Names keep their case. "common" falls back to the scientific name where there is no other;
+    "both" gives two names to a class that has them.
+    Raises: UserError for an unknown name type, or a class without a name.
+    """
+    if name_type not in NAME_TYPES:
+        raise unknown("name type", name_type, NAME_TYPES)
+    return [_names(number, facts, name_type) for number, facts in enumerate(classes)]
+
+
+def _names(number: int, facts: Facts | str, name_type: str) -> list[str]:
+    facts = {"name": facts} if isinstance(facts, str) else facts
+    if not facts.get("name"):
+        raise UserError(
+            f"class {number} has no name, only {dict(facts)}. iNaturalist's names are in "
+            "categories.json, beside the annotations."
+        )
+    name = str(facts["name"]).replace("_", " ")
+    common = str(facts.get("common_name") or "").replace("_", " ")
+    if name_type == "scientific":
+        return [name]
+    if name_type == "common":
+        return [common or name]
+    return [n for n in (common, name) if n]

@@ -1,0 +1,183 @@
+"""CLIP's tokenizer: text to ids, by byte pairs, from files that come with the weights.
+
+    tokenizer = open_tokenizer("/models/clip-vit-base-patch16")
+    tokenizer(["a photo of a cat"])         1 77: start, tokens, end, zeros
+
+transformers' CLIPTokenizer does the work. OpenAI's first repairs its text, which transformers
+leaves out; `clean` does what names of things need of it.
+"""
+
+import gzip
+import html
+import importlib.util
+import itertools
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from vpjax.backbones.clip_variants import VARIANTS
+from vpjax.core.errors import UserError
+from vpjax.models.text.tower import CONTEXT
+from vpjax.weights.hub import cached, folder_of
+
+log = logging.getLogger(__name__)
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MERGES = 48_894  # pairs of OpenAI's table; its file holds more lines than are used
+BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
+QUOTES = str.maketrans("\u2018\u2019\u201a\u201b\u02bc\u201c\u201d\u201e\u201f", "'''''\"\"\"\"")
+SOURCES = f"""Give one of
+    a folder with vocab.json and merges.txt, or with tokenizer.json, as beside CLIP's weights
+    {BPE_FILE}, from OpenAI's CLIP, or a folder that holds it
+    the package open_clip_torch, installed (pip install --no-deps open_clip_torch)
+    the name of a model in the cache of the Hugging Face hub, such as {VARIANTS["B/16"].hub}"""
+
+
+class Tokenizer:
+    """Turns texts into rows of ids, zeros behind the end token."""
+
+    def __init__(self, backend: Any, context: int = CONTEXT):
+        """Wraps a CLIPTokenizer.
+
+        Raises: UserError if its vocabulary cannot be a CLIP's.
+        """
+        self.backend, self.context = backend, context
+        words = backend.get_vocab()
+        # Given files in a way it does not know, transformers makes a vocabulary of two words.
+        if len(words) < 256 or words.get(END) != max(words.values()) or START not in words:
+            raise UserError(
+                f"this tokenizer has {len(words)} tokens, the end token's id is {words.get(END)} "
+                f"and the largest {max(words.values())}; CLIP's has 49,408, the end token last. "
+                "The files are of another model, or damaged."
+            )
+
+    @property
+    def vocab(self) -> int:
+        """How many ids a tower needs."""
+        return max(self.backend.get_vocab().values()) + 1
+
+    def __call__(self, texts: Sequence[str], truncate: bool = False) -> Int32[np.ndarray, "N T"]:
+        """Returns ids of `texts`; `truncate` cuts long ones, which are errors otherwise.
+
+        A cut text keeps its start, and its last id becomes the end token.
+        Raises: UserError for a text that is too long.
+        """
+        out = np.zeros((len(texts), self.context), np.int32)
+        if not len(texts):
+            return out
+        rows = self.backend([clean(t) for t in texts], padding=False, verbose=False)["input_ids"]
+        for text, row, ids in zip(texts, out, rows, strict=True):
+            if len(ids) > self.context:
+                if not truncate:
+                    raise UserError(
+                        f"a text has {len(ids)} tokens, CLIP takes {self.context}: {text[:80]!r}. "
+                        "Shorten it, or pass truncate=True."
+                    )
+                ids = [*ids[: self.context - 1], ids[-1]]
+            row[: len(ids)] = ids
+        return out
+
+
+def clean(text: str) -> str:
+    """Resolves HTML entities, makes quotes straight and runs of white space one blank.
+
+    OpenAI's code has ftfy do more: mojibake, ligatures, full-width letters and control characters
+    stay here as they are.
+    """
+    text = html.unescape(html.unescape(text)).translate(QUOTES)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
+    """Finds CLIP's tokenizer in `where`, or else on this machine.
+
+    `where` is a folder, the file of merges, a file of weights that the tokenizer lies beside, or a
+    name of the hub; "": whatever is there. `context` is how many ids the text tower takes.
+    Raises: UserError if no tokenizer is found, or its files are damaged.
+    """
+    path = Path(where).expanduser()
+    if where and path.is_file() and path.name.endswith((".txt", ".txt.gz")):
+        return Tokenizer(from_merges(read_merges(path)), context)
+    folder = folder_of(where) if where else None
+    for place in itertools.chain([folder] if folder else [], elsewhere()):
+        if (backend := from_folder(place)) is not None:
+            if place != folder:
+                log.info("tokenizer from %s", place)
+            return Tokenizer(backend, context)
+    raise UserError(f"no CLIP tokenizer {f'in {where}' if where else 'on this machine'}. {SOURCES}")
+
+
+def elsewhere() -> Iterable[Path]:
+    """Yields the folders outside the user's own that may hold CLIP's table, always the same one."""
+    # Found without importing the package, which would import torch.
+    spec = importlib.util.find_spec("open_clip")
+    yield from map(Path, (spec.submodule_search_locations or ()) if spec else ())
+    yield from filter(None, (cached(v.hub) for v in VARIANTS.values()))
+
+
+def from_folder(folder: Path) -> Any | None:
+    """Returns the CLIPTokenizer of a folder, None if it holds none.
+
+    Raises: UserError if its files are damaged.
+    """
+    has = lambda *files: all((folder / f).is_file() for f in files)  # noqa: E731
+    if has("vocab.json", "merges.txt") or has("tokenizer.json"):
+        try:
+            return clip_tokenizer().from_pretrained(str(folder))
+        except Exception as e:  # of the tokenizers library, which raises plain Exception
+            raise UserError(f"the tokenizer files in {folder} cannot be read: {e}") from e
+    return from_merges(read_merges(folder / BPE_FILE)) if has(BPE_FILE) else None
+
+
+def from_merges(merges: Sequence[str], vocab: Mapping[str, int] | None = None) -> Any:
+    """Returns a CLIPTokenizer of merges ("i n", by rank); `vocab` follows from a whole table."""
+    words = dict(vocab or vocabulary(merges))
+    return clip_tokenizer()(vocab=words, merges=[tuple(m.split(" ")) for m in merges])
+
+
+def read_merges(path: Path) -> list[str]:
+    """Reads OpenAI's table of merges, with its first line of remarks or without.
+
+    Raises: UserError if it cannot be read or is too short.
+    """
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as stream:
+            lines = [line.rstrip("\n") for line in stream]
+    except (OSError, EOFError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} cannot be read: {e}") from e
+    lines = lines[1:] if lines and "#version" in lines[0] else lines
+    if len(lines) < MERGES or any(len(m.split(" ")) != 2 for m in lines[:MERGES]):
+        raise UserError(
+            f"{path} is no table of CLIP's merges: expected {MERGES:,} lines of two tokens, found "
+            f"{len(lines):,} lines. {SOURCES}"
+        )
+    return lines[:MERGES]
+
+
+def vocabulary(merges: Sequence[str]) -> dict[str, int]:
+    """Returns the id of every token: bytes, bytes that end a word, merges by rank, the two marks.
+
+    Bytes that print stand for themselves and come first; the others are letters from 256 on.
+    """
+    prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = range(256, 512 - len(prints))
+    letters = [*map(chr, prints), *map(chr, others)]
+    words = [*letters, *(f"{c}</w>" for c in letters), *(m.replace(" ", "") for m in merges)]
+    return {word: i for i, word in enumerate([*words, START, END])}
+
+
+def clip_tokenizer() -> Any:
+    """Imports transformers' CLIPTokenizer without its notice that torch is missing."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from transformers import CLIPTokenizer
+    finally:
+        logger.setLevel(level)
+    return CLIPTokenizer

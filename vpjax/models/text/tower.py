@@ -1,0 +1,114 @@
+"""CLIP's text encoder: a transformer in which a token sees itself and those before it.
+
+    ids -> tokens + positions -> blocks, causal -> norm -> the end token's -> projection
+
+The end token is the highest id, so its place is the first of the largest id in a row. What follows
+it is seen by no one: padding may be any id, and a batch may be cut at its longest text. Radford et
+al. 2021, arXiv 2103.00020. The blocks are those of the vision tower.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vpjax.backbones.clip_variants import variant as find
+from vpjax.core.errors import UserError
+from vpjax.nn.attention import attention
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.layers import Attention, Block, Dense, LayerNorm
+from vpjax.nn.stack import run_layers
+from vpjax.nn.tokens import Tokens
+
+WORDS, CONTEXT, DEPTH = 49408, 77, 12  # of every released CLIP
+HEAD = 64  # width of an attention head, likewise
+
+
+class TextTower(nnx.Module):
+    """Token ids to text features `joint_dim` wide.
+
+    `vocab` counts the ids, `context` the positions. Sizes not given are those of `variant`.
+    Raises: UserError for an unknown variant or activation, or a width the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        variant: str = "B/16",
+        *,
+        vocab: int = WORDS,
+        context: int = CONTEXT,
+        dim: int | None = None,
+        mlp_dim: int | None = None,
+        heads: int | None = None,
+        depth: int = DEPTH,
+        joint_dim: int | None = None,
+        eps: float = 1e-5,
+        activation: str = "quick_gelu",
+        rngs: nnx.Rngs,
+    ):
+        chosen = find(variant)
+        dim, heads = dim or chosen.text_dim, heads or chosen.text_heads
+        if dim % heads:
+            raise UserError(f"CLIP's text width {dim} does not divide into {heads} heads")
+        self.vocab, self.context, self.dim = vocab, context, joint_dim or chosen.joint_dim
+        draw = lambda std, *shape: std * jax.random.normal(rngs.params(), shape)  # noqa: E731
+        self.token_embed = nnx.Param(draw(0.02, vocab, dim))
+        self.pos_embed = nnx.Param(draw(0.01, context, dim))
+        self.layers = nnx.List(
+            _Block(dim, heads, mlp_dim or 4 * dim, eps=eps, activation=activation, rngs=rngs)
+            for _ in range(depth)
+        )
+        self.norm = LayerNorm(dim, eps=eps)
+        self.projection = Dense((dim,), (self.dim,), bias=False, rngs=rngs)
+
+    def __call__(
+        self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
+    ) -> Float[Array, "N D"]:
+        """Returns text features, not normalised, computed in `dtype`."""
+        tokens = self.embed(ids, dtype)
+        step = lambda layer, tokens, ctx: layer(tokens, ctx)  # noqa: E731
+        return self.pool(run_layers(self.layers, tokens, step, EVALUATION), ids)
+
+    def embed(
+        self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
+    ) -> Tokens:
+        """Tokens with their positions, without a grid."""
+        x = self.token_embed[...][ids] + self.pos_embed[...][: ids.shape[1]]
+        return Tokens(x.astype(dtype), extra=ids.shape[1], grid=(0, 0))
+
+    def pool(self, tokens: Tokens, ids: Int[Array | np.ndarray, "N T"]) -> Float[Array, "N D"]:
+        """The end token after the last norm, projected."""
+        x = tokens.x[jnp.arange(len(ids)), ids.argmax(-1)]
+        return self.projection(self.norm(x))
+
+
+class _Block(Block):
+    def __init__(self, dim: int, heads: int, mlp_dim: int, *, rngs: nnx.Rngs, **inherited):
+        super().__init__(dim, heads, mlp_dim, rngs=rngs, **inherited)
+        self.attn = _CausalAttention(dim, heads, rngs=rngs)
+
+
+class _CausalAttention(Attention):
+    """Token i attends to 0 .. i."""
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        ctx: Context,
+        read: Float[Array, "... P D"] | None = None,
+        keep: int | None = None,
+    ) -> Float[Array, "B K D"]:
+        if read is not None:
+            raise ValueError("tokens that are only read have no place in a causal order")
+        return super().__call__(x, ctx, keep=keep)
+
+    def mix(
+        self,
+        q: Float[Array, "B K N d"],
+        k: Float[Array, "B S N d"],
+        v: Float[Array, "B S N d"],
+    ) -> Float[Array, "B K N d"]:
+        seen = jnp.arange(k.shape[1]) <= jnp.arange(q.shape[1])[:, None]  # K S
+        bias = jnp.where(seen, 0.0, -jnp.inf).astype(jnp.float32)
+        return attention(q, k, v, bias=jnp.broadcast_to(bias, (1, q.shape[2], *bias.shape)))

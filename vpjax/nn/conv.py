@@ -1,0 +1,151 @@
+"""Pieces of convolutional networks.
+
+    tokens B (h w) D  ->  feature map B h w D  ->  convolution, norm  ->  tokens
+
+Feature maps travel between layers as Tokens without extra tokens; a layer opens with `to_map` and
+ends with `to_tokens`. Axes are in the order B H W C, kernels H W in out.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.core.errors import UserError
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
+
+
+class Conv(nnx.Module):
+    """A convolution whose odd `window` is centred on each pixel it reads; zeros beyond the edge.
+
+    B H W C -> B h w D with h = ceil(H / stride). `groups=C` convolves every channel by itself.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        window: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        draw = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.kernel = nnx.Param(draw(rngs.params(), (window, window, channels // groups, dim)))
+        self.bias = nnx.Param(jnp.zeros(dim)) if bias else None
+        self.stride, self.groups = stride, groups
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        # "SAME" would pad even images with stride 2 on one side only.
+        padding = self.kernel.shape[0] // 2
+        y = jax.lax.conv_general_dilated(
+            x,
+            self.kernel[...].astype(x.dtype),
+            (self.stride, self.stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, for every channel.
+
+    Mean and variance are running averages, or the batch's own where `ctx.batch_statistics`; those
+    then enter the averages with weight `momentum`. As in torch, the variance that enters is the
+    unbiased one and the one used is not. Under `jit` the batch is the whole one, on all devices;
+    images that `ctx.mask` calls padding do not count.
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-5, momentum: float = 0.1):
+        self.scale = nnx.Param(jnp.ones(dim))
+        self.bias = nnx.Param(jnp.zeros(dim))
+        self.mean = nnx.BatchStat(jnp.zeros(dim))
+        self.var = nnx.BatchStat(jnp.ones(dim))
+        self.eps, self.momentum = eps, momentum
+
+    def __call__(self, x: Float[Array, "B h w D"], ctx: Context) -> Float[Array, "B h w D"]:
+        wide = x.astype(jnp.float32)
+        mean, var = self.mean[...], self.var[...]
+        if ctx.batch_statistics:
+            mean, var, count = _moments(wide, ctx.mask)
+            share = jnp.where(count > 0, self.momentum, 0.0)
+            for average, value in ((self.mean, mean), (self.var, var * _unbiased(count))):
+                average[...] = (1 - share) * average[...] + share * value
+        y = (wide - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
+        return y.astype(x.dtype)
+
+
+def _moments(x: Float[Array, "B h w D"], mask: Array | None) -> tuple[Array, Array, Array]:
+    """Mean and variance of every channel, and how many cells they are of."""
+    if mask is None:
+        return x.mean((0, 1, 2)), x.var((0, 1, 2)), jnp.float32(x.size // x.shape[-1])
+    real = mask.astype(x.dtype)[:, None, None, None]
+    count = real.sum() * (x.shape[1] * x.shape[2])
+    mean = (x * real).sum((0, 1, 2)) / jnp.maximum(count, 1)
+    return mean, (jnp.square(x - mean) * real).sum((0, 1, 2)) / jnp.maximum(count, 1), count
+
+
+def _unbiased(count: Array) -> Array:
+    return count / jnp.maximum(count - 1, 1)
+
+
+def to_map(tokens: Tokens, read: Array | None = None) -> Float[Array, "B h w D"]:
+    """Returns the tokens as a feature map.
+
+    Raises: UserError if there are extra tokens, or tokens to `read`: a convolution has no place
+    for them.
+    """
+    if tokens.extra or read is not None:
+        raise UserError(
+            "a convolutional layer was given prompts as tokens, which need attention. Use prompts "
+            "in pixels, or a transformer."
+        )
+    return tokens.x.reshape(len(tokens.x), *tokens.grid, -1)
+
+
+def to_tokens(x: Float[Array, "B h w D"]) -> Tokens:
+    """Returns a feature map as tokens, row by row."""
+    batch, h, w, dim = x.shape
+    return Tokens(x.reshape(batch, h * w, dim), extra=0, grid=(h, w))
+
+
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """Returns the maximum of every 3 x 3 window, every 2 pixels; h = ceil(H / 2)."""
+    edges = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
+
+
+def global_mean(tokens: Tokens, over: slice | None) -> Float[Array, "B D"]:
+    """Returns the mean of a feature map.
+
+    Raises: UserError if `over` asks for some of the tokens: there are none beside the map.
+    """
+    if over is not None:
+        raise UserError(
+            "pooling over chosen tokens is for transformers; a convolutional network has a feature "
+            "map alone. Leave the method's pooling at its default."
+        )
+    return tokens.x.mean(1)
+
+
+def last_stages(k: int, stages: Sequence[int]) -> str:
+    """Returns a regular expression of the last k stages of layers; of the last layer for k = 0.
+
+    `stages` holds the stage of every layer. The first stage is never among them.
+    Raises: UserError for another k.
+    """
+    first = stages[-1] + 1 - k
+    if not 0 < first <= stages[-1] + 1:
+        raise UserError(
+            f"partial-{k} does not exist for {stages[-1] + 1} stages of convolutions: 0 is the "
+            f"last block, 1 to {stages[-1]} are that many stages from the end"
+        )
+    last = [i for i, stage in enumerate(stages) if stage >= first] or [len(stages) - 1]
+    return rf"layers/({'|'.join(map(str, last))})/.*"

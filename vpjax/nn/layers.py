@@ -1,0 +1,262 @@
+"""Blocks shared by backbones, pre-norm transformers first of all.
+
+    x = x + attn(norm1(x))          attn: query, key, value, out
+    x = x + mlp(norm2(x))           mlp:  fc1, gelu (or another of ACTIVATIONS), fc2
+
+A block can do less than all of its work (`read`, `keep`), which is where exact savings come from:
+
+    read    tokens that are looked at but not updated: they pass norm1, key and value only
+    keep=n  only the first n tokens come out: queries, projection and mlp for those alone
+
+Numbers are computed in the dtype of the tokens; statistics and softmax in float32. Parameters are
+cast where they are used. Norms and activations carry their own derivatives, which keep one array
+where automatic ones keep two to five.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.core.errors import unknown
+from vpjax.nn.activations import ACTIVATIONS
+from vpjax.nn.attention import attention
+from vpjax.nn.context import Context
+from vpjax.nn.tokens import Tokens
+
+
+class Dense(nnx.Module):
+    """x @ kernel + bias, over the last axes of x that match `features_in`.
+
+    Kernels of attention are (D, N, d) and (N, d, D), as in Google's checkpoints.
+    """
+
+    def __init__(
+        self,
+        features_in: tuple[int, ...],
+        features_out: tuple[int, ...],
+        *,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        fan_in, fan_out = math.prod(features_in), math.prod(features_out)
+        bound = (6 / (fan_in + fan_out)) ** 0.5
+        shape = (*features_in, *features_out)
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        )
+        self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
+        self.inputs = len(features_in)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        kernel = self.kernel[...]
+        lead, inner = x.shape[: x.ndim - self.inputs], kernel.shape[self.inputs :]
+        y = x.reshape(*lead, -1) @ kernel.reshape(-1, math.prod(inner)).astype(x.dtype)
+        y = y.reshape(*lead, *inner)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis; statistics in float32."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones(dim))
+        self.bias = nnx.Param(jnp.zeros(dim))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention of the first `keep` tokens over all tokens and `read`.
+
+    `dropout` is that of the probabilities and of the result; it needs the implementation "xla".
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        implementation: str = "xla",
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        width = dim // heads
+        self.query = Dense((dim,), (heads, width), rngs=rngs)
+        self.key = Dense((dim,), (heads, width), rngs=rngs)
+        self.value = Dense((dim,), (heads, width), rngs=rngs)
+        self.out = Dense((heads, width), (dim,), rngs=rngs)
+        self.implementation, self.dropout = implementation, dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        ctx: Context,
+        read: Float[Array, "... P D"] | None = None,
+        keep: int | None = None,
+    ) -> Float[Array, "B K D"]:
+        q = ctx.tap("attn.query", self.query(x[:, :keep]), x)  # B K N d
+        k = ctx.tap("attn.key", self.key(x), x)  # B L N d
+        v = ctx.tap("attn.value", self.value(x), x)
+        if read is not None:
+            # Computed before the repetition: once a batch where read tokens have no batch axis.
+            k = _join(ctx.tap("attn.key", self.key(read), read), k)
+            v = _join(ctx.tap("attn.value", self.value(read), read), v)
+        if self.dropout:
+            drop = lambda p: ctx.backbone_dropout(p, self.dropout, "attn.weights")  # noqa: E731
+            y = attention(q, k, v, self.implementation, drop=drop)
+        else:
+            y = self.mix(q, k, v)
+        y = ctx.tap("attn.out", self.out(y), y)
+        return ctx.backbone_dropout(y, self.dropout, "attn.out")
+
+    def mix(
+        self,
+        q: Float[Array, "B K N d"],
+        k: Float[Array, "B S N d"],
+        v: Float[Array, "B S N d"],
+    ) -> Float[Array, "B K N d"]:
+        """Who looks at whom: here, everyone at everyone."""
+        return attention(q, k, v, self.implementation)
+
+
+class Mlp(nnx.Module):
+    """fc2(gelu(fc1(x))), with the exact (erf) GELU unless another of ACTIVATIONS is named."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        activation: str = "gelu",
+        rngs: nnx.Rngs,
+    ):
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        self.fc1 = Dense((dim,), (hidden,), rngs=rngs)
+        self.fc2 = Dense((hidden,), (dim,), rngs=rngs)
+        self.dropout, self.activation = dropout, activation
+
+    def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
+        h = ACTIVATIONS[self.activation](ctx.tap("mlp.fc1", self.fc1(x), x))
+        h = ctx.backbone_dropout(h, self.dropout, "mlp.fc1")
+        y = ctx.tap("mlp.fc2", self.fc2(h), h)
+        return ctx.backbone_dropout(y, self.dropout, "mlp.fc2")
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer layer: tokens, context -> tokens."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_dim: int,
+        *,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+        activation: str = "gelu",
+        attention: str = "xla",
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = LayerNorm(dim, eps=eps)
+        self.attn = Attention(
+            dim, heads, implementation=attention, dropout=attention_dropout, rngs=rngs
+        )
+        self.norm2 = LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, mlp_dim, dropout=dropout, activation=activation, rngs=rngs)
+        self.drop_path = drop_path
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        read: Float[Array, "... P D"] | None = None,
+        keep: int | None = None,
+    ) -> Tokens:
+        x = tokens.x
+        y = ctx.tap("norm1", self.norm1(x), x)
+        if read is not None:
+            read = read.astype(x.dtype)
+            read = ctx.tap("norm1", self.norm1(read), read)
+        tokens = tokens.first(keep)
+        y = ctx.tap("attn", self.attn(y, ctx, read, keep), y)
+        x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
+        y = ctx.tap("norm2", self.norm2(x), x)
+        y = ctx.tap("mlp", self.mlp(y, ctx), y)
+        x = x + ctx.drop_path(y, self.drop_path, "mlp")
+        return Tokens(x, tokens.extra, tokens.grid)
+
+
+class PatchEmbed(nnx.Module):
+    """Cuts images into patches and projects each: B H W C -> B h w D.
+
+    Pixels right of or below the last whole patch are dropped, like a convolution without padding.
+    """
+
+    def __init__(
+        self, patch_size: tuple[int, int], dim: int, *, channels=3, bias=True, rngs: nnx.Rngs
+    ):
+        self.kernel = nnx.Param(
+            jax.nn.initializers.lecun_normal()(
+                rngs.params(), (math.prod(patch_size) * channels, dim)
+            ).reshape(*patch_size, channels, dim)
+        )
+        self.bias = nnx.Param(jnp.zeros(dim)) if bias else None
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        ph, pw, channels, dim = self.kernel.shape
+        batch, height, width, _ = images.shape
+        h, w = height // ph, width // pw
+        x = images[:, : h * ph, : w * pw].reshape(batch, h, ph, w, pw, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, h, w, -1)  # B h w (ph pw C)
+        kernel = self.kernel[...].reshape(-1, dim).astype(x.dtype)
+        x = x @ kernel
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+def _join(read: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
+    read = jnp.broadcast_to(read, (len(own), *read.shape[-3:]))
+    return jnp.concatenate([read, own], axis=1)  # B (P + L) N d
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _normalise(x, eps):
+    return _normalise_forward(x, eps)[0]
+
+
+def _normalise_forward(x, eps):
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    y = (centred * inverse).astype(x.dtype)
+    return y, (y, inverse)
+
+
+def _normalise_backward(eps, residual, g):
+    y, inverse = (r.astype(jnp.float32) for r in residual)
+    wide = g.astype(jnp.float32)
+    dx = wide - wide.mean(-1, keepdims=True) - y * (wide * y).mean(-1, keepdims=True)
+    return ((inverse * dx).astype(g.dtype),)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def layer_norm(
+    x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float
+) -> Float[Array, "... D"]:
+    """(x - mean) / sqrt(variance + eps) * scale + bias; keeps the normalised x for its derivative.
+
+    The affine part is differentiated as usual, so scale and bias may train or not.
+    """
+    y = _normalise(x, eps)
+    return y * scale.astype(x.dtype) + bias.astype(x.dtype)

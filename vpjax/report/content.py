@@ -1,0 +1,268 @@
+"""What a report of several runs says, in order."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from vpjax.data.transforms import PRESETS
+from vpjax.report import sources
+from vpjax.report.cells import WIDE, Cell, Table
+from vpjax.report.document import Folded, Grid, Heading, Picture, Text, Warnings
+from vpjax.report.means import Mean, means, overall
+from vpjax.report.runs import Run
+
+READING = (
+    "Accuracies are percent of the split named under Sources: the mean over seeds ± the "
+    "population's standard deviation, and in brackets the number of seeds. † marks a number from "
+    "which seeds are missing: diverged, failed or unfinished. A mean of a benchmark stands only "
+    "where all its data sets are measured.",
+    "VTAB-1k is told by two means, which differ by points for the same runs: over its 19 tasks, "
+    "and over the means of its three groups. Compare like with like.",
+    "Published values are those of the run's recipe: within, above or below says where the "
+    "measured mean lies, by the recipe's tolerance.",
+)
+
+
+def report(
+    tables: Sequence[Table],
+    runs: Sequence[Run],
+    aside: Sequence[Run],
+    pictures: Mapping[str, Sequence[Picture]],
+) -> list[NamedTuple]:
+    """Returns the blocks of a report; `pictures` are by the table's title."""
+    blocks: list[NamedTuple] = [Heading("Results", 1), Text(scope(tables, runs, aside))]
+    if said := warnings(tables, runs, aside):
+        blocks.append(Warnings(tuple(said)))
+    for table in tables:
+        blocks += [Heading(table.title), summary(table), *pictures.get(table.title, ())]
+        blocks += [Heading("Every data set", 3), every(table)]
+        if (published := beside(table)).rows:
+            blocks += [Heading("Beside what was published", 3), published]
+        if (settings := chosen(table)).rows:
+            blocks += [Heading("Chosen on val", 3), settings]
+        blocks += [Heading("Sources", 3), *origin(table)]
+    shown = [run for run in runs if run not in aside]
+    blocks += [Heading("Runs"), Folded(f"All {len(shown)} runs", (listed(shown),))]
+    return [*blocks, versions(runs), Heading("How to read this"), *map(Text, READING)]
+
+
+def scope(tables: Sequence[Table], runs: Sequence[Run], aside: Sequence[Run]) -> str:
+    """Says how much the report is about, and when it was made."""
+    methods = {m for table in tables for m in table.methods}
+    data = {(t.suite, c.name) for t in tables for c in t.columns}
+    text = f"{_count(len(runs) - len(aside), 'run')}, {_count(len(methods), 'method')}, "
+    text += _count(len(data), "data set")
+    days = sorted(day for run in runs for day in (run.began[:10], run.ended[:10]) if day)
+    text += f"; run {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else "."
+    if not aside:
+        return text
+    bad = sum(not run.finished for run in aside)
+    more = f"{_count(len(aside), 'run')} more served to choose settings on val"
+    more += f", of which {bad} did not finish" if bad else ""
+    return f"{text} {more}: they are in report_runs.csv and in no table."
+
+
+def warnings(tables: Sequence[Table], runs: Sequence[Run], aside: Sequence[Run]) -> list[str]:
+    """Returns what a reader must know before believing the numbers."""
+    lost = [run for run in runs if not (run.finished or run in aside)]
+    out = [f"{run.name} is {run.status}" + (f": {run.reason}" * bool(run.reason)) for run in lost]
+    for run in runs:
+        if run.finished and run not in aside and sources.peeks(run):
+            out.append(
+                f"{run.name} chose its checkpoint on the images it is told about ({run.split}): "
+                "the number is too high."
+            )
+    return out + [text for table in tables if (text := _wide(table))]
+
+
+def _wide(table: Table) -> str:
+    """Names where a mean hides that seeds disagree."""
+    spans = []
+    for method in table.methods:
+        for name, cell in table.row(method).items():
+            low, high = min(cell.scores.values()), max(cell.scores.values())
+            if high - low > WIDE:
+                spans.append((high - low, f"{method} on {name}, {low:.1f} to {high:.1f}"))
+    if not spans:
+        return ""
+    text = (
+        f"{table.title}: seeds are more than {WIDE:g} points apart in {len(spans)} of its numbers"
+    )
+    return f"{text}; the widest is {max(spans)[1]}."
+
+
+def summary(table: Table) -> Grid:
+    """Returns a row a method: means, parameters, seeds."""
+    found = {method: means(table, method) for method in table.methods}
+    name, all_have = overall(table)
+    named = [mean.name for mean in next(iter(found.values()))]
+    extra = bool(name) and name not in named
+    told = any(m.published is not None for ms in found.values() for m in ms)
+    header = ["method", *(_titled(n) for n in named), *([name] if extra else [])]
+    header += ["data sets", "trainable parameters", "share", "seeds"]
+    rows = []
+    for method in table.methods:
+        cells = list(table.row(method).values())
+        texts = [
+            _mean(mean, "tasks" if table.suite == "vtab" else "sets") for mean in found[method]
+        ]
+        texts += [_mean(all_have[method], "sets")] if extra else []
+        texts += [f"{len(cells)}", f"{_average(cells, 'trainable'):,.0f}"]
+        texts += [f"{_average(cells, 'percent'):.2f} %", seeds(cells)]
+        rows.append([method, *texts])
+        if told:
+            values = [_value(mean.published, 2) for mean in found[method]]
+            rest = [""] * (len(header) - 1 - len(values))
+            rows.append(["published", *values, *rest])
+    caption = "Parameters are means over data sets: heads differ with the number of classes."
+    return Grid(header, rows, "lr", caption)
+
+
+def every(table: Table) -> Grid:
+    """Returns a row a data set, a column a method, and the means below."""
+    rows, group = [], None
+    for column in table.columns:
+        if group not in (None, column.group):
+            rows.append([""] * (len(table.methods) + 1))
+        group = column.group
+        rows.append([column.name, *(_cell(table.row(m).get(column.name)) for m in table.methods)])
+    found = [means(table, method) for method in table.methods]
+    if found[0]:
+        rows.append([""] * (len(table.methods) + 1))
+        noun = "tasks" if table.suite == "vtab" else "sets"
+        rows += [
+            [_titled(ms[0].name), *(_mean(m, noun) for m in ms)] for ms in zip(*found, strict=True)
+        ]
+    return Grid(["data set", *table.methods], rows, "lr")
+
+
+def beside(table: Table) -> Grid:
+    """Returns what was measured beside what was published, where a recipe says it."""
+    rows = []
+    for method in table.methods:
+        for name, cell in table.row(method).items():
+            if cell.published is not None:
+                difference = f"{cell.mean - cell.published:+z.1f}"
+                tolerance = "-" if cell.tolerance is None else f"± {cell.tolerance:.1f}"
+                line = [name, method, _cell(cell), f"{cell.published:.1f}", tolerance, difference]
+                rows.append([*line, cell.verdict or "-", cell.runs[0].expected.get("source", "")])
+    header = [
+        "data set",
+        "method",
+        "measured",
+        "published",
+        "tolerance",
+        "difference",
+        "",
+        "source",
+    ]
+    return Grid(header, rows, "llrrrrll")
+
+
+def chosen(table: Table) -> Grid:
+    """Returns what `--mode tune` chose for each number, and from how much."""
+    rows = []
+    for method in table.methods:
+        for name, cell in table.row(method).items():
+            if not (choice := cell.runs[0].choice).get("name"):
+                continue
+            trials = ", ".join(f"{n} {state}" for state, n in choice["trials"].items())
+            edges = ", ".join(f"{key} is the {end}" for key, end in choice["edges"].items())
+            rows.append([name, method, choice["name"], f"{choice['val']:.2f}", trials, edges])
+    header = ["data set", "method", "chosen", "val (%)", "trials", "edge of its grid"]
+    return Grid(header, rows, "lllrll")
+
+
+def origin(table: Table) -> list[Grid]:
+    """Returns what the numbers were made with: shared first, then by data set."""
+    cells = [cell for method in table.methods for cell in table.row(method).values()]
+    shared = [sources.common(run) for cell in cells for run in cell.runs]
+    rows = []
+    for kind in ("protocol", "preset", "weights"):
+        for value in dict.fromkeys(facts[kind] for facts in shared):
+            rows.append([kind, value + _described(kind, value)])
+    lines = []
+    for column in table.columns:
+        rows_of = (table.row(method).get(column.name) for method in table.methods)
+        run = next(cell.runs[0] for cell in rows_of if cell is not None)  # as all of the column
+        facts, train = sources.facts(run), run.result["data"]["train"]["images"]
+        lines.append([column.name, f"{train:,}", facts["data"], facts["protocol"]])
+    header = ["data set", "training images", "source", "splits"]
+    return [Grid(["what", "all numbers above"], rows, "ll"), Grid(header, lines, "lrll")]
+
+
+def _described(kind: str, value: str) -> str:
+    """Returns what a preset does, in words."""
+    preset = PRESETS.get(value.partition(" ")[0]) if kind == "preset" else None
+    if preset is None:
+        return ""
+    how = (
+        "as they are" if preset.rule == "none" else f"{preset.rule} side" * (preset.rule == "short")
+    )
+    resize = f"resized {how or 'to the whole'} ({preset.resize})" if preset.resize else how
+    added = ", ".join(preset.augment) or "none"
+    return f": {resize}; mean {preset.mean}, std {preset.std}; augmentation: {added}"
+
+
+def listed(runs: Iterable[Run]) -> Grid:
+    """Returns a row a run."""
+    rows = []
+    for run in runs:
+        number = f"{run.score():.2f}" if run.finished else "-"
+        line = [run.name, run.label, run.config.data.name, str(run.seed), run.status]
+        rows.append([*line, number, run.split if run.finished else "-", run.ended or "-"])
+    header = ["folder", "method", "data", "seed", "status", "accuracy (%)", "split", "ended"]
+    return Grid(header, rows, "lllrlrll")
+
+
+def versions(runs: Iterable[Run]) -> Grid:
+    """Returns the software and devices of the runs; several where runs differ."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        named = dict(run.result.get("versions", {}))
+        named["devices"] = ", ".join(dict.fromkeys(run.result.get("devices", ())))
+        for name, version in named.items():
+            if version:
+                found.setdefault(name, {})[version] = None
+    rows = [[name, ", ".join(values)] for name, values in found.items()]
+    return Grid(["software", "version"], rows, "ll")
+
+
+# Texts of numbers
+
+
+def _cell(cell: Cell | None) -> str:
+    """Returns "78.1 ± 1.0 (5) †"."""
+    if cell is None or not cell.runs:
+        return "-"
+    text = _value(cell.mean, 1, cell.std) + f" ({len(cell.runs)})"
+    return text + (" †" if cell.failed else "")
+
+
+def _mean(mean: Mean, noun: str) -> str:
+    if mean.value is None:
+        return f"{mean.have} of {mean.of} {noun}"
+    return _value(mean.value, 2, mean.std)
+
+
+def _value(value: float | None, digits: int, std: float | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def seeds(cells: Iterable[Cell]) -> str:
+    """Returns how many seeds a number has: "5", or "3 to 5"."""
+    counts = sorted({len(cell.runs) for cell in cells})
+    return " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+
+
+def _titled(name: str) -> str:
+    return name if name.startswith("mean") else f"{name} mean"
+
+
+def _average(cells: Sequence[Cell], attribute: str) -> float:
+    return sum(getattr(cell, attribute) for cell in cells) / len(cells)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)

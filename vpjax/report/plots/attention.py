@@ -1,0 +1,139 @@
+"""Where the class token of a ViT looks, and how much of that goes to prompts.
+
+    image   |   last layer, mean over heads   |   rollout over all layers
+    below: class token, prompts, patches: their shares of the class token's attention, by layer
+
+Rollout (Abnar and Zuidema 2020, arXiv 2005.00928): the product over layers of (attention + 1) / 2,
+attention being the mean over heads. Prompts are left out of it and rows add up to 1 again, because
+prompts that a layer only reads come from no layer before.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from vpjax.models.partition import merge
+from vpjax.report.plots.gradcam import resized
+from vpjax.report.plots.style import INK, PALETTE, SIZE, blank, figure_of, plain
+from vpjax.report.plots.subject import Subject, watched
+
+SITES = ("attn.query", "attn.key")
+
+
+class Seen(NamedTuple):
+    """Attention of one layer, mean over heads; class token first, then patches."""
+
+    own: Float[np.ndarray, "Q S"]  # rows add up to 1 together with `prompts`
+    prompts: Float[np.ndarray, " Q"]  # what goes to prompts
+
+
+def applies(subject: Subject) -> bool:
+    """Whether the backbone has a class token that attends."""
+    backbone = subject.model.backbone
+    return backbone.extra > 0 and backbone.taps.issuperset(SITES)
+
+
+def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
+    """Returns what every layer's class token and patches attend to.
+
+    Q is 1 + h w, or 1 in a layer that is asked for its class token alone.
+    """
+    graph, *numbers = parts
+    model = merge(*parts)
+    extra, patches = model.backbone.extra, math.prod(model.backbone.grid)
+
+    @jax.jit
+    def look(images, *numbers):
+        found = [{site: [] for site in SITES} for _ in model.backbone.layers]
+
+        def see(site, y, ctx):
+            if site in SITES and ctx.layer is not None:
+                found[ctx.layer][site].append(y.reshape(-1, *y.shape[-3:])[0])  # L N d
+            return y
+
+        watched(merge(graph, *numbers), images, see)
+        return found
+
+    out = []
+    for layer in jax.device_get(look(images, *numbers)):
+        (q, *_), (own, *read) = (layer[site] for site in SITES)
+        weights = _softmax(q, np.concatenate([own, *read]))
+        length = len(own)
+        columns = [*range(extra), *range(length - patches, length)]
+        rows = columns if len(q) == length else [*range(min(extra, len(q)))]
+        kept = weights[np.ix_(rows, columns)]
+        out.append(Seen(kept, 1 - kept.sum(-1)))
+    return out
+
+
+def _softmax(q: np.ndarray, k: np.ndarray) -> Float[np.ndarray, "Q S"]:
+    """Mean over heads of softmax(q k^T / sqrt(d)), from L N d each."""
+    q, k = q.astype(np.float64), k.astype(np.float64)
+    scores = np.einsum("qnd,knd->nqk", q, k) / math.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)).mean(0)
+
+
+def rollout(layers: list[Seen]) -> Float[np.ndarray, " S"]:
+    """Returns what the class token has read of the tokens that entered the first layer."""
+    out = np.zeros(layers[0].own.shape[1])
+    out[0] = 1.0
+    for layer in reversed(layers):
+        rows = layer.own / layer.own.sum(-1, keepdims=True)
+        # Where only the class token comes out, it alone has been read since.
+        out = 0.5 * out + 0.5 * out[: len(rows)] @ rows
+    return out
+
+
+def attention_maps(subject: Subject) -> Figure:
+    """Draws what the class token looks at in one image, and its shares by layer."""
+    inputs, pixels = subject.example
+    backbone = subject.model.backbone
+    layers, extra = attention(subject.parts, inputs), backbone.extra
+    figure = figure_of(6.6, 4.4)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    left, middle, right = top.subplots(1, 3)
+    left.imshow(pixels, cmap="gray", interpolation="nearest", vmin=0, vmax=255)
+    left.set_title("image", fontsize=SIZE - 1, color=INK)
+    blank(left)
+    for axes, row, title in (
+        (middle, layers[-1].own[0], f"layer {len(layers) - 1}, mean of heads"),
+        (right, rollout(layers), "rollout over layers"),
+    ):
+        values = row[extra:].reshape(backbone.grid)
+        axes.imshow(resized(values, pixels.shape[:2]), cmap="viridis")
+        axes.set_title(
+            f"{title}\n{values.min():.1%} to {values.max():.1%} a patch", fontsize=SIZE - 1
+        )
+        blank(axes)
+    shares(bottom.subplots(), layers, extra)
+    return figure
+
+
+def shares(axes, layers: list[Seen], extra: int) -> None:
+    """Draws a bar a layer: class token, prompts, patches."""
+    plain(axes)
+    axes.grid(axis="x", visible=False)
+    own = np.array([layer.own[0, :extra].sum() for layer in layers])
+    prompts = np.array([layer.prompts[0] for layer in layers])
+    parts = [("patches", 1 - own - prompts, 4), ("class token", own, 2)]
+    if prompts.max() > 1e-9:
+        parts.insert(0, ("prompts", prompts, 1))
+    bottom = np.zeros(len(layers))
+    for name, values, colour in parts:
+        axes.bar(
+            range(len(layers)), 100 * values, 0.8, 100 * bottom, color=PALETTE[colour], label=name
+        )
+        bottom += values
+    if prompts.max() > 1e-9:
+        for i, value in enumerate(100 * prompts):
+            axes.text(i, value + 1, f"{value:.0f}", ha="center", size=SIZE - 2.5, color=INK)
+    axes.set_xticks(range(len(layers)))
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("layer", fontsize=SIZE)
+    axes.set_ylabel("attention of the\nclass token (%)", fontsize=SIZE)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=SIZE - 1, frameon=False)

@@ -1,0 +1,85 @@
+"""Which classes are taken for which, and how many of each are right.
+
+confusion.png    rows: the true class; what it was taken for, as shares of the row
+per_class.png    share of each class that was recognised
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, named, plain
+from vpjax.report.plots.subject import Subject
+from vpjax.train import metrics
+
+FEW = 20  # classes whose cells have room for a number
+SOME = 60  # classes whose names have room
+ENDS = 15  # classes shown of each end where there are more
+
+
+def shares(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
+    """Returns each row divided by its sum; a class without images stays at zeros."""
+    return table / (table.sum(1, keepdims=True) + 1e-8)
+
+
+def accuracies(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
+    """Returns the share of each class that is right, in percent; NaN without images."""
+    return np.where(table.sum(1) > 0, 100 * metrics.class_accuracy(table), np.nan)
+
+
+def confusion(subject: Subject) -> Figure:
+    """Draws what the classes of the test split were taken for."""
+    table = metrics.confusion(*subject.tested, len(subject.classes))
+    classes, values = len(table), shares(table)
+    edge = np.clip(0.42 * classes, 2.6, 8.0) if classes <= SOME else 7.0
+    figure = figure_of(edge + 1.8, edge + 1.1)
+    axes = figure.subplots()
+    shown = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xlabel("Predicted Label", fontsize=SIZE)
+    axes.set_ylabel("True Label", fontsize=SIZE)
+    if classes <= SOME:
+        names = [named(c) for c in subject.classes]
+        upright = max(map(len, names)) <= 2
+        axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
+        axes.set_yticks(range(classes), names)
+    axes.tick_params(labelsize=SIZE - 1 if classes <= FEW else 5.5)
+    if classes <= FEW:
+        for (row, column), value in np.ndenumerate(values):
+            ink = "white" if value > 0.5 else INK
+            text = f"{value:.2f}"
+            axes.text(column, row, text, ha="center", va="center", color=ink, size=SIZE - 2.5)
+    bar = figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("share of the true class", fontsize=SIZE - 1)
+    bar.ax.tick_params(labelsize=SIZE - 1)
+    right = 100 * np.diag(table).sum() / max(table.sum(), 1)
+    axes.set_title(f"{right:.2f} % of {table.sum():,} images", fontsize=SIZE, loc="left")
+    return figure
+
+
+def per_class(subject: Subject) -> Figure:
+    """Draws how many images of each class are right: all classes, or the ends of a long list."""
+    values = accuracies(metrics.confusion(*subject.tested, len(subject.classes)))
+    order = [i for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
+    cut = len(order) > SOME
+    chosen = order[:ENDS] + order[-ENDS:] if cut else order
+    figure = figure_of(5.6, 0.8 + 0.19 * (len(chosen) + cut))
+    axes = figure.subplots()
+    plain(axes)
+    axes.grid(axis="y", visible=False)
+    places = np.arange(len(chosen)) + np.where(np.arange(len(chosen)) >= ENDS, 1.0, 0.0) * cut
+    axes.barh(places, values[chosen], color=PALETTE[0], height=0.72)
+    for place, i in zip(places, chosen, strict=True):
+        axes.text(
+            values[i] + 0.8, place, f"{values[i]:.1f}", va="center", color=INK, size=SIZE - 1.5
+        )
+    if cut:
+        left_out = f"... {len(order) - len(chosen)} classes between ..."
+        axes.text(1, ENDS, left_out, va="center", color=GREY, size=SIZE - 1.5)
+    axes.set_yticks(places, [named(subject.classes[i]) for i in chosen])
+    axes.set_ylim(places[-1] + 0.7, -0.7)
+    mean = float(np.mean(values[order]))
+    axes.axvline(mean, color=PALETTE[1], linewidth=1.2, zorder=0.5)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("images of the class that are right (%)", fontsize=SIZE)
+    axes.set_title(f"mean over classes {mean:.1f} %", fontsize=SIZE, loc="left", color=PALETTE[1])
+    return figure

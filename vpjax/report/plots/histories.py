@@ -1,0 +1,101 @@
+"""Accuracy of several runs by epoch: of training on the left, of the split evaluated on the way on
+the right. A line is a mean over seeds; where there are several, a band spans them all.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vpjax.report.plots.style import PALETTE, SIZE, figure_of, plain
+
+STYLES = ("-", "--", ":", "-.")  # more runs than colours
+FEW = 40  # points up to which each is marked
+
+
+class Points(NamedTuple):
+    """A line: epochs (n), and accuracy in percent (n) in the same order."""
+
+    epochs: np.ndarray
+    accuracy: np.ndarray
+
+
+def histories(
+    runs: Mapping[str, Sequence[tuple[Points, Points]]],
+    evaluated: str = "validation",
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Draws {label: (training, evaluated) of each seed}; `colours` are of some labels.
+
+    Raises: ValueError if there is not a single point.
+    """
+    panels = [(side, f"{name} accuracy (%)") for side, name in enumerate(("training", evaluated))]
+    drawn = lambda side: any(len(s[side].epochs) for seeds in runs.values() for s in seeds)  # noqa: E731
+    panels = [panel for panel in panels if drawn(panel[0])]
+    if not panels:
+        raise ValueError(f"nothing to draw: no accuracy in the history of {', '.join(runs)}")
+    figure = figure_of(1.2 + 2.9 * len(panels), max(2.9, 0.5 + 0.19 * len(runs)))
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (side, title) in zip(grid, panels, strict=True):
+        plain(axes)
+        axes.set_title(title, fontsize=SIZE, loc="left")
+        axes.set_xlabel("epoch", fontsize=SIZE)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for i, (label, seeds) in enumerate(runs.items()):
+            colour = (colours or {}).get(label, PALETTE[i % len(PALETTE)])
+            style = STYLES[i // len(PALETTE) % len(STYLES)]
+            _line(axes, [seed[side] for seed in seeds], label, colour, style)
+        axes.set_xlim(left=0)
+    handles = {h.get_label(): h for axes in grid for h in axes.lines}
+    figure.legend(handles=handles.values(), loc="outside right upper", fontsize=SIZE, frameon=False)
+    return figure
+
+
+def points(rows: Sequence[Mapping[str, Any]], steps_per_epoch: int) -> tuple[Points, Points]:
+    """Returns (training, evaluated) from the lines of a metrics file.
+
+    Training accuracy is that of all steps since the evaluation before, where there are evaluations.
+    """
+    of = lambda key: [(r["step"], r[key]) for r in rows if r.get(key) is not None]  # noqa: E731
+    training, evaluated = of("accuracy"), of("val_accuracy")
+    if evaluated and training:
+        training = _between(training, [step for step, _ in evaluated])
+    return _points(training, steps_per_epoch), _points(evaluated, steps_per_epoch)
+
+
+def _between(rows: list[tuple[int, float]], ends: list[int]) -> list[tuple[int, float]]:
+    """Averages means over the steps up to each row to means over the steps up to each end."""
+    steps, values = np.array(rows, float).T
+    counts = np.diff(steps, prepend=0)
+    out, first = [], 0
+    for end in ends:
+        inside = (steps > first) & (steps <= end)
+        if inside.any():
+            out.append((end, np.average(values[inside], weights=counts[inside])))
+        first = end
+    return out
+
+
+def _points(pairs: list[tuple[int, float]], steps_per_epoch: int) -> Points:
+    steps, values = np.array(pairs, float).reshape(-1, 2).T
+    return Points(steps / steps_per_epoch, values)
+
+
+def _line(axes: Axes, seeds: Sequence[Points], label: str, colour: str, style: str) -> None:
+    """Draws the mean of the seeds at each epoch that any of them has, and what they span."""
+    at: dict[float, list[float]] = {}
+    for seed in seeds:
+        for epoch, value in zip(*seed, strict=True):
+            at.setdefault(epoch, []).append(value)
+    if not at:
+        return
+    epochs = sorted(at)
+    marker = "o" if len(epochs) <= FEW else ""
+    means = [np.mean(at[e]) for e in epochs]
+    axes.plot(epochs, means, style, color=colour, marker=marker, markersize=3.5, label=label)
+    if len(seeds) > 1:
+        low, high = ([f(at[e]) for e in epochs] for f in (min, max))
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,64 @@
+"""What is known to go wrong, said before a run starts.
+
+Each rule looks at a config and answers with a sentence, or nothing. Nothing here changes a run.
+Figures are those of the papers named.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vpjax.core import registry
+from vpjax.data import preset
+from vpjax.methods.vpt import _Prompted
+from vpjax.methods.vpt_input import PrependPixel
+from vpjax.weights.catalog import CATALOG
+
+MANY = 50  # prompts; above, accuracy has been seen to fall
+
+
+def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
+    """Yields a warning for every pair of choices that is known to be bad."""
+    method = registry.lookup("methods", config.method.name)
+    prompts = issubclass(method, _Prompted | PrependPixel)
+    if prompts and config.backbone.name == "vit.MAE":
+        yield (
+            "VPT on MAE weights stays far behind tuning: 36.0 % with deep prompts against 59.3 % "
+            "with full tuning on VTAB-Natural (arXiv 2203.12119, table 4). Their features need "
+            "more than prompts: try finetune.Partial, finetune.Bias or adapter.Adapter."
+        )
+    if prompts and config.method.get("num_tokens", 0) > MANY:
+        yield (
+            f"{config.method.num_tokens} prompts: above {MANY}, accuracy tends to fall (VTAB mean "
+            "73 with few, 64 with 200) while time and memory grow. Choose the number on the "
+            "validation split."
+        )
+    what, own = trained_with(config)
+    if own:
+        trained, chosen = preset(own), preset(preset_name)
+        if (trained.mean, trained.std) != (chosen.mean, chosen.std):
+            yield (
+                f"preset {preset_name!r} normalises with mean {chosen.mean}, std {chosen.std}, but "
+                f"{what} was trained with mean {trained.mean}, std {trained.std} ({own!r}). Right "
+                "for repeating published VPT numbers, else several points lost."
+            )
+    if method.__name__ == "Adapter" and config.parity:
+        yield (
+            "adapter with parity=True starts with both layers at zero, as published: only its "
+            "last bias ever learns."
+        )
+
+
+def trained_with(config: ConfigDict) -> tuple[str, str]:
+    """Returns what was trained, and the preset it was trained with; "" where that is not known."""
+    if own := getattr(registry.lookup("backbones", config.backbone.name), "preset", ""):
+        return config.backbone.name, own
+    known = known_weights(config.backbone.weights)
+    return (known.file, known.preset) if known else ("", "")
+
+
+def known_weights(where: str):
+    """Returns what is known of weights, by their name or their public file name; None: nothing."""
+    by_file = {known.file: known for known in CATALOG.values()}
+    return CATALOG.get(where) or by_file.get(Path(where).name if where else "")

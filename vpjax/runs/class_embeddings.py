@@ -1,0 +1,128 @@
+"""Prototypes for VPT's class-embedding starts: class means of the frozen class token, by layer.
+
+    class_embeddings.npy   N (L + 1) D, as `vpjax.methods.prototypes` reads it
+    class_embeddings.json  which classes, images, weights and data they are made of
+
+One pass over the training images, prepared as for evaluation. N is the number of classes; with
+fewer prompts than classes, class means are gathered into `method.num_tokens` groups (k-means on the
+last layer's entry) and averaged.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+from scipy.cluster.vq import kmeans2
+
+from vpjax.runs import config as configs
+from vpjax.runs import summary
+from vpjax.backbones.base import Backbone
+from vpjax.data import Loader, preset
+from vpjax.core.errors import UserError
+from vpjax.models.partition import merge
+from vpjax.nn.context import EVALUATION
+from vpjax.nn.stack import run_layers
+from vpjax.core import files
+from vpjax.train import sharding
+from vpjax.runs.experiment import Experiment, eval_batch_size, on_device, prepare
+
+log = logging.getLogger(__name__)
+
+
+def class_embeddings(config: ConfigDict, folder: Path) -> Path:
+    """Writes the prototypes of `config.data.train` to `folder`; returns the file.
+
+    Raises: UserError if the backbone has no class token, its layers differ in width, or there are
+    fewer classes than prompts.
+    """
+    wanted = config.method.get("num_tokens", 0)
+    config = configs.merged(config, {"method": {"name": "finetune.Linear"}})
+    with files.lock_folder(folder):
+        experiment = prepare(config)
+        source = experiment.sources["train"]
+        backbone = merge(*experiment.parts).backbone
+        if not hasattr(backbone, "cls_token") or len({s.dim for s in backbone.sites}) > 1:
+            raise UserError(f"{type(backbone).__name__} has no class token that passes all layers")
+        count = wanted or source.num_classes
+        if count > source.num_classes:
+            raise UserError(
+                f"method.num_tokens is {count}, but there are {source.num_classes} classes to make "
+                "prompts of. Choose at most as many prompts as classes."
+            )
+        means, counts = class_means(experiment)
+        missing = [c for c, n in enumerate(counts) if not n]
+        if missing:
+            raise UserError(f"no training image of class {missing[0]}; every class needs one")
+        groups = np.arange(len(means))
+        if count < len(means):
+            last = means[:, -1].astype(np.float64)
+            _, groups = kmeans2(last, count, minit="++", rng=config.seed)
+            groups = _without_empty(groups, count)
+        values = np.stack([means[groups == g].mean(0) for g in range(count)])
+        path = folder / "class_embeddings.npy"
+        np.save(path, values.astype(np.float32))
+        facts = {
+            "shape": values.shape,
+            "classes": [np.flatnonzero(groups == g).tolist() for g in range(count)],
+            "images": counts.tolist(),
+            "data": source.name,
+        }
+        files.write_json(folder / "class_embeddings.json", facts | summary.facts(experiment))
+    log.info("%d prototypes of %d layers: %s", count, values.shape[1], path)
+    log.info("use them with --config.method.init=cls-nolastl --config.method.init_path=%s", path)
+    return path
+
+
+def class_means(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Returns C (L + 1) D means of the class token, and how many images each class has."""
+    config, source = experiment.config, experiment.sources["train"]
+    to_input = on_device(config, experiment.preset, experiment.image_size, train=False)
+    parts = experiment.parts
+
+    @jax.jit
+    def sums(trainable, stats, frozen, batch):
+        model = merge(parts.graph, trainable, stats, frozen)
+        tokens = cls_by_layer(model.backbone, to_input(batch["image"], None))
+        rows = jax.nn.one_hot(batch["label"], source.num_classes) * batch["mask"][:, None]
+        return jnp.einsum("bc,bld->cld", rows, tokens, precision="highest"), rows.sum(0)
+
+    batches = Loader(
+        source,
+        eval_batch_size(config),
+        preset(experiment.preset),
+        experiment.image_size,
+        train=False,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    ).batches()
+    total, counts = 0.0, 0.0
+    for batch in sharding.prefetch(iter(batches), experiment.mesh):
+        state = experiment.state
+        part, seen = sums(state.trainable, state.stats, experiment.frozen, batch)
+        total, counts = total + np.asarray(part, np.float64), counts + np.asarray(seen)
+    return total / np.maximum(counts, 1)[:, None, None], counts.astype(int)
+
+
+def cls_by_layer(backbone: Backbone, images: Float[Array, "B H W C"]) -> Float[Array, "B L D"]:
+    """Returns the class token before the first layer and after each."""
+    tokens = backbone.embed(images, EVALUATION)
+
+    def step(layer, state, ctx):
+        tokens, found = state
+        tokens = layer(tokens, ctx)
+        return tokens, (*found, tokens.x[:, 0])
+
+    _, found = run_layers(backbone.layers, (tokens, (tokens.x[:, 0],)), step, EVALUATION)
+    return jnp.stack(found, axis=1).astype(jnp.float32)
+
+
+def _without_empty(groups: np.ndarray, count: int) -> np.ndarray:
+    """Gives every empty group the first member of the largest one."""
+    for g in range(count):
+        if not (groups == g).any():
+            groups[np.flatnonzero(groups == np.bincount(groups).argmax())[0]] = g
+    return groups

@@ -1,0 +1,136 @@
+"""Configs: from a recipe and the command line to one resolved record, and back.
+
+`section` writes out every option of the class a config names, so that a recipe states only what it
+changes, the command line can reach everything, and the record of a run leaves nothing unsaid.
+"""
+
+import copy
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from vpjax.core import registry
+from vpjax.core.errors import UserError, unknown
+
+# Keys of the backbone's section that are not the class's options.
+OUTSIDE = {"weights", "head", "resample"}
+# Options that are decided once for a whole run, by config keys of the same name.
+RUN_WIDE = {"attention", "parity", "mesh"}
+
+
+def section(package: str, name: str, **chosen: Any) -> ConfigDict:
+    """Returns {name: ..., every option: its default or what was chosen}.
+
+    Raises: UserError if `name` or an option does not exist.
+    """
+    cls = registry.lookup(package, name)
+    options = {k: v for k, v in registry.options(cls).items() if k not in RUN_WIDE}
+    for key in chosen:
+        if key not in options:
+            raise unknown(f"key of {package} {name!r}", key, options)
+    out = ConfigDict({"name": name})
+    hints = {}
+    for base in reversed(cls.__mro__):  # options may be inherited
+        hints |= typing.get_type_hints(base.__init__)
+    for key, parameter in options.items():
+        value = chosen.get(key, parameter.default)
+        out[key] = _placeholder(hints.get(key)) if value is None else value
+    return out
+
+
+def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) -> ConfigDict:
+    """Returns section `part` ("method", "backbone") for another class.
+
+    Options both classes have stay where they are not the old class's defaults, the others go, and
+    `given` is added.
+    Raises: UserError if the class does not exist or does not have an option in `given`.
+    """
+    package = part + "s"
+    known = registry.options(registry.lookup(package, name))
+    old = config[part].to_dict()
+    usual = registry.options(registry.lookup(package, old["name"]))
+    kept = {k: v for k, v in old.items() if k in known and v != usual[k].default}
+    new = section(package, name, **kept | dict(given))
+    for key in OUTSIDE & old.keys():
+        new[key] = old[key]
+    return new
+
+
+def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of `config` with nested `changes`, in which a section may get a new name."""
+    config = copy.deepcopy(config)  # empty entries keep their types, for the command line
+    for key, value in changes.items():
+        if not isinstance(value, Mapping | ConfigDict):
+            config[key] = value
+        elif "name" in value and key in ("method", "backbone"):
+            given = {k: v for k, v in value.items() if k != "name"}
+            config[key] = renamed(config, key, value["name"], given)
+        else:
+            config[key].update(value)
+    return config
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Writes the resolved config as JSON."""
+    path.write_text(json.dumps(config.to_dict(), indent=2, default=list) + "\n")
+
+
+def load(path: Path) -> ConfigDict:
+    """Reads what `save` wrote.
+
+    Raises: UserError if the file is missing or no JSON.
+    """
+    try:
+        return ConfigDict(_tuples(json.loads(path.read_text())))
+    except FileNotFoundError as e:
+        raise UserError(
+            f"{path} does not exist: {path.parent} is no run of vpjax. Train first, or give the "
+            "--workdir of a run."
+        ) from e
+    except json.JSONDecodeError as e:
+        raise UserError(f"{path} is damaged: {e}") from e
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """Returns a line for every key on which two configs differ."""
+    a, b = flat(ours), flat(theirs)
+    none = "absent"
+    return [
+        f"{key}: {a.get(key, none)!r} now, {b.get(key, none)!r} there"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, none) != b.get(key, none)
+    ]
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Returns {"optim.lr": 0.1, ...} as JSON would keep it."""
+    out = {}
+
+    def visit(value, path):
+        if isinstance(value, Mapping) and value:
+            for key, child in value.items():
+                visit(child, f"{path}.{key}" if path else key)
+        else:
+            out[path] = value
+
+    visit(_tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
+    return out
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return value
+
+
+def _placeholder(hint: Any) -> Any:
+    """An empty config entry that knows its type, so that the command line may fill it."""
+    kinds = [t for t in typing.get_args(hint) if t is not type(None)]
+    kind = kinds[0] if kinds and isinstance(kinds[0], type) else object
+    return config_dict.placeholder(kind)

@@ -1,0 +1,227 @@
+"""Training behind a frozen backbone, without the backbone.
+
+Where all that is learnt comes after pooling (a head, MoP's sub-prompts) and images are always
+prepared alike, an image's features are the same in every epoch, run and seed. They are computed
+once, as evaluation computes them, and kept:
+
+    <cache>/features/<key>/    see vpjax.data.features
+
+The key is a hash of the backbone's numbers, its options, the preprocessing, the dtype, and of the
+split. A killed computation goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vpjax.core import params, registry
+from vpjax.models import factory
+from vpjax.core.files import cache_folder
+from vpjax.data import Loader, preset
+from vpjax.data.features import FeatureLoader, Rows, content, filling, read_rows
+from vpjax.core.errors import UserError, unknown
+from vpjax.models.model import Model
+from vpjax.models.partition import merge
+from vpjax.nn.context import EVALUATION
+from vpjax.nn.stack import run_layers
+from vpjax.core import distributed
+from vpjax.train import sharding
+from vpjax.train.checkpoint import digest
+from vpjax.train.evaluate import make_eval_step
+from vpjax.runs.experiment import Experiment, eval_batch_size, on_device
+from vpjax.core.progress import Progress
+
+log = logging.getLogger(__name__)
+
+CHOICES = ("auto", "cached", "off")
+LARGE = 1_000_000  # parameters of a backbone below which its features are not worth a file
+EVERY = 5.0  # seconds between saves
+
+
+class HeadModel(Model):
+    """A model that is given what its backbone's pooling would return."""
+
+    def __call__(
+        self,
+        features: Float[Array, "B D"],
+        ctx: Any = EVALUATION,
+        remat: str = "none",
+        segments: int = 0,
+    ) -> dict[str, Array]:
+        return self.method.classify(features, ctx)
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of an experiment's splits; each is computed when it is first asked for."""
+
+    experiment: Experiment  # through the backbone
+    graph: tuple  # of the model on features
+    forward: Callable  # the backbone's numbers, images -> B D
+    facts: dict[str, Any]  # what they depend on besides the data
+    loaders: dict[str, FeatureLoader]
+
+    def loader(self, split: str) -> FeatureLoader:
+        """Returns the batches of a split, in the order its images would have."""
+        config, training = self.experiment.config, split == "train"
+        if split not in self.loaders:
+            self.loaders[split] = FeatureLoader(
+                self.experiment.sources[split],
+                self.rows(split),
+                config.train.batch_size if training else eval_batch_size(config),
+                seed=config.seed,
+                train=training,
+                remainder=config.train.remainder if training else None,
+                reshuffle=config.train.reshuffle,
+            )
+        return self.loaders[split]
+
+    def rows(self, split: str) -> Rows:
+        """Returns the features of a split from the disk, computing what is not there."""
+        source = self.experiment.sources[split]
+        facts = self.facts | {"data": source.name, "content": content(source)}
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        folder = cache_folder() / "features" / key
+        dim = merge(*self.experiment.parts).backbone.dim
+        shapes = [(len(source), dim), (len(source), *source.label_shape)]
+        with filling(folder, facts, shapes) as store:
+            if store.complete:
+                log.info("features  %-5s from %s", split, folder)
+            else:
+                log.info("features  %-5s computed once, for %s", split, folder)
+                self.fill(store, split)
+        return read_rows(folder)
+
+    def fill(self, store: Any, split: str) -> None:
+        """Computes the rows that are missing."""
+        e, size = self.experiment, eval_batch_size(self.experiment.config)
+        # In the order of evaluation whatever the split: as stored, once.
+        images = Loader(e.sources[split], size, preset(e.preset), e.image_size, train=False)
+        weights = backbone_values(e.frozen)
+        first, count = store.done // size, images.steps_per_epoch
+        saved, waiting = time.monotonic(), None
+        with Progress(count, first, batch_size=size) as progress:
+            for step, batch in enumerate(images.batches(first), first):
+                x = sharding.put_batch({"image": batch["image"]}, e.mesh)["image"]
+                # The device works on this batch while the one before goes to the disk.
+                ready, waiting = waiting, (step, self.forward(weights, x), batch)
+                if ready is not None:
+                    self.keep(store, *ready)
+                    progress.update(step)
+                if time.monotonic() - saved >= EVERY:
+                    store.save(step * size)
+                    saved = time.monotonic()
+            self.keep(store, *waiting)
+            store.save(store.count)
+            progress.update(count)
+
+    def keep(self, store: Any, step: int, features: Array, batch: dict[str, Any]) -> None:
+        """Writes a batch's real rows."""
+        real, start = batch["mask"], step * len(batch["mask"])
+        store.write(start, np.asarray(features)[real], batch["label"][real])
+
+
+def with_cached_features(experiment: Experiment) -> Experiment:
+    """Returns the experiment on features, where the config asks for it and nothing speaks against.
+
+    Raises: UserError if features="cached" and something does.
+    """
+    config, why = experiment.config, reason_against(experiment)
+    if config.features not in CHOICES:
+        raise unknown("features", config.features, CHOICES)
+    if config.features == "cached" and why:
+        raise UserError(f"features='cached' cannot be: {why}. Set --config.features=off.")
+    wanted = config.features == "cached" or (config.features == "auto" and not why)
+    if not wanted or (config.features == "auto" and not worth_caching(experiment)):
+        return experiment
+    model = merge(*experiment.parts)  # shapes
+    ours = HeadModel(model.backbone, model.method)
+    graph = (nnx.split(ours)[0], experiment.parts.graph[1])
+    features = Features(experiment, graph, make_forward(experiment), facts(experiment), {})
+    eval_step = make_eval_step(graph, as_they_are, experiment.criterion)
+    return experiment._replace(features=features, eval_step=eval_step)
+
+
+def as_they_are(features: Array, key: Array | None) -> Array:
+    """What the preprocessing of images is for features."""
+    return features
+
+
+def reason_against(experiment: Experiment) -> str | None:
+    """Returns why an experiment cannot run on features; None if it can."""
+    config, parts = experiment.config, experiment.parts
+    method = registry.lookup("methods", config.method.name)
+    inside = [n for n in parts.trainable if n.startswith("backbone/")]
+    augment = preset(experiment.preset).augment
+    if not method.on_features or inside:
+        what = f"{inside[0]} is learnt" if inside else f"{config.method.name} works inside it"
+        return f"the backbone is not frozen and by itself ({what})"
+    if augment:
+        return (
+            f"preset {experiment.preset!r} augments training images ({', '.join(augment)}), so "
+            "their features differ from epoch to epoch"
+        )
+    if distributed.count() > 1:
+        return "they are computed by one process, and this run has several"
+    return None
+
+
+def worth_caching(experiment: Experiment) -> bool:
+    """Whether computing features once saves time, and there is room for them."""
+    e, dim = experiment, merge(*experiment.parts).backbone.dim
+    size = sum(v.size for n, v in e.parts.frozen.items() if n.startswith("backbone/"))
+    passes = e.plan.steps * e.plan.batch_size / len(e.sources["train"])
+    need = 4 * dim * sum(map(len, e.sources.values()))
+    folder = cache_folder()
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return size >= LARGE and passes >= 2 and shutil.disk_usage(there).free > 2 * need
+
+
+def facts(experiment: Experiment) -> dict[str, Any]:
+    """Returns what features depend on besides the data."""
+    config = experiment.config
+    preparation = dataclasses.asdict(preset(experiment.preset))
+    del preparation["name"]  # some are one thing by two names
+    return {
+        "backbone": digest(backbone_values(experiment.frozen)),
+        "options": factory.backbone_options(config),
+        "preset": preparation,
+        "image_size": list(experiment.image_size),
+        "dtype": config.dtype,
+        "parity": config.parity,
+    }
+
+
+def make_forward(experiment: Experiment) -> Callable:
+    """Returns forward(the backbone's numbers, images as stored) -> B D float32."""
+    model = merge(*experiment.parts)  # shapes
+    graphdef, like = nnx.split(model.backbone)
+    config, method = experiment.config, model.method
+    to_input = on_device(config, experiment.preset, experiment.image_size, train=False)
+    ctx = dataclasses.replace(EVALUATION, hook=method.tap)
+
+    @jax.jit
+    def forward(weights, images):
+        backbone = nnx.merge(graphdef, params.fill(like, weights))
+        state = method.start(backbone, to_input(images, None), ctx)
+        state = run_layers(backbone.layers, state, method.step, ctx, method.keep(backbone))
+        return backbone.pool(state).astype(jnp.float32)
+
+    return forward
+
+
+def backbone_values(frozen: dict[str, Array]) -> dict[str, Array]:
+    """Returns the backbone's arrays by its own names."""
+    start = "backbone/"
+    return {n.removeprefix(start): v for n, v in frozen.items() if n.startswith(start)}

@@ -1,0 +1,143 @@
+"""What a run says: numbers to files, progress to the screen, tables to both.
+
+    Metrics   <workdir>/metrics.jsonl, a line as it happens, and metrics.csv for spreadsheets
+    Progress  a bar on a terminal, whole lines anywhere else
+    table     aligned on a screen and valid Markdown in a report
+
+A device works ahead of Python, and reading a number from it waits for the step that makes it.
+`Metrics` has to read what it writes; `Progress` reads only what it shows, every few seconds.
+"""
+
+import collections
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vpjax.core.errors import UserError
+
+
+
+class Metrics:
+    """The numbers of a run as JSON lines, and as a CSV table at every `write_csv` and `close`.
+
+    A file that is there already is continued. `resume_at` is the step a killed run resumes at:
+    lines of later steps are dropped, as those steps come again.
+    Raises: UserError if the folder cannot be written, or the file is not ours.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resume_at: int | None = None):
+        self.path = Path(workdir) / "metrics.jsonl"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                rows = read_history(self.path)
+                if resume_at is not None:
+                    rows = [row for row in rows if row.get("step", 0) <= resume_at]
+                text = "".join(_line(row) for row in rows)
+                # Also mends a half-written last line, which the next would be appended to.
+                if text != self.path.read_text(encoding="utf-8", errors="replace"):
+                    _replace(self.path, text)
+            self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} ({error}). The working folder must be one you can "
+                "write to, on a disk with free space."
+            ) from error
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line. Values are numbers or arrays of one; infinite and NaN become null.
+
+        Reads arrays from the device, which waits for them.
+        Raises: ValueError if a value is not a number.
+        """
+        if "step" in values:
+            raise ValueError("a metric is named 'step'; expected another name, it is a column")
+        row = {"step": int(step)} | {name: _number(name, v) for name, v in values.items()}
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def write_csv(self) -> None:
+        """Rewrites metrics.csv from all lines so far: a column a name, empty where not given."""
+        rows = read_history(self.path)
+        names = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _replace(self.path.with_suffix(".csv"), text.getvalue())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.close()
+            self.write_csv()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+def read_history(path: str | os.PathLike) -> list[dict]:
+    """Returns the lines of a metrics.jsonl; null is None, a half-written last line is left out.
+
+    Raises: UserError if another line is not a JSON object.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
+    for i, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line, parse_constant=lambda name: None)  # NaN of another writer
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif i < len(lines):
+            raise UserError(
+                f"{path}, line {i}: {line[:40]!r} is not a JSON object, as every line of a "
+                "metrics file is. Remove the line, or the file if it is not one."
+            )
+    return rows
+
+
+def _number(name: str, value: Any) -> int | float | None:
+    array = np.asarray(value)
+    try:
+        if array.ndim or array.dtype.kind in "USO":  # text would convert, and None does to NaN
+            raise TypeError
+        number = array.item() if array.dtype.kind in "iub" else float(array)  # also bfloat16
+    except (TypeError, ValueError):
+        raise ValueError(f"metric {name!r} is {value!r}; expected one number") from None
+    if isinstance(number, int):
+        return int(number)  # True is an int, and JSON would say true
+    return number if math.isfinite(number) else None
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+
+
+
+
+
+

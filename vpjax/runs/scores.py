@@ -1,0 +1,122 @@
+"""How good a model is on a split, in numbers for people.
+
+    accuracy, top-5, mean over classes    every data set with one class an image
+    genus, family, order                  where the taxonomy of the classes is known
+    many-, medium-, few-shot              classes by training images, where they differ in that
+    margin                                largest minus second largest softmax probability
+
+A run's folder gets
+
+    evaluation.json    the numbers by split, and what they are of
+    per_class.csv      a line a class: images, how many are right, training images
+
+A margin depends on the scale of the logits, so it is named: 714 cosines and 100 cosines do not
+compare. Several classes an image: see `vpjax.train.evaluate`.
+"""
+
+import csv
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from vpjax.train import taxonomy
+from vpjax.data.source import Source
+from vpjax.models.partition import merge
+from vpjax.train.evaluate import Predictions
+from vpjax.runs.experiment import Experiment, evaluate_split
+from vpjax.core.table import table
+from vpjax.train.step import State
+from vpjax.core.files import write_json
+
+log = logging.getLogger(__name__)
+
+READ = 200_000  # training examples that are read only to count their labels
+NAMES = {
+    "accuracy": "accuracy",
+    "top5": "top-5",
+    "auc": "AUC",
+    "map": "mAP",
+    "recall": "mean recall",
+    "f1_micro": "F1, micro",
+    "f1_macro": "F1, macro",
+    "f1_samples": "F1, by image",
+    "per_class": "mean over classes",
+}
+
+Numbers = dict[str, float]
+
+
+def score(
+    experiment: Experiment, state: State, splits: Iterable[str], folder: Path, **facts: Any
+) -> dict[str, Numbers]:
+    """Evaluates splits, writes the files above with `facts`, and returns the numbers by split.
+
+    per_class.csv is of the last split.
+    Raises: UserError if a loss is no number.
+    """
+    train, found, answers = experiment.sources["train"], {}, None
+    for split in splits:
+        found[split], answers = evaluate_split(experiment, state, split)
+        if answers is not None:
+            found[split] |= details(answers, train)
+    facts["margin_of"] = margin_of(experiment)
+    try:
+        write_json(folder / "evaluation.json", facts | found)
+        if answers is not None:
+            write_classes(folder / "per_class.csv", answers, train)
+    except OSError as e:
+        log.warning("%s cannot be written: %s", folder, e.strerror)
+    return found
+
+
+def details(answers: Predictions, train: Source) -> Numbers:
+    """Returns what classes and training images tell beyond accuracy."""
+    counts = counted(train)
+    if counts is not None and np.count_nonzero(taxonomy.group_sizes(counts)) < 2:
+        counts = None  # one group is all classes
+    found = taxonomy.evaluation_report(answers.predictions, answers.labels, train.metadata, counts)
+    own = {k: v for k, v in found.items() if k not in ("accuracy", "balanced", "count")}
+    return own | {"margin": float(answers.margins.mean(dtype=np.float64))}
+
+
+def counted(train: Source) -> Int[np.ndarray, " C"] | None:
+    """Returns the training images of each class; None where counting would take long."""
+    return train.counts() if train.labels_known or len(train) <= READ else None
+
+
+def margin_of(experiment: Experiment) -> str:
+    """Returns what the margin's probabilities are made of: "softmax of 714.3 cosines"."""
+    return f"softmax of {merge(*experiment.parts).method.logits}"
+
+
+def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
+    """Returns the numbers of a split as text that is also Markdown."""
+    rows = [[name, f"{numbers[key]:.2f} %"] for key, name in NAMES.items() if key in numbers]
+    rows += [[f"{k} right", f"{numbers[k]:.2f} %"] for k in taxonomy.LEVELS if k in numbers]
+    for group in taxonomy.SHOTS:
+        if group in numbers:
+            classes, images = (numbers[f"{group}_{of}"] for of in ("classes", "images"))
+            name = f"{group}-shot ({classes} classes, {images} images)"
+            rows.append([name, f"{numbers[group]:.2f} %"])
+    if "margin" in numbers:
+        rows.append([f"margin ({margin_of})", f"{numbers['margin']:.3f}"])
+    return table([f"{split}, {numbers['count']} images", ""], rows)
+
+
+def write_classes(path: Path, answers: Predictions, train: Source) -> None:
+    """Writes a line a class as CSV; a class without images has no accuracy."""
+    size = train.num_classes
+    shown = np.bincount(answers.labels, minlength=size)
+    right = np.bincount(answers.labels[answers.labels == answers.predictions], minlength=size)
+    trained = counted(train)
+    trained = [""] * size if trained is None else trained.tolist()
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", "class", "images", "right", "accuracy", "training_images"])
+        for i, name in enumerate(train.classes):
+            share = f"{100 * right[i] / shown[i]:.4f}" if shown[i] else ""
+            writer.writerow([i, name, shown[i], right[i], share, trained[i]])

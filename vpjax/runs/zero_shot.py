@@ -1,0 +1,79 @@
+"""`--mode zero_shot`: CLIP as it is, told the names of the classes and nothing else.
+
+    python main.py --mode zero_shot --config configs/mop_inat.py --config.backbone.weights=clip-b16
+
+    logits = 100 <unit(f), t_c>     t_c: the class's names in templates, see vpjax.models.text.zero_shot
+
+This is the mixture with one sub-prompt a class, which has not moved. Data and weights are those of
+the recipe; features of images and texts are kept as in training. `text.name_type` and
+`text.templates` choose the words; val and test are evaluated where the recipe has them.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpjax.runs import config as configs
+from vpjax.core import logs
+from vpjax.runs import summary
+from vpjax.models.text.zero_shot import SCALE
+from vpjax.core.errors import UserError
+from vpjax.runs.features import with_cached_features
+from vpjax.methods import mop
+from vpjax.runs.scores import as_table, margin_of, score
+from vpjax.core import files
+from vpjax.runs import workdir
+from vpjax.runs.experiment import prepare
+
+log = logging.getLogger(__name__)
+
+
+def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Evaluates, and writes the result and the files of `vpjax.runs.scores` to `folder`.
+
+    Raises: UserError if there is no split to evaluate, no text tower, or a class without a name.
+    """
+    config = without_learning(config)
+    with files.lock_folder(folder), logs.to_file(folder / "log.txt"):
+        workdir.check_config(folder, config)
+        if (result := workdir.read_result(folder)) is not None:
+            log.info("%s is finished: %s", folder, summary.one_line(result))
+            return result
+        begin = time.perf_counter()
+        experiment = with_cached_features(prepare(config))
+        configs.save(config, folder / "config.json")
+        summary.surroundings(experiment)
+        summary.warn(experiment)
+        splits = [s for s in ("val", "test") if s in experiment.sources]
+        found = score(experiment, experiment.state, splits, folder)
+        result = {"status": "finished", "step": 0}
+        for split, numbers in found.items():
+            log.info("\n%s\n", as_table(split, numbers, margin_of(experiment)))
+            result |= {f"{split}_{k}": v for k, v in numbers.items()}
+        # What is there to be learnt belongs to the mixture.
+        result |= summary.facts(experiment) | {"method": "zero_shot", "trainable": 0, "percent": 0.0}
+        result["seconds"] = round(time.perf_counter() - begin, 2)
+        files.write_json(folder / "result.json", result)
+        log.info("%s", summary.one_line(result))
+        return result
+
+
+def without_learning(config: ConfigDict) -> ConfigDict:
+    """Returns the config of the baseline.
+
+    Raises: UserError if there is nothing to evaluate.
+    """
+    if not config.data.val and not config.data.test:
+        raise UserError("data.val and data.test are empty; give one of them to evaluate")
+    still = {"num_prompts": 1, "init": "zero", "temp_cls": mop.SCALE / SCALE}
+    config = configs.merged(config, {"method": {"name": "mop.MoP"} | still})
+    config.compare, config.seeds = ConfigDict(), (config.seed,)
+    # What a recipe says of learning is about parameters that are not there.
+    config.optim.update(no_decay="", schedule="constant")
+    config.train.update(trainable="", select="last", patience=0, test_best=False)
+    config.train.update(loss="softmax", class_weights="none", label_smoothing=0.0)
+    config.text.name_type = config.text.name_type or "both"
+    return config

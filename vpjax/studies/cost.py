@@ -1,0 +1,192 @@
+"""What `--mode tune` will cost, before it is run: trials, steps, images, GFLOP, hours.
+
+    python main.py --mode tune --dry_run --config configs/vtab.py:method=vpt_deep,task=svhn
+
+Nothing is trained and no weights are read. The step of each kind of trial is compiled for a few
+images, which counts its operations; the first is timed too. Where trials are finished, their time
+is the better witness.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vpjax.core.errors import UserError
+from vpjax.core.table import table
+from vpjax.data import open_source, preset
+from vpjax.runs import config as configs
+from vpjax.runs import program
+from vpjax.runs.experiment import Experiment, make_plan, prepare, preset_name
+from vpjax.runs.features import backbone_values, with_cached_features
+from vpjax.runs.members import FREE
+from vpjax.studies import trials
+from vpjax.studies.trials import Trial
+from vpjax.train.sharding import put_batch
+
+log = logging.getLogger(__name__)
+
+NOTE = (
+    "Hours are of trials one by one on the devices of this machine. What is chosen decides what "
+    "the final runs cost; before, the first cell of the grid stands for it."
+)
+IMAGES = 8  # a device and compiled step
+NOT_COUNTED = ("data.", "expected.", "draw", "label")  # of a config: they do not change a step
+
+
+class Work(NamedTuple):
+    """What one image costs in training; of a run on features, what it costs once."""
+
+    gflop: float
+    seconds: float
+    cached: bool = False
+
+
+class Part(NamedTuple):
+    """Trials that cost the same."""
+
+    what: str
+    trials: int
+    steps: int
+    images: int  # through the backbone, over all trials
+    gflop: float  # an image
+    hours: float
+
+
+def dry_run(plans: Iterable[Any]) -> list[Part]:
+    """Logs and returns what the plans would run, as far as their data are here."""
+    parts, known = [], {}
+    for plan in plans:
+        log.info("\n%s", describe(plan))
+        cell = trials.cells(plan.config)[0] if plan.choice is None else plan.choice["cell"]
+        final = trials.finals(plan.config, cell, plan.folder)
+        try:
+            for what, found in (("select", plan.selection), ("final", final)):
+                parts += [part(what, kind, known) for kind in kinds(found)]
+        except UserError as e:  # most of the time: the data are not here yet
+            log.warning("cost      cannot be told: %s", e)
+    if parts:
+        log.info("\n%s\n\n%s", as_text(parts), NOTE)
+    return parts
+
+
+def describe(plan: Any) -> str:
+    """Returns the grid as text."""
+    config = plan.config
+    grid: dict[str, list] = {}
+    for cell in trials.cells(config):
+        for key, value in cell.items():
+            grid.setdefault(key, []).append(value)
+    lines = [f"data      {config.data.name}: select on {config.data.val}, test {config.data.test}"]
+    for key, values in grid.items():
+        lines.append(f"grid      {key}: {', '.join(map(str, dict.fromkeys(values)))}")
+    done = sum(t.outcome is not None for t in plan.selection)
+    seeds = ", ".join(map(str, config.seeds))
+    lines.append(f"trials    {len(plan.selection)} to choose from ({done} there), seeds {seeds}")
+    return "\n".join(lines)
+
+
+def kinds(found: Sequence[Trial]) -> list[list[Trial]]:
+    """Returns trials whose steps cost the same."""
+    out: dict[str, list[Trial]] = {}
+    for trial in found:
+        out.setdefault(_kind(trial.config), []).append(trial)
+    return list(out.values())
+
+
+def _kind(config: ConfigDict) -> str:
+    flat = configs.flat(config).items()
+    return str({k: v for k, v in flat if k not in FREE and not k.startswith(NOT_COUNTED)})
+
+
+def part(what: str, alike: Sequence[Trial], known: dict[str, Work]) -> Part:
+    """Returns what trials of one kind cost; `known` keeps what has been measured."""
+    config, key = alike[0].config, _kind(alike[0].config)
+    if key not in known:
+        known[key] = measure(config, next(iter(known.values()), None))
+    work, train = known[key], _length(config, "train")
+    plan = make_plan(config, train)
+    once = train + (_length(config, "val") if config.data.val else 0)
+    images = once if work.cached else plan.steps * plan.batch_size * len(alike)
+    seconds = images * work.seconds
+    times = [t.outcome["seconds"] for t in alike if (t.outcome or {}).get("status") == "finished"]
+    if times:
+        seconds = float(np.mean(times)) * len(alike)
+    name = f"{what}, {len(alike)} trials such as {alike[0].name}"
+    return Part(name, len(alike), plan.steps, images, work.gflop, seconds / 3600)
+
+
+def _length(config: ConfigDict, split: str) -> int:
+    data = config.data
+    return len(open_source(data.name, data[split], data.dir or None, data.classes))
+
+
+def measure(config: ConfigDict, rate: Work | None = None) -> Work:
+    """Compiles the step of a config for a few images; times it unless a `rate` is known."""
+    experiment = with_cached_features(prepare(_small(config)))
+    images = IMAGES * experiment.mesh.size
+    if features := experiment.features:
+        experiment = experiment._replace(features=None)
+        batch = put_batch(_batch(experiment, images), experiment.mesh)
+        compiled = features.forward.lower(backbone_values(experiment.frozen), batch["image"])
+        arguments, compiled = (
+            (backbone_values(experiment.frozen), batch["image"]),
+            compiled.compile(),
+        )
+    else:
+        batch = put_batch(_batch(experiment, images), experiment.mesh)
+        arguments = (experiment.state, experiment.frozen, batch)
+        compiled = program.training_step(experiment).lower(*arguments).compile()
+    gflop = (compiled.cost_analysis() or {}).get("flops", 0.0) * experiment.mesh.size / images / 1e9
+    if rate is not None and rate.gflop:
+        return Work(gflop, gflop * rate.seconds / rate.gflop, features is not None)
+    out = jax.block_until_ready(compiled(*arguments))
+    if features is None:
+        arguments = (out[0], *arguments[1:])  # the first state was donated
+    begin = time.perf_counter()
+    jax.block_until_ready(compiled(*arguments))
+    return Work(gflop, (time.perf_counter() - begin) / images, features is not None)
+
+
+def _small(config: ConfigDict) -> ConfigDict:
+    """Returns the config on a few images, without weights."""
+    config = config.copy_and_resolve_references()
+    config.data.preset = preset_name(config)
+    config.backbone.weights, config.train.accumulate = "", 1
+    config.train.batch_size = config.data.eval_batch_size = IMAGES * jax.device_count()
+    config.train.remainder = "keep"
+    return config
+
+
+def _batch(experiment: Experiment, images: int) -> dict[str, np.ndarray]:
+    """Returns a black batch, shaped as the loader would make it."""
+    source, chosen = experiment.sources["train"], preset(experiment.preset)
+    shape, dtype = source.image_shape, np.uint8
+    if chosen.on_host(shape, experiment.image_size):
+        shape, dtype = (*experiment.image_size, shape[2]), chosen.host_dtype()
+    labels = np.zeros((images, *source.label_shape), np.int32)
+    mask = np.ones(images, bool)
+    return {"image": np.zeros((images, *shape), dtype), "label": labels, "mask": mask}
+
+
+def as_text(parts: Sequence[Part]) -> str:
+    """Returns the parts and their sum as a table."""
+    head = ["what", "steps a trial", "images", "GFLOP an image", "PFLOP", "hours"]
+    lines = []
+    for p in parts:
+        peta = p.images * p.gflop / 1e6
+        numbers = [f"{p.steps:,}", f"{p.images:,}", f"{p.gflop:.3g}", f"{peta:.3g}"]
+        lines.append([p.what, *numbers, short(p.hours)])
+    peta = sum(p.images * p.gflop for p in parts) / 1e6
+    images, hours = sum(p.images for p in parts), sum(p.hours for p in parts)
+    lines.append(["all", "", f"{images:,}", "", f"{peta:.3g}", short(hours)])
+    return table(head, lines, "lr")
+
+
+def short(hours: float) -> str:
+    """Returns two digits or more, never an exponent."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"

@@ -1,0 +1,290 @@
+"""An honest protocol: choose on val, then read the test split once a seed.
+
+    python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
+
+    select   every cell of config.tune.grid trains on data.train and is judged on data.val, after
+             its last epoch; meanwhile the test split cannot be opened (`vpjax.data.lock`)
+    choose   the highest; of equals the first of the grid; what diverged or failed is left out
+    final    the choice trains on both splits, a run a seed of config.seeds; test after the last
+             epoch, mean and population standard deviation
+
+    DIR/plan.json     the config                   DIR/select/<cell>, DIR/final/seed<n>   the runs
+    DIR/choice.json   what was chosen, from what   DIR/tune.json, tune.md, tune.csv       the result
+
+Every trial has a folder and a lock, so any number of processes may work in DIR: each takes what
+nobody else does. What is there is not run again. With config.suite, all of this once a task, in
+DIR/<task>. `vpjax.studies.trials` has the plan, docs/protocol.md the rest.
+"""
+
+import contextlib
+import functools
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpjax.core import distributed, files
+from vpjax.core.errors import InUse, UserError, unknown
+from vpjax.data.lock import locked
+from vpjax.runs import config as configs
+from vpjax.runs import workdir
+from vpjax.runs.fit import fit
+from vpjax.runs.together import fit_together
+from vpjax.studies import trials, tune_report
+from vpjax.studies.ablate import attempt
+from vpjax.studies.trials import Trial
+
+log = logging.getLogger(__name__)
+
+POLL = 5.0  # seconds between two looks at what other processes do
+SAY = 600.0  # seconds between two lines that say so
+# What may change in a folder that has begun; the grid and what goes with it until the choice.
+FREE = ("tune.together", "tune.split", "seeds", "draw", "data.dir")
+UNTIL_CHOICE = ("tune.grid", "tune.also")
+
+
+class Plan:
+    """One task: its config, its folder, its trials."""
+
+    def __init__(self, config: ConfigDict, folder: Path, label: str = ""):
+        trials.check(config)
+        self.config, self.folder, self.label = config, folder, label
+        self.choice_path = folder / "choice.json"
+
+    @functools.cached_property
+    def selection(self) -> list[Trial]:
+        """Returns the trials to choose from."""
+        return trials.selection(self.config, self.folder)
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """Returns what was chosen; None: nothing yet."""
+        return files.read_json(self.choice_path)
+
+    @property
+    def finals(self) -> list[Trial]:
+        """Returns the final runs, of what was chosen."""
+        return trials.finals(self.config, self.choice["cell"], self.folder)
+
+    def now(self) -> dict[int, Trial]:
+        """Returns the trials that can run now, by number: the selection's, then the final runs."""
+        if any(t.outcome is None for t in self.selection) and self.choice is None:
+            return dict(enumerate(self.selection))
+        choose(self)
+        return dict(enumerate(self.finals, len(self.selection)))
+
+
+def plans(config: ConfigDict, folder: Path) -> list[Plan]:
+    """Returns the plan of every task.
+
+    Raises: UserError for a protocol that cannot be.
+    """
+    if not config.suite:
+        return [Plan(config, folder)]
+    out = []
+    for task, changes in config.suite.items():
+        single = configs.merged(config, changes)
+        single.suite = ConfigDict()
+        out.append(Plan(single, folder / task, task))
+    return out
+
+
+def command(
+    config: ConfigDict, folder: Path, *, dry_run: bool, listing: bool, trial: str | None
+) -> None:
+    """Does what the options of `--mode tune` ask for."""
+    if dry_run:
+        from vpjax.studies.cost import dry_run as estimate
+
+        estimate(plans(config, folder))
+    elif listing:
+        logging.getLogger("vpjax").setLevel(logging.ERROR)  # nothing but commands
+        words = [w for w in sys.orig_argv if w.lstrip("-") not in ("list", "list=true")]
+        for which in missing(config, folder):
+            print(shlex.join([*words, f"--trial={which}"]))
+    elif trial:
+        one(config, folder, trial)
+    else:
+        for summary in tune(config, folder):
+            log.info("\n%s on %s: %s", summary["label"], summary["task"], tune_report.line(summary))
+        log.info("files     %s", folder)
+
+
+def tune(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
+    """Runs whatever is missing of every task; returns what is written to tune.json, a task each.
+
+    Raises: UserError if no trial of a selection, or no final run of a task, finished.
+    """
+    out = []
+    for plan in plans(config, folder):
+        if plan.label:
+            log.info("\ntask      %s", plan.label)
+        with protected(plan):
+            if once(plan, lambda p: p.choice) is None:
+                work(plan, plan.selection, "trial")
+                once(plan, choose)
+            work(plan, plan.finals, "final run")
+        out.append(once(plan, tune_report.write))
+    return out
+
+
+def one(config: ConfigDict, folder: Path, which: str) -> None:
+    """Runs one trial: "3", or "svhn/3" of a suite.
+
+    Raises: UserError if there is no such trial, if it is a final run and the choice cannot be made
+    yet, or if it fails other than by diverging.
+    """
+    task, _, number = which.rpartition("/")
+    found = {plan.label: plan for plan in plans(config, folder)}
+    if task not in found:
+        raise unknown("task of --trial", task, found)
+    plan = found[task]
+    count = len(plan.selection) + len(config.seeds)
+    if not (number.isdigit() and int(number) < count):
+        raise UserError(f"--trial={which}: {plan.folder} has trials 0 to {count - 1}")
+    with protected(plan):
+        if int(number) < len(plan.selection):
+            trial = plan.selection[int(number)]
+        else:
+            once(plan, choose)
+            trial = plan.finals[int(number) - len(plan.selection)]
+        outcome = run([trial])[0]
+    if isinstance(outcome, UserError) and (trial.outcome or {}).get("status") != "diverged":
+        raise outcome
+    if once(plan, lambda p: bool(p.choice and all(t.outcome for t in p.finals))):
+        once(plan, tune_report.write)
+
+
+def missing(config: ConfigDict, folder: Path) -> list[str]:
+    """Returns what --trial takes, for every trial that can run now and has not."""
+    out = []
+    for plan in plans(config, folder):
+        task = f"{plan.label}/" if plan.label else ""
+        out += [f"{task}{n}" for n, trial in plan.now().items() if trial.outcome is None]
+    return out
+
+
+@contextlib.contextmanager
+def protected(plan: Plan) -> Iterator[None]:
+    """Locks the test split until the choice is made, and notes what the folder belongs to."""
+    with locked(plan.config.data, until=plan.choice_path):
+        once(plan, keep)
+        yield
+
+
+def once(plan: Plan, call: Callable[[Plan], Any]) -> Any:
+    """Returns call(plan); where all processes work on every trial, what it returns in process 0."""
+    if plan.config.tune.split == "devices":
+        return distributed.broadcast_from_zero(lambda: call(plan))
+    return call(plan)
+
+
+def keep(plan: Plan) -> None:
+    """Writes plan.json, and forgets failures that may have been mended.
+
+    Raises: UserError if the folder belongs to another plan.
+    """
+    with files.lock_folder(plan.folder, wait=True):
+        path, config = plan.folder / "plan.json", plan.config
+        free = FREE if plan.choice_path.exists() else FREE + UNTIL_CHOICE
+        if path.exists():
+            lines = configs.differences(config, configs.load(path))
+            if changed := [line for line in lines if not line.startswith(free)]:
+                raise UserError(
+                    f"{plan.folder} belongs to another plan:\n  " + "\n  ".join(changed) + "\nGive "
+                    "another --workdir, or the same config to go on."
+                )
+        configs.save(config, path)
+        for trial in [*plan.selection, *(plan.finals if plan.choice else [])]:
+            if (trial.outcome or {}).get("status") == "failed":
+                (trial.folder / "failed.json").unlink(missing_ok=True)
+
+
+def work(plan: Plan, todo: Sequence[Trial], what: str) -> None:
+    """Runs trials until all have an outcome, whoever runs them; this process's share first."""
+    index, count, at_once = 0, 1, plan.config.tune.together
+    if plan.config.tune.split == "trials":
+        index, count = distributed.index(), distributed.count()
+    elif distributed.count() > 1:
+        at_once = 1
+    groups = trials.groups(todo, at_once)
+    groups = groups[index::count] + [g for k, g in enumerate(groups) if k % count != index]
+    said = -SAY
+    with distributed.single_process() if count > 1 else contextlib.nullcontext():
+        while waiting := once(plan, lambda _: [i for i, g in enumerate(groups) if left(g)]):
+            taken = False
+            for group in (groups[i] for i in waiting):
+                if not once(plan, lambda _, group=group: bool(left(group))):
+                    continue  # others have run it by now
+                done = sum(t.outcome is not None for t in todo)
+                log.info("\n%s %s (%d of %d done)", what, group[0].name, done, len(todo))
+                taken |= not any(isinstance(o, InUse) for o in run(group))
+            if not taken and time.monotonic() - said > SAY:
+                names = ", ".join(t.name for i in waiting for t in left(groups[i]))
+                log.info("waiting for other processes, which run %s", names)
+                said = time.monotonic()
+            if not taken:
+                time.sleep(POLL)
+
+
+def left(group: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials that have no outcome yet."""
+    return [t for t in group if t.outcome is None]
+
+
+def run(group: Sequence[Trial]) -> list[dict[str, Any] | UserError]:
+    """Runs a group of trials and writes down failures; InUse where another process has them."""
+    if len(group) == 1:
+        trial = group[0]
+        outcomes = [
+            workdir.read_failure(trial.folder) or attempt(lambda: fit(trial.config, trial.folder))
+        ]
+    else:
+        found = attempt(lambda: fit_together([(t.config, t.folder) for t in group]))
+        if isinstance(found, UserError) and not isinstance(found, InUse):  # of the device
+            log.info("one by one instead; a lower config.tune.together may be faster")
+            return [outcome for trial in group for outcome in run([trial])]
+        outcomes = [found] * len(group) if isinstance(found, UserError) else found
+    for trial, outcome in zip(group, outcomes, strict=True):
+        failed = isinstance(outcome, UserError) and not isinstance(outcome, InUse)
+        if failed and not distributed.index():
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            workdir.write_failure(trial.folder, outcome)
+    return outcomes
+
+
+def choose(plan: Plan) -> dict[str, Any]:
+    """Makes the choice, once, and writes it with the whole table.
+
+    Raises: UserError if trials are missing, or none finished.
+    """
+    with files.lock_folder(plan.folder, wait=True):
+        if plan.choice is not None:
+            return plan.choice
+        rows = tune_report.table_of(plan)
+        if absent := [r["name"] for r in rows if r["status"] == "missing"]:
+            some = ", ".join(absent[:10]) + f" and {len(absent) - 10} more" * (len(absent) > 10)
+            raise UserError(
+                f"{plan.folder}: {len(absent)} of {len(rows)} trials are not there yet: {some}. "
+                "The final runs wait for them; --mode tune --list prints their commands."
+            )
+        good = [r for r in rows if r["status"] == "finished"]
+        if rows and not good:
+            first = rows[0]
+            raise UserError(
+                f"{plan.folder}: none of {len(rows)} trials finished. The first, {first['name']}, "
+                f"{first['status']}: {first['reason']}"
+            )
+        best = max(good, key=lambda r: r["val"]) if good else None
+        choice = tune_report.choice_of(plan, best, rows)
+        files.write_json(plan.choice_path, choice)
+    if best:
+        log.info("\nchosen    %s: val %.2f %%", best["name"], best["val"])
+    for key, side in choice["edges"].items():
+        log.warning("warning   %s is the %s of its grid: a wider one may do better", key, side)
+    return choice
