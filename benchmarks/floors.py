@@ -60,8 +60,8 @@ class Case(NamedTuple):
 
 CASES = (
     Case("linear", finetune.Linear),
-    Case("partial-1", finetune.Partial, {"k": 1}),
-    Case("partial-4", finetune.Partial, {"k": 4}),
+    Case("partial-1", finetune.Partial, {"num_layers": 1}),
+    Case("partial-4", finetune.Partial, {"num_layers": 4}),
     Case("bias", finetune.Bias),
     Case("class token", finetune.ClsToken),
     Case("full", finetune.Full),
@@ -155,7 +155,7 @@ def take(case: Case, variant: str, pixels: int = 224, **sizes: Any) -> tuple[Mod
     variant, pixels = case.variant or variant, case.pixels if case.variant else pixels
     if case.backbone is CLIP:
         variant = CLIPS.get(variant, variant)
-    built = case.method.canvas((pixels, pixels), case.options)
+    built = case.method.input_size((pixels, pixels), case.options)
 
     def make():
         rngs = nnx.Rngs(0)

@@ -46,7 +46,7 @@ def one_stream(work: Work, model: Model, train: bool) -> None:
     rows, last = embed(work, model), len(backbone.layers) - 1
     for i in range(last + 1):
         rows, read = prompted(work, model, i, rows, train)
-        rows = work.block(i, rows, method.keep(backbone) if i == last else None, read)
+        rows = work.block(i, rows, method.num_outputs(backbone) if i == last else None, read)
     features = pool(work, backbone, rows)
     if isinstance(method, Side):
         features = features.if_any(side(work, backbone.image_size).needs)
@@ -179,7 +179,7 @@ def two_streams(work: Work, model: Model, train: bool) -> None:
     if random:
         prompt = prompt._replace(copies=1)
     for i in range(last + 1):
-        keep = method.keep(backbone) if i == last else None
+        keep = method.num_outputs(backbone) if i == last else None
         to_prompt = i in method.to_prompt
         # Logits do not read the prompts' last tokens; the loss does.
         unread = i == last and not train

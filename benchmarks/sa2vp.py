@@ -5,7 +5,7 @@
 
 Nothing is run: the compiler is asked, so no weights are needed and other programs do not matter.
 Work is counted before a device's own rewriting. Dropout is off where a row says so; evaluation has
-none. "written out" is `tests.oracles.PlainSA2VP`: the same numbers, every pass alone, whole and for
+none. "written out" is `tests.helpers.oracles.PlainSA2VP`: the same numbers, every pass alone, whole and for
 each image, with projections of its own.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import floors, measure
-from tests.oracles import PlainSA2VP
+from tests.helpers.oracles import PlainSA2VP
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import ViT
 from vpjax.core.table import table

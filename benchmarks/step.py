@@ -184,7 +184,9 @@ def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple
     config, parts = recipe.config, recipe.parts
     # A plan long enough that rates stay at the start of a warm-up, and losses finite.
     plan = optim.Plan(steps=100_000, steps_per_epoch=10_000, batch_size=size)
-    optimiser, _ = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
+    optimiser, _ = optim.make_optimiser(
+        config.optim, parts.trainable, plan, config.match_reference_code
+    )
     pixels = experiment.on_device(config, recipe.preset, recipe.image_size, train=True)
     state = init_state(parts.trainable, parts.stats, optimiser, config.seed)
     state, frozen = sharding.replicate((state, parts.frozen), recipe.mesh)

@@ -15,8 +15,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base, msvp
+from configs import msvp
 from vpjax.core.errors import UserError
+from vpjax.runs import defaults
 from vpjax.runs.config import OUTSIDE
 
 ALL = ("mnist", "fashion_mnist", "cifar10")
@@ -25,22 +26,22 @@ SEEDS = (42, 43, 44)
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the study. Raises: UserError for a choice that does not exist."""
-    chosen = base.choices(label, data="", narrow="1")
+    chosen = defaults.choices(label, data="", narrow="1")
     datasets = [chosen["data"]] if chosen["data"] else ALL
     config = start("backbone", f"data={datasets[0]},narrow={chosen['narrow']}", model="cnn")
-    config.compare, cells = ConfigDict(), []
+    config.study.compare, cells = ConfigDict(), []
     for data in datasets:
         for model in ("cnn", "resnet18", "vit"):
             for kind, prompts in (("baseline", "no"), ("msvp", "yes")):
                 one = msvp.get_config(f"data={data},model={model},prompts={prompts}")
                 narrower(one, chosen["narrow"])
                 cells.append(f"{data}_{model}_{kind}")
-                config.compare[cells[-1]] = {
+                config.study.compare[cells[-1]] = {
                     "data": {k: one.data[k] for k in ("name", "preset")},
                     "backbone": {k: v for k, v in options(one.backbone) if k not in OUTSIDE},
                     "method": dict(options(one.method)),
                 }
-    config.cells = tuple(cells)
+    config.study.cells = tuple(cells)
     return config
 
 
@@ -49,11 +50,11 @@ def start(study: str, label: str, **choices: str) -> ConfigDict:
 
     Raises: UserError for a choice that does not exist.
     """
-    chosen = base.choices(label, data="cifar10", **choices, narrow="1")
+    chosen = defaults.choices(label, data="cifar10", **choices, narrow="1")
     narrow = chosen.pop("narrow")
     config = msvp.get_config(",".join(f"{k}={v}" for k, v in chosen.items()))
     narrower(config, narrow)
-    config.study, config.seeds, config.seed = study, SEEDS, SEEDS[0]
+    config.study.name, config.study.seeds, config.seed = study, SEEDS, SEEDS[0]
     return config
 
 

@@ -18,6 +18,6 @@ from vpjax.methods.msvp import FUSIONS
 def get_config(label: str = "") -> ConfigDict:
     """Returns the study. Raises: UserError for a choice that does not exist."""
     config = start("fusion", label, model="resnet18", scales="full")
-    config.compare = ConfigDict({f: {"method": {"fusion_type": f}} for f in FUSIONS})
-    config.cells = tuple(FUSIONS)
+    config.study.compare = ConfigDict({f: {"method": {"fusion_type": f}} for f in FUSIONS})
+    config.study.cells = tuple(FUSIONS)
     return config

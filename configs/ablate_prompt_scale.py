@@ -18,6 +18,6 @@ from vpjax.methods.msvp import SCALES
 def get_config(label: str = "") -> ConfigDict:
     """Returns the study. Raises: UserError for a choice that does not exist."""
     config = start("prompt_scale", label, model="resnet18", fusion="add")
-    config.compare = ConfigDict({s: {"method": {"prompt_scales": s}} for s in SCALES})
-    config.cells = tuple(SCALES)
+    config.study.compare = ConfigDict({s: {"method": {"prompt_scales": s}} for s in SCALES})
+    config.study.cells = tuple(SCALES)
     return config

@@ -12,8 +12,8 @@ these digits too. It shows the mechanism, not a record.
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.core.errors import unknown
+from vpjax.runs import defaults
 from vpjax.runs.config import merged
 
 
@@ -22,7 +22,7 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError if there is no run of that label.
     """
-    config = base.get_config()
+    config = defaults.get_config()
     config.backbone = backbone()
     config.backbone.weights = "digits_vit"
     config.method.update(num_tokens=8)
@@ -36,9 +36,11 @@ def get_config(label: str = "") -> ConfigDict:
     config.train.batch_size = 32
     config.train.steps = 400
     config.train.eval_every = 5.0
-    config.optim.update(name="adamw", lr=3e-2, lr_per=0, weight_decay=1e-4, warmup_epochs=2.0)
+    config.optim.update(
+        name="adamw", lr=3e-2, lr_base_batch_size=0, weight_decay=1e-4, warmup_epochs=2.0
+    )
 
-    config.compare = ConfigDict(
+    config.study.compare = ConfigDict(
         {
             "linear": {"method": {"name": "finetune.Linear"}, "optim": {"lr": 0.1}},
             "vpt_shallow": {"method": {"name": "vpt.VPT", "deep": False}, "optim": {"lr": 5e-2}},
@@ -46,20 +48,18 @@ def get_config(label: str = "") -> ConfigDict:
             "full": {"method": {"name": "finetune.Full"}, "optim": {"lr": 1e-3}},
         }
     )
-    config.seeds = (0, 1, 2)
+    config.study.seeds = (0, 1, 2)
     config.draw = False  # drawing takes longer than such a run; --mode draw does it afterwards
     if not label:
         return config
-    if label not in config.compare:
-        raise unknown("run of configs/digits.py", label, config.compare)
-    config = merged(config, config.compare[label])
-    config.compare, config.seeds = ConfigDict(), (0,)
-    return config
+    if label not in config.study.compare:
+        raise unknown("run of configs/digits.py", label, config.study.compare)
+    return merged(defaults.single_run(config), config.study.compare[label])
 
 
 def backbone() -> ConfigDict:
     """Returns a ViT of 0.1 M parameters for 8x8 images."""
-    return base.backbone(
+    return defaults.backbone(
         "vit.ViT",
         variant="Ti/4",
         image_size=8,

@@ -6,7 +6,7 @@ Data and backbone are those of the first run (configs/digits.py): a small ViT th
 handwritten digits 0-4 learns 5-9. The table at the end (comparison.md, .csv, .png) has a row for
 each baseline and each kind of prompt. It is a toy: 167 test images, one image is 0.6 points, and
 learning rates were chosen on the validation split with one seed.
-`--config.cells="('linear','sa2vp')"` trains these two alone.
+`--config.study.cells="('linear','sa2vp')"` trains these two alone.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +21,8 @@ RUNS = {
     "cls_reinit": ("finetune.ClsToken", {"reinit": True}, 0.05),
     "bias": ("finetune.Bias", {}, 1e-2),
     "adapter": ("adapter.Adapter", {"reduction": 8}, 1e-2),
-    "partial_1": ("finetune.Partial", {"k": 1}, 3e-3),
-    "partial_2": ("finetune.Partial", {"k": 2}, 3e-3),
+    "partial_1": ("finetune.Partial", {"num_layers": 1}, 3e-3),
+    "partial_2": ("finetune.Partial", {"num_layers": 2}, 3e-3),
     "side": ("side.Side", {}, 1e-3),
     "full": ("finetune.Full", {}, 1e-3),
     "vpt_shallow": ("vpt.VPT", {"deep": False}, 0.05),
@@ -45,7 +45,7 @@ RUNS = {
 def get_config() -> ConfigDict:
     """Returns the recipe."""
     config = digits.get_config()
-    config.compare = ConfigDict(
+    config.study.compare = ConfigDict(
         {
             label: {"method": {"name": name, **options}, "optim": {"lr": lr}}
             for label, (name, options, lr) in RUNS.items()

@@ -8,14 +8,15 @@ linear probe depends on what the backbone happens to have learned (4 to 10 point
 
 from ml_collections import ConfigDict
 
-from configs import base, digits
+from configs import digits
+from vpjax.runs import defaults
 
 
 def get_config() -> ConfigDict:
     """Returns the recipe that made vpjax/weights/assets/digits_vit.npz."""
-    config = base.get_config()
+    config = defaults.get_config()
     config.backbone = digits.backbone()
-    config.method = base.section("methods", "finetune.Full")
+    config.method = defaults.section("methods", "finetune.Full")
 
     config.data.name = "digits/low"
     config.data.train = "train"
@@ -26,7 +27,12 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 32
     config.train.steps = 600
     config.optim.update(
-        name="adamw", lr=3e-3, lr_per=0, weight_decay=1e-2, warmup_epochs=2.5, clip_norm=1.0
+        name="adamw",
+        lr=3e-3,
+        lr_base_batch_size=0,
+        weight_decay=1e-2,
+        warmup_epochs=2.5,
+        clip_norm=1.0,
     )
     config.optim.no_decay = r".*/(bias|scale)|.*/(cls_token|pos_embed)"
     config.seed = 1

@@ -20,18 +20,21 @@ the tuned ones. Not measured here: it needs a GPU and the weights.
 
 from ml_collections import ConfigDict
 
-from configs import base, finetune_vtab, vpt_fgvc
+from configs import finetune_vtab, vpt_fgvc
+from vpjax.runs import defaults
 
 GRID = finetune_vtab.GRID
 
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a data set: "cub", "task=cub" or "task=cub,data=fgvc"."""
-    task, data = base.choices(label, task="cub", data="").values()
-    config = base.get_config()
-    config.method = base.section("methods", "finetune.Full")
+    task, data = defaults.choices(label, task="cub", data="").values()
+    config = defaults.get_config()
+    config.method = defaults.section("methods", "finetune.Full")
     vpt_fgvc.fgvc(config, task, data)
     config.train.batch_size = 128
     lr = {"cars": 0.0375, "flowers": 0.001}.get(task, 0.00375)
-    config.optim.update(name="adamw", lr=lr, lr_per=384, weight_decay=0.01, warmup_epochs=10.0)
+    config.optim.update(
+        name="adamw", lr=lr, lr_base_batch_size=384, weight_decay=0.01, warmup_epochs=10.0
+    )
     return config

@@ -15,18 +15,21 @@ the weights.
 
 from ml_collections import ConfigDict
 
-from configs import base, vpt_fgvc
+from configs import vpt_fgvc
+from vpjax.runs import defaults
 
 GRID = {key: values for key, values in vpt_fgvc.GRID.items() if key.startswith("optim.")}
 
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a data set: "cub", "task=cub" or "task=cub,data=fgvc"."""
-    task, data = base.choices(label, task="cub", data="").values()
-    config = base.get_config()
-    config.method = base.section("methods", "finetune.Linear")
+    task, data = defaults.choices(label, task="cub", data="").values()
+    config = defaults.get_config()
+    config.method = defaults.section("methods", "finetune.Linear")
     vpt_fgvc.fgvc(config, task, data)
     config.train.batch_size = 2048
     config.data.eval_batch_size = 256
-    config.optim.update(name="sgd", lr=1.0, lr_per=256, weight_decay=0.001, warmup_epochs=10.0)
+    config.optim.update(
+        name="sgd", lr=1.0, lr_base_batch_size=256, weight_decay=0.001, warmup_epochs=10.0
+    )
     return config

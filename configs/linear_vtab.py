@@ -21,18 +21,21 @@ MLP-3 of the table (67.80, 72.83, 30.62), --config.method.name=side.Side its Sid
 
 from ml_collections import ConfigDict
 
-from configs import base, vpt_vtab
+from configs import vpt_vtab
+from vpjax.runs import defaults
 
 GRID = {key: values for key, values in vpt_vtab.GRID.items() if key.startswith("optim.")}
 
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a task: "svhn" or "task=svhn"."""
-    task = base.choices(label, task="cifar100")["task"]
-    config = base.get_config()
-    config.method = base.section("methods", "finetune.Linear")
+    task = defaults.choices(label, task="cifar100")["task"]
+    config = defaults.get_config()
+    config.method = defaults.section("methods", "finetune.Linear")
     vpt_vtab.vtab(config, task)
     config.train.batch_size = 1000
     config.data.eval_batch_size = 128
-    config.optim.update(name="sgd", lr=2.5, lr_per=256, weight_decay=0.001, warmup_epochs=10.0)
+    config.optim.update(
+        name="sgd", lr=2.5, lr_base_batch_size=256, weight_decay=0.001, warmup_epochs=10.0
+    )
     return config

@@ -12,8 +12,9 @@ All runs read features that are computed once. Not measured here: it needs the p
 
 from ml_collections import ConfigDict
 
-from configs import base, mop_inat
+from configs import mop_inat
 from vpjax.core.errors import UserError
+from vpjax.runs import defaults
 
 # cell: changes to the recipe
 CELLS = {
@@ -32,14 +33,14 @@ CELLS = {
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the study. Raises: UserError for a choice that does not exist."""
-    chosen = base.choices(label, version="2021", subset="wrasse", seeds="1")
+    chosen = defaults.choices(label, version="2021", subset="wrasse", seeds="1")
     seeds = chosen.pop("seeds")
     if not seeds.isdigit() or not int(seeds):
         raise UserError(f"seeds={seeds}: give a number above 0")
     if chosen["version"] == "2018":
         chosen["subset"] = "all"
     config = mop_inat.get_config(",".join(f"{k}={v}" for k, v in chosen.items()))
-    config.features, config.study = "cached", "mop"
-    config.seeds = tuple(range(int(seeds)))
-    config.compare, config.cells = ConfigDict(CELLS), tuple(CELLS)
+    config.features, config.study.name = "cached", "mop"
+    config.study.seeds = tuple(range(int(seeds)))
+    config.study.compare, config.study.cells = ConfigDict(CELLS), tuple(CELLS)
     return config

@@ -18,8 +18,8 @@ nothing up to 1,000: scale lr and warm-up with them. Classes are split over all 
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.core.errors import UserError, unknown
+from vpjax.runs import defaults
 
 VERSIONS = ("2021", "2018")
 
@@ -29,14 +29,14 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a choice that does not exist.
     """
-    chosen = base.choices(label, version="2021", subset="all")
+    chosen = defaults.choices(label, version="2021", subset="all")
     if chosen["version"] not in VERSIONS:
         raise unknown("version of iNaturalist", chosen["version"], VERSIONS)
     if chosen["version"] == "2018" and chosen["subset"] != "all":
         raise UserError("named subsets are of iNaturalist 2021; give --config.data.classes instead")
-    config = base.get_config()
-    config.backbone = base.backbone("clip.CLIP", variant="B/16")
-    config.method = base.section("methods", "mop.MoP")
+    config = defaults.get_config()
+    config.backbone = defaults.backbone("clip.CLIP", variant="B/16")
+    config.method = defaults.section("methods", "mop.MoP")
     name = f"inat{chosen['version']}"
     config.data.update(name=name, train="train", val="val", test="", eval_batch_size=32)
     config.data.dir = f"data/iNat{chosen['version']}"
@@ -44,7 +44,7 @@ def get_config(label: str = "") -> ConfigDict:
         config.data.classes = chosen["subset"]
 
     config.train.update(batch_size=16, epochs=30.0, remainder="keep", select="best")
-    config.optim.update(name="adam", lr=5e-4, lr_per=0, weight_decay=0.0, no_decay="")
+    config.optim.update(name="adam", lr=5e-4, lr_base_batch_size=0, weight_decay=0.0, no_decay="")
     config.optim.warmup_steps = 2000
     config.mesh.update(data=1, model=-1)  # offsets of 655 MB are split, not repeated
     return config

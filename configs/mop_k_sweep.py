@@ -14,19 +14,22 @@ five classes; it has no table. Not measured here: it needs the photos.
 
 from ml_collections import ConfigDict
 
-from configs import base, mop_inat
+from configs import mop_inat
 from vpjax.core.errors import UserError
+from vpjax.runs import defaults
 
 KS = "1+2+4+8+16+32+64"
 
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe. Raises: UserError for a choice that does not exist."""
-    chosen = base.choices(label, k=KS, version="2021", subset="all")
+    chosen = defaults.choices(label, k=KS, version="2021", subset="all")
     numbers = chosen.pop("k").split("+")
     if not all(n.isdigit() and int(n) for n in numbers):
         raise UserError(f"k={'+'.join(numbers)}: give numbers with + between them, such as k={KS}")
     config = mop_inat.get_config(",".join(f"{k}={v}" for k, v in chosen.items()))
     config.features = "cached"
-    config.compare = ConfigDict({f"K{n}": {"method": {"num_prompts": int(n)}} for n in numbers})
+    config.study.compare = ConfigDict(
+        {f"K{n}": {"method": {"num_prompts": int(n)}} for n in numbers}
+    )
     return config

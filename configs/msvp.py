@@ -27,8 +27,8 @@ Not measured here: it needs a GPU. Where the published code differs: docs/method
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.core.errors import unknown
+from vpjax.runs import defaults
 
 # data: TFDS data set, preset, channels, pixels, patch of the ViT
 DATA = {
@@ -52,7 +52,7 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a choice that does not exist.
     """
-    chosen = base.choices(
+    chosen = defaults.choices(
         label,
         data="cifar10",
         model="resnet18",
@@ -65,12 +65,12 @@ def get_config(label: str = "") -> ConfigDict:
     for key, known in choices.items():
         if chosen[key] not in known:
             raise unknown(f"{key} of configs/msvp.py", chosen[key], known)
-    config = base.get_config()
+    config = defaults.get_config()
     network(config, chosen["data"], chosen["model"])
     prompts(config, chosen)
     config.train.update(batch_size=128, epochs=10.0, remainder="keep", test_best=True)
-    config.optim.update(name="adam", lr=LR, lr_per=0, weight_decay=1e-4, no_decay="")
-    config.optim.update(schedule=chosen["schedule"], per_epoch=True, warmup_epochs=0.0)
+    config.optim.update(name="adam", lr=LR, lr_base_batch_size=0, weight_decay=1e-4, no_decay="")
+    config.optim.update(schedule=chosen["schedule"], schedule_by_epoch=True, warmup_epochs=0.0)
     if chosen["schedule"] == "onecycle":
         config.optim.lr = 10 * LR
     config.seed = 42
@@ -85,16 +85,16 @@ def network(config: ConfigDict, data: str, model: str) -> None:
     name, options, _ = MODELS[model]
     if model == "vit":
         options = {"variant": f"Ti/{patch}"}
-    config.backbone = base.backbone(name, image_size=pixels, channels=channels, **options)
+    config.backbone = defaults.backbone(name, image_size=pixels, channels=channels, **options)
 
 
 def prompts(config: ConfigDict, chosen: dict[str, str]) -> None:
     """Sets the method: prompts and everything, or everything alone."""
     head_init = MODELS[chosen["model"]][2]
     if chosen["prompts"] == "no":
-        config.method = base.section("methods", "finetune.Full", head_init=head_init)
+        config.method = defaults.section("methods", "finetune.Full", head_init=head_init)
         return
-    config.method = base.section(
+    config.method = defaults.section(
         "methods",
         "msvp.MSVP",
         prompt_scales=chosen["scales"],

@@ -17,9 +17,9 @@ reads the published lists of files. Not measured here: it needs a GPU and the we
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.sa2vp_vtab import sa2vp
 from vpjax.data import benchmarks
+from vpjax.runs import defaults
 
 
 def get_config(label: str = "") -> ConfigDict:
@@ -27,9 +27,9 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a data set or mode that does not exist.
     """
-    chosen = base.choices(label, task="cub", mode="trainval_test", data="")
+    chosen = defaults.choices(label, task="cub", mode="trainval_test", data="")
     data = benchmarks.settings("fgvc", chosen["task"], chosen["data"])
-    config = base.get_config()
+    config = defaults.get_config()
     sa2vp(config, chosen["task"], chosen["mode"])
     config.data.update(**data, preset="sa2vp_fgvc")
     if chosen["mode"] == "train_val":

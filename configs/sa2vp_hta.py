@@ -14,9 +14,9 @@ so there is no tolerance either. No augmentation, as in the published code's def
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.sa2vp_vtab import sa2vp
 from vpjax.data import benchmarks
+from vpjax.runs import defaults
 
 SETS = benchmarks.BENCHMARKS["hta"]
 
@@ -26,9 +26,9 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a data set or mode that does not exist.
     """
-    chosen = base.choices(label, task="cifar10", mode="trainval_test", data="")
+    chosen = defaults.choices(label, task="cifar10", mode="trainval_test", data="")
     data = benchmarks.settings("hta", chosen["task"], chosen["data"])
-    config = base.get_config()
+    config = defaults.get_config()
     sa2vp(config, "hta", chosen["mode"])
     config.data.update(**data, preset="sa2vp_vtab")
     if chosen["mode"] == "train_val":

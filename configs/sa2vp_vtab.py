@@ -24,9 +24,9 @@ here: it needs a GPU and the weights. Where the published code differs: docs/met
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.core.errors import unknown
 from vpjax.data.vtab import TASKS
+from vpjax.runs import defaults
 
 MODES = ("trainval_test", "train_val")
 # By task, of ViT-B/16: inter_dim, inter_weight, batch, learning rate (the authors' README).
@@ -68,14 +68,14 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a task, backbone or mode that does not exist.
     """
-    chosen = base.choices(label, task="cifar100", backbone="vit", mode="trainval_test")
+    chosen = defaults.choices(label, task="cifar100", backbone="vit", mode="trainval_test")
     task = chosen["task"]
     if task not in TASKS:
         raise unknown("task of VTAB-1k", task, TASKS)
-    config = base.get_config()
+    config = defaults.get_config()
     sa2vp(config, task, chosen["mode"])
     if chosen["backbone"] == "swin":
-        config.backbone = base.backbone("swin.Swin", weights="swin_b_in22k", drop_path=0.2)
+        config.backbone = defaults.backbone("swin.Swin", weights="swin_b_in22k", drop_path=0.2)
         config.method.update(inter_dim=8, inter_weight=SWIN_WEIGHTS[TASKS[task].group])
     elif chosen["backbone"] != "vit":
         raise unknown("backbone of configs/sa2vp_vtab.py", chosen["backbone"], ("vit", "swin"))
@@ -97,11 +97,11 @@ def sa2vp(config: ConfigDict, row: str, mode: str) -> None:
     if mode not in MODES:
         raise unknown("mode of the recipe", mode, MODES)
     width, weight, batch, lr = TABLE[row]
-    config.method = base.section(
+    config.method = defaults.section(
         "methods", "sa2vp.SA2VP", inter_dim=width, inter_weight=weight, dropout=0.1
     )
     config.train.update(batch_size=batch, epochs=100.0)
-    config.optim.update(name="adamw", lr=lr, lr_per=0, weight_decay=1e-4)
+    config.optim.update(name="adamw", lr=lr, lr_base_batch_size=0, weight_decay=1e-4)
     config.optim.update(warmup_epochs=10.0, warmup_from_zero=True, min_lr=1e-7)
     config.optim.no_decay = r".*/(bias|scale)"
     config.dtype = "bfloat16"

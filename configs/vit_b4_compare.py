@@ -24,6 +24,6 @@ def get_config() -> ConfigDict:
     config = vpt_cifar.get_config()
     for label, (strategy, colour) in RUNS.items():
         name, _ = vpt_cifar.STRATEGIES[strategy]  # other options go on from P, as the user set them
-        config.compare[label] = {"method": {"name": name}}
-        config.colours[label] = colour
+        config.study.compare[label] = {"method": {"name": name}}
+        config.study.colours[label] = colour
     return config

@@ -30,8 +30,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.core.errors import unknown
+from vpjax.runs import defaults
 
 DEEP = {"num_tokens": 50}
 STRATEGIES = {
@@ -47,9 +47,9 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError if there is no such strategy.
     """
-    chosen = base.choices(label, strategy="P")
-    config = base.get_config()
-    config.backbone = base.backbone(
+    chosen = defaults.choices(label, strategy="P")
+    config = defaults.get_config()
+    config.backbone = defaults.backbone(
         "vit.ViT",
         weights="vit_b16_augreg_in21k_ft_in1k",
         resample="bicubic",
@@ -57,12 +57,12 @@ def get_config(label: str = "") -> ConfigDict:
         image_size=32,
         dropout=0.0,
     )
-    config.method = base.section("methods", **method(chosen["strategy"]))
+    config.method = defaults.section("methods", **method(chosen["strategy"]))
     config.data.update(train="train", val="test", test="test", preset="vitb4_cifar")
     config.data.batch_loss = True
     config.train.update(batch_size=128, remainder="keep", epochs=5.0, select="last")
-    config.optim.update(name="adam", lr=1e-3, lr_per=0, weight_decay=5e-5, no_decay="")
-    config.optim.update(schedule="cosine", per_epoch=True, warmup_epochs=0.0, min_lr=1e-5)
+    config.optim.update(name="adam", lr=1e-3, lr_base_batch_size=0, weight_decay=5e-5, no_decay="")
+    config.optim.update(schedule="cosine", schedule_by_epoch=True, warmup_epochs=0.0, min_lr=1e-5)
     return config
 
 

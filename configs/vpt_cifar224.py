@@ -8,12 +8,12 @@ Full CIFAR-10 is not in the paper. Not measured here: it needs a GPU and the wei
 
 from ml_collections import ConfigDict
 
-from configs import base
+from vpjax.runs import defaults
 
 
 def get_config() -> ConfigDict:
     """Returns the recipe."""
-    config = base.get_config()
+    config = defaults.get_config()
     config.method.update(num_tokens=10, deep=True, dropout=0.1)
     config.dtype = "bfloat16"
     return config

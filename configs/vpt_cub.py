@@ -16,8 +16,9 @@ weights.
 
 from ml_collections import ConfigDict
 
-from configs import base, vpt_fgvc
+from configs import vpt_fgvc
 from vpjax.core.errors import UserError, unknown
+from vpjax.runs import defaults
 
 BACKBONES = {"sup_vitb16": ("B/16", "vit_b16_in21k"), "sup_vitl16": ("L/16", "vit_l16_in21k")}
 
@@ -27,19 +28,21 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for another backbone, or a size that is no number.
     """
-    chosen = base.choices(label, backbone="sup_vitb16", pixels="224")
+    chosen = defaults.choices(label, backbone="sup_vitb16", pixels="224")
     name, pixels = chosen["backbone"], chosen["pixels"]
     if name not in BACKBONES:
         raise unknown("backbone of configs/vpt_cub.py", name, BACKBONES)
     if not pixels.isdigit():
         raise UserError(f"image size {pixels!r} is no number of pixels; give 112, 224 or 336")
-    config = base.get_config()
+    config = defaults.get_config()
     vpt_fgvc.fgvc(config, "cub")
     variant, weights = BACKBONES[name]
     config.backbone.update(variant=variant, weights=weights, image_size=int(pixels))
     config.method.update(num_tokens=100, deep=False, dropout=0.1)
     config.train.batch_size = 64
-    config.optim.update(name="sgd", lr=0.5, lr_per=0, weight_decay=0.0, warmup_epochs=10.0)
+    config.optim.update(
+        name="sgd", lr=0.5, lr_base_batch_size=0, weight_decay=0.0, warmup_epochs=10.0
+    )
     config.attention = "auto"
     config.remat = "full"
     return config

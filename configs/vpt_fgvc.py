@@ -23,8 +23,8 @@ was searched. Not measured here: it needs a GPU and the weights.
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.data import benchmarks
+from vpjax.runs import defaults
 
 SETS = benchmarks.BENCHMARKS["fgvc"]
 GRID = {
@@ -36,12 +36,14 @@ GRID = {
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a data set: "cub", "task=cub" or "task=cub,data=fgvc"."""
-    chosen = base.choices(label, task="cub", data="")
-    config = base.get_config()
+    chosen = defaults.choices(label, task="cub", data="")
+    config = defaults.get_config()
     fgvc(config, chosen["task"], chosen["data"])
     config.method.update(num_tokens=50, deep=True, dropout=0.1)
     config.train.batch_size = 128
-    config.optim.update(name="sgd", lr=5.0, lr_per=256, weight_decay=0.001, warmup_epochs=10.0)
+    config.optim.update(
+        name="sgd", lr=5.0, lr_base_batch_size=256, weight_decay=0.001, warmup_epochs=10.0
+    )
     return config
 
 
@@ -54,4 +56,4 @@ def fgvc(config: ConfigDict, task: str, data: str = "") -> None:
     config.data.update(**benchmarks.settings("fgvc", task, data), preset="vpt_fgvc")
     config.train.epochs = 100.0
     config.dtype = "bfloat16"
-    config.parity = True
+    config.match_reference_code = True

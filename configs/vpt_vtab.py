@@ -3,8 +3,8 @@
     python main.py --config configs/vpt_vtab.py:svhn --workdir runs/vpt_vtab_svhn
 
 Jia et al. 2022 (arXiv 2203.12119), tables 1 and 7: SGD, 100 epochs, 10 of warm-up, prompt dropout
-0.1, no augmentation; trained on 1000 images, last epoch, mean of 5 seeds (--config.seeds with
---config.compare trains several). Accuracy in percent:
+0.1, no augmentation; trained on 1000 images, last epoch, mean of 5 seeds (--config.study.seeds with
+--config.study.compare trains several). Accuracy in percent:
 
     cifar100 78.8   caltech101 90.8  dtd 65.8        flowers102 98.0  pets 88.3    svhn 78.1
     sun397 49.6     patch_camelyon 81.8  eurosat 96.1  resisc45 83.4  retinopathy 68.4
@@ -22,9 +22,9 @@ number of prompts of their group. Not measured here: it needs a GPU and the weig
 
 from ml_collections import ConfigDict
 
-from configs import base
 from vpjax.core.errors import unknown
 from vpjax.data.vtab import TASKS
+from vpjax.runs import defaults
 
 # task: prompts, learning rate per 256 images, weight decay (the authors' notebook)
 TUNED = {"dmlab": (100, 1.0, 1e-3), "eurosat": (100, 1.0, 1e-3), "sun397": (5, 25.0, 1e-4)}
@@ -43,13 +43,15 @@ GRID = {
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a task: "svhn" or "task=svhn"."""
-    task = base.choices(label, task="cifar100")["task"]
-    config = base.get_config()
+    task = defaults.choices(label, task="cifar100")["task"]
+    config = defaults.get_config()
     vtab(config, task)
     tokens, lr, decay = TUNED.get(task, START[TASKS[task].group])
     config.method.update(num_tokens=tokens, deep=True, dropout=0.1)
     config.train.batch_size = 64 if tokens >= 100 else 128
-    config.optim.update(name="sgd", lr=lr, lr_per=256, weight_decay=decay, warmup_epochs=10.0)
+    config.optim.update(
+        name="sgd", lr=lr, lr_base_batch_size=256, weight_decay=decay, warmup_epochs=10.0
+    )
     return config
 
 
@@ -65,4 +67,4 @@ def vtab(config: ConfigDict, task: str) -> None:
     config.data.update(train="train800val200", val="", test="test", preset="vpt_vtab")
     config.train.update(epochs=100.0, eval_every=10.0)
     config.dtype = "bfloat16"
-    config.parity = True
+    config.match_reference_code = True

@@ -13,7 +13,7 @@
 Select: every cell of GRIDS on train800, judged on val200; then 1000 images, SEEDS, last epoch, mean
 and population standard deviation (Jia et al. 2022, arXiv 2203.12119). Backbone: ViT-B/16,
 ImageNet-21k. `--dry_run` says what a choice costs before it is run: the paper's grid of VPT is 240
-trials a task. --config.tune.together=10 trains ten of them at once.
+trials a task. --config.study.tune.together=10 trains ten of them at once.
 
 Published accuracy is in EXPECTED, with a tolerance; the recipes of single papers (vpt_vtab,
 finetune_vtab, linear_vtab, sa2vp_vtab) say where it comes from. Of the default recipe nothing is
@@ -26,9 +26,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base, finetune_vtab, linear_vtab, sa2vp_vtab, vpt_vtab
+from configs import finetune_vtab, linear_vtab, sa2vp_vtab, vpt_vtab
 from vpjax.core.errors import unknown
 from vpjax.data import benchmarks
+from vpjax.runs import defaults
 
 TASKS = benchmarks.BENCHMARKS["vtab"]
 SEEDS = (42, 44, 82, 100, 800)
@@ -41,7 +42,7 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "side": ("side.Side", {}, "linear"),
     "full": ("finetune.Full", {}, "finetune"),
     "bias": ("finetune.Bias", {}, "finetune"),
-    "partial": ("finetune.Partial", {"k": 1}, "finetune"),
+    "partial": ("finetune.Partial", {"num_layers": 1}, "finetune"),
     "cls_token": ("finetune.ClsToken", {}, "finetune"),
     "adapter": ("adapter.Adapter", {}, "adapter"),
     "vpt_shallow": ("vpt.VPT", {"num_tokens": 50, "deep": False}, "shallow"),
@@ -136,11 +137,11 @@ SOURCE = {"sa2vp": "arXiv 2501.18936, of arXiv 2312.10376"}
 
 
 def get_config(label: str = "") -> ConfigDict:
-    """Returns the recipe of a task, or of several as `config.suite`.
+    """Returns the recipe of a task, or of several as `config.study.suite`.
 
     Raises: UserError for a task, method or recipe that does not exist.
     """
-    chosen = base.choices(label, task="cifar100", method="vpt_deep", recipe="default", data="")
+    chosen = defaults.choices(label, task="cifar100", method="vpt_deep", recipe="default", data="")
     if chosen["method"] not in METHODS:
         raise unknown("method of configs/vtab.py", chosen["method"], METHODS)
     if chosen["recipe"] not in RECIPES:
@@ -150,7 +151,7 @@ def get_config(label: str = "") -> ConfigDict:
     config = next(iter(made.values()))
     if len(made) > 1:
         first = config.to_dict()
-        config.suite = ConfigDict({t: changes(first, c.to_dict()) for t, c in made.items()})
+        config.study.suite = ConfigDict({t: changes(first, c.to_dict()) for t, c in made.items()})
     return config
 
 
@@ -184,28 +185,30 @@ def of_task(task: str, method: str, recipe: str, data: str) -> ConfigDict:
     opening = benchmarks.settings("vtab", task, data)
     config.data.update(**opening)
     config.train.update(epochs=100.0, eval_every=10.0, select="last", patience=0)
-    config.tune.train = "train800val200"
-    config.seeds = SEEDS
-    config.label = method if recipe == "default" else f"{method}, {recipe}"
+    config.study.tune.train = "train800val200"
+    config.study.seeds = SEEDS
+    config.study.label = method if recipe == "default" else f"{method}, {recipe}"
     return config
 
 
 def default(task: str, method: str) -> ConfigDict:
     """Returns one recipe for everything: AdamW, 100 epochs, cosine."""
     name, options, follows = METHODS[method]
-    config = base.get_config()
-    config.method = base.section("methods", name, **options)
+    config = defaults.get_config()
+    config.method = defaults.section("methods", name, **options)
     config.data.preset = "inception"
     config.train.batch_size = 64
     config.data.eval_batch_size = 128
     rates = RATES[follows]
     decay = 1e-2 if follows == "finetune" else 1e-4
-    config.optim.update(name="adamw", lr=rates[len(rates) // 2], lr_per=0, weight_decay=decay)
+    config.optim.update(
+        name="adamw", lr=rates[len(rates) // 2], lr_base_batch_size=0, weight_decay=decay
+    )
     config.optim.update(warmup_epochs=10.0, no_decay=r".*/(bias|scale)", clip_norm=1.0)
     config.dtype = "bfloat16"
     if method == "full":
         config.backbone.drop_path = 0.1
-    config.tune.grid = ConfigDict({"optim": {"lr": rates}})
+    config.study.tune.grid = ConfigDict({"optim": {"lr": rates}})
     return config
 
 
@@ -222,15 +225,17 @@ def paper(task: str, method: str) -> ConfigDict:
         config = vpt_vtab.get_config(task)
     if follows != "sa2vp":
         head = {"head_init": "classes"}
-        config.method = base.section("methods", name, **head | options)
+        config.method = defaults.section("methods", name, **head | options)
     if follows in ("prompt", "shallow"):
-        config.tune.also = ConfigDict(SMALLER_BATCH)
+        config.study.tune.also = ConfigDict(SMALLER_BATCH)
         config.train.batch_size = 128
-    config.tune.grid = ConfigDict(GRIDS[follows])
+    config.study.tune.grid = ConfigDict(GRIDS[follows])
     if value := EXPECTED.get(method, {}).get(task):
         tolerance = WIDE.get((method, task), TOLERANCE[method])
         source = SOURCE.get(method, VPT)
-        config.expected = ConfigDict({"value": value, "tolerance": tolerance, "source": source})
+        config.study.expected = ConfigDict(
+            {"value": value, "tolerance": tolerance, "source": source}
+        )
     return config
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import FAST, HOME
+from tests.helpers.runs import FAST, HOME
 
 TEXT = (HOME / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
 QUICK = ["--config.train.steps=3"]
 # A few of many rows do, where all of them would take minutes.
-ROWS = ["--config.cells=('linear','vpt_deep','sa2vp')"]
+ROWS = ["--config.study.cells=('linear','vpt_deep','sa2vp')"]
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 # How each is shortened here, what it must say, and its exit status.
 EXPECTED = {
@@ -27,7 +27,13 @@ EXPECTED = {
     "python main.py --config configs/vpt_cifar.py --workdir runs/vpt_cifar": ([], "cifar10", 2),
     "python main.py --config configs/vit_b4_compare.py --workdir runs/vit_b4": ([], "cifar10", 2),
     "python main.py --config configs/digits_baselines.py --workdir runs/baselines": (
-        [*QUICK, "--config.seeds=(0,)", "--config.draw=False", "--config.curves=False", *ROWS],
+        [
+            *QUICK,
+            "--config.study.seeds=(0,)",
+            "--config.draw=False",
+            "--config.curves=False",
+            *ROWS,
+        ],
         "comparison.png",
         0,
     ),
@@ -46,7 +52,7 @@ EXPECTED = {
     "--workdir runs/fusion": (
         [
             *QUICK,
-            "--config.seeds=(0,)",
+            "--config.study.seeds=(0,)",
             "--config.backbone.widths=(4,8,8,8)",
             "--config.draw=False",
         ],
@@ -100,7 +106,7 @@ def test_the_commands(rows, tmp_path):
 
 
 def test_the_method_of_twenty_lines_trains(tmp_path):
-    from tests.runs import result
+    from tests.helpers.runs import result
 
     code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
     assert len(code.splitlines()) <= 20

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from benchmarks import floors, floors_compiled, measure
-from tests.oracles import InsertedVPT, PlainSA2VP
+from tests.helpers.oracles import InsertedVPT, PlainSA2VP
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.vit import ViT
 from vpjax.methods.finetune import Full, Linear

@@ -97,7 +97,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("remainder", ["join", "drop", "keep"])
+@pytest.mark.parametrize("remainder", ["wrap", "drop", "keep"])
 @pytest.mark.parametrize("case", CASES)
 def test_resuming_is_bitwise(case, remainder):
     source, name, size = CASES[case]
@@ -189,10 +189,10 @@ def test_sizes_that_do_not_fit():
         Loader(numbered(20), 0, DIGITS, 4)
     with pytest.raises(UserError, match="process index 2 is not in 0..1"):
         Loader(numbered(20), 8, DIGITS, 4, process_index=2, process_count=2)
-    with pytest.raises(UserError, match="'pad' is not for training. Choose join or drop or keep"):
+    with pytest.raises(UserError, match="'pad' is not for training. Choose wrap or drop or keep"):
         Loader(numbered(20), 8, DIGITS, 4, remainder="pad")
     with pytest.raises(UserError, match="'join' is not for evaluation. Choose pad"):
-        Loader(numbered(20), 8, DIGITS, 4, train=False, remainder="join")
+        Loader(numbered(20), 8, DIGITS, 4, train=False, remainder="wrap")
     with pytest.raises(UserError, match="has no examples"):
         Loader(numbered(0), 8, DIGITS, 4)
     assert len(Loader(numbered(3), 8, DIGITS, 4, remainder="keep").batch(0)["mask"]) == 8

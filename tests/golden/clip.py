@@ -98,7 +98,7 @@ def compare_layers(
     """
     for i, layer in enumerate(tower.layers):
         x = jnp.asarray(arrays[f"out/{kind}_hidden_{i}"])
-        tokens = Tokens(x, extra=x.shape[1], grid=(0, 0))
+        tokens = Tokens(x, num_prefix_tokens=x.shape[1], grid=(0, 0))
         out = jax.jit(lambda t, layer=layer: layer(t, EVALUATION))(tokens).x
         yield Comparison(f"{kind} layer {i}", out, arrays[f"out/{kind}_hidden_{i + 1}"], **LIMITS)
     return out
@@ -216,8 +216,8 @@ def whole(vision: CLIP, images: jax.Array) -> jax.Array:
     """Image features, asking the last layer for the class token alone."""
     tokens = vision.embed(images, EVALUATION)
     for i, layer in enumerate(vision.layers):
-        keep = vision.pooled if i == len(vision.layers) - 1 else None
-        tokens = layer(tokens, EVALUATION.at(i), keep=keep)
+        num_outputs = vision.num_pooled_tokens if i == len(vision.layers) - 1 else None
+        tokens = layer(tokens, EVALUATION.at(i), num_outputs=num_outputs)
     return vision.pool(tokens)
 
 

@@ -22,7 +22,7 @@ from vpjax.weights import convnext, resnet
 
 
 def backbone(
-    meta: dict, image_size: tuple[int, int], parity: bool, rngs: nnx.Rngs
+    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
 ) -> ConvNeXt | ResNet:
     """Returns the network of a case. A recorded ResNet has one bottleneck a stage if unsaid."""
     arch = {k: v for k, v in meta["arch"].items() if k != "img"}

@@ -3,7 +3,7 @@
 The recorded models have torch names and layouts. A family (tests/golden/vit.py, ssl.py, swin.py,
 conv.py) says how its backbone is built and named:
 
-    backbone(meta, image_size, parity, rngs)    the backbone of a case
+    backbone(meta, image_size, match_reference_code, rngs)    the backbone of a case
     weights(meta)                               its checkpoint beside the case, or None
     translate(name, value, backbone)            a parameter of the encoder by our names
     intermediates(model, images, arrays)        (name, ours, recorded) of results in between
@@ -85,10 +85,10 @@ def build(family: ModuleType, meta: dict, arrays: dict) -> Model:
     rngs = nnx.Rngs(0)
     with tempfile.TemporaryDirectory() as folder:
         cls, options = method_of(meta, arrays, Path(folder))
-        size = cls.canvas(pair(meta["image_size"]), options)
+        size = cls.input_size(pair(meta["image_size"]), options)
         backbone = family.backbone(meta, size, True, rngs)
-        if "parity" in registry.options(cls):
-            options["parity"] = True
+        if "match_reference_code" in registry.options(cls):
+            options["match_reference_code"] = True
         return Model(backbone, cls(backbone, meta["num_classes"], rngs=rngs, **options))
 
 
@@ -177,7 +177,7 @@ def prompts(name: str, value: np.ndarray, model: Model) -> dict[str, np.ndarray]
         return {f"method/{which}": value[0].transpose(1, 2, 0)}
     if method in ("PrependPixel", "Below"):
         return {"method/prompts": value[0].transpose(1, 2, 0)}
-    sites = [s for s in model.backbone.sites if s.mixes]
+    sites = [s for s in model.backbone.sites if s.has_attention]
     if name == "prompt_embeddings":
         return {f"method/prompts/{sites[0].index}": value[0]}
     if m := re.fullmatch(r"deep_prompt_embeddings_(\d)", name):  # of one stage of a Swin

@@ -93,7 +93,7 @@ def gradient(parts: ModelParts, images: jax.Array, labels: jax.Array, tau: float
             model = merge(parts.graph, trainable, stats, frozen)
             ctx = Context(key=jax.random.key(0))
             out = model(images, ctx)
-            terms = model.method.terms(out, labels, ctx)
+            terms = model.method.loss_terms(out, labels, ctx)
             terms = {n: v.mean() for n, v in terms.items()}
             gamma = model.method.assign(out["features"], labels, tau)
             return terms.pop("loss"), (out, terms, gamma)

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
 from tests.golden.clip import pixels
 from tests.golden.mop import build
 from tests.golden.runner import Comparison
 from vpjax.models.partition import ModelParts
+from vpjax.runs import defaults
 from vpjax.train import optim, step
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early_stopping import EarlyStopping
@@ -72,8 +72,8 @@ def prepare(meta: dict, arrays: dict, folder: Path) -> Run:
     options = {"tau_start": conf["em_tau_start"], "tau_end": conf["em_tau_end"]}
     options |= {k: conf[k] for k in ("lambda_mixture", "temp_cls")}
     parts = build(meta, arrays, folder, "param/prompt_offsets_init", **options)
-    config = base.get_config().optim
-    config.update(name="adam", lr=conf["lr"], lr_per=0, weight_decay=0.0)
+    config = defaults.get_config().optim
+    config.update(name="adam", lr=conf["lr"], lr_base_batch_size=0, weight_decay=0.0)
     config.warmup_steps = conf["warmup_steps"]
     plan = optim.Plan(meta["n_steps"], meta["steps_per_epoch"], conf["batch_size"])
     optimiser, rate = optim.make_optimiser(config, parts.trainable, plan)

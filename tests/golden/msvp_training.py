@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from configs import base
 from tests.golden.msvp_model import build, fill, gather, pixels
 from tests.golden.runner import Comparison
+from vpjax.runs import defaults
 from vpjax.train import metrics, optim, step
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.evaluate import make_eval_step
@@ -23,7 +23,9 @@ def compare_training(meta: dict, arrays: dict) -> Iterator[Comparison]:
     plan = optim.Plan(meta["schedule_epochs"] * per_epoch, per_epoch, 6)
     settings = solver(meta)
     shipped = meta["scheduler"] == "onecycle"  # whose cycle never turned
-    optimiser, rate = optim.make_optimiser(settings, parts.trainable, plan, parity=shipped)
+    optimiser, rate = optim.make_optimiser(
+        settings, parts.trainable, plan, match_reference_code=shipped
+    )
     train_step = step.make_train_step(parts.graph, optimiser, lambda x, key: x, plan.steps)
     eval_step = make_eval_step(parts.graph, lambda x, key: x)
     state, limits = step.init_state(parts.trainable, parts.stats, optimiser, 0), meta["tolerance"]
@@ -60,8 +62,10 @@ def padded(arrays: dict, images: str, labels: str, size: int) -> dict[str, np.nd
 
 def solver(meta: dict) -> Any:
     """Returns the optimiser's section of a config."""
-    config, cycle = base.get_config().optim, meta["scheduler"] == "onecycle"
-    config.update(name=meta["optimizer"], lr=meta["lr"] * (10 if cycle else 1), lr_per=0)
+    config, cycle = defaults.get_config().optim, meta["scheduler"] == "onecycle"
+    config.update(
+        name=meta["optimizer"], lr=meta["lr"] * (10 if cycle else 1), lr_base_batch_size=0
+    )
     config.update(schedule=meta["scheduler"], per_epoch=not cycle, warmup_epochs=0.0)
     config.update(weight_decay=meta["weight_decay"], no_decay="", momentum=meta["momentum"])
     return config
@@ -71,13 +75,15 @@ def compare_schedules(meta: dict, arrays: dict) -> Iterator[Comparison]:
     """Rates and momenta of every epoch or step."""
     recorded = {n.removeprefix("out64/"): v for n, v in arrays.items() if n.startswith("out64/")}
     per_epoch, rtol = meta["steps_per_epoch"], meta["tolerance"]["rtol"]
-    config = base.get_config().optim
-    config.update(lr=meta["lr"], lr_per=0, warmup_epochs=0.0, per_epoch=True)
+    config = defaults.get_config().optim
+    config.update(lr=meta["lr"], lr_base_batch_size=0, warmup_epochs=0.0, schedule_by_epoch=True)
 
-    def rates(kind, epochs, lr, parity=False):
+    def rates(kind, epochs, lr, match_reference_code=False):
         config.update(schedule=kind, lr=lr)
         plan = optim.Plan(epochs * per_epoch, per_epoch, 1)
-        return np.asarray(optim.schedule(config, plan, parity)(np.arange(plan.steps + 1)))
+        return np.asarray(
+            optim.schedule(config, plan, match_reference_code)(np.arange(plan.steps + 1))
+        )
 
     for kind, epochs in (("cosine", meta["epochs"]), ("step", meta["step_epochs"])):
         found = rates(kind, epochs, meta["lr"])[::per_epoch]
@@ -93,7 +99,7 @@ def compare_schedules(meta: dict, arrays: dict) -> Iterator[Comparison]:
         name = f"onecycle_{kind}_momentum_per_step"
         yield Comparison(f"{kind} momentum", momenta, recorded[name], 0.0, rtol)
     shipped = np.full(steps + 1, recorded["onecycle_as_shipped_lr"])
-    still = rates("onecycle", meta["epochs"], peak, parity=True)
+    still = rates("onecycle", meta["epochs"], peak, match_reference_code=True)
     yield Comparison("as shipped", still, shipped, 0.0, rtol)
     beta1 = optim.one_cycle(steps, still=True)[1](steps // 2)
     yield Comparison("beta1 as shipped", beta1, recorded["onecycle_as_shipped_beta1"], 0.0, rtol)

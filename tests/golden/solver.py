@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from configs import base
 from tests.golden.runner import Comparison
+from vpjax.runs import defaults
 from vpjax.train.optim import HEAD_BIAS, Plan, make_optimiser
 
 
@@ -17,7 +17,9 @@ def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
     """Yields ours beside what was recorded, after every step."""
     names = meta["trainable"]
     plan = Plan(meta["total_epoch"] * meta["steps_per_epoch"], meta["steps_per_epoch"], 1)
-    optimiser, rate = make_optimiser(settings(meta), map(ours, names), plan, parity=True)
+    optimiser, rate = make_optimiser(
+        settings(meta), map(ours, names), plan, match_reference_code=True
+    )
     params = {ours(n): jnp.asarray(arrays[f"init/{n}"]) for n in names}
     state, limits = optimiser.init(params), meta["tolerance"]
     for epoch, lr in enumerate(arrays["lr_first_group_by_epoch"]):
@@ -34,11 +36,11 @@ def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
 
 def settings(meta: dict) -> ConfigDict:
     """Returns the optimiser's section of a config."""
-    config = base.get_config().optim
+    config = defaults.get_config().optim
     config.update(
         name=meta["optimizer"],
         lr=meta["base_lr"],
-        lr_per=0,
+        lr_base_batch_size=0,
         momentum=meta["momentum"],
         weight_decay=meta["weight_decay"],
         bias_multiplier=float(meta["bias_multiplier"]),

@@ -29,7 +29,9 @@ PLACES = {
 }
 
 
-def backbone(meta: dict, image_size: tuple[int, int], parity: bool, rngs: nnx.Rngs) -> MAE | MoCoV3:
+def backbone(
+    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+) -> MAE | MoCoV3:
     """Returns the ViT of a case."""
     arch = meta["arch"]
     return CLASSES[meta["family"]](

@@ -39,7 +39,9 @@ SINGLE = {
 }
 
 
-def backbone(meta: dict, image_size: tuple[int, int], parity: bool, rngs: nnx.Rngs) -> Swin:
+def backbone(
+    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+) -> Swin:
     """Returns the Swin of a case."""
     arch = meta["arch"]
     return Swin(
@@ -50,7 +52,7 @@ def backbone(meta: dict, image_size: tuple[int, int], parity: bool, rngs: nnx.Rn
         embed_dim=arch["embed"],
         depths=tuple(arch["depths"]),
         heads=tuple(arch["heads"]),
-        parity=parity,
+        match_reference_code=match_reference_code,
         rngs=rngs,
     )
 

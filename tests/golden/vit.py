@@ -33,7 +33,9 @@ PARTS = {
 }
 
 
-def backbone(meta: dict, image_size: tuple[int, int], parity: bool, rngs: nnx.Rngs) -> ViT:
+def backbone(
+    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+) -> ViT:
     """Returns the ViT of a case."""
     arch = meta["arch"]
     return ViT(

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests import cases
-from tests.test_contract import batch, prepare
+from tests.helpers import cases
+from tests.models.test_contract import batch, prepare
 from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 

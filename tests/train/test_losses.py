@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import base
-from tests.cases import CLASSES, make, outputs
+from tests.helpers.cases import CLASSES, make, outputs
 from vpjax.core.errors import UserError
+from vpjax.runs import defaults
 from vpjax.train import losses, optim, step
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.sharding import make_mesh, replicate
@@ -65,8 +65,8 @@ def test_a_class_without_images_weighs_nothing(counts):
 def trained(criterion, labels, mask=None):
     """One step of SGD with rate 1; returns the numbers and how far each parameter moved."""
     parts = make("vit", "linear")
-    config = base.get_config().optim
-    config.update(lr=1.0, lr_per=0, warmup_epochs=0.0, schedule="constant")
+    config = defaults.get_config().optim
+    config.update(lr=1.0, lr_base_batch_size=0, warmup_epochs=0.0, schedule="constant")
     config.update(name="sgd", momentum=0.0, weight_decay=0.0)
     optimiser, _ = optim.make_optimiser(config, parts.trainable, optim.Plan(10, 1, 24))
     state = step.init_state(parts.trainable, parts.stats, optimiser, 0)
@@ -125,10 +125,10 @@ def test_numbers_of_one_class_an_image(devices):
     logits, labels = logits_of(CLASSES), LABELS[:21]
     right = logits.argmax(1) == labels
     of_class = [right[labels == c].mean() for c in np.unique(labels)]
-    assert found.keys() == {"accuracy", "loss", "count", "top5", "per_class"}
+    assert found.keys() == {"accuracy", "loss", "count", "top5", "mean_class_accuracy"}
     assert found["count"] == 21
     assert found["accuracy"] == pytest.approx(100 * right.mean())
-    assert found["per_class"] == pytest.approx(100 * np.mean(of_class))
+    assert found["mean_class_accuracy"] == pytest.approx(100 * np.mean(of_class))
     assert found["top5"] == pytest.approx(100)  # of five classes
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert found["loss"] == pytest.approx(-log_p[np.arange(21), labels].mean(), rel=1e-5)
@@ -140,7 +140,7 @@ def test_numbers_of_two_classes(devices):
     logits, labels = logits_of(2), LABELS[:21] % 2
     gap = logits[:, 1] - logits[:, 0]
     pairs = np.sign(gap[labels == 1][:, None] - gap[labels == 0][None]) / 2 + 0.5
-    assert found.keys() == {"accuracy", "loss", "count", "per_class", "auc"}
+    assert found.keys() == {"accuracy", "loss", "count", "mean_class_accuracy", "auc"}
     assert found["auc"] == pytest.approx(100 * pairs.mean())
     assert found["accuracy"] == pytest.approx(100 * ((gap > 0) == labels).mean())
     assert "auc" not in measured(np.zeros(24, np.int32), 2, devices)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import base
 from vpjax.core.errors import UserError
+from vpjax.runs import defaults
 from vpjax.train import optim as optimisers
 from vpjax.train.optim import OPTIMISERS, Plan, learning_rate, make_optimiser, schedule
 
@@ -19,8 +19,8 @@ NAMES = ("method/head/bias", "method/head/kernel", "backbone/norm/bias", "backbo
 
 
 def optim(**changes):
-    config = base.get_config().optim
-    config.update(lr_per=0, **changes)
+    config = defaults.get_config().optim
+    config.update(lr_base_batch_size=0, **changes)
     return config
 
 
@@ -52,7 +52,7 @@ def test_parity_holds_the_rate_within_an_epoch_and_begins_at_zero():
 
 def test_the_rate_scales_with_the_batch():
     config = optim(lr=1.0, warmup_epochs=0.0, schedule="constant")
-    config.lr_per = 256
+    config.lr_base_batch_size = 256
     assert schedule(config, Plan(10, 1, 64), False)(0) == pytest.approx(0.25)
 
 
@@ -92,10 +92,10 @@ def test_adamw_is_the_decoupled_one():
         np.testing.assert_allclose(u["a"], v["a"], rtol=1e-5)
 
 
-def walk(steps=4, names=NAMES, parity=False, reduced=None, **changes):
+def walk(steps=4, names=NAMES, match_reference_code=False, reduced=None, **changes):
     """Parameters after every step from fixed gradients; `reduced` lowers the rate after a step."""
     changes = {"lr": 0.1, "warmup_epochs": 0.0, "schedule": "constant"} | changes
-    optimiser, _ = make_optimiser(optim(**changes), names, Plan(10, 1, 1), parity)
+    optimiser, _ = make_optimiser(optim(**changes), names, Plan(10, 1, 1), match_reference_code)
     params = {n: jnp.linspace(-1, 1, 3) + i for i, n in enumerate(names)}
     state, path = optimiser.init(params), [params]
     update = jax.jit(optimiser.update)
@@ -149,24 +149,24 @@ def test_sgd_and_adam_are_those_of_torch(decay):
             same([path[step + 1]], [theirs], rtol=1e-5)
 
 
-@pytest.mark.parametrize("parity", [False, True])
+@pytest.mark.parametrize("match_reference_code", [False, True])
 @pytest.mark.parametrize("kind", OPTIMISERS)
-def test_the_bias_multiplier_is_for_biases_but_the_heads_last(kind, parity):
-    changes = {"name": kind, "parity": parity, "weight_decay": 0.1}
+def test_the_bias_multiplier_is_for_biases_but_the_heads_last(kind, match_reference_code):
+    changes = {"name": kind, "match_reference_code": match_reference_code, "weight_decay": 0.1}
     found = differ(walk(**changes), walk(**changes, bias_multiplier=3.0))
-    ignored = parity and kind == "adamw"
+    ignored = match_reference_code and kind == "adamw"
     assert found == (set() if ignored else {"backbone/norm/bias"})
 
 
 def test_published_adamw_knows_one_weight_decay_and_is_sgd_without():
-    published = {"name": "adamw", "parity": True}
+    published = {"name": "adamw", "match_reference_code": True}
     same(walk(**published, weight_decay=0.5), walk(**published, weight_decay=1e-4))
     same(walk(**published, weight_decay=0.0), walk(name="sgd", weight_decay=0.0))
     assert differ(walk(name="adamw", weight_decay=0.5), walk(name="adamw", weight_decay=1e-4))
     # After one step without a gradient: what decays has lost lr x 0.01 of itself.
     config = optim(name="adamw", lr=0.1, weight_decay=0.5, warmup_epochs=0.0, schedule="constant")
     params = {n: jnp.ones(2) for n in (*NAMES, "backbone/relative_position_bias_table")}
-    optimiser, _ = make_optimiser(config, params, Plan(10, 1, 1), parity=True)
+    optimiser, _ = make_optimiser(config, params, Plan(10, 1, 1), match_reference_code=True)
     grads = {n: jnp.zeros(2) for n in params}
     updates, _ = optimiser.update(grads, optimiser.init(params), params)
     for name, moved in updates.items():
@@ -178,13 +178,20 @@ def test_parity_decays_all_but_the_heads_last_bias():
         config = {"name": kind, "weight_decay": 0.5, "no_decay": r".*/(bias|scale)"}
         bare = walk(name=kind, weight_decay=0.0)
         assert differ(walk(**config), bare) == {"method/head/kernel"}
-        assert differ(walk(**config, parity=True), bare) == {*NAMES} - {"method/head/bias"}
+        assert differ(walk(**config, match_reference_code=True), bare) == {*NAMES} - {
+            "method/head/bias"
+        }
 
 
 @pytest.mark.parametrize("kind", OPTIMISERS)
-@pytest.mark.parametrize("parity", [False, True])
-def test_a_plateau_scales_every_step_after_it(kind, parity):
-    changes = {"name": kind, "schedule": "plateau", "weight_decay": 0.2, "parity": parity}
+@pytest.mark.parametrize("match_reference_code", [False, True])
+def test_a_plateau_scales_every_step_after_it(kind, match_reference_code):
+    changes = {
+        "name": kind,
+        "schedule": "plateau",
+        "weight_decay": 0.2,
+        "match_reference_code": match_reference_code,
+    }
     whole, slowed = walk(**changes), walk(**changes, reduced=1)
     same(whole[:3], slowed[:3])
     for name in NAMES:
@@ -208,8 +215,8 @@ def test_hard_restarts_begin_anew_at_the_peak():
     assert schedule(config, plan, False)(110) == 0
     once = optim(lr=2.0, warmup_epochs=10.0, schedule="cosine_hardrestart")
     plain = optim(lr=2.0, warmup_epochs=10.0, schedule="cosine")
-    for parity in (False, True):
-        a, b = (schedule(c, plan, parity)(np.arange(110)) for c in (once, plain))
+    for match_reference_code in (False, True):
+        a, b = (schedule(c, plan, match_reference_code)(np.arange(110)) for c in (once, plain))
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 

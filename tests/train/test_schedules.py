@@ -26,12 +26,12 @@ def test_one_cycle_rises_and_falls_while_momentum_falls_and_rises():
     np.testing.assert_allclose(still, 0.01, rtol=1e-6)
 
 
-@pytest.mark.parametrize("parity", [False, True])
+@pytest.mark.parametrize("match_reference_code", [False, True])
 @pytest.mark.parametrize("kind", OPTIMISERS)
-def test_one_cycle_is_that_of_torch(kind, parity):
+def test_one_cycle_is_that_of_torch(kind, match_reference_code):
     torch = pytest.importorskip("torch")
     changes = {"name": kind, "schedule": "onecycle", "weight_decay": 0.1, "no_decay": ""}
-    path = walk(8, parity=parity, **changes)
+    path = walk(8, match_reference_code=match_reference_code, **changes)
     values = {n: torch.tensor(np.asarray(v)) for n, v in path[0].items()}
     make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
     extra = {"momentum": 0.9} if kind == "sgd" else {}
@@ -41,7 +41,9 @@ def test_one_cycle_is_that_of_torch(kind, parity):
         for i, v in enumerate(values.values()):
             v.grad = torch.cos(torch.arange(3.0) + step + i)
         optimiser.step()
-        if not parity:  # the published code builds the cycle and leaves it where it begins
+        if (
+            not match_reference_code
+        ):  # the published code builds the cycle and leaves it where it begins
             cycle.step()
         same([path[step + 1]], [{n: v.numpy() for n, v in values.items()}], rtol=2e-5)
 
@@ -50,13 +52,13 @@ def test_steps_fall_every_so_many_epochs():
     config = optim(lr=1.0, schedule="step", warmup_epochs=0.0, step_epochs=2.0, step_factor=0.5)
     rates = np.asarray(schedule(config, Plan(18, 3, 1), False)(np.arange(18)))
     np.testing.assert_allclose(rates, np.repeat([1, 0.5, 0.25], 6))
-    config.per_epoch, config.step_epochs = True, 1.5
+    config.schedule_by_epoch, config.step_epochs = True, 1.5
     rates = np.asarray(schedule(config, Plan(18, 3, 1), False)(np.arange(18)))
     np.testing.assert_allclose(rates, np.repeat([1, 1, 0.5, 0.25, 0.25, 0.125], 3))
 
 
 def test_a_cosine_may_stay_within_an_epoch():
-    config = optim(lr=1.0, warmup_epochs=0.0, per_epoch=True)
+    config = optim(lr=1.0, warmup_epochs=0.0, schedule_by_epoch=True)
     rates = np.asarray(schedule(config, Plan(12, 3, 1), False)(np.arange(13)))
     np.testing.assert_allclose(rates[:12], np.repeat((1 + np.cos(np.pi * STEPS[:4] / 4)) / 2, 3))
     assert rates[12] == pytest.approx(0)

@@ -10,8 +10,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from tests import cases, runs
-from tests.runs import config, digests, result
+from tests.helpers import cases, runs
+from tests.helpers.runs import config, digests, result
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
 from vpjax.models.partition import merge, partition

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx, serialization
 
-from tests import clip as files
+from tests.helpers import clip as files
 from vpjax.backbones.clip import CLIP
 from vpjax.core import params
 from vpjax.core.errors import UserError

@@ -7,7 +7,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import cases
+from tests.helpers import cases
 from vpjax.backbones.vit import ViT
 from vpjax.core import params
 from vpjax.core.errors import UserError

@@ -59,7 +59,7 @@ def test_rules_that_do_not_exist_or_do_not_suit():
     with pytest.raises(UserError, match="Did you mean 'bicubic'"):
         matrix(4, 4, "bicubik")
     with pytest.raises(UserError, match="resizes positions only"):
-        resize_patches(drawn(4, 4, 3, 2), (2, 2), "corners")
+        resize_patches(drawn(4, 4, 3, 2), (2, 2), "align_corners")
 
 
 def vit(patch, size):

@@ -152,7 +152,7 @@ def apart(cls, method=Linear, **options):
 
 def test_mae_pools_before_its_norm():
     mae = tiny(MAE)
-    assert mae.pooled is None and "norm/scale" not in shapes(mae)
+    assert mae.num_pooled_tokens is None and "norm/scale" not in shapes(mae)
     x = jax.random.normal(jax.random.key(0), (2, 1 + 3 + 16, DIM))  # with 3 prompts
     mae.fc_norm.scale[...] = jax.random.normal(jax.random.key(1), (DIM,))
     tokens = Tokens(x, extra=4, grid=(4, 4))

@@ -1,11 +1,11 @@
 """What a backbone offers, and nothing else a method may rely on.
 
     tokens = backbone.embed(images, ctx)            B H W 3 -> Tokens
-    for layer in backbone.layers:                   layer(tokens, ctx, read=None, keep=None)
+    for layer in backbone.layers:                   layer(tokens, ctx, extra_kv=None, num_outputs=None)
         tokens = layer(tokens, ctx)
     features = backbone.pool(tokens)                Tokens -> B D   (over=slice(...): their mean)
 
-`read` (P D or B P D) are tokens that a layer looks at but does not update; `keep=n` asks for its
+`extra_kv` (P D or B P D) are tokens that a layer looks at but does not update; `num_outputs=n` asks for its
 first n tokens only. Both return what the long way round would, with less work. A layer announces
 its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that exist.
 """
@@ -28,7 +28,7 @@ class Site:
     stage: int
     dim: int  # width of the tokens that enter
     grid: tuple[int, int]  # their grid (h, w)
-    mixes: bool = True  # False: moves tokens about (patch merging), without attention
+    has_attention: bool = True  # False: moves tokens about (patch merging), without attention
 
 
 class Stem(NamedTuple):
@@ -49,12 +49,12 @@ class Backbone(nnx.Module):
     sites: tuple[Site, ...]
     dim: int  # width of the pooled feature
     head_dim: int | None  # width of an attention head; None: none that could be fused
-    extra: int  # tokens before the grid that have no place: a class token
+    num_prefix_tokens: int  # tokens before the grid that have no place: a class token
     grid: tuple[int, int]  # token grid of an image
     patch_size: tuple[int, int]  # pixels of one cell of that grid
     stem: Stem
     image_size: tuple[int, int]
-    pooled: int | None  # leading tokens `pool` reads; None: all, prompts too
+    num_pooled_tokens: int | None  # leading tokens `pool` reads; None: all, prompts too
     batch_norm: bool  # has running averages; layers that train then use the batch's own
     taps: frozenset[str]
 
@@ -64,7 +64,7 @@ class Backbone(nnx.Module):
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Stem or patch projection."""
 
-    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+    def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """Adds positions and the class token: also for a grid that did not come from pixels.
 
         Where there is a class token, a third argument (B extra D) takes its place.

@@ -82,8 +82,8 @@ class CLIP(ViT):
         cls: Float[Array, "B 1 D"] | None = None,
     ) -> Tokens:
         """As a ViT does, then the norm before the layers."""
-        tokens = super().place(patches, ctx, cls)
-        return Tokens(self.pre_norm(tokens.x), tokens.extra, tokens.grid)
+        tokens = super().add_positions(patches, ctx, cls)
+        return Tokens(self.pre_norm(tokens.x), tokens.num_prefix_tokens, tokens.grid)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """The class token after the last norm, projected."""

@@ -43,7 +43,12 @@ class CNN(Backbone):
         if min(grid) < 2**POOLS:
             raise UserError(f"cnn.CNN halves images {POOLS} times; {grid} is below {2**POOLS}")
         self.patch_size, self.grid, self.dim = (1, 1), grid, 4 * width
-        self.head_dim, self.extra, self.pooled, self.batch_norm = None, 0, None, True
+        self.head_dim, self.num_prefix_tokens, self.num_pooled_tokens, self.batch_norm = (
+            None,
+            0,
+            None,
+            True,
+        )
         self.taps = frozenset({"stem", "embed", "conv", "hidden"})
         self.stem = Stem((3, 3), (1, 1), 1, width, r"patch_(embed|norm)/.*", channels)
 
@@ -53,25 +58,25 @@ class CNN(Backbone):
         for number in range(1, 2 * (POOLS + 1)):
             stage, second = divmod(number, 2)
             pools = bool(second) and stage < POOLS
-            sites.append(Site(len(sites), stage, dim, grid, mixes=False))
+            sites.append(Site(len(sites), stage, dim, grid, has_attention=False))
             self.layers.append(_Layer(dim, width * 2**stage, pools, rngs=rngs))
             dim = width * 2**stage
             grid = (grid[0] // 2, grid[1] // 2) if pools else grid
-        sites.append(Site(len(sites), POOLS + 1, dim, grid, mixes=False))
+        sites.append(Site(len(sites), POOLS + 1, dim, grid, has_attention=False))
         self.layers.append(_Hidden(dim, self.dim, dropout, rngs=rngs))
         self.sites = tuple(sites)
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Images, normalised, to the feature map that enters the second convolution."""
-        tokens = self.place(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.extra, tokens.grid)
+        tokens = self.add_positions(self.patchify(images, ctx), ctx)
+        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """The first convolution, its norm and relu."""
         x = ctx.tap("stem", self.patch_embed(images), images)
         return jax.nn.relu(self.patch_norm(x, ctx))
 
-    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+    def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """The feature map as tokens; convolutions need no positions."""
         return to_tokens(patches)
 
@@ -93,11 +98,15 @@ class _Layer(nnx.Module):
         self.pools = pools
 
     def __call__(
-        self, tokens: Tokens, ctx: Context, read: Array | None = None, keep: int | None = None
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        extra_kv: Array | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
-        x = to_map(tokens, read)
+        x = to_map(tokens, extra_kv)
         x = jax.nn.relu(self.norm(ctx.tap("conv", self.conv(x), x), ctx))
-        return to_tokens(_halved(x) if self.pools else x).first(keep)
+        return to_tokens(_halved(x) if self.pools else x).first(num_outputs)
 
 
 class _Hidden(nnx.Module):
@@ -109,13 +118,17 @@ class _Hidden(nnx.Module):
         self.before, self.after = dropout
 
     def __call__(
-        self, tokens: Tokens, ctx: Context, read: Array | None = None, keep: int | None = None
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        extra_kv: Array | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
-        x = to_map(tokens, read).mean((1, 2), keepdims=True)  # B 1 1 D
+        x = to_map(tokens, extra_kv).mean((1, 2), keepdims=True)  # B 1 1 D
         x = ctx.backbone_dropout(x, self.before, "before")
         y = x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
         y = jax.nn.relu(ctx.tap("hidden", y, x))
-        return to_tokens(ctx.backbone_dropout(y, self.after, "after")).first(keep)
+        return to_tokens(ctx.backbone_dropout(y, self.after, "after")).first(num_outputs)
 
 
 def _halved(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:

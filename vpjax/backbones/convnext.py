@@ -65,8 +65,8 @@ class ConvNeXt(Backbone):
                 f"image_size {self.image_size} is too small for ConvNeXt of {len(dims)} stages: "
                 f"give at least {least} pixels, or fewer stages by dims and depths"
             )
-        self.dim, self.head_dim, self.extra = dims[-1], None, 0
-        self.pooled, self.batch_norm, self.taps = None, False, TAPS
+        self.dim, self.head_dim, self.num_prefix_tokens = dims[-1], None, 0
+        self.num_pooled_tokens, self.batch_norm, self.taps = None, False, TAPS
         self.stem = Stem(PATCH, PATCH, 0, dims[0])
 
         self.patch_embed = PatchEmbed(PATCH, dims[0], rngs=rngs)
@@ -75,25 +75,25 @@ class ConvNeXt(Backbone):
         self.layers, sites, dim, grid = nnx.List(), [], dims[0], self.grid
         for stage, (width, depth) in enumerate(zip(dims, depths, strict=True)):
             if stage:
-                sites.append(Site(len(sites), stage, dim, grid, mixes=False))
+                sites.append(Site(len(sites), stage, dim, grid, has_attention=False))
                 self.layers.append(_Downsample(dim, width, rngs=rngs))
                 dim, grid = width, (grid[0] // 2, grid[1] // 2)
             for _ in range(depth):
-                sites.append(Site(len(sites), stage, dim, grid, mixes=False))
+                sites.append(Site(len(sites), stage, dim, grid, has_attention=False))
                 self.layers.append(_Block(dim, next(rates), layer_scale, rngs=rngs))
         self.sites = tuple(sites)
         self.norm = LayerNorm(dim)
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Images, normalised, to the feature map that enters the first block."""
-        tokens = self.place(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.extra, tokens.grid)
+        tokens = self.add_positions(self.patchify(images, ctx), ctx)
+        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Patches of the image, projected."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
-    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+    def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """The normalised patches as tokens; convolutions need no positions."""
         return to_tokens(self.patch_norm(patches))
 
@@ -120,12 +120,16 @@ class _Block(nnx.Module):
         self.drop_path = drop_path
 
     def __call__(
-        self, tokens: Tokens, ctx: Context, read: Array | None = None, keep: int | None = None
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        extra_kv: Array | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
-        x = self.norm(to_tokens(self.conv(to_map(tokens, read))).x)  # B (h w) D
+        x = self.norm(to_tokens(self.conv(to_map(tokens, extra_kv))).x)  # B (h w) D
         y = self.mlp(x, ctx) * self.gamma[...].astype(x.dtype)
         y = ctx.drop_path(ctx.tap("mlp", y, x), self.drop_path, "mlp")
-        return Tokens(tokens.x + y, tokens.extra, tokens.grid).first(keep)
+        return Tokens(tokens.x + y, tokens.num_prefix_tokens, tokens.grid).first(num_outputs)
 
 
 class _Downsample(nnx.Module):
@@ -136,6 +140,10 @@ class _Downsample(nnx.Module):
         self.conv = PatchEmbed((2, 2), dim, channels=channels, rngs=rngs)
 
     def __call__(
-        self, tokens: Tokens, ctx: Context, read: Array | None = None, keep: int | None = None
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        extra_kv: Array | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
-        return to_tokens(self.conv(self.norm(to_map(tokens, read)))).first(keep)
+        return to_tokens(self.conv(self.norm(to_map(tokens, extra_kv)))).first(num_outputs)

@@ -70,7 +70,12 @@ class ResNet(Backbone):
         self.image_size = pair(image_size)
         self.patch_size = pair(stride * (2 if self.pools else 1))
         self.grid = _after(self.image_size, self.patch_size[0])
-        self.head_dim, self.extra, self.pooled, self.batch_norm = None, 0, None, True
+        self.head_dim, self.num_prefix_tokens, self.num_pooled_tokens, self.batch_norm = (
+            None,
+            0,
+            None,
+            True,
+        )
         params = r"patch_(embed|norm)/.*"
         self.stem = Stem(pair(window), pair(stride), window // 2, dim, params, channels)
         self.taps = block.taps | {"stem", "embed", "branch", "downsample"}
@@ -82,15 +87,15 @@ class ResNet(Backbone):
             outer = width * (expansion or block.expansion)
             for i in range(depth):
                 stride = 2 if stage and not i else 1
-                sites.append(Site(len(sites), stage, dim, grid, mixes=False))
+                sites.append(Site(len(sites), stage, dim, grid, has_attention=False))
                 self.layers.append(block(dim, width, outer, stride, rngs=rngs))
                 dim, grid = outer, _after(grid, stride)
         self.sites, self.dim = tuple(sites), dim
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Images, normalised, to the feature map that enters the first block."""
-        tokens = self.place(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.extra, tokens.grid)
+        tokens = self.add_positions(self.patchify(images, ctx), ctx)
+        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """The stem: convolution, norm, relu and, where it has one, max pool."""
@@ -98,7 +103,7 @@ class ResNet(Backbone):
         x = jax.nn.relu(self.patch_norm(x, ctx))
         return max_pool(x) if self.pools else x
 
-    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+    def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """The feature map as tokens; convolutions need no positions."""
         return to_tokens(patches)
 
@@ -119,13 +124,17 @@ class _Block(nnx.Module):
         self.downsample = _Projection(channels, dim, stride, rngs=rngs) if changes else None
 
     def __call__(
-        self, tokens: Tokens, ctx: Context, read: Array | None = None, keep: int | None = None
+        self,
+        tokens: Tokens,
+        ctx: Context,
+        extra_kv: Array | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
-        x = to_map(tokens, read)
+        x = to_map(tokens, extra_kv)
         y = ctx.tap("branch", self.branch(x, ctx), x)
         if self.downsample is not None:
             x = self.downsample(x, ctx)
-        return to_tokens(jax.nn.relu(x + y)).first(keep)
+        return to_tokens(jax.nn.relu(x + y)).first(num_outputs)
 
 
 class _Basic(_Block):

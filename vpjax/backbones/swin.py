@@ -2,7 +2,7 @@
 
     image -> patches, norm -> [ block, shifted block, ... merging ] x stages -> norm -> mean
 
-    a window of a block     [ read | extra | its own w x w cells ]     keys and values
+    a window of a block     [ extra_kv | extra | its own w x w cells ]     keys and values
                                    [ extra | its own w x w cells ]     queries
 
 Liu et al. 2021, arXiv 2103.14030. Extra tokens (prompts) have no place in the grid, so they visit
@@ -11,7 +11,7 @@ leave with the mean of what they became in all windows. Tokens that are only rea
 values. Merging joins four neighbours; an extra token is joined with itself.
 
 VPT's published code hands the windows of an image the prompts of other images of the batch;
-`parity=True` repeats that. Weights come from the released torch files (`vpjax.weights.swin`).
+`match_reference_code=True` repeats that. Weights come from the released torch files (`vpjax.weights.swin`).
 """
 
 import math
@@ -62,7 +62,7 @@ class Swin(Backbone):
         heads: tuple[int, ...] | None = None,
         drop_path: float | None = None,
         attention: str = "xla",
-        parity: bool = False,
+        match_reference_code: bool = False,
         rngs: nnx.Rngs,
     ):
         if variant not in VARIANTS:
@@ -82,8 +82,8 @@ class Swin(Backbone):
         check_grids(self.grid, window, len(depths), math.lcm(*self.patch_size))
 
         self.dim = dim * 2 ** (len(depths) - 1)
-        self.head_dim, self.extra = None, 0
-        self.pooled = None
+        self.head_dim, self.num_prefix_tokens = None, 0
+        self.num_pooled_tokens = None
         self.batch_norm = False
         self.taps = TAPS
         self.stem = Stem(self.patch_size, self.patch_size, 0, dim)
@@ -98,27 +98,36 @@ class Swin(Backbone):
                 sites.append(Site(len(sites), stage, dim << stage, grid))
                 windows = Windows.of(grid, window, shifted=i % 2 == 1)
                 layers.append(
-                    _Block(sites[-1].dim, heads[stage], windows, next(rates), parity, rngs=rngs)
+                    _Block(
+                        sites[-1].dim,
+                        heads[stage],
+                        windows,
+                        next(rates),
+                        match_reference_code,
+                        rngs=rngs,
+                    )
                 )
             if stage + 1 < len(depths):
-                sites.append(Site(len(sites), stage, dim << stage, grid, mixes=False))
+                sites.append(Site(len(sites), stage, dim << stage, grid, has_attention=False))
                 layers.append(_Merging(dim << stage, rngs=rngs))
         self.sites, self.layers = tuple(sites), nnx.List(layers)
         self.norm = LayerNorm(self.dim, eps=EPS)
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Images, normalised, to patches."""
-        tokens = self.place(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.extra, tokens.grid)
+        tokens = self.add_positions(self.patchify(images, ctx), ctx)
+        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Patches of the image, projected."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
-    def place(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
+    def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """Normalises; positions enter in every block."""
         batch, h, w, dim = patches.shape
-        return Tokens(self.patch_norm(patches).reshape(batch, h * w, dim), extra=0, grid=(h, w))
+        return Tokens(
+            self.patch_norm(patches).reshape(batch, h * w, dim), num_prefix_tokens=0, grid=(h, w)
+        )
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """The mean of all tokens, prompts too, after the last norm."""
@@ -147,12 +156,12 @@ class _Block(Block):
         heads: int,
         windows: Windows,
         drop_path: float,
-        parity: bool,
+        match_reference_code: bool,
         *,
         rngs: nnx.Rngs,
     ):
         self.norm1 = LayerNorm(dim, eps=EPS)
-        self.attn = _WindowAttention(dim, heads, windows, parity, rngs=rngs)
+        self.attn = _WindowAttention(dim, heads, windows, match_reference_code, rngs=rngs)
         self.norm2 = LayerNorm(dim, eps=EPS)
         self.mlp = Mlp(dim, 4 * dim, rngs=rngs)
         self.drop_path = drop_path
@@ -164,22 +173,24 @@ class _WindowAttention(Attention):
     Queries, keys and values of guests are computed once and copied to the windows.
     """
 
-    def __init__(self, dim: int, heads: int, windows: Windows, parity: bool, *, rngs: nnx.Rngs):
+    def __init__(
+        self, dim: int, heads: int, windows: Windows, match_reference_code: bool, *, rngs: nnx.Rngs
+    ):
         super().__init__(dim, heads, rngs=rngs)
         self.relative_position_bias_table = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), ((2 * windows.size - 1) ** 2, heads))
         )
-        self.windows, self.parity = windows, parity
+        self.windows, self.match_reference_code = windows, match_reference_code
 
     def __call__(
         self,
         x: Float[Array, "B L D"],
         ctx: Context,
-        read: Float[Array, "... P D"] | None = None,
-        keep: int | None = None,
+        extra_kv: Float[Array, "... P D"] | None = None,
+        num_outputs: int | None = None,
     ) -> Float[Array, "B K D"]:
         # Pooling reads all tokens, so a short result is rare: it is cut from the whole one.
-        return super().__call__(x, ctx, read)[:, :keep]
+        return super().__call__(x, ctx, extra_kv)[:, :num_outputs]
 
     def mix(
         self,
@@ -199,7 +210,9 @@ class _WindowAttention(Attention):
         batch, guests = len(x), x.shape[1] - math.prod(grid)
         own = self.windows.divide(x[:, guests:].reshape(batch, *grid, *x.shape[2:]))  # B W T N d
         shape = (*own.shape[:2], guests, *x.shape[2:])
-        if self.parity:  # copied window by window to windows that are ordered image by image
+        if (
+            self.match_reference_code
+        ):  # copied window by window to windows that are ordered image by image
             copies = jnp.tile(x[:, :guests], (own.shape[1], 1, 1, 1)).reshape(shape)
         else:
             copies = jnp.broadcast_to(x[:, None, :guests], shape)
@@ -211,7 +224,7 @@ class _WindowAttention(Attention):
         guests = y.shape[2] - self.windows.size**2
         cells = self.windows.unite(y[:, :, guests:]).reshape(batch, -1, *y.shape[3:])
         copies = y[:, :, :guests]
-        if self.parity:
+        if self.match_reference_code:
             means = copies.reshape(y.shape[1], batch, *copies.shape[2:]).mean(0)
         else:
             means = copies.mean(1)
@@ -237,18 +250,18 @@ class _Merging(nnx.Module):
         self,
         tokens: Tokens,
         ctx: Context,
-        read: Float[Array, "... P D"] | None = None,
-        keep: int | None = None,
+        extra_kv: Float[Array, "... P D"] | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
-        """No token looks at another, so there is nothing to `read`."""
+        """No token looks at another, so there is no use for `extra_kv`."""
         batch, _, dim = tokens.x.shape
-        (h, w), extra = tokens.grid, tokens.x[:, : tokens.extra]
-        cells = tokens.x[:, tokens.extra :].reshape(batch, h // 2, 2, w // 2, 2, dim)
+        (h, w), extra = tokens.grid, tokens.x[:, : tokens.num_prefix_tokens]
+        cells = tokens.x[:, tokens.num_prefix_tokens :].reshape(batch, h // 2, 2, w // 2, 2, dim)
         # (even, even), (odd row, even), (even, odd column), (odd, odd)
         cells = cells.transpose(0, 1, 3, 4, 2, 5).reshape(batch, -1, 4 * dim)
         x = jnp.concatenate([jnp.tile(extra, (1, 1, 4)), cells], axis=1)
         x = self.reduction(self.norm(x))
-        return Tokens(x, tokens.extra, (h // 2, w // 2)).first(keep)
+        return Tokens(x, tokens.num_prefix_tokens, (h // 2, w // 2)).first(num_outputs)
 
 
 class _Reduction(nnx.Module):

@@ -85,7 +85,7 @@ class ViT(Backbone):
         self.dim, self.dropout = dim, dropout
         # Fused attention never holds the probabilities that would be dropped.
         self.head_dim = None if attention_dropout else dim // heads
-        self.extra = self.pooled = 1
+        self.num_prefix_tokens = self.num_pooled_tokens = 1
         self.batch_norm = False
         self.taps = TAPS
         self.stem = Stem(self.patch_size, self.patch_size, 0, dim, channels=channels)
@@ -117,9 +117,9 @@ class ViT(Backbone):
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Images, normalised, to class token and patches with their positions."""
-        tokens = self.place(self.patchify(images, ctx), ctx)
+        tokens = self.add_positions(self.patchify(images, ctx), ctx)
         x = ctx.backbone_dropout(tokens.x, self.dropout, "embed")
-        return Tokens(ctx.tap("embed", x, images), tokens.extra, tokens.grid)
+        return Tokens(ctx.tap("embed", x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Patches of the image, projected."""
@@ -136,7 +136,7 @@ class ViT(Backbone):
         if cls is None:
             cls = over_batch(self.cls_token[...], batch).astype(patches.dtype)
         x = jnp.concatenate([cls, patches.reshape(batch, h * w, dim)], axis=1)  # B (1 + h w) D
-        return Tokens(x + self.pos_embed[...].astype(x.dtype), extra=1, grid=(h, w))
+        return Tokens(x + self.pos_embed[...].astype(x.dtype), num_prefix_tokens=1, grid=(h, w))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """The class token after the last norm."""
@@ -169,7 +169,7 @@ class MAE(ViT):
         super().__init__(variant, image_size, **rates, rngs=rngs, **inherited)
         if self.pre_logits:
             raise UserError("vit.MAE has no pre_logits; leave the option out")
-        self.pooled = None
+        self.num_pooled_tokens = None
         self.norm, self.fc_norm = None, self.norm
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:

@@ -163,7 +163,7 @@ def dispatch(
         from vpjax.runs.zero_shot import zero_shot
 
         zero_shot(config, folder)
-    elif config.compare:
+    elif config.study.compare:
         from vpjax.studies import compare
 
         rows = compare.compare(config, folder)
@@ -173,7 +173,7 @@ def dispatch(
         log.info("table     %s", folder / "comparison.md")
         for picture in sorted(folder.glob("comparison*.png")):
             log.info("picture   %s", picture)
-        say_how_to_evaluate(folder / best / f"seed{config.seeds[0]}")
+        say_how_to_evaluate(folder / best / f"seed{config.study.seeds[0]}")
     else:
         fit(config, folder, startup)
         log.info("files     %s", folder)

@@ -59,7 +59,7 @@ class DataSet(NamedTuple):
     group: str  # what means are taken over; "" where the suite has no groups
     classes: int
     openings: tuple[Opening, ...]
-    metric: str = "accuracy"  # or "per_class", as in vpjax/train/evaluate.py
+    metric: str = "accuracy"  # or "mean_class_accuracy", as in vpjax/train/evaluate.py
 
 
 def _halves(train: int, test: int) -> dict[str, int]:

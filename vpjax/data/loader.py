@@ -27,7 +27,7 @@ from vpjax.data.transforms import Preset, pair
 MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded
 AHEAD = 4  # batches prepared in advance
 FOREVER = 2**60  # steps
-TRAIN_REMAINDERS = ("join", "drop", "keep")
+TRAIN_REMAINDERS = ("wrap", "drop", "keep")
 
 
 class Order:
@@ -88,7 +88,7 @@ class Order:
                 f"process index {process_index} is not in 0..{process_count - 1}: there are "
                 f"{process_count} processes."
             )
-        if b > n and self.remainder in ("join", "drop"):
+        if b > n and self.remainder in ("wrap", "drop"):
             raise UserError(
                 f"batch size {b} is larger than the {n} examples of {name}. Choose a batch size "
                 f"of at most {n}, or remainder 'keep'."
@@ -97,7 +97,7 @@ class Order:
     def indices(self, step: int) -> Int64[np.ndarray, "batch_size"]:
         """Returns which examples the global batch of a step holds; -1 is padding."""
         n, b = len(self.source), self.batch_size
-        if self.remainder == "join":
+        if self.remainder == "wrap":
             positions = np.arange(step * b, (step + 1) * b)
             epochs = positions // n
             orders = [self._order(int(e))[positions[epochs == e] % n] for e in np.unique(epochs)]

@@ -22,7 +22,7 @@ from vpjax.nn.context import Context
 class Adapter(Method):
     """A bottleneck `reduction` times narrower than the layer, in every layer with an MLP.
 
-    `parity` starts `down` at zero as well, as published.
+    `match_reference_code` starts `down` at zero as well, as published.
     Raises: UserError if the backbone's MLPs cannot be reached, or the bottleneck has no width.
     """
 
@@ -32,7 +32,7 @@ class Adapter(Method):
         num_classes: int,
         *,
         reduction: int = 8,
-        parity: bool = False,
+        match_reference_code: bool = False,
         rngs: nnx.Rngs,
         **inherited,
     ):
@@ -45,7 +45,9 @@ class Adapter(Method):
                 if not 1 <= reduction <= site.dim:
                     raise UserError(f"reduction is {reduction}; give 1 to the width {site.dim}")
                 width = site.dim // reduction
-                self.adapters[str(site.index)] = _Bottleneck(site.dim, width, parity, rngs=rngs)
+                self.adapters[str(site.index)] = _Bottleneck(
+                    site.dim, width, match_reference_code, rngs=rngs
+                )
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
         """Adds the bottleneck to the MLP's output."""

@@ -30,10 +30,12 @@ class Method(nnx.Module):
     """
 
     trainable = r"method/.*"
-    updates = r"method/.*"  # running averages that training changes; the rest is frozen
+    trainable_stats = r"method/.*"  # running averages that training changes; the rest is frozen
     backbone_dropout = False  # True: dropout of the backbone acts while training
-    on_features = False  # True: all that is learnt is behind the frozen backbone's pooled features
-    logits = "logits"  # what these are, for reports: "100 cosines"
+    trains_after_pooling = (
+        False  # True: all that is learnt is behind the frozen backbone's pooled features
+    )
+    logit_description = "logits"  # what these are, for reports: "100 cosines"
     reads_class_names = False  # True: the builder puts the classes' text features at method/text
     sharded: Mapping[str, str] = {}  # names whose first axis is split over an axis of the mesh
 
@@ -49,17 +51,17 @@ class Method(nnx.Module):
         self.head = Head(backbone.dim, num_classes, hidden=head_hidden, init=head_init, rngs=rngs)
 
     @classmethod
-    def canvas(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
+    def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
         """Returns the size a backbone must be built for where images are `image_size` pixels."""
         return image_size
 
-    def fresh(self, backbone: Backbone, key: Array) -> dict[str, Array]:
+    def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """Returns parameters of the backbone that start anew, not from its weights file."""
         return {}
 
-    def keep(self, backbone: Backbone) -> int | None:
+    def num_outputs(self, backbone: Backbone) -> int | None:
         """How many leading tokens the last layer must return; None: all."""
-        return backbone.pooled
+        return backbone.num_pooled_tokens
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Any:
         """Returns what enters the first layer."""
@@ -67,7 +69,7 @@ class Method(nnx.Module):
 
     def step(self, layer: nnx.Module, state: Tokens, ctx: Context) -> Any:
         """Applies one layer."""
-        return layer(state, ctx, keep=ctx.keep)
+        return layer(state, ctx, num_outputs=ctx.num_outputs)
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
         """Returns what replaces the output `y` that a site inside a layer computed from `x`."""
@@ -81,7 +83,7 @@ class Method(nnx.Module):
         """Returns the outputs for pooled features."""
         return {"logits": self.head(features, ctx), "features": features}
 
-    def terms(
+    def loss_terms(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
     ) -> dict[str, Array]:
         """Returns "loss" (B), and what else the history should show: each B, or one number."""

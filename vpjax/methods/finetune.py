@@ -29,21 +29,21 @@ BIAS = r"backbone/.*bias.*"  # relative_position_bias_table too
 class Linear(Method):
     """Linear probe: the backbone stays frozen."""
 
-    on_features = True
+    trains_after_pooling = True
 
 
 class Full(Method):
     """Full fine-tuning; the backbone's dropout acts while it trains."""
 
     trainable = r".*"
-    updates = r".*"
+    trainable_stats = r".*"
     backbone_dropout = True
 
 
 class Bias(Method):
     """Every bias, and the head (Zaken et al. 2021, arXiv 2106.10199; Cai et al. 2020).
 
-    `parity`: on convolutional networks the head alone, as no gradient reaches their biases in the
+    `match_reference_code`: on convolutional networks the head alone, as no gradient reaches their biases in the
     published code.
     """
 
@@ -54,27 +54,33 @@ class Bias(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        parity: bool = False,
+        match_reference_code: bool = False,
         rngs: nnx.Rngs,
         **inherited,
     ):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
-        if parity and not any(s.mixes for s in backbone.sites):
+        if match_reference_code and not any(s.has_attention for s in backbone.sites):
             self.trainable = Method.trainable
 
 
 class Partial(Method):
-    """The last `k` groups of layers, the last norm and the head; `k` as `backbone.partial` has it.
+    """The last `num_layers` groups of layers, the last norm and the head, counted as `backbone.partial` has it.
 
     Raises: UserError if the backbone has no such group.
     """
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, *, k: int = 1, rngs: nnx.Rngs, **inherited
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        num_layers: int = 1,
+        rngs: nnx.Rngs,
+        **inherited,
     ):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
-        pattern = backbone.partial(k)
-        self.trainable = self.updates = rf"method/.*|backbone/({pattern})"
+        pattern = backbone.partial(num_layers)
+        self.trainable = self.trainable_stats = rf"method/.*|backbone/({pattern})"
         trains = [s.index for s in backbone.sites if re.fullmatch(pattern, f"layers/{s.index}/x")]
         self.batch_from = trains[0] if backbone.batch_norm else len(backbone.sites)
 
@@ -106,7 +112,7 @@ class ClsToken(Method):
         self.reinit = reinit
         fresh_cls_token(backbone, None, False)
 
-    def fresh(self, backbone: Backbone, key: Array) -> dict[str, Array]:
+    def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """The class token, where `reinit` asks for it."""
         return fresh_cls_token(backbone, key, self.reinit)
 

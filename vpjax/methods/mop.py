@@ -44,7 +44,7 @@ class MoP(Method):
 
     trainable = r"method/offsets"
     sharded = {r"method/(offsets|text)": "model"}
-    on_features = True
+    trains_after_pooling = True
     reads_class_names = True
 
     def __init__(
@@ -87,7 +87,7 @@ class MoP(Method):
         self.text = nnx.Variable(mop_similarity.unit(text))
 
     @property
-    def logits(self) -> str:
+    def logit_description(self) -> str:
         """What logits are, for reports."""
         return f"{SCALE / self.temp_cls:.4g} cosines"
 
@@ -117,7 +117,7 @@ class MoP(Method):
         s, _ = mop_similarity.own(f, labels, self.offsets[...], self.text[...], self.mesh)
         return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
-    def terms(
+    def loss_terms(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
     ) -> dict[str, Array]:
         """Returns the loss of each image, its parts, and tau. Evaluation knows L_cls alone."""
@@ -161,7 +161,7 @@ class MoP(Method):
         self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
     ) -> Float[Array, " B"]:
         """Returns the loss of each image; what concerns the offsets or the batch is in each."""
-        return self.terms(out, labels, ctx)["loss"]
+        return self.loss_terms(out, labels, ctx)["loss"]
 
 
 def check(

@@ -38,7 +38,7 @@ SPREAD = 0.01  # of the prompts at the start
 class MSVP(Full):
     """Prompts in pixels, and a backbone that trains with them.
 
-    `prompt_scales` is "global", "global+mid" or "full"; `fusion_type` "add", "concat" (mixes image
+    `prompt_scales` is "global", "global+mid" or "full"; `fusion_type` "add", "concat" (has_attention image
     and prompts, with no path around) or "gated" (one gate for all images, of the prompts alone).
     `gate_bias` is where the gate's bias starts: "uniform" within 1 / sqrt(channels), or at "zero".
     Raises: UserError for another name.
@@ -69,8 +69,8 @@ class MSVP(Full):
         )
         inputs = channels * (1 + len(self.scales) if fusion_type == "concat" else 1)
         bias = gate_bias if fusion_type == "gated" else None
-        mixes = fusion_type != "add"
-        self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs) if mixes else None
+        has_attention = fusion_type != "add"
+        self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs) if has_attention else None
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Embeds the prompted images."""
@@ -106,7 +106,7 @@ class MSVP(Full):
 class MSVPFrozen(MSVP):
     """The same prompts before a frozen backbone: they, their fusion and the head train."""
 
-    trainable, updates = Method.trainable, Method.updates
+    trainable, trainable_stats = Method.trainable, Method.trainable_stats
     backbone_dropout = False
 
 

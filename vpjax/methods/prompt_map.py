@@ -33,8 +33,10 @@ class Linear(Dense):
 class PromptMap(nnx.Module):
     """Prompts of a small width for every token of a site, and their way up to its width."""
 
-    def __init__(self, extra: int, site: Site, width: int, flat: bool, *, rngs: nnx.Rngs):
-        self.map = nnx.Param(normal((extra + math.prod(site.grid), width), rngs))
+    def __init__(
+        self, num_prefix_tokens: int, site: Site, width: int, flat: bool, *, rngs: nnx.Rngs
+    ):
+        self.map = nnx.Param(normal((num_prefix_tokens + math.prod(site.grid), width), rngs))
         self.up = Linear(width, site.dim, flat, rngs=rngs)
 
     def __call__(self, dtype: jnp.dtype) -> Float[Array, "L D"]:
@@ -44,8 +46,10 @@ class PromptMap(nnx.Module):
 class WeightedMap(nnx.Module):
     """A map of prompts and the weight of each of its channels."""
 
-    def __init__(self, extra: int, site: Site, width: int, flat: bool, *, rngs: nnx.Rngs):
-        self.prompt = PromptMap(extra, site, width, flat, rngs=rngs)
+    def __init__(
+        self, num_prefix_tokens: int, site: Site, width: int, flat: bool, *, rngs: nnx.Rngs
+    ):
+        self.prompt = PromptMap(num_prefix_tokens, site, width, flat, rngs=rngs)
         self.weight = nnx.Param(normal((site.dim,), rngs))
 
 

@@ -92,10 +92,10 @@ class SA2VP(Method):
         if not 0 <= count <= len(again):
             raise UserError(f"deep_prompts is {count}; give 0 to {len(again)} on this backbone")
         first = backbone.sites[0]
-        self.prompt = PromptMap(backbone.extra, first, inter_dim, flat, rngs=rngs)
+        self.prompt = PromptMap(backbone.num_prefix_tokens, first, inter_dim, flat, rngs=rngs)
         self.deep = nnx.Dict(
             {
-                str(s.index): WeightedMap(backbone.extra, s, inter_dim, flat, rngs=rngs)
+                str(s.index): WeightedMap(backbone.num_prefix_tokens, s, inter_dim, flat, rngs=rngs)
                 for s in again[:count]
             }
         )
@@ -107,9 +107,9 @@ class SA2VP(Method):
         """Returns the image's tokens and the prompts', these at batch 1 where nothing is random."""
         image = super().start(backbone, images, ctx)
         x = self.prompt(image.x.dtype)[None]  # 1 L D
-        patches = x[:, backbone.extra :].reshape(1, *image.grid, -1)
-        own = (x[:, : backbone.extra],) if backbone.extra else ()
-        prompt, rate = backbone.place(patches, ctx, *own), getattr(backbone, "dropout", 0.0)
+        patches = x[:, backbone.num_prefix_tokens :].reshape(1, *image.grid, -1)
+        own = (x[:, : backbone.num_prefix_tokens],) if backbone.num_prefix_tokens else ()
+        prompt, rate = backbone.add_positions(patches, ctx, *own), getattr(backbone, "dropout", 0.0)
         if ctx.key is not None and rate:
             prompt = _each(prompt, len(images))
         x = ctx.branch("prompt").backbone_dropout(prompt.x, rate, "embed")
@@ -128,7 +128,7 @@ class SA2VP(Method):
         own, other = before[to], before[1 - to]
         (q, _, _), (_, k, v) = heads[to], heads[1 - to]
         read = self.cross(layer, own, other, (q, k, v), ctx)
-        received = self.fuse(own.x[:, : ctx.keep], read, ctx)
+        received = self.fuse(own.x[:, : ctx.num_outputs], read, ctx)
         if str(ctx.layer) in self.deep:
             after[PROMPT] = _plus(after[PROMPT], self.inject(layer, image, ctx))
         after[to] = _plus(after[to], self.inter_weight * received)
@@ -182,7 +182,7 @@ class SA2VP(Method):
         def read(own, other, heads):
             q, k, v = sharp(own, other, heads)
             return local_attention.local_attention(
-                q[:, : ctx.keep], k, v, grid, self.cross_attn, self.cross_impl
+                q[:, : ctx.num_outputs], k, v, grid, self.cross_attn, self.cross_impl
             )
 
         grid = other.grid
@@ -241,7 +241,7 @@ def deepest(backbone: Backbone) -> list[Site]:
 
     Raises: UserError if the backbone's layers have no queries, keys and values to share.
     """
-    sites = [s for s in backbone.sites if s.mixes]
+    sites = [s for s in backbone.sites if s.has_attention]
     if not sites or not backbone.taps.issuperset(SITES):
         raise UserError(
             f"{type(backbone).__name__} has no attention, which SA2VP's streams meet in. "

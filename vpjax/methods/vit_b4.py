@@ -39,5 +39,5 @@ class PromptsFull(Prompts):
     """Deep prompts; everything trains, and the backbone's dropout acts while it does."""
 
     trainable = r".*"
-    updates = r".*"
+    trainable_stats = r".*"
     backbone_dropout = True

@@ -40,23 +40,25 @@ class _Prompted(Method):
         num_deep_layers: int | None = None,
         reverse_deep: bool = False,
         dropout: float = 0.0,
-        project: int | None = None,
+        projection_dim: int | None = None,
         rngs: nnx.Rngs,
         **inherited,
     ):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}; it is a probability below 1")
-        if project is not None and project < 1:
-            raise UserError(f"project is {project}; give a width of at least 1, or None")
+        if projection_dim is not None and projection_dim < 1:
+            raise UserError(
+                f"projection_dim is {projection_dim}; give a width of at least 1, or None"
+            )
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         sites = prompted(backbone, deep, num_deep_layers, reverse_deep)
         self.at = tuple(s.index for s in sites)
-        self.dropout, self.width = dropout, project
+        self.dropout, self.width = dropout, projection_dim
         self.dims = {s.index: s.dim for s in sites}
         self.projections = nnx.Dict()
-        if project:
+        if projection_dim:
             for dim in dict.fromkeys(s.dim for s in sites):
-                self.projections[str(dim)] = _Projection(project, dim, rngs=rngs)
+                self.projections[str(dim)] = _Projection(projection_dim, dim, rngs=rngs)
 
     def draw(
         self, backbone: Backbone, count: int, site: Site, rngs: nnx.Rngs
@@ -83,14 +85,14 @@ class VPT(_Prompted):
 
     `num_deep_layers=k` prompts the first k layers; then the prompts of layer k - 1 live on, or are
     taken out with `expand=False`. `reverse_deep` prompts the last k instead. `deep_shared` gives
-    all layers the same prompts. `dropout` acts on each image's prompts separately. `project=r`
+    all layers the same prompts. `dropout` acts on each image's prompts separately. `projection_dim=r`
     learns prompts of width r and a linear layer, shared by all depths, to the backbone's width.
 
     `pool` says what the head reads: "original" (as the backbone does it), or the mean of the
     "image" tokens, of the "prompt" tokens, or of "both". `init` other than "random" starts from
     class embeddings in the file `init_path`, see `vpjax.methods.prototypes`.
 
-    `parity` reproduces two slips of the published code: the first insertion of `reverse_deep`
+    `match_reference_code` reproduces two slips of the published code: the first insertion of `reverse_deep`
     overwrites patches, and after `expand=False` pooling still counts prompts that are gone.
     Raises: UserError for options that do not go together or do not suit the backbone.
     """
@@ -106,7 +108,7 @@ class VPT(_Prompted):
         pool: str = "original",
         init: str = "random",
         init_path: str = "",
-        parity: bool = False,
+        match_reference_code: bool = False,
         rngs: nnx.Rngs,
         **inherited,
     ):
@@ -116,14 +118,22 @@ class VPT(_Prompted):
             raise unknown("pool", pool, POOLS)
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         sites = [s for s in backbone.sites if s.index in self.at]
-        self.num_tokens, self.extra, self.pool = num_tokens, backbone.extra, pool
-        self.shared, self.expand, self.parity = deep_shared, expand, parity
+        self.num_tokens, self.num_prefix_tokens, self.pool = (
+            num_tokens,
+            backbone.num_prefix_tokens,
+            pool,
+        )
+        self.shared, self.expand, self.match_reference_code = (
+            deep_shared,
+            expand,
+            match_reference_code,
+        )
         reverse_deep, depth = inherited.get("reverse_deep"), inherited.get("num_deep_layers")
         if not expand and (depth is None or reverse_deep):
             raise UserError("expand=False takes prompts out after num_deep_layers; set that")
         self.lives = self._lives(backbone, expand)
-        self.overwrites = parity and bool(reverse_deep)
-        self.miscounts = parity and not expand
+        self.overwrites = match_reference_code and bool(reverse_deep)
+        self.miscounts = match_reference_code and not expand
 
         if deep_shared and len({s.dim for s in sites}) > 1 and not self.width:
             raise UserError("deep_shared needs layers of one width; this backbone's widths differ")
@@ -140,19 +150,19 @@ class VPT(_Prompted):
         """The layer whose prompts are inserted, as their outputs are used; None: all are read."""
         # A backbone that pools all tokens pools its prompts too.
         reads_prompts = self.pool in ("prompt", "both") or (
-            self.pool == "original" and backbone.pooled is None
+            self.pool == "original" and backbone.num_pooled_tokens is None
         )
         if self.at[-1] < backbone.sites[-1].index:
-            if self.pool == "prompt" and not expand and not self.parity:
+            if self.pool == "prompt" and not expand and not self.match_reference_code:
                 raise UserError("pool='prompt' finds no prompts at the end with expand=False")
             return self.at[-1] if expand else None
         return self.at[-1] if reads_prompts else None
 
-    def keep(self, backbone: Backbone) -> int | None:
+    def num_outputs(self, backbone: Backbone) -> int | None:
         """What pooling reads, prompts included."""
         if self.pool == "original":
-            return backbone.pooled
-        return self.extra + self.num_tokens if self.pool == "prompt" else None
+            return backbone.num_pooled_tokens
+        return self.num_prefix_tokens + self.num_tokens if self.pool == "prompt" else None
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
         """Lets the layer read its own prompts, or inserts those that live on."""
@@ -162,8 +172,8 @@ class VPT(_Prompted):
         if self.overwrites and ctx.layer == self.at[0]:
             tokens = _without_patches(tokens, self.num_tokens)
         if ctx.layer == self.lives:
-            return super().step(layer, tokens.insert(prompt, at=tokens.extra), ctx)
-        return layer(tokens, ctx, read=prompt, keep=ctx.keep)
+            return super().step(layer, tokens.insert(prompt, at=tokens.num_prefix_tokens), ctx)
+        return layer(tokens, ctx, extra_kv=prompt, num_outputs=ctx.num_outputs)
 
     def prompt(self, batch: int, ctx: Context) -> Float[Array, "... P D"]:
         """Returns the prompts of the context's layer, as `ready` does."""
@@ -172,8 +182,8 @@ class VPT(_Prompted):
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
         """Pools as asked."""
-        first = self.extra
-        last = first + self.num_tokens if self.miscounts else state.extra
+        first = self.num_prefix_tokens
+        last = first + self.num_tokens if self.miscounts else state.num_prefix_tokens
         over = {
             "original": None,
             "image": slice(last, None),
@@ -207,7 +217,7 @@ class PromptCls(VPT):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.reinit = reinit
 
-    def fresh(self, backbone: Backbone, key: Array) -> dict[str, Array]:
+    def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """The class token, where `reinit` asks for it."""
         return fresh_cls_token(backbone, key, self.reinit)
 
@@ -239,7 +249,7 @@ def prompted(
 
     Raises: UserError if the backbone has no attention, or the options contradict each other.
     """
-    sites = [s for s in backbone.sites if s.mixes]
+    sites = [s for s in backbone.sites if s.has_attention]
     if not sites:
         raise UserError(
             f"{type(backbone).__name__} has no attention, so prompt tokens have nothing to talk "
@@ -262,5 +272,8 @@ def spread(patch_size: tuple[int, int], width: int) -> float:
 
 
 def _without_patches(tokens: Tokens, count: int) -> Tokens:
-    x = jnp.concatenate([tokens.x[:, : tokens.extra], tokens.x[:, tokens.extra + count :]], axis=1)
+    x = jnp.concatenate(
+        [tokens.x[:, : tokens.num_prefix_tokens], tokens.x[:, tokens.num_prefix_tokens + count :]],
+        axis=1,
+    )
     return dataclasses.replace(tokens, x=x, grid=(0, 0))

@@ -55,7 +55,7 @@ class Add(_Prompted):
         self.prompts = nnx.Dict()
         for site in backbone.sites:
             if site.index in self.at:
-                count = 1 if single else backbone.extra + math.prod(site.grid)
+                count = 1 if single else backbone.num_prefix_tokens + math.prod(site.grid)
                 self.prompts[str(site.index)] = nnx.Param(self.draw(backbone, count, site, rngs))
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
@@ -92,7 +92,7 @@ class PrependPixel(Method):
         tokens = super().start(backbone, images, ctx)
         pixels = _normalised(self.prompts[...], self.pixel_init)
         patches = backbone.patchify(pixels[None].astype(images.dtype), ctx)  # 1 1 P D
-        return tokens.insert(patches[0, 0], at=tokens.extra)
+        return tokens.insert(patches[0, 0], at=tokens.num_prefix_tokens)
 
 
 class Pad(Method):
@@ -129,7 +129,7 @@ class Pad(Method):
             )
 
     @classmethod
-    def canvas(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
+    def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
         """The image and its frame."""
         return tuple(edge + 2 * options["num_tokens"] for edge in image_size)
 
@@ -163,13 +163,13 @@ class Below(Method):
         _at_least_one(num_tokens, "channel")
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.stem, self.pixel_init = backbone.stem, pixel_init
-        self.trainable = self.updates = rf"method/.*|backbone/({self.stem.params})"
+        self.trainable = self.trainable_stats = rf"method/.*|backbone/({self.stem.params})"
         self.prompts = nnx.Param(
             _draw(pixel_init, (*backbone.image_size, num_tokens), backbone, rngs)
         )
         area, dim = math.prod(self.stem.window), self.stem.dim
         bound = math.sqrt(6 / ((self.stem.channels + num_tokens) * area + dim * area))
-        if any(s.mixes for s in backbone.sites):
+        if any(s.has_attention for s in backbone.sites):
             bound = spread(self.stem.window, dim)
         shape = (*self.stem.window, num_tokens, dim)
         self.kernel = nnx.Param(

@@ -53,7 +53,7 @@ def build(
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
         values |= head_values(loaded, num_classes)
         loaded = dataclasses.replace(loaded, values={}, head={})
-    fresh = model.method.fresh(backbone, jax.random.fold_in(key, 3))
+    fresh = model.method.reinitialised_params(backbone, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in fresh.items()}
     if text is not None:
         values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
@@ -70,7 +70,9 @@ def make_model(
     config: ConfigDict, backbone: nnx.Module, num_classes: int, mesh: Mesh | None, rngs: nnx.Rngs
 ) -> Model:
     """Joins a backbone, which may be of shapes only, and the config's method."""
-    decided = run_wide("methods", config.method.name, parity=config.parity, mesh=mesh)
+    decided = run_wide(
+        "methods", config.method.name, match_reference_code=config.match_reference_code, mesh=mesh
+    )
     method = registry.construct(
         "methods", config.method, backbone, num_classes, **decided, rngs=rngs
     )
@@ -97,8 +99,13 @@ def make_backbone(config: ConfigDict, attention: str, key: jax.Array) -> nnx.Mod
     """Constructs the backbone; where its weights come from is not its business."""
     options = backbone_options(config)
     method = registry.lookup("methods", config.method.name)
-    options["image_size"] = method.canvas(pair(options["image_size"]), config.method.to_dict())
-    decided = run_wide("backbones", options["name"], attention=attention, parity=config.parity)
+    options["image_size"] = method.input_size(pair(options["image_size"]), config.method.to_dict())
+    decided = run_wide(
+        "backbones",
+        options["name"],
+        attention=attention,
+        match_reference_code=config.match_reference_code,
+    )
     return registry.construct("backbones", options, **decided, rngs=nnx.Rngs(key))
 
 

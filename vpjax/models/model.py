@@ -38,12 +38,12 @@ class Model(nnx.Module):
         backbone, method = self.backbone, self.method
         ctx = dataclasses.replace(ctx, hook=method.tap, noisy_backbone=method.backbone_dropout)
         last = f"backbone/layers/{len(backbone.layers) - 1}/norm/mean"
-        if remat != "none" and backbone.batch_norm and re.fullmatch(method.updates, last):
+        if remat != "none" and backbone.batch_norm and re.fullmatch(method.trainable_stats, last):
             raise UserError(
                 f"remat is {remat!r}, but BatchNorm of layers that train follows the batches, and "
                 "layers that change running averages cannot be run twice. Set remat='none'."
             )
         state = method.start(backbone, images, ctx)
-        keep = method.keep(backbone)
-        state = run_layers(backbone.layers, state, method.step, ctx, keep, remat, segments)
+        num_outputs = method.num_outputs(backbone)
+        state = run_layers(backbone.layers, state, method.step, ctx, num_outputs, remat, segments)
         return method.predict(backbone, state, ctx)

@@ -38,7 +38,7 @@ def partition(model: Model, trainable: str = "", mesh: Mesh | None = None) -> Mo
     learnable = [n for n, kind in kinds.items() if issubclass(kind, nnx.Param)]
     learns = params.matching(trainable or model.method.trainable, learnable, "trainable")
     running = [n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)]
-    stats = {n for n in running if re.fullmatch(model.method.updates, n)}
+    stats = {n for n in running if re.fullmatch(model.method.trainable_stats, n)}
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     frozen = pick(values.keys() - learns - stats)
     if mesh is not None:

@@ -23,16 +23,16 @@ class Context:
     key: Any = None  # None: evaluation, nothing is random
     progress: Any = 0.0  # share of training done, 0 to 1
     layer: int | None = None  # index of the current layer, None outside layers
-    keep: int | None = None  # leading tokens this layer must return, None: all
+    num_outputs: int | None = None  # leading tokens this layer must return, None: all
     noisy_backbone: bool = False  # the backbone's dropout acts and its BatchNorm sees the batch
     mask: Any = None  # B, which images are real and no padding; None: all
     criterion: Callable = losses.softmax  # logits, labels -> loss of each image
     hook: Callable = lambda site, y, x, ctx: y
 
-    def at(self, i: int, keep: int | None = None) -> "Context":
+    def at(self, i: int, num_outputs: int | None = None) -> "Context":
         """Returns the context of layer `i`."""
         key = None if self.key is None else jax.random.fold_in(self.key, i)
-        return dataclasses.replace(self, layer=i, key=key, keep=keep)
+        return dataclasses.replace(self, layer=i, key=key, num_outputs=num_outputs)
 
     def branch(self, tag: str) -> "Context":
         """Returns a context with randomness of its own, for another pass through the same layer."""

@@ -96,13 +96,13 @@ def _unbiased(count: Array) -> Array:
     return count / jnp.maximum(count - 1, 1)
 
 
-def to_map(tokens: Tokens, read: Array | None = None) -> Float[Array, "B h w D"]:
+def to_map(tokens: Tokens, extra_kv: Array | None = None) -> Float[Array, "B h w D"]:
     """Returns the tokens as a feature map.
 
-    Raises: UserError if there are extra tokens, or tokens to `read`: a convolution has no place
+    Raises: UserError if there are extra tokens, or tokens to `extra_kv`: a convolution has no place
     for them.
     """
-    if tokens.extra or read is not None:
+    if tokens.num_prefix_tokens or extra_kv is not None:
         raise UserError(
             "a convolutional layer was given prompts as tokens, which need attention. Use prompts "
             "in pixels, or a transformer."
@@ -113,7 +113,7 @@ def to_map(tokens: Tokens, read: Array | None = None) -> Float[Array, "B h w D"]
 def to_tokens(x: Float[Array, "B h w D"]) -> Tokens:
     """Returns a feature map as tokens, row by row."""
     batch, h, w, dim = x.shape
-    return Tokens(x.reshape(batch, h * w, dim), extra=0, grid=(h, w))
+    return Tokens(x.reshape(batch, h * w, dim), num_prefix_tokens=0, grid=(h, w))
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:

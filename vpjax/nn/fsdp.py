@@ -42,7 +42,7 @@ class Shards:
     """Which numbers of a layer, by its own names, are split over which devices."""
 
     mesh: Mesh
-    params: frozenset[str]
+    names: frozenset[str]
 
 
 def spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:

@@ -3,10 +3,10 @@
     x = x + attn(norm1(x))          attn: query, key, value, out
     x = x + mlp(norm2(x))           mlp:  fc1, gelu (or another of ACTIVATIONS), fc2
 
-A block can do less than all of its work (`read`, `keep`), which is where exact savings come from:
+A block can do less than all of its work (`extra_kv`, `num_outputs`), which is where exact savings come from:
 
     read    tokens that are looked at but not updated: they pass norm1, key and value only
-    keep=n  only the first n tokens come out: queries, projection and mlp for those alone
+    num_outputs=n  only the first n tokens come out: queries, projection and mlp for those alone
 
 Numbers are computed in the dtype of the tokens; statistics and softmax in float32. Parameters are
 cast where they are used. Norms and activations carry their own derivatives, which keep one array
@@ -72,7 +72,7 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention of the first `keep` tokens over all tokens and `read`.
+    """Multi-head self-attention of the first `num_outputs` tokens over all tokens and `extra_kv`.
 
     `dropout` is that of the probabilities and of the result; it needs the implementation "xla".
     """
@@ -97,16 +97,16 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         ctx: Context,
-        read: Float[Array, "... P D"] | None = None,
-        keep: int | None = None,
+        extra_kv: Float[Array, "... P D"] | None = None,
+        num_outputs: int | None = None,
     ) -> Float[Array, "B K D"]:
-        q = ctx.tap("attn.query", self.query(x[:, :keep]), x)  # B K N d
+        q = ctx.tap("attn.query", self.query(x[:, :num_outputs]), x)  # B K N d
         k = ctx.tap("attn.key", self.key(x), x)  # B L N d
         v = ctx.tap("attn.value", self.value(x), x)
-        if read is not None:
+        if extra_kv is not None:
             # Computed before the repetition: once a batch where read tokens have no batch axis.
-            k = _join(ctx.tap("attn.key", self.key(read), read), k)
-            v = _join(ctx.tap("attn.value", self.value(read), read), v)
+            k = _join(ctx.tap("attn.key", self.key(extra_kv), extra_kv), k)
+            v = _join(ctx.tap("attn.value", self.value(extra_kv), extra_kv), v)
         if self.dropout:
             drop = lambda p: ctx.backbone_dropout(p, self.dropout, "attn.weights")  # noqa: E731
             y = attention(q, k, v, self.implementation, drop=drop)
@@ -179,21 +179,21 @@ class Block(nnx.Module):
         self,
         tokens: Tokens,
         ctx: Context,
-        read: Float[Array, "... P D"] | None = None,
-        keep: int | None = None,
+        extra_kv: Float[Array, "... P D"] | None = None,
+        num_outputs: int | None = None,
     ) -> Tokens:
         x = tokens.x
         y = ctx.tap("norm1", self.norm1(x), x)
-        if read is not None:
-            read = read.astype(x.dtype)
-            read = ctx.tap("norm1", self.norm1(read), read)
-        tokens = tokens.first(keep)
-        y = ctx.tap("attn", self.attn(y, ctx, read, keep), y)
+        if extra_kv is not None:
+            extra_kv = extra_kv.astype(x.dtype)
+            extra_kv = ctx.tap("norm1", self.norm1(extra_kv), extra_kv)
+        tokens = tokens.first(num_outputs)
+        y = ctx.tap("attn", self.attn(y, ctx, extra_kv, num_outputs), y)
         x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
         y = ctx.tap("norm2", self.norm2(x), x)
         y = ctx.tap("mlp", self.mlp(y, ctx), y)
         x = x + ctx.drop_path(y, self.drop_path, "mlp")
-        return Tokens(x, tokens.extra, tokens.grid)
+        return Tokens(x, tokens.num_prefix_tokens, tokens.grid)
 
 
 class PatchEmbed(nnx.Module):
@@ -223,9 +223,9 @@ class PatchEmbed(nnx.Module):
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 
-def _join(read: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
-    read = jnp.broadcast_to(read, (len(own), *read.shape[-3:]))
-    return jnp.concatenate([read, own], axis=1)  # B (P + L) N d
+def _join(extra_kv: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
+    extra_kv = jnp.broadcast_to(extra_kv, (len(own), *extra_kv.shape[-3:]))
+    return jnp.concatenate([extra_kv, own], axis=1)  # B (P + L) N d
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

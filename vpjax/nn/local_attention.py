@@ -59,7 +59,7 @@ def local_attention(
     return y.reshape(*y.shape[:2], *heads)
 
 
-def neighbours(grid: tuple[int, int], extra: int) -> Bool[np.ndarray, "L L"]:
+def neighbours(grid: tuple[int, int], num_prefix_tokens: int) -> Bool[np.ndarray, "L L"]:
     """Returns who (row) looks at whom (column).
 
     Extra tokens see everything, and are seen by extra tokens alone.
@@ -69,7 +69,8 @@ def neighbours(grid: tuple[int, int], extra: int) -> Bool[np.ndarray, "L L"]:
         raise UserError(f"a grid of {grid} has no cells")
     y, x = np.divmod(np.arange(math.prod(grid)), grid[1])
     near = (abs(y[:, None] - y) <= 1) & (abs(x[:, None] - x) <= 1)
-    return np.pad(near, ((extra, 0), (extra, 0))) | (np.arange(extra + len(y)) < extra)[:, None]
+    first = num_prefix_tokens
+    return np.pad(near, ((first, 0), (first, 0))) | (np.arange(first + len(y)) < first)[:, None]
 
 
 def _dense(q: Array, k: Array, v: Array, grid: tuple[int, int], ring: bool) -> Array:

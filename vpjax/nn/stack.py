@@ -21,13 +21,13 @@ def run_layers(
     state: Any,
     step: Callable,
     ctx: Context,
-    keep: int | None = None,
+    num_outputs: int | None = None,
     remat: str = "none",
     segments: int = 0,
 ) -> Any:
     """Applies layers in turn: the only loop over layers in the library.
 
-    The last layer is asked for its first `keep` tokens only. `remat` names what the backward pass
+    The last layer is asked for its first `num_outputs` tokens only. `remat` names what the backward pass
     recomputes: "none"; "full": all but the input of each segment of layers; "dots": all but those
     and products with weights. `segments` is how many there are; 0: each layer is one.
     Raises: UserError for an unknown `remat`, or `segments` the layers cannot be split into.
@@ -38,7 +38,7 @@ def run_layers(
         def apply(state, part=part):
             for i in part:
                 layer, state = fsdp.whole(layers[i], state)
-                state = step(layer, state, ctx.at(i, keep if i == last else None))
+                state = step(layer, state, ctx.at(i, num_outputs if i == last else None))
             return state
 
         policy, gathers = REMAT[remat], any(fsdp.is_split(layers[i]) for i in part)

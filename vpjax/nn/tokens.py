@@ -3,7 +3,7 @@
     B L D, L = extra + h w:     [ class token, prompts ... | row 0 | row 1 | ... | row h-1 ]
 
 Extra tokens have no place in the image. Feature maps of convolutional networks are Tokens with
-`extra = 0`. So "put prompts before the grid" is one operation for every backbone.
+`num_prefix_tokens = 0`. So "put prompts before the grid" is one operation for every backbone.
 """
 
 import dataclasses
@@ -15,21 +15,21 @@ from jaxtyping import Array, Float
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=["extra", "grid"]
+    jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=["num_prefix_tokens", "grid"]
 )
 @dataclasses.dataclass(frozen=True)
 class Tokens:
     """A batch of token sequences."""
 
     x: jax.Array  # B (extra + h w) D
-    extra: int
+    num_prefix_tokens: int
     grid: tuple[int, int]  # (h, w)
 
     def insert(self, prompts: Float[Array, "... P D"], at: int) -> "Tokens":
         """Puts extra tokens before position `at`; P D is broadcast over the batch, B P D is not."""
         p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
         x = jnp.concatenate([self.x[:, :at], p, self.x[:, at:]], axis=1)  # B (L + P) D
-        return dataclasses.replace(self, x=x, extra=self.extra + p.shape[1])
+        return dataclasses.replace(self, x=x, num_prefix_tokens=self.num_prefix_tokens + p.shape[1])
 
     def overwrite(self, prompts: Float[Array, "... P D"], at: int) -> "Tokens":
         """Replaces the tokens from position `at` on."""
@@ -40,7 +40,9 @@ class Tokens:
         """Keeps the first `count` tokens (None: all). A cut inside the grid leaves no grid."""
         if count is None or count >= self.x.shape[1]:
             return self
-        return Tokens(self.x[:, :count], extra=min(count, self.extra), grid=(0, 0))
+        return Tokens(
+            self.x[:, :count], num_prefix_tokens=min(count, self.num_prefix_tokens), grid=(0, 0)
+        )
 
 
 def over_batch(prompts: Float[Array, "... P D"], batch: int) -> Float[Array, "B P D"]:

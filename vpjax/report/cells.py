@@ -19,8 +19,8 @@ WIDE = 10.0  # points between seeds that a mean should not hide
 
 # Config keys that may differ between seeds of one cell: they name the run, or how it is computed,
 # and not what.
-FREE = ("seed", "seeds", "label", "expected", "compare", "colours", "together", "draw", "export")
-FREE += ("tune", "suite", "mesh", "remat", "remat_segments", "attention", "features", "data.dir")
+FREE = ("seed", "study", "draw", "export", "mesh", "remat", "remat_segments", "attention")
+FREE += ("features", "data.dir")
 FREE += ("data.eval_batch_size", "train.save_every", "train.log_every", "train.accumulate")
 
 

@@ -43,9 +43,9 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
                 f"{what} was trained with mean {trained.mean}, std {trained.std} ({own!r}). Right "
                 "for repeating published VPT numbers, else several points lost."
             )
-    if method.__name__ == "Adapter" and config.parity:
+    if method.__name__ == "Adapter" and config.match_reference_code:
         yield (
-            "adapter with parity=True starts with both layers at zero, as published: only its "
+            "adapter with match_reference_code=True starts with both layers at zero, as published: only its "
             "last bias ever learns."
         )
 

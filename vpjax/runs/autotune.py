@@ -27,20 +27,19 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vpjax.models import factory
-from vpjax.runs import config as configs
-from vpjax.nn.attention import AUTO, IMPLEMENTATIONS, MEASURED, candidates
-from vpjax.core.files import cache_folder
-from vpjax.core.errors import UserError
-from vpjax.train.memory import free_bytes, step_bytes
-from vpjax.models.partition import merge
-from vpjax.nn.stack import REMAT
 from vpjax.core import distributed
-from vpjax.train import sharding
-from vpjax.train.evaluate import make_eval_step
+from vpjax.core.errors import UserError
+from vpjax.core.files import cache_folder, write_json
+from vpjax.models import factory
+from vpjax.models.partition import merge
+from vpjax.nn.attention import AUTO, IMPLEMENTATIONS, MEASURED, candidates
+from vpjax.nn.stack import REMAT
+from vpjax.runs import config as configs
 from vpjax.runs.experiment import Experiment, on_device, split_batches
 from vpjax.runs.program import training_step
-from vpjax.core.files import write_json
+from vpjax.train import sharding
+from vpjax.train.evaluate import make_eval_step
+from vpjax.train.memory import free_bytes, step_bytes
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ LADDER = ("none", "dots", "full")  # remat, from what is fastest to what needs l
 WARM, STEPS = 1, 3  # steps that are not timed, and that are
 # What decides the program of a step, besides device and versions.
 PARTS = ("backbone.", "method.", "mesh.")
-KEYS = ("attention", "remat", "remat_segments", "dtype", "parity", "optim.name")
+KEYS = ("attention", "remat", "remat_segments", "dtype", "match_reference_code", "optim.name")
 KEYS += ("train.batch_size", "train.accumulate", "train.loss", "train.trainable")
 
 Form = tuple[str, str]  # attention, remat

@@ -18,17 +18,17 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from scipy.cluster.vq import kmeans2
 
-from vpjax.runs import config as configs
-from vpjax.runs import summary
 from vpjax.backbones.base import Backbone
-from vpjax.data import Loader, preset
+from vpjax.core import files
 from vpjax.core.errors import UserError
+from vpjax.data import Loader, preset
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
-from vpjax.core import files
-from vpjax.train import sharding
+from vpjax.runs import config as configs
+from vpjax.runs import summary
 from vpjax.runs.experiment import Experiment, eval_batch_size, on_device, prepare
+from vpjax.train import sharding
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from vpjax.core.errors import UserError, unknown
 # Keys of the backbone's section that are not the class's options.
 OUTSIDE = {"weights", "head", "resample"}
 # Options that are decided once for a whole run, by config keys of the same name.
-RUN_WIDE = {"attention", "parity", "mesh"}
+RUN_WIDE = {"attention", "match_reference_code", "mesh"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:

@@ -13,20 +13,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vpjax.core import registry
-from vpjax.models import factory
-from vpjax.train import losses
-from vpjax.nn.attention import AUTO
-from vpjax.models.text.features import of_classes
+from vpjax.core import distributed, registry
+from vpjax.core.errors import Diverged, UserError, unknown
 from vpjax.data import Loader, open_source, preset
-from vpjax.data.loader import Order, TRAIN_REMAINDERS
+from vpjax.data.loader import TRAIN_REMAINDERS, Order
 from vpjax.data.source import Source
 from vpjax.data.transforms import pair
-from vpjax.core.errors import Diverged, UserError, unknown
+from vpjax.models import factory
 from vpjax.models.partition import ModelParts, shapes
+from vpjax.models.text.features import of_classes
+from vpjax.nn.attention import AUTO
 from vpjax.runs.startup import Startup
-from vpjax.core import distributed
-from vpjax.train import optim, sharding, step
+from vpjax.train import losses, optim, sharding, step
 from vpjax.train.evaluate import Predictions, evaluate, make_eval_step
 from vpjax.weights.catalog import CATALOG
 from vpjax.weights.load import Loaded
@@ -55,7 +53,9 @@ class Experiment(NamedTuple):
     eval_step: Callable
     remat: str = "none"  # what the backward pass recomputes
     text: str = ""  # hash of what the text features of the classes depend on
-    features: Any = None  # vpjax.runs.features.Features, where the run works on them; None: on images
+    features: Any = (
+        None  # vpjax.runs.features.Features, where the run works on them; None: on images
+    )
 
 
 def prepare(config: ConfigDict, startup: Startup | None = None) -> Experiment:
@@ -93,7 +93,9 @@ def prepare(config: ConfigDict, startup: Startup | None = None) -> Experiment:
     size = pair(factory.backbone_options(config)["image_size"])
 
     plan = make_plan(config, len(sources["train"]))
-    optimiser, rate = optim.make_optimiser(config.optim, parts.trainable, plan, config.parity)
+    optimiser, rate = optim.make_optimiser(
+        config.optim, parts.trainable, plan, config.match_reference_code
+    )
     state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
     state = sharding.place(state, mesh, method.sharded)
     over = factory.split_over(config, mesh) is not None
@@ -183,7 +185,11 @@ def image_loader(experiment: Experiment, split: str) -> Loader:
 
 def split_batches(experiment: Experiment, split: str) -> Order:
     """Returns the batches that the steps take: of images, or of features where the run has them."""
-    return experiment.features.loader(split) if experiment.features else image_loader(experiment, split)
+    return (
+        experiment.features.loader(split)
+        if experiment.features
+        else image_loader(experiment, split)
+    )
 
 
 def on_device(config: ConfigDict, name: str, size: tuple[int, int], train: bool) -> step.Prepare:

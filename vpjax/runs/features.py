@@ -25,22 +25,21 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.core import params, registry
-from vpjax.models import factory
+from vpjax.core import distributed, params, registry
+from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import cache_folder
+from vpjax.core.progress import Progress
 from vpjax.data import Loader, preset
 from vpjax.data.features import FeatureLoader, Rows, content, filling, read_rows
-from vpjax.core.errors import UserError, unknown
+from vpjax.models import factory
 from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
-from vpjax.core import distributed
+from vpjax.runs.experiment import Experiment, eval_batch_size, on_device
 from vpjax.train import sharding
 from vpjax.train.checkpoint import digest
 from vpjax.train.evaluate import make_eval_step
-from vpjax.runs.experiment import Experiment, eval_batch_size, on_device
-from vpjax.core.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ def reason_against(experiment: Experiment) -> str | None:
     method = registry.lookup("methods", config.method.name)
     inside = [n for n in parts.trainable if n.startswith("backbone/")]
     augment = preset(experiment.preset).augment
-    if not method.on_features or inside:
+    if not method.trains_after_pooling or inside:
         what = f"{inside[0]} is learnt" if inside else f"{config.method.name} works inside it"
         return f"the backbone is not frozen and by itself ({what})"
     if augment:
@@ -199,7 +198,7 @@ def facts(experiment: Experiment) -> dict[str, Any]:
         "preset": preparation,
         "image_size": list(experiment.image_size),
         "dtype": config.dtype,
-        "parity": config.parity,
+        "match_reference_code": config.match_reference_code,
     }
 
 
@@ -215,7 +214,7 @@ def make_forward(experiment: Experiment) -> Callable:
     def forward(weights, images):
         backbone = nnx.merge(graphdef, params.fill(like, weights))
         state = method.start(backbone, to_input(images, None), ctx)
-        state = run_layers(backbone.layers, state, method.step, ctx, method.keep(backbone))
+        state = run_layers(backbone.layers, state, method.step, ctx, method.num_outputs(backbone))
         return backbone.pool(state).astype(jnp.float32)
 
     return forward

@@ -15,24 +15,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import logs
-from vpjax.runs import autotune, summary
-from vpjax.runs import config as configs
+from vpjax.core import distributed, files, logs
 from vpjax.core.errors import UserError
-from vpjax.runs.features import with_cached_features
-from vpjax.runs.scores import as_table, margin_of, score
-from vpjax.runs.startup import Startup
-from vpjax.core import distributed, files
-from vpjax.runs import workdir
-from vpjax.train import optim, sharding, step
-from vpjax.train.checkpoint import Checkpoints
-from vpjax.train.early_stopping import EarlyStopping
-from vpjax.runs.experiment import Experiment, diverged, evaluate_metrics, prepare, split_batches
 from vpjax.core.progress import Progress
+from vpjax.runs import autotune, summary, workdir
+from vpjax.runs import config as configs
+from vpjax.runs.experiment import Experiment, diverged, evaluate_metrics, prepare, split_batches
+from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
 from vpjax.runs.restore import checkpoint_metadata, reopen_run, restore_checkpoint
-from vpjax.train.signals import StopSignal, Stopped
+from vpjax.runs.scores import as_table, margin_of, score
+from vpjax.runs.startup import Startup
+from vpjax.train import optim, sharding, step
+from vpjax.train.checkpoint import Checkpoints
+from vpjax.train.early_stopping import EarlyStopping
+from vpjax.train.signals import Stopped, StopSignal
 from vpjax.weights import google
 
 log = logging.getLogger(__name__)

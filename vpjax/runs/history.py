@@ -8,25 +8,18 @@ A device works ahead of Python, and reading a number from it waits for the step 
 `Metrics` has to read what it writes; `Progress` reads only what it shows, every few seconds.
 """
 
-import collections
 import csv
 import io
 import json
 import math
 import os
-import shutil
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
 from vpjax.core.errors import UserError
-
 
 
 class Metrics:
@@ -133,11 +126,3 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     os.replace(temporary, path)
-
-
-
-
-
-
-
-

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from vpjax.runs import summary
+from vpjax.runs.experiment import Experiment, on_device
 from vpjax.runs.features import as_they_are
 from vpjax.train import step
-from vpjax.runs.experiment import Experiment, on_device
 
 
 def training_step(experiment: Experiment) -> Callable:

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
 from vpjax.runs.autotune import load_choice
-from vpjax.core.errors import UserError
+from vpjax.runs.experiment import Experiment, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.train import step
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early_stopping import EarlyStopping
-from vpjax.runs.experiment import Experiment, prepare
 
 
 def reopen_run(folder: Path) -> tuple[Experiment, step.State]:

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vpjax.train import taxonomy
+from vpjax.core.files import write_json
+from vpjax.core.table import table
 from vpjax.data.source import Source
 from vpjax.models.partition import merge
-from vpjax.train.evaluate import Predictions
 from vpjax.runs.experiment import Experiment, evaluate_split
-from vpjax.core.table import table
+from vpjax.train import taxonomy
+from vpjax.train.evaluate import Predictions
 from vpjax.train.step import State
-from vpjax.core.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ NAMES = {
     "top5": "top-5",
     "auc": "AUC",
     "map": "mAP",
-    "recall": "mean recall",
+    "mean_recall": "mean recall",
     "f1_micro": "F1, micro",
     "f1_macro": "F1, macro",
     "f1_samples": "F1, by image",
-    "per_class": "mean over classes",
+    "mean_class_accuracy": "mean over classes",
 }
 
 Numbers = dict[str, float]
@@ -90,7 +90,7 @@ def counted(train: Source) -> Int[np.ndarray, " C"] | None:
 
 def margin_of(experiment: Experiment) -> str:
     """Returns what the margin's probabilities are made of: "softmax of 714.3 cosines"."""
-    return f"softmax of {merge(*experiment.parts).method.logits}"
+    return f"softmax of {merge(*experiment.parts).method.logit_description}"
 
 
 def as_table(split: str, numbers: Numbers, margin_of: str) -> str:

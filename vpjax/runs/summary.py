@@ -1,18 +1,15 @@
 """What a run says about itself: before it starts, and in its result."""
 
-import contextlib
 import importlib.metadata
 import logging
 import platform
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vpjax.runs.advice import advice
 from vpjax.core.table import table
+from vpjax.runs.advice import advice
 from vpjax.runs.history import read_history
 
 if TYPE_CHECKING:
@@ -20,10 +17,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ROWS = 30  # of the parameter table
-
-
-
-
 
 
 def opening(experiment: "Experiment") -> None:
@@ -169,7 +162,9 @@ def one_line(result: dict[str, Any]) -> str:
 
 def draw_curves(folder: Path) -> None:
     """Draws the history of a run to curves.png."""
-    from vpjax.report.plots.curves import curves  # here: a run needs no pictures before its first step
+    from vpjax.report.plots.curves import (
+        curves,  # here: a run needs no pictures before its first step
+    )
 
     rows = read_history(folder / "metrics.jsonl")
     curves(rows, title=folder.name).savefig(folder / "curves.png", dpi=150)

@@ -10,9 +10,6 @@ others write theirs, which are the same, where nobody looks; only checkpoints ar
 """
 
 import contextlib
-import fcntl
-import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +17,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.runs import config as configs
-from vpjax.core.errors import Diverged, InUse, UserError
 from vpjax.core import distributed
-
-
+from vpjax.core.errors import Diverged, UserError
+from vpjax.core.files import lock_folder, read_json, write_json
+from vpjax.runs import config as configs
 
 
 @contextlib.contextmanager
@@ -80,13 +76,9 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-
-
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """Returns the result of a finished run, or None."""
     return read_json(workdir / "result.json")
-
-
 
 
 def write_failure(workdir: Path, error: UserError) -> None:

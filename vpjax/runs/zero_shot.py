@@ -16,17 +16,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.runs import config as configs
-from vpjax.core import logs
-from vpjax.runs import summary
-from vpjax.models.text.zero_shot import SCALE
+from vpjax.core import files, logs
 from vpjax.core.errors import UserError
-from vpjax.runs.features import with_cached_features
 from vpjax.methods import mop
-from vpjax.runs.scores import as_table, margin_of, score
-from vpjax.core import files
-from vpjax.runs import workdir
+from vpjax.models.text.zero_shot import SCALE
+from vpjax.runs import config as configs
+from vpjax.runs import summary, workdir
+from vpjax.runs.defaults import single_run
 from vpjax.runs.experiment import prepare
+from vpjax.runs.features import with_cached_features
+from vpjax.runs.scores import as_table, margin_of, score
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,11 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
             log.info("\n%s\n", as_table(split, numbers, margin_of(experiment)))
             result |= {f"{split}_{k}": v for k, v in numbers.items()}
         # What is there to be learnt belongs to the mixture.
-        result |= summary.facts(experiment) | {"method": "zero_shot", "trainable": 0, "percent": 0.0}
+        result |= summary.facts(experiment) | {
+            "method": "zero_shot",
+            "trainable": 0,
+            "percent": 0.0,
+        }
         result["seconds"] = round(time.perf_counter() - begin, 2)
         files.write_json(folder / "result.json", result)
         log.info("%s", summary.one_line(result))
@@ -69,8 +72,7 @@ def without_learning(config: ConfigDict) -> ConfigDict:
     if not config.data.val and not config.data.test:
         raise UserError("data.val and data.test are empty; give one of them to evaluate")
     still = {"num_prompts": 1, "init": "zero", "temp_cls": mop.SCALE / SCALE}
-    config = configs.merged(config, {"method": {"name": "mop.MoP"} | still})
-    config.compare, config.seeds = ConfigDict(), (config.seed,)
+    config = configs.merged(single_run(config), {"method": {"name": "mop.MoP"} | still})
     # What a recipe says of learning is about parameters that are not there.
     config.optim.update(no_decay="", schedule="constant")
     config.train.update(trainable="", select="last", patience=0, test_best=False)

@@ -2,8 +2,8 @@
 
     python main.py --mode ablate --config configs/ablate_fusion.py --workdir DIR
 
-A recipe lists its cells as {label: changes to the config} in `config.compare`, their order in
-`config.cells` (else by name), and in `config.study` which study it is. DIR then holds
+A recipe lists its cells as {label: changes to the config} in `config.study.compare`, their order in
+`config.study.cells` (else by name), and in `config.study.name` which study it is. DIR then holds
 
     ablation_<study>.md, .csv, .json   a line a cell: mean and standard deviation over seeds
     ablation_<study>_results.csv       a line a run
@@ -36,7 +36,6 @@ from vpjax.models.model import Model
 from vpjax.models.partition import partition
 from vpjax.report.plots.ablation import backbones, choices
 from vpjax.runs.fit import fit
-from vpjax.runs.together import fit_together
 from vpjax.studies import compare
 
 log = logging.getLogger(__name__)
@@ -69,12 +68,12 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     Raises: UserError if the recipe is no study or has no seed; and, when all else is done and
     written, if a run failed.
     """
-    study = config.get("study", "")
+    study = config.study.name
     if study not in STUDIES:
-        raise unknown("config.study (a recipe for --mode ablate sets it)", study, STUDIES)
+        raise unknown("config.study.name (a recipe for --mode ablate sets it)", study, STUDIES)
     labels = compare.labels(config)
-    if not config.seeds or not labels:
-        raise UserError("a study needs cells (config.compare) and seeds (config.seeds)")
+    if not config.study.seeds or not labels:
+        raise UserError("a study needs cells (config.study.compare) and seeds (config.study.seeds)")
     folder.mkdir(parents=True, exist_ok=True)
     runs, cells = [], []
     for number, label in enumerate(labels, start=1):
@@ -98,19 +97,13 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
 def cell(config: ConfigDict, label: str, folder: Path) -> list[dict[str, Any]]:
     """Trains a cell with every seed; returns a row a run."""
     config = config.copy_and_resolve_references()
-    config.cells = (label,)
-    # How a study is done is no part of what a run is.
-    together, config.together = config.together, False
+    config.study.cells = (label,)
     try:
         singles = [(c, folder / label / f"seed{seed}") for _, seed, c in compare.runs(config)]
         facts = chosen(singles[0][0]) | counts(singles[0][0])
     except UserError as e:  # the cell itself cannot be
-        return [row(label, seed, {}, e) for seed in config.seeds]
-    if together:
-        outcomes = attempt(lambda: fit_together(singles))
-        outcomes = outcomes if isinstance(outcomes, list) else [outcomes] * len(singles)
-    else:
-        outcomes = [attempt(lambda c=c, place=place: fit(c, place)) for c, place in singles]
+        return [row(label, seed, {}, e) for seed in config.study.seeds]
+    outcomes = [attempt(lambda c=c, place=place: fit(c, place)) for c, place in singles]
     return [row(label, c.seed, facts, o) for (c, _), o in zip(singles, outcomes, strict=True)]
 
 
@@ -144,7 +137,9 @@ def counts(config: ConfigDict) -> dict[str, Any]:
 
     def make():
         backbone = factory.make_backbone(config, "xla", jax.random.key(0))
-        decided = factory.run_wide("methods", config.method.name, parity=config.parity)
+        decided = factory.run_wide(
+            "methods", config.method.name, match_reference_code=config.match_reference_code
+        )
         more = decided | {"rngs": nnx.Rngs(0)}
         method = registry.construct("methods", config.method, backbone, classes, **more)
         return Model(backbone, method)

@@ -22,6 +22,7 @@ from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import write_json
 from vpjax.core.table import table
 from vpjax.runs import config as configs
+from vpjax.runs.defaults import single_run
 from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
 
@@ -29,14 +30,14 @@ log = logging.getLogger(__name__)
 
 
 def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
-    """Trains every run of `config.compare` with every seed; returns and writes the table's rows.
+    """Trains every run of `config.study.compare` with every seed; returns and writes the table's rows.
 
-    `config.colours` are those of labels in comparison_curves.png.
+    `config.study.colours` are those of labels in comparison_curves.png.
 
-    Raises: UserError if there is no seed, or no run of a label in `config.cells`.
+    Raises: UserError if there is no seed, or no run of a label in `config.study.cells`.
     """
-    if not config.seeds:
-        raise UserError("config.seeds is empty; a comparison needs at least one seed")
+    if not config.study.seeds:
+        raise UserError("config.study.seeds is empty; a comparison needs at least one seed")
     planned = list(runs(config))
     results = {}
     for number, (label, seed, single) in enumerate(planned, start=1):
@@ -59,33 +60,33 @@ def draw_histories(
 
     curves = {}
     for label in (row["label"] for row in rows):
-        for seed, result in zip(config.seeds, results[label], strict=True):
+        for seed, result in zip(config.study.seeds, results[label], strict=True):
             history = read_history(folder / label / f"seed{seed}" / "metrics.jsonl")
             curves.setdefault(label, []).append(points(history, result["steps_per_epoch"]))
     if any(len(line.epochs) for seeds in curves.values() for seed in seeds for line in seed):
         along = "test" if all("best" in r for r in rows) else "validation"
-        histories(curves, along, config.colours).savefig(folder / "comparison_curves.png", dpi=150)
+        histories(curves, along, config.study.colours).savefig(
+            folder / "comparison_curves.png", dpi=150
+        )
 
 
 def labels(config: ConfigDict) -> tuple[str, ...]:
-    """Returns which of `config.compare` to run, in order: `config.cells`, or all by name.
+    """Returns which of `config.study.compare` to run, in order: `config.study.cells`, or all by name.
 
     Raises: UserError if there is no such cell.
     """
-    for label in config.cells:
-        if label not in config.compare:
-            raise unknown("cell", label, config.compare)
-    return tuple(config.cells or config.compare)
+    for label in config.study.cells:
+        if label not in config.study.compare:
+            raise unknown("cell", label, config.study.compare)
+    return tuple(config.study.cells or config.study.compare)
 
 
 def runs(config: ConfigDict) -> Iterator[tuple[str, int, ConfigDict]]:
     """Yields label, seed and the config of each single run."""
     for label in labels(config):
-        for seed in config.seeds:
-            single = configs.merged(config, config.compare[label])
-            single.seed, single.seeds = seed, (seed,)
-            # What runs beside it is no part of what a run is.
-            single.compare, single.colours, single.cells = ConfigDict(), ConfigDict(), ()
+        for seed in config.study.seeds:
+            single = configs.merged(single_run(config), config.study.compare[label])
+            single.seed = seed
             yield label, seed, single
 
 

@@ -23,7 +23,6 @@ from vpjax.runs import config as configs
 from vpjax.runs import program
 from vpjax.runs.experiment import Experiment, make_plan, prepare, preset_name
 from vpjax.runs.features import backbone_values, with_cached_features
-from vpjax.runs.members import FREE
 from vpjax.studies import trials
 from vpjax.studies.trials import Trial
 from vpjax.train.sharding import put_batch
@@ -35,7 +34,10 @@ NOTE = (
     "the final runs cost; before, the first cell of the grid stands for it."
 )
 IMAGES = 8  # a device and compiled step
-NOT_COUNTED = ("data.", "expected.", "draw", "label")  # of a config: they do not change a step
+# Keys of a config that do not change what a step costs.
+FREE = ("seed", "optim.lr", "optim.min_lr", "optim.weight_decay", "optim.momentum")
+FREE += ("optim.bias_multiplier", "optim.clip_norm")
+NOT_COUNTED = ("data.", "study.", "draw")
 
 
 class Work(NamedTuple):
@@ -85,7 +87,7 @@ def describe(plan: Any) -> str:
     for key, values in grid.items():
         lines.append(f"grid      {key}: {', '.join(map(str, dict.fromkeys(values)))}")
     done = sum(t.outcome is not None for t in plan.selection)
-    seeds = ", ".join(map(str, config.seeds))
+    seeds = ", ".join(map(str, config.study.seeds))
     lines.append(f"trials    {len(plan.selection)} to choose from ({done} there), seeds {seeds}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ has. Its outcome is its result.json, or failed.json, which says why there is non
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from vpjax.core.errors import Diverged, UserError, unknown
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
-from vpjax.runs.members import kin
+from vpjax.runs.defaults import single_run
 
 Cell = Mapping[str, Any]  # {"optim.lr": 0.5, ...}
 SPLITS = ("trials", "devices")  # that several processes may share
@@ -47,8 +47,10 @@ def check(config: ConfigDict) -> None:
     """Raises a UserError for a config that the protocol does not allow."""
     if not (config.data.test and config.data.val):
         raise UserError("--mode tune needs config.data.val, to choose on, and config.data.test")
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"config.seeds is {config.seeds}; expected distinct seeds of final runs")
+    if not config.study.seeds or len(set(config.study.seeds)) < len(config.study.seeds):
+        raise UserError(
+            f"config.study.seeds is {config.study.seeds}; expected distinct seeds of final runs"
+        )
     if config.train.select != "last" or config.train.patience or config.train.test_best:
         raise UserError(
             "--mode tune reports the last epoch of runs that have no val split: set train.select="
@@ -56,24 +58,24 @@ def check(config: ConfigDict) -> None:
         )
     if config.optim.schedule == "plateau":
         raise UserError("optim.schedule='plateau' needs a val split, which final runs do not have")
-    if config.tune.split not in SPLITS:
-        raise unknown("config.tune.split", config.tune.split, SPLITS)
-    if config.tune.together < 1:
-        raise UserError(f"config.tune.together is {config.tune.together}; expected 1 or more")
+    if config.study.tune.split not in SPLITS:
+        raise unknown("config.study.tune.split", config.study.tune.split, SPLITS)
 
 
 def cells(config: ConfigDict) -> list[Cell]:
-    """Returns every combination of `config.tune.grid`, the values of the last key fastest.
+    """Returns every combination of `config.study.tune.grid`, the values of the last key fastest.
 
     Raises: UserError if a key has no values, or is none of the config.
     """
-    axes = dict(_axes(config.tune.grid.to_dict(), ""))
+    axes = dict(_axes(config.study.tune.grid.to_dict(), ""))
     known = configs.flat(config)
     for key, values in axes.items():
         if not isinstance(values, tuple | list) or not values:
-            raise UserError(f"config.tune.grid.{key} is {values!r}; expected values, such as (1.,)")
+            raise UserError(
+                f"config.study.tune.grid.{key} is {values!r}; expected values, such as (1.,)"
+            )
         if key not in known and f"{key.partition('.')[0]}.name" not in axes:
-            raise unknown("key in config.tune.grid", key, known)
+            raise unknown("key in config.study.tune.grid", key, known)
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -91,34 +93,26 @@ def selection(config: ConfigDict, folder: Path) -> list[Trial]:
     found = cells(config)
     if len(found) < 2:
         return []
-    bare = without_plan(config)
-    bare.data.test, bare.seeds = "", (config.seed,)
+    bare = single_run(config)
+    bare.data.test = ""
     bare.curves = bare.draw = False  # hundreds of runs that nobody looks at
     out = []
     for cell in found:
         name = label(cell, found[0])
-        run = configs.merged(bare, changes(cell, config.tune.also))
+        run = configs.merged(bare, changes(cell, config.study.tune.also))
         out.append(Trial(name, run, folder / "select" / name, cell))
     return out
 
 
 def finals(config: ConfigDict, cell: Cell, folder: Path) -> list[Trial]:
     """Returns a run a seed, of the chosen cell, on all that is not the test split."""
-    chosen = configs.merged(without_plan(config), changes(cell, config.tune.also))
-    chosen.data.train = config.tune.train or f"{config.data.train}+{config.data.val}"
+    chosen = configs.merged(single_run(config), changes(cell, config.study.tune.also))
+    chosen.data.train = config.study.tune.train or f"{config.data.train}+{config.data.val}"
     chosen.data.val = ""
     out = []
-    for seed in config.seeds:
-        run = configs.merged(chosen, {"seed": seed, "seeds": (seed,)})
+    for seed in config.study.seeds:
+        run = configs.merged(chosen, {"seed": seed})
         out.append(Trial(f"seed{seed}", run, folder / "final" / f"seed{seed}", {}))
-    return out
-
-
-def without_plan(config: ConfigDict) -> ConfigDict:
-    """Returns a copy that knows of one run only."""
-    out = configs.merged(config, {})
-    for key in ("compare", "colours", "suite", "tune"):
-        out[key] = ConfigDict()
     return out
 
 
@@ -146,17 +140,3 @@ def label(cell: Cell, keys: Iterable[str]) -> str:
     last = [key.rpartition(".")[2] for key in keys]
     short = {k: n if last.count(n) == 1 else k for k, n in zip(keys, last, strict=True)}
     return ",".join(f"{short[k]}={v}" for k, v in cell.items()).replace("/", "_")
-
-
-def groups(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
-    """Returns trials that can train at once, `most` a group, in the order of their first."""
-    if most < 2:
-        return [[trial] for trial in trials]
-    relatives: dict[Any, list[Trial]] = {}
-    for number, trial in enumerate(trials):
-        relatives.setdefault(kin(trial.config) or number, []).append(trial)
-    return [
-        family[start : start + most]
-        for family in relatives.values()
-        for start in range(0, len(family), most)
-    ]

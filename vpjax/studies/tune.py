@@ -2,17 +2,17 @@
 
     python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
 
-    select   every cell of config.tune.grid trains on data.train and is judged on data.val, after
+    select   every cell of config.study.tune.grid trains on data.train and is judged on data.val, after
              its last epoch; meanwhile the test split cannot be opened (`vpjax.data.lock`)
     choose   the highest; of equals the first of the grid; what diverged or failed is left out
-    final    the choice trains on both splits, a run a seed of config.seeds; test after the last
+    final    the choice trains on both splits, a run a seed of config.study.seeds; test after the last
              epoch, mean and population standard deviation
 
     DIR/plan.json     the config                   DIR/select/<cell>, DIR/final/seed<n>   the runs
     DIR/choice.json   what was chosen, from what   DIR/tune.json, tune.md, tune.csv       the result
 
 Every trial has a folder and a lock, so any number of processes may work in DIR: each takes what
-nobody else does. What is there is not run again. With config.suite, all of this once a task, in
+nobody else does. What is there is not run again. With config.study.suite, all of this once a task, in
 DIR/<task>. `vpjax.studies.trials` has the plan, docs/protocol.md the rest.
 """
 
@@ -34,7 +34,6 @@ from vpjax.data.lock import locked
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
 from vpjax.runs.fit import fit
-from vpjax.runs.together import fit_together
 from vpjax.studies import trials, tune_report
 from vpjax.studies.ablate import attempt
 from vpjax.studies.trials import Trial
@@ -44,8 +43,8 @@ log = logging.getLogger(__name__)
 POLL = 5.0  # seconds between two looks at what other processes do
 SAY = 600.0  # seconds between two lines that say so
 # What may change in a folder that has begun; the grid and what goes with it until the choice.
-FREE = ("tune.together", "tune.split", "seeds", "draw", "data.dir")
-UNTIL_CHOICE = ("tune.grid", "tune.also")
+FREE = ("study.tune.split", "study.seeds", "draw", "data.dir")
+UNTIL_CHOICE = ("study.tune.grid", "study.tune.also")
 
 
 class Plan:
@@ -84,12 +83,12 @@ def plans(config: ConfigDict, folder: Path) -> list[Plan]:
 
     Raises: UserError for a protocol that cannot be.
     """
-    if not config.suite:
+    if not config.study.suite:
         return [Plan(config, folder)]
     out = []
-    for task, changes in config.suite.items():
+    for task, changes in config.study.suite.items():
         single = configs.merged(config, changes)
-        single.suite = ConfigDict()
+        single.study.suite = ConfigDict()
         out.append(Plan(single, folder / task, task))
     return out
 
@@ -144,7 +143,7 @@ def one(config: ConfigDict, folder: Path, which: str) -> None:
     if task not in found:
         raise unknown("task of --trial", task, found)
     plan = found[task]
-    count = len(plan.selection) + len(config.seeds)
+    count = len(plan.selection) + len(config.study.seeds)
     if not (number.isdigit() and int(number) < count):
         raise UserError(f"--trial={which}: {plan.folder} has trials 0 to {count - 1}")
     with protected(plan):
@@ -153,7 +152,7 @@ def one(config: ConfigDict, folder: Path, which: str) -> None:
         else:
             once(plan, choose)
             trial = plan.finals[int(number) - len(plan.selection)]
-        outcome = run([trial])[0]
+        outcome = run(trial)
     if isinstance(outcome, UserError) and (trial.outcome or {}).get("status") != "diverged":
         raise outcome
     if once(plan, lambda p: bool(p.choice and all(t.outcome for t in p.finals))):
@@ -179,7 +178,7 @@ def protected(plan: Plan) -> Iterator[None]:
 
 def once(plan: Plan, call: Callable[[Plan], Any]) -> Any:
     """Returns call(plan); where all processes work on every trial, what it returns in process 0."""
-    if plan.config.tune.split == "devices":
+    if plan.config.study.tune.split == "devices":
         return distributed.broadcast_from_zero(lambda: call(plan))
     return call(plan)
 
@@ -207,55 +206,41 @@ def keep(plan: Plan) -> None:
 
 def work(plan: Plan, todo: Sequence[Trial], what: str) -> None:
     """Runs trials until all have an outcome, whoever runs them; this process's share first."""
-    index, count, at_once = 0, 1, plan.config.tune.together
-    if plan.config.tune.split == "trials":
+    index, count = 0, 1
+    if plan.config.study.tune.split == "trials":
         index, count = distributed.index(), distributed.count()
-    elif distributed.count() > 1:
-        at_once = 1
-    groups = trials.groups(todo, at_once)
-    groups = groups[index::count] + [g for k, g in enumerate(groups) if k % count != index]
+    order = [*todo[index::count], *(t for k, t in enumerate(todo) if k % count != index)]
     said = -SAY
     with distributed.single_process() if count > 1 else contextlib.nullcontext():
-        while waiting := once(plan, lambda _: [i for i, g in enumerate(groups) if left(g)]):
+        while waiting := once(plan, lambda _: [i for i, t in enumerate(order) if is_missing(t)]):
             taken = False
-            for group in (groups[i] for i in waiting):
-                if not once(plan, lambda _, group=group: bool(left(group))):
-                    continue  # others have run it by now
-                done = sum(t.outcome is not None for t in todo)
-                log.info("\n%s %s (%d of %d done)", what, group[0].name, done, len(todo))
-                taken |= not any(isinstance(o, InUse) for o in run(group))
+            for trial in (order[i] for i in waiting):
+                if not once(plan, lambda _, trial=trial: is_missing(trial)):
+                    continue  # another process has run it by now
+                done = sum(not is_missing(t) for t in todo)
+                log.info("\n%s %s (%d of %d done)", what, trial.name, done, len(todo))
+                taken |= not isinstance(run(trial), InUse)
             if not taken and time.monotonic() - said > SAY:
-                names = ", ".join(t.name for i in waiting for t in left(groups[i]))
+                names = ", ".join(order[i].name for i in waiting if is_missing(order[i]))
                 log.info("waiting for other processes, which run %s", names)
                 said = time.monotonic()
             if not taken:
                 time.sleep(POLL)
 
 
-def left(group: Sequence[Trial]) -> list[Trial]:
-    """Returns the trials that have no outcome yet."""
-    return [t for t in group if t.outcome is None]
+def is_missing(trial: Trial) -> bool:
+    """Whether a trial has no outcome yet."""
+    return trial.outcome is None
 
 
-def run(group: Sequence[Trial]) -> list[dict[str, Any] | UserError]:
-    """Runs a group of trials and writes down failures; InUse where another process has them."""
-    if len(group) == 1:
-        trial = group[0]
-        outcomes = [
-            workdir.read_failure(trial.folder) or attempt(lambda: fit(trial.config, trial.folder))
-        ]
-    else:
-        found = attempt(lambda: fit_together([(t.config, t.folder) for t in group]))
-        if isinstance(found, UserError) and not isinstance(found, InUse):  # of the device
-            log.info("one by one instead; a lower config.tune.together may be faster")
-            return [outcome for trial in group for outcome in run([trial])]
-        outcomes = [found] * len(group) if isinstance(found, UserError) else found
-    for trial, outcome in zip(group, outcomes, strict=True):
-        failed = isinstance(outcome, UserError) and not isinstance(outcome, InUse)
-        if failed and not distributed.index():
-            trial.folder.mkdir(parents=True, exist_ok=True)
-            workdir.write_failure(trial.folder, outcome)
-    return outcomes
+def run(trial: Trial) -> dict[str, Any] | UserError:
+    """Runs a trial and writes down a failure; returns InUse where another process runs it."""
+    outcome = workdir.read_failure(trial.folder) or attempt(lambda: fit(trial.config, trial.folder))
+    failed = isinstance(outcome, UserError) and not isinstance(outcome, InUse)
+    if failed and not distributed.index():
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        workdir.write_failure(trial.folder, outcome)
+    return outcome
 
 
 def choose(plan: Plan) -> dict[str, Any]:

@@ -23,7 +23,7 @@ ENDS = ("smallest", "largest")
 
 def table_of(plan: "Plan") -> list[dict[str, Any]]:
     """Returns a row a trial of the selection, in the grid's order."""
-    metric = plan.config.tune.metric
+    metric = plan.config.study.tune.metric
     return [{"trial": n} | row(t, "val", metric) for n, t in enumerate(plan.selection)]
 
 
@@ -39,7 +39,7 @@ def row(trial: Trial, split: str, metric: str) -> dict[str, Any]:
     key = f"{split}_{metric}"
     if key not in found:
         names = sorted(k.removeprefix(f"{split}_") for k in found if k.startswith(f"{split}_"))
-        raise UserError(f"config.tune.metric is {metric!r}; a result has {', '.join(names)}")
+        raise UserError(f"config.study.tune.metric is {metric!r}; a result has {', '.join(names)}")
     numbers = {k: found[k] for k in (f"{split}_loss", "step", "seconds")}
     return out | {split: found[key]} | numbers
 
@@ -55,7 +55,7 @@ def choice_of(
         "name": best["name"] if best else "",
         "cell": dict(cell),
         "val": best["val"] if best else None,
-        "rule": RULE.format(plan.config.tune.metric) if best else "nothing to choose from",
+        "rule": RULE.format(plan.config.study.tune.metric) if best else "nothing to choose from",
         "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": {k: plan.config.data[k] for k in ("name", "train", "val", "test")},
         "trials": {s: states.count(s) for s in sorted(set(states))},
@@ -80,14 +80,14 @@ def write(plan: "Plan") -> dict[str, Any]:
 
     Raises: UserError if no final run finished.
     """
-    config, choice, metric = plan.config, plan.choice, plan.config.tune.metric
+    config, choice, metric = plan.config, plan.choice, plan.config.study.tune.metric
     rows = [{"seed": t.config.seed} | row(t, "test", metric) for t in plan.finals]
     good = [r for r in rows if r["status"] == "finished"]
     values = [r["test"] for r in good]
     facts = next((t.outcome for t in plan.finals if t.outcome["status"] == "finished"), {})
     kept = ("method", "trainable", "total", "percent", "weights", "data", "preset", "versions")
     summary = {
-        "label": config.label or config.method.name,
+        "label": config.study.label or config.method.name,
         "task": config.data.name,
         "metric": metric,
         "mean": float(np.mean(values)) if values else None,
@@ -97,7 +97,7 @@ def write(plan: "Plan") -> dict[str, Any]:
         "seeds": rows,
         "diverged": [r["seed"] for r in rows if r["status"] == "diverged"],
         "failed": [r["seed"] for r in rows if r["status"] == "failed"],
-        "expected": config.expected.to_dict(),
+        "expected": config.study.expected.to_dict(),
         "choice": {k: v for k, v in choice.items() if k != "table"},
     } | {k: facts[k] for k in kept if k in facts}
     write_json(plan.folder / "tune.json", summary)

@@ -2,8 +2,8 @@
 
 Percent, but for the loss, the threshold and the count:
 
-    one class an image    accuracy, top5 (of 2 classes: auc), per_class, the mean over classes
-    several               accuracy, which is map, the mean average precision; recall, averaged over
+    one class an image    accuracy, top5 (of 2 classes: auc), mean_class_accuracy
+    several               accuracy, which is map, the mean average precision; mean_recall, over
                           thresholds and classes; f1_micro, f1_macro, f1_samples at `threshold`
 
 A number that the split does not define, such as the AUC of a single class, is left out.
@@ -73,7 +73,7 @@ class SingleLabel(metrics.Collection):
 
     accuracy: metrics.Accuracy
     top5: metrics.Average.from_output("top5")
-    per_class: PerClass
+    mean_class_accuracy: PerClass
     loss: metrics.Average.from_output("loss")
 
 
@@ -201,7 +201,7 @@ def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, flo
     return {
         "accuracy": ap,
         "map": ap,
-        "recall": float(mean_recall(logits, targets)[found].mean()),
+        "mean_recall": float(mean_recall(logits, targets)[found].mean()),
         **{f"f1_{k}": f1[k] for k in ("micro", "macro", "samples")},
         "threshold": f1["threshold"],
     }

@@ -3,7 +3,7 @@
 softmax    cross entropy of one class an image
 sigmoid    binary cross entropy of every class, summed: for several classes an image
 
-`smoothing` mixes the one class with all of them, alike: (1 - s) of it, s / C of every one.
+`smoothing` has_attention the one class with all of them, alike: (1 - s) of it, s / C of every one.
 
 Class weights multiply an image's loss (softmax) or a class's term (sigmoid). The mean over a batch
 divides by its images, not by their weights: the rule of VPT's code (arXiv 2203.12119), which means

@@ -12,7 +12,7 @@
             cosines, without a further warm-up; momentum, or Adam's beta1, goes 0.95 - 0.85 - 0.95
             (Smith and Topin 2019, arXiv 1708.07120, as torch has it)
 
-`parity` repeats the published VPT code (arXiv 2203.12119):
+`match_reference_code` repeats the published VPT code (arXiv 2203.12119):
 
     sgd, adam  everything decays but the head's last bias
     adamw      decays by 0.01 whatever `weight_decay` says, after the step, all but names with
@@ -68,7 +68,7 @@ def make_optimiser(
     config: ConfigDict,
     trainable: Iterable[str],
     plan: Plan,
-    parity: bool = False,
+    match_reference_code: bool = False,
     traced: Mapping[str, Any] | None = None,
 ) -> tuple[optax.GradientTransformation, Callable]:
     """Returns the optimiser of the named parameters and its schedule, a function of step.
@@ -80,18 +80,24 @@ def make_optimiser(
     """
     check(config)
     number = SimpleNamespace(**{k: config[k] for k in NUMBERS} | dict(traced or {}))
-    kind, trainable, rate = config.name, list(trainable), schedule(config, plan, parity, number)
+    kind, trainable, rate = (
+        config.name,
+        list(trainable),
+        schedule(config, plan, match_reference_code, number),
+    )
     cycle = config.schedule == "onecycle"
-    momentum = one_cycle(plan.steps, still=parity)[1] if cycle else None
-    parity = parity and not cycle
+    momentum = one_cycle(plan.steps, still=match_reference_code)[1] if cycle else None
+    match_reference_code = match_reference_code and not cycle
     parts = [optax.clip_by_global_norm(number.clip_norm)] if config.clip_norm else []
-    if parity and kind == "adamw":
+    if match_reference_code and kind == "adamw":
         if config.weight_decay > 0:
             decay = {n: PUBLISHED_DECAY for n in trainable if "bias" not in n}
             made = optax.chain(*parts, published_adam(), by_rate(rate, decay_after=decay))
             return made, jax.jit(rate)
         kind = "sgd"
-    decayed = optax.add_decayed_weights(number.weight_decay, mask=decays(config, trainable, parity))
+    decayed = optax.add_decayed_weights(
+        number.weight_decay, mask=decays(config, trainable, match_reference_code)
+    )
     step = direction(kind, number.momentum, momentum)
     parts += [step, decayed] if kind == "adamw" else [decayed, step]
     biases = [n for n in trainable if "bias" in n and n != HEAD_BIAS]
@@ -108,10 +114,12 @@ def direction(kind: str, fixed: Any, momentum: Callable | None) -> Any:
     return cycled(b1=momentum) if momentum else optax.scale_by_adam()
 
 
-def decays(config: ConfigDict, trainable: Iterable[str], parity: bool) -> dict[str, bool]:
+def decays(
+    config: ConfigDict, trainable: Iterable[str], match_reference_code: bool
+) -> dict[str, bool]:
     """Returns which of the named parameters decay."""
     decay = dict.fromkeys(trainable, config.weight_decay > 0)
-    if parity:
+    if match_reference_code:
         exempt = {HEAD_BIAS} & decay.keys()
     elif config.no_decay and config.weight_decay > 0:
         exempt = params.matching(config.no_decay, decay, "optim.no_decay")
@@ -164,9 +172,14 @@ def published_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> Any
     return optax.GradientTransformation(init, update)
 
 
-def schedule(config: ConfigDict, plan: Plan, parity: bool, number: Any = None) -> Callable:
+def schedule(
+    config: ConfigDict, plan: Plan, match_reference_code: bool, number: Any = None
+) -> Callable:
     """Returns step -> learning rate; `number` has `lr` and `min_lr` where the config's are not."""
-    number, scale = number or config, plan.batch_size / config.lr_per if config.lr_per else 1
+    number, scale = (
+        number or config,
+        plan.batch_size / config.lr_base_batch_size if config.lr_base_batch_size else 1,
+    )
     if config.min_lr > config.lr * scale:
         raise UserError(
             f"optim.min_lr is {config.min_lr}, above the peak learning rate of "
@@ -174,9 +187,9 @@ def schedule(config: ConfigDict, plan: Plan, parity: bool, number: Any = None) -
         )
     peak, low = number.lr * scale, number.min_lr
     if config.schedule == "onecycle":
-        share, _ = one_cycle(plan.steps, still=parity)
+        share, _ = one_cycle(plan.steps, still=match_reference_code)
         return lambda step: peak * share(step)
-    per_epoch = plan.steps_per_epoch if parity or config.per_epoch else 1
+    per_epoch = plan.steps_per_epoch if match_reference_code or config.schedule_by_epoch else 1
     warmup = round(config.warmup_epochs * plan.steps_per_epoch) // per_epoch
     if in_steps := config.warmup_steps is not None:
         per_epoch, warmup = 1, config.warmup_steps
@@ -192,9 +205,9 @@ def schedule(config: ConfigDict, plan: Plan, parity: bool, number: Any = None) -
 
     def rate(step):
         now = step // per_epoch
-        # Off parity the first step already learns.
-        rising = (now if parity else now + 1) / max(1, warmup)
-        if config.warmup_from_zero and not parity:
+        # Otherwise the first step already learns.
+        rising = (now if match_reference_code else now + 1) / max(1, warmup)
+        if config.warmup_from_zero and not match_reference_code:
             rising = now / max(1, warmup - 1)
         if in_steps:
             rising = now / max(1, warmup)
@@ -252,16 +265,16 @@ def check(config: ConfigDict) -> None:
         raise unknown("optim.name", config.name, OPTIMISERS)
     if config.schedule not in SCHEDULES:
         raise unknown("optim.schedule", config.schedule, SCHEDULES)
-    positive = ("lr", "min_lr", "lr_per", "weight_decay", "warmup_epochs", "clip_norm")
+    positive = ("lr", "min_lr", "lr_base_batch_size", "weight_decay", "warmup_epochs", "clip_norm")
     for key in (*positive, "bias_multiplier", "step_factor"):
         if not config[key] >= 0:
             raise UserError(f"optim.{key} is {config[key]}; it must be 0 or more")
     for key in ("cycles", "plateau_patience"):
         if config[key] < 1:
             raise UserError(f"optim.{key} is {config[key]}; it must be 1 or more")
-    if config.warmup_steps is not None and (config.warmup_steps < 0 or config.per_epoch):
+    if config.warmup_steps is not None and (config.warmup_steps < 0 or config.schedule_by_epoch):
         raise UserError(
-            f"optim.warmup_steps is {config.warmup_steps} and optim.per_epoch {config.per_epoch}; "
+            f"optim.warmup_steps is {config.warmup_steps} and optim.schedule_by_epoch {config.schedule_by_epoch}; "
             "expected 0 or more, and False: a rate that stays within an epoch cannot rise in steps."
         )
     if not config.step_epochs > 0:

@@ -86,7 +86,7 @@ def make_train_step(
         def loss_fn(trainable):
             model = merge(graph, trainable, stats, frozen)
             out = model(images, ctx, remat, segments)
-            terms = model.method.terms(out, labels, ctx)
+            terms = model.method.loss_terms(out, labels, ctx)
             numbers = {name: (term * weight).sum() for name, term in terms.items()}
             loss = numbers["loss"]
             if labels.ndim == 1:

@@ -50,14 +50,14 @@ def load(
     expected: Mapping[str, Any],
     grid: tuple[int, int],
     head: str = "new",
-    resample: str = "corners",
+    resample: str = "align_corners",
 ) -> Loaded:
     """Reads `where` for a backbone with `expected` names and shapes.
 
     It is a path, a URL, a known name, or a model's folder or name on the Hugging Face hub.
     `grid` is the model's token grid; position embeddings of another grid are resized to it.
     `head="load"` also returns the file's classification head. `resample` is a rule of
-    `vpjax.weights.resample`; all but "corners" also resize a patch embedding of other patches.
+    `vpjax.weights.resample`; all but "align_corners" also resize a patch embedding of other patches.
     Raises: UserError if the file is missing, broken or does not fit.
     """
     if head not in HEAD_POLICIES:
@@ -76,7 +76,7 @@ def load(
     if "pos_embed" in values and "pos_embed" in expected:
         values["pos_embed"], said = fit_positions(values["pos_embed"], grid, path, resample)
         resized += [f"positions {said}"] if said else []
-    if other_patches(values, expected) and resample != "corners":
+    if other_patches(values, expected) and resample != "align_corners":
         old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]
         values[PATCHES] = resize_patches(values[PATCHES], new, resample)
         resized.append(f"patches {old[0]}x{old[1]} -> {new[0]}x{new[1]}")
@@ -132,7 +132,7 @@ def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> boo
 
 
 def fit_positions(
-    positions: np.ndarray, grid: tuple[int, int], path: Path, resample: str = "corners"
+    positions: np.ndarray, grid: tuple[int, int], path: Path, resample: str = "align_corners"
 ) -> tuple[np.ndarray, str]:
     """Returns (1 + T) D position embeddings for `grid`, and what was done.
 

@@ -20,10 +20,12 @@ import numpy as np
 
 from vpjax.core.errors import UserError, unknown
 
-RULES = ("corners", "bicubic", "bilinear")
+RULES = ("align_corners", "bicubic", "bilinear")
 
 
-def resize_grid(cells: np.ndarray, grid: tuple[int, int], rule: str = "corners") -> np.ndarray:
+def resize_grid(
+    cells: np.ndarray, grid: tuple[int, int], rule: str = "align_corners"
+) -> np.ndarray:
     """Resizes h w D to the rows and columns of `grid`.
 
     Raises: UserError for an unknown rule.
@@ -39,7 +41,7 @@ def resize_patches(kernel: np.ndarray, patch_size: tuple[int, int], rule: str) -
     Exact where patches grow: then every response to a resized image is the old one.
     Raises: UserError for a rule that resizes no patches.
     """
-    if rule == "corners":
+    if rule == "align_corners":
         raise UserError("resample='corners' resizes positions only; patches need 'bicubic'")
     sizes = zip(kernel.shape[:2], patch_size, strict=True)
     rows, columns = (np.linalg.pinv(matrix(old, new, rule)) for old, new in sizes)  # p q
@@ -51,7 +53,7 @@ def matrix(old: int, new: int, rule: str) -> np.ndarray:
     """Returns what resizes a row of `old` numbers to `new`: new old, float64, rows sum to 1."""
     if rule not in RULES:
         raise unknown("resample", rule, RULES)
-    if rule == "corners":
+    if rule == "align_corners":
         position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
         return _weights(position, old, _triangle)
     position = (np.arange(new) + 0.5) * old / new - 0.5  # of pixel centres

@@ -75,7 +75,7 @@ class TextTower(nnx.Module):
     ) -> Tokens:
         """Tokens with their positions, without a grid."""
         x = self.token_embed[...][ids] + self.pos_embed[...][: ids.shape[1]]
-        return Tokens(x.astype(dtype), extra=ids.shape[1], grid=(0, 0))
+        return Tokens(x.astype(dtype), num_prefix_tokens=ids.shape[1], grid=(0, 0))
 
     def pool(self, tokens: Tokens, ids: Int[Array | np.ndarray, "N T"]) -> Float[Array, "N D"]:
         """The end token after the last norm, projected."""
@@ -96,12 +96,12 @@ class _CausalAttention(Attention):
         self,
         x: Float[Array, "B L D"],
         ctx: Context,
-        read: Float[Array, "... P D"] | None = None,
-        keep: int | None = None,
+        extra_kv: Float[Array, "... P D"] | None = None,
+        num_outputs: int | None = None,
     ) -> Float[Array, "B K D"]:
-        if read is not None:
+        if extra_kv is not None:
             raise ValueError("tokens that are only read have no place in a causal order")
-        return super().__call__(x, ctx, keep=keep)
+        return super().__call__(x, ctx, num_outputs=num_outputs)
 
     def mix(
         self,

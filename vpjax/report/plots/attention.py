@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 def applies(subject: Subject) -> bool:
     """Whether the backbone has a class token that attends."""
     backbone = subject.model.backbone
-    return backbone.extra > 0 and backbone.taps.issuperset(SITES)
+    return backbone.num_prefix_tokens > 0 and backbone.taps.issuperset(SITES)
 
 
 def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
@@ -44,7 +44,7 @@ def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
     """
     graph, *numbers = parts
     model = merge(*parts)
-    extra, patches = model.backbone.extra, math.prod(model.backbone.grid)
+    extra, patches = model.backbone.num_prefix_tokens, math.prod(model.backbone.grid)
 
     @jax.jit
     def look(images, *numbers):
@@ -93,7 +93,7 @@ def attention_maps(subject: Subject) -> Figure:
     """Draws what the class token looks at in one image, and its shares by layer."""
     inputs, pixels = subject.example
     backbone = subject.model.backbone
-    layers, extra = attention(subject.parts, inputs), backbone.extra
+    layers, extra = attention(subject.parts, inputs), backbone.num_prefix_tokens
     figure = figure_of(6.6, 4.4)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     left, middle, right = top.subplots(1, 3)

@@ -45,7 +45,7 @@ def prompt_map(
     patch = patch or (grid[0] // 2, grid[1] // 2)
     if not (0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1]):
         raise UserError(f"patch {patch} is outside the grid of {grid[0]}x{grid[1]} patches")
-    extra = model.backbone.extra
+    extra = model.backbone.num_prefix_tokens
     own = extra + patch[0] * grid[1] + patch[1]
     shown = dict(list(found.items())[-PANELS:])
 

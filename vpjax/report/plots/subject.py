@@ -137,5 +137,5 @@ def watched(model: Model, images: Float[Array, "B H W C"], see: Callable) -> dic
 
     ctx = dataclasses.replace(EVALUATION, hook=hook)
     state = method.start(backbone, images, ctx)
-    state = run_layers(backbone.layers, state, method.step, ctx, method.keep(backbone))
+    state = run_layers(backbone.layers, state, method.step, ctx, method.num_outputs(backbone))
     return method.predict(backbone, state, ctx)

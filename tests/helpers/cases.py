@@ -1,0 +1,162 @@
+"""One tiny case a backbone and a method; the contract is tested on every pair."""
+
+import functools
+from typing import Any
+
+import jax
+import pytest
+from flax import nnx
+
+from vpjax.backbones.clip import CLIP
+from vpjax.backbones.cnn import CNN
+from vpjax.backbones.convnext import ConvNeXt
+from vpjax.backbones.resnet import ResNet
+from vpjax.backbones.swin import Swin
+from vpjax.backbones.vit import MAE, MoCoV3, ViT
+from vpjax.core import registry
+from vpjax.methods.adapter import Adapter
+from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.mop import MoP
+from vpjax.methods.msvp import MSVP, MSVPFrozen
+from vpjax.methods.sa2vp import SA2VP
+from vpjax.methods.side import Side
+from vpjax.methods.vit_b4 import Prompts, PromptsFull
+from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
+from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition
+from vpjax.nn.context import EVALUATION, Context
+
+CLASSES = 5
+IMAGE = 16
+
+
+def tiny_vit(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ViT:
+    return ViT("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, dropout=0.0, rngs=rngs)
+
+
+def tiny_mae(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> MAE:
+    return MAE("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, drop_path=0.0, rngs=rngs)
+
+
+def tiny_moco(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> MoCoV3:
+    return MoCoV3("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, rngs=rngs)
+
+
+def tiny_clip(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> CLIP:
+    """Features are narrower than tokens."""
+    sizes = {"patch_size": 4, "dim": 16, "mlp_dim": 24, "heads": 2, "depth": 2, "joint_dim": 12}
+    return CLIP("B/16", size, **sizes, rngs=rngs)
+
+
+def tiny_convnext(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ConvNeXt:
+    return ConvNeXt("T", size, dims=(8, 12), depths=(1, 2), layer_scale=0.5, rngs=rngs)
+
+
+def tiny_resnet(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ResNet:
+    return ResNet("50", size, widths=(4, 6), depths=(1, 2), expansion=2, rngs=rngs)
+
+
+def tiny_cnn(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> CNN:
+    return CNN(size, width=3, dropout=(0.0, 0.0), rngs=rngs)
+
+
+def tiny_swin(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> Swin:
+    """Four windows, then one."""
+    return Swin("T", size, window=2, embed_dim=8, depths=(2, 2), heads=(2, 4), rngs=rngs)
+
+
+BACKBONES = {
+    "vit": tiny_vit,
+    "mae": tiny_mae,
+    "moco": tiny_moco,
+    "clip": tiny_clip,
+    "swin": tiny_swin,
+    "convnext": tiny_convnext,
+    "resnet": tiny_resnet,
+    "cnn": tiny_cnn,
+}
+METHODS = {
+    "linear": (Linear, {}),
+    "mlp_head": (Linear, {"head_hidden": 1}),
+    "full": (Full, {}),
+    "bias": (Bias, {}),
+    "partial": (Partial, {}),
+    "cls_token": (ClsToken, {}),
+    "adapter": (Adapter, {"reduction": 4}),
+    "side": (Side, {"widths": (2, 2, 2, 2, 3)}),
+    "vpt_shallow": (VPT, {"num_tokens": 3, "deep": False}),
+    "vpt_deep": (VPT, {"num_tokens": 3}),
+    "vpt_deep_dropout": (VPT, {"num_tokens": 3, "dropout": 0.3}),
+    "vpt_deep_project": (VPT, {"num_tokens": 3, "project": 4}),
+    "vpt_deep_pool": (VPT, {"num_tokens": 3, "pool": "prompt"}),
+    "vpt_first": (VPT, {"num_tokens": 3, "num_deep_layers": 1}),
+    "vpt_last": (VPT, {"num_tokens": 3, "num_deep_layers": 1, "reverse_deep": True}),
+    "vpt_bias": (PromptBias, {"num_tokens": 3}),
+    "vpt_cls": (PromptCls, {"num_tokens": 3}),
+    "vpt_frozen": (FrozenPrompts, {"num_tokens": 3}),
+    "vit_b4_prompts": (Prompts, {"num_tokens": 3}),
+    "vit_b4_prompts_full": (PromptsFull, {"num_tokens": 3}),
+    "add": (Add, {}),
+    "prepend_pixel": (PrependPixel, {"num_tokens": 2}),
+    "pad": (Pad, {"num_tokens": 2}),
+    "below": (Below, {"num_tokens": 2}),
+    "sa2vp": (SA2VP, {"inter_dim": 4, "inter_weight": 0.5}),
+    "mop": (MoP, {"num_prompts": 2, "temp_cls": 1.0}),
+    "msvp": (MSVP, {"fusion_type": "gated"}),
+    "msvp_frozen": (MSVPFrozen, {"fusion_type": "concat"}),
+}
+# Every method on a ViT; on every other backbone one method of each kind that suits it.
+ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
+SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
+CONV = ANYWHERE + ("pad", "below")
+ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+SUITED = {
+    "vit": tuple(METHODS),
+    "clip": ON_CLIP,
+    "swin": (*SOME, "sa2vp"),
+    "convnext": CONV,
+    "resnet": CONV,
+    "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
+}
+PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]
+# What is compiled once more, for 8 devices or rematerialised: methods that differ in how they run.
+RUN_ALIKE = ("mlp_head", "cls_token", "vpt_deep_project", "vpt_last", "vpt_bias", "vpt_cls")
+RUN_ALIKE += ("linear", "bias", "vpt_frozen", "prepend_pixel", "vpt_first")
+RUN_ALIKE += ("vit_b4_prompts", "vit_b4_prompts_full", "msvp_frozen")
+KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco", "clip")]
+# Every method and every backbone once; the other pairs are for slow tests.
+FIRST = {b: (b, "vpt_deep" if "vpt_deep" in SUITED.get(b, SOME) else "full") for b in BACKBONES}
+ELSEWHERE = ("full", "vpt_deep", "sa2vp", "pad", "msvp")  # on other backbones than ViTs
+QUICK = {(b, m) for b, m in KEY_PAIRS if b == "vit" or m in ELSEWHERE}
+QUICK |= {*FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}
+
+
+def marked(pairs: list) -> list:
+    """Returns pairs as parameters of a test, slow ones marked."""
+    return [pytest.param(*p, marks=[] if p in QUICK else pytest.mark.slow) for p in pairs]
+
+
+@functools.cache
+def make(backbone: str, method: str, cls: type | None = None, **options: Any) -> ModelParts:
+    """Returns a case taken apart. Its head is drawn, so that no gradient is zero by a zero head.
+
+    `cls` and `options` replace the case's own.
+    """
+    rngs = nnx.Rngs(0)
+    own, own_options = METHODS[method]
+    cls = cls or own
+    drawn = {"head_init": "classes"} if "head_init" in registry.options(cls) else {}
+    options = own_options | drawn | options
+    body = BACKBONES[backbone](rngs, cls.input_size((IMAGE, IMAGE), options))
+    return partition(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
+
+
+def outputs(parts: ModelParts, images: Any, ctx: Context = EVALUATION, remat: str = "none") -> dict:
+    """Runs the model of some parts, compiled."""
+    graph = parts.graph
+
+    def call(trainable, stats, frozen, images):
+        return merge(graph, trainable, stats, frozen)(images, ctx, remat)
+
+    return jax.jit(call)(*parts[1:], images)

@@ -1,0 +1,51 @@
+"""Small real runs, in this process or as a user would start them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+HOME = Path(__file__).resolve().parents[2]
+FAST = "--xla_backend_optimization_level=0"  # fast to compile, for programs that run once or twice
+
+
+def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
+    """A run on the embedded digits that takes seconds: 12 steps, saved at every evaluation."""
+    config = digits.get_config(label)
+    config.train.update(steps=12, eval_every=0.1, save_every=0.0, log_every=4)
+    for section, values in sections.items():
+        config[section].update(values)
+    return config
+
+
+def main(*arguments: str, wait: bool = True, **environment: str):
+    """Starts main.py in a process of its own, on one CPU device, as quick to compile as tests."""
+    command = [sys.executable, str(HOME / "main.py"), *arguments]
+    env = os.environ | {"XLA_FLAGS": FAST, "PYTHONWARNINGS": "default"} | environment
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+    process = subprocess.Popen(command, cwd=HOME, **pipes)
+    if not wait:
+        return process
+    process.stdout_text, process.stderr_text = process.communicate(timeout=300)
+    return process
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def newest(folder: Path, kind: str = "last") -> Path:
+    """The folder of the newest checkpoint."""
+    steps = (folder / "checkpoints" / kind).glob("[0-9]*")
+    return max((p for p in steps if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def digests(folder: Path) -> dict:
+    """What the newest checkpoint says its numbers' sha256 are."""
+    meta = json.loads((newest(folder) / "meta" / "metadata").read_text())
+    return meta["digests"]

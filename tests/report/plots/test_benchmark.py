@@ -1,0 +1,77 @@
+"""Pictures of results tables: marks at their values, names, places, pixels."""
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+
+from tests.report.plots.test_curves import pixels, shows
+from vpjax.report.plots.benchmark import accuracies, places
+from vpjax.report.plots.style import PALETTE
+
+SCORES = {
+    "linear": {"a": (50.0, 1.0), "b": (60.0, None), "c": (55.0, 0.5)},
+    "vpt_deep": {"a": (70.0, 2.0), "c": (75.0, 1.0)},
+}
+
+
+def marks(axes):
+    """(x, y) of every mark of an error bar."""
+    return [tuple(float(v[0]) for v in c.lines[0].get_data()) for c in axes.containers]
+
+
+def test_every_number_has_a_mark_in_its_row():
+    figure = accuracies(SCORES, "abc", {"linear": {"b": 65.0}}, ["first", "first", "second"])
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
+    found = marks(axes)
+    assert [x for x, _ in found] == [50.0, 60.0, 55.0, 70.0, 75.0]
+    assert [round(y) for _, y in found] == [0, 1, 2, 0, 2]
+    upper, lower = found[0][1], found[3][1]
+    assert upper < lower  # the first method above the second
+    assert axes.yaxis_inverted()
+    assert [c.has_xerr for c in axes.containers] == [True, False, True, True, True]
+    (published,) = [c for c in axes.collections if isinstance(c, PathCollection)]
+    np.testing.assert_allclose(published.get_offsets()[0], [65.0, found[1][1]])
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["linear", "vpt_deep", "published"]
+    assert {t.get_text() for t in axes.texts} == {"first", "second"}
+    image = pixels(figure)
+    assert shows(image, PALETTE[0]) and shows(image, PALETTE[1])
+    assert not shows(image, PALETTE[2])
+
+
+def test_many_methods_keep_apart_by_marks_and_do_not_meet_the_next_row():
+    scores = {f"m{i}": {"a": (50.0 + i, 1.0), "b": (40.0 + i, 1.0)} for i in range(12)}
+    figure = accuracies(scores, "ab")
+    heights = sorted(y for _, y in marks(figure.axes[0]))
+    assert max(heights[:12]) < 0.5 < min(heights[12:])
+    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in figure.axes[0].containers}
+    assert len(looks) == 12
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 12
+    assert legend.get_window_extent().y0 > figure.axes[0].bbox.y1
+
+
+def test_no_score_is_said():
+    with pytest.raises(ValueError, match="no score of linear"):
+        accuracies({"linear": {}}, "ab")
+
+
+def test_places_put_the_best_mean_on_top_over_shared_tasks():
+    ranks = np.array([[2.0, 1.0, 1.0], [1.0, 2.0, np.nan], [3.0, 3.0, 2.0]])
+    figure = places(ranks, ["x", "y", "z"], ["a", "b", "c"])
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["x", "y", "z"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b", "c", "mean rank"]
+    texts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
+    assert texts[0, 0] == "2" and texts[2, 2] == "2"
+    assert (1, 2) not in texts  # no number, no rank
+    assert [texts[i, 4] for i in range(3)] == ["1.50", "1.50", "3.00"]
+    image = pixels(figure)
+    assert (np.ptp(image, axis=-1) > 60).sum() > 500  # cells are blue
+
+
+def test_places_check_their_shape():
+    with pytest.raises(ValueError, match=r"ranks \(1, 2\) of 2 methods and 2 tasks"):
+        places(np.ones((1, 2)), ["x", "y"], ["a", "b"])

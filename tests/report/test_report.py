@@ -1,0 +1,219 @@
+"""What `--mode report` writes: Markdown, CSV, LaTeX, one page; and real runs."""
+
+import base64
+import csv
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers import results, runs
+from vpjax.report import lines, report
+from vpjax.report.document import Grid, Heading, Picture, Text, markdown
+from vpjax.report.latex import escaped, latex
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two methods on all of VTAB-1k, three seeds each; reported."""
+    top = results.paper(tmp_path_factory.mktemp("vtab"))
+    report(top)
+    return top
+
+
+def test_the_csv_reads_back_as_what_was_written(whole):
+    rows = lines.lines(results.tables_of(whole))
+    with open(whole / "report.csv", newline="") as file:
+        back = list(csv.DictReader(file))
+    assert len(back) == len(rows) == 2 * (19 + 5)
+    for mine, theirs in zip(rows, back, strict=True):
+        assert set(mine) <= set(theirs)
+        for key in theirs:
+            value = mine.get(key)
+            if isinstance(value, float):
+                assert float(theirs[key]) == value
+            else:
+                assert theirs[key] == ("" if value is None else str(value))
+
+
+def cells_of(line):
+    """How many columns a line of a LaTeX table fills."""
+    spans = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
+    return len(re.findall(r"(?<!\\)&", line)) + 1 + spans
+
+
+def test_latex_is_well_formed(whole):
+    text = (whole / "report.tex").read_text()
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    bare = re.sub(r"\\[\\{}&%$#_]", "", code.replace(r"\textbackslash{}", ""))
+    depth = 0
+    for letter in bare:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        assert depth >= 0
+    assert depth == 0 and bare.count("$") % 2 == 0
+    assert not re.search(r"(?<!\\)[#_^~]", bare)
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", code):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    (layout,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", code)
+    rows = [line for line in code.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 2 + 2 * 2  # groups, names, and two lines a method
+    assert [cells_of(row) for row in rows] == [len(layout)] * len(rows) == [2 + 19 + 3 + 2] * 6
+    assert r"bias\_\&\_100\%" in code and r"\textbf{69" in code
+    assert "%" not in bare.replace("{%", "")
+
+
+def test_latex_letters():
+    assert escaped(r"a_b & 5% {x} \ ~^") == (
+        r"a\_b \& 5\% \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}"
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that elements nest, and keeps texts, images and what is referred to."""
+
+    VOID = ("meta", "img", "br", "hr")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.text, self.links, self.tags = [], [], [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        attrs = dict(attrs)
+        self.links += [attrs[key] for key in ("href", "src") if key in attrs]
+        if tag == "img":
+            self.images.append(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parsed(path):
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    page.close()
+    assert not page.open
+    return page
+
+
+def test_the_page_needs_no_other_file(whole):
+    page = parsed(whole / "report.html")
+    assert not page.tags & {"script", "link", "iframe"}
+    assert "http" not in (whole / "report.html").read_text()
+    assert len(page.images) == 3 and len(page.links) == 3
+    for image in page.images:
+        assert image["alt"]
+        data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
+        picture = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+        assert picture.std() > 5
+    text = "\n".join(page.text)
+    for said in ("VTAB-1k", "mean of 19 tasks", "mean of 3 groups", "structured mean", "published"):
+        assert said in text
+    for said in ("Table 1 of <Paper> & co", "bias_&_100%", "legacy_bilinear", "2026-03-01"):
+        assert said in text
+    assert results.SHA[:16] in text and "digest abababababab" in text and "0.10.2" in text
+
+
+def test_markdown_points_at_pictures_that_exist(whole):
+    text = (whole / "report.md").read_text()
+    files = re.findall(r"!\[[^\]]+\]\(<([^>]+)>\)", text)
+    assert len(files) == 3 and all((whole / file).exists() for file in files)
+    assert "| vpt\\_deep " in text
+
+
+def test_markdown_does_not_read_names_as_marks(tmp_path):
+    blocks = [Heading("a_b*"), Text("<b>[x]"), Grid(["h"], [["a|b"], [""]])]
+    text = markdown([*blocks, Picture(tmp_path / "p.png", "p")], tmp_path)
+    assert "## a\\_b\\*" in text and "\\<b\\>\\[x\\]" in text and "| a\\|b |" in text
+
+
+def test_a_report_replaces_its_pictures(tmp_path):
+    results.vtab(tmp_path, "vpt", 60.0, tasks=["dtd"], seeds=(0,))
+    (tmp_path / "report_hta_ranks.png").write_bytes(b"old")
+    report(tmp_path)
+    assert [p.name for p in tmp_path.glob("*.png")] == ["report_vtab_accuracy.png"]
+
+
+def test_one_run_has_a_page_of_its_own(tmp_path):
+    folder = tmp_path / "a run"
+    config = results.config_of("vtab", "dtd", expected={"value": 70.0, "tolerance": 1.0})
+    results.write(folder, config, 69.25)
+    Image.new("RGB", (8, 8), "red").save(folder / "prompt_map.png")
+    report(folder)
+    page = parsed(folder / "report.html")
+    text = " ".join(page.text)
+    assert "69.25 %" in text and "-0.8 from it" in text and "method.num_tokens" in text
+    assert "step 20, test accuracy" in text  # the log
+    assert [image["alt"] for image in page.images] == ["curves", "prompt map"]
+    report(folder)  # a second time
+    assert len(parsed(folder / "report.html").images) == 2
+
+
+def test_an_unfinished_run_has_a_page(tmp_path):
+    results.start(tmp_path / "run", results.config_of("vtab", "dtd"))
+    report(tmp_path / "run")
+    page = parsed(tmp_path / "run" / "report.html")
+    assert "The run is unfinished: no result.json" in " ".join(page.text)
+    assert [image["alt"] for image in page.images] == ["curves"]
+
+
+# Real runs
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Two short trainings of the embedded data, as a user starts them."""
+    top = tmp_path_factory.mktemp("real")
+    quick = ("--config.train.steps=12", "--config.train.log_every=4", "--config.draw=False")
+    environment = {"VPJAX_CACHE": str(top / "cache")}
+    for label in ("linear", "vpt_deep"):
+        place = f"--workdir={top / label / 'seed0'}"
+        done = runs.main(f"--config=configs/digits.py:{label}", place, *quick, **environment)
+        assert done.returncode == 0, done.stderr_text
+    return top
+
+
+def test_report_of_real_runs(real):
+    done = runs.main("--mode=report", f"--workdir={real / 'out'}", f"--runs={real}")
+    assert done.returncode == 0, done.stderr_text
+    assert str(real / "out" / "report.html") in done.stdout_text
+    with open(real / "out" / "report.csv") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"linear", "vpt_deep"}
+    for label, row in rows.items():
+        result = runs.result(real / label / "seed0")
+        assert float(row["accuracy"]) == result["test_accuracy"]
+        assert float(row["trainable"]) == result["trainable"]
+        assert row["weights_sha256"] == result["weights"]["sha256"]
+        assert row["preset"] == "digits at 8 pixels"
+    assert len(parsed(real / "out" / "report.html").images) == 3
+    assert "Small data sets" in latex(results.tables_of(real))
+
+
+def test_report_of_one_real_run_and_what_the_command_line_refuses(real):
+    folder = real / "vpt_deep" / "seed0"
+    report(folder)
+    text = " ".join(parsed(folder / "report.html").text)
+    assert f"{runs.result(folder)['test_accuracy']:.2f} %" in text and "1,781 (1.51 %)" in text
+    changed = json.loads((folder / "result.json").read_text()) | {"preset": "inception"}
+    (folder / "result.json").write_text(json.dumps(changed))
+    done = runs.main("--mode=report", f"--workdir={real}")
+    assert done.returncode == 2
+    assert "both on digits/high, but differ" in done.stderr_text
+    assert "--by=preset" in done.stderr_text
+    report(real, by=["preset"])
+    assert (real / "report_small_1_accuracy.png").exists()

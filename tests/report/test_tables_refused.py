@@ -1,0 +1,185 @@
+"""What stands in no table, and what may not stand in one: refused, or said."""
+
+import csv
+import os
+
+import pytest
+
+from tests.helpers import results
+from vpjax.core.errors import UserError
+from vpjax.data.benchmarks import BENCHMARKS
+from vpjax.report import content, report
+from vpjax.report.cells import tables
+from vpjax.report.document import markdown
+from vpjax.report.means import means
+from vpjax.report.runs import find
+
+# What is refused
+
+
+def other_data(config):
+    return {"data_fingerprint": "cd" * 32}
+
+
+def other_preset(config):
+    config.data.preset = "sa2vp_vtab"
+    return {}
+
+
+def other_weights(config):
+    return {"weights": {"where": "mae.npz", "sha256": "0" * 64, "resized": ""}}
+
+
+def other_protocol(config):
+    config.data.train = "train800"
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("preset", other_preset, "'sa2vp_vtab at 224 pixels' and 'vpt_vtab at 224 pixels'"),
+        ("weights", other_weights, "mae.npz, sha256 0000000000000000"),
+        ("protocol", other_protocol, "trained on train800, told on test"),
+        ("data", other_data, "digest cdcdcdcdcdcd"),
+    ],
+)
+def test_sources_do_not_mix_in_a_column(tmp_path, kind, change, said):
+    results.write(tmp_path / "vpt" / "seed0", results.config_of("vtab", "dtd"), 60.0)
+    config = results.config_of("vtab", "dtd")
+    changes = change(config)
+    results.write(tmp_path / "linear" / "seed0", config, 50.0, **changes)
+    with pytest.raises(UserError) as error:
+        results.tables_of(tmp_path)
+    text = str(error.value)
+    assert "linear/seed0 and vpt/seed0 are both on dtd" in text and f"{kind}: " in text
+    assert said in text and "--runs=" in text
+    if kind == "data":  # of one data set and kind: no table could part them
+        assert "--by" not in text
+        return
+    assert f"--by={kind} makes a table of each" in text
+    parted = results.tables_of(tmp_path, [kind])
+    assert sorted(t.methods for t in parted) == [("linear",), ("vpt",)]
+    assert len({t.title for t in parted}) == 2 and all("VTAB-1k, " in t.title for t in parted)
+
+
+def test_sources_do_not_mix_in_a_mean(tmp_path):
+    results.write(tmp_path / "vpt" / "seed0", results.config_of("vtab", "dtd"), 60.0)
+    config = results.config_of("vtab", "svhn")
+    other_preset(config)
+    results.write(tmp_path / "vpt" / "seed1", config, 60.0)
+    with pytest.raises(UserError, match=r"both in VTAB-1k, whose means join them, .*\n  preset: "):
+        results.tables_of(tmp_path)
+    # Image folders are copies of TFDS's images that give other numbers.
+    config = results.config_of("vtab", "svhn", data={"name": "vtab1k:/data/svhn"})
+    results.write(tmp_path / "more" / "vpt" / "seed0", config, 60.0)
+    os.remove(tmp_path / "vpt" / "seed1" / "config.json")
+    with pytest.raises(UserError, match="\n  data: 'vtab1k' and 'original release'"):
+        results.tables_of(tmp_path)
+
+
+def test_a_release_that_tfds_has_not_joins_the_mean(tmp_path):
+    for task in BENCHMARKS["fgvc"]:
+        config = results.config_of("fgvc", task)
+        results.write(tmp_path / task / "vpt" / "seed0", config, 80.0)
+    (table,) = results.tables_of(tmp_path)
+    (mean,) = means(table, "vpt")
+    assert mean.name == "mean of 5 data sets" and mean.value == 80.0
+    config = results.config_of("fgvc", "cub", data={"name": "fgvc:/lists/cub", "train": "train"})
+    results.write(tmp_path / "listed" / "other" / "seed0", config, 80.0)
+    with pytest.raises(UserError, match="--by=protocol"):
+        results.tables_of(tmp_path)
+
+
+def test_a_cell_holds_seeds_of_one_config(tmp_path):
+    for seed, rate in enumerate((0.1, 0.5)):
+        config = results.config_of("vtab", "dtd", seed, optim={"lr": rate})
+        results.write(tmp_path / "vpt" / f"seed{seed}", config, 60.0)
+    with pytest.raises(UserError, match=r"no seeds of one config: optim.lr 0.1 and 0.5. --by=opt"):
+        results.tables_of(tmp_path)
+    (table,) = results.tables_of(tmp_path, ["optim.lr"])
+    assert set(table.methods) == {"vpt, lr 0.1", "vpt, lr 0.5"}
+    with pytest.raises(UserError, match="unknown name in --by 'optim.lrr'. Did you mean 'optim.lr"):
+        results.tables_of(tmp_path, ["optim.lrr"])
+
+
+def test_a_seed_is_counted_once(tmp_path):
+    for place in ("a", "b"):
+        config = results.config_of("vtab", "dtd", draw=place == "a")  # which changes no number
+        results.write(tmp_path / place / "vpt" / "seed0", config, 60.0)
+    with pytest.raises(UserError, match="a/vpt/seed0 and b/vpt/seed0 are the same experiment"):
+        results.tables_of(tmp_path)
+    assert len(find([tmp_path / "a", tmp_path], tmp_path)) == 2  # a folder given twice is read once
+
+
+def test_one_name_of_two_classes_becomes_two_rows(tmp_path):
+    results.write(tmp_path / "a" / "run" / "seed0", results.config_of("vtab", "dtd"), 60.0)
+    config = results.config_of("vtab", "dtd")
+    results.write(tmp_path / "b" / "run" / "seed0", config, 60.0, method="side.Side")
+    (table,) = results.tables_of(tmp_path)
+    assert set(table.methods) == {"run (vpt.VPT)", "run (side.Side)"}
+
+
+# What is not finished
+
+
+def test_what_is_not_finished_is_said_and_not_averaged(tmp_path):
+    results.vtab(tmp_path, "vpt", 60.0, tasks=["dtd"])
+    place = tmp_path / "dtd" / "vpt"
+    results.start(place / "seed7", results.config_of("vtab", "dtd", 7))
+    results.write(place / "seed8", results.config_of("vtab", "dtd", 8), float("nan"))
+    results.write(
+        place / "seed9",
+        results.config_of("vtab", "dtd", 9),
+        5.0,
+        status="failed",
+        reason="out of memory",
+    )
+    results.start(tmp_path / "broken", results.config_of("vtab", "svhn"))
+    (tmp_path / "broken" / "result.json").write_text("{")
+    results.write(tmp_path / "short", results.config_of("vtab", "svhn"), 5.0, preset=None)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"hidden_size": 768}')
+    found = find([tmp_path], tmp_path)
+    assert {run.name: run.status for run in found if not run.finished} == {
+        "broken": "damaged",
+        "dtd/vpt/seed7": "unfinished",
+        "dtd/vpt/seed8": "diverged",
+        "dtd/vpt/seed9": "failed",
+        "short": "damaged",
+    }
+    (table,) = tables(found)
+    cell = table.row("vpt")["dtd"]
+    assert len(cell.runs) == 3 and len(cell.failed) == 3 and cell.mean < 70
+    assert "(3) †" in markdown([content.every(table)], tmp_path)
+    said = "\n".join(content.warnings([table], found, []))
+    assert "dtd/vpt/seed7 is unfinished: no result.json; the history ends at step 20" in said
+    assert "dtd/vpt/seed8 is diverged: test_accuracy is nan" in said
+    assert "dtd/vpt/seed9 is failed: out of memory" in said
+    assert "short is damaged: result.json lacks preset" in said
+    report(tmp_path)
+    with open(tmp_path / "report_runs.csv") as file:
+        assert len(list(csv.DictReader(file))) == len(found) == 8
+
+
+def test_seeds_far_apart_are_said(tmp_path):
+    for seed, value in enumerate((65.9, 80.4, 81.8)):
+        config = results.config_of("vtab", "svhn", seed)
+        results.write(tmp_path / "vpt" / f"seed{seed}", config, value)
+    found = find([tmp_path], tmp_path)
+    (text,) = content.warnings(tables(found), found, [])
+    assert "in 1 of its numbers; the widest is vpt on svhn, 65.9 to 81.8" in text
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    results.vtab(tmp_path / "runs", "vpt", 60.0, tasks=["dtd"], seeds=(0,))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match="out cannot be written .* another --workdir"):
+        report(tmp_path / "out", [tmp_path / "runs"])
+
+
+def test_no_runs_is_an_error_that_says_where(tmp_path):
+    with pytest.raises(UserError, match="no run in .*config.json"):
+        report(tmp_path)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        report(tmp_path, [tmp_path / "nowhere"])

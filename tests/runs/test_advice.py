@@ -1,0 +1,50 @@
+"""Known bad choices are said at the start, with the reason; good ones are not."""
+
+import pytest
+
+from vpjax.runs import config as configs
+from vpjax.runs import defaults
+from vpjax.runs.advice import advice
+
+
+def said(preset="inception", **changes):
+    config = configs.merged(defaults.get_config(), changes)
+    return " ".join(advice(config, preset))
+
+
+def test_the_default_recipe_is_not_warned_of():
+    assert said() == ""
+
+
+def test_prompts_on_mae():
+    text = said(backbone={"name": "vit.MAE"}, method={"num_tokens": 10})
+    assert "VPT on MAE" in text and "36.0" in text
+    mae = {"backbone": {"name": "vit.MAE"}}
+    assert "MAE" not in said(method={"name": "finetune.Partial"}, **mae)
+    assert "VPT on MAE" in said(method={"name": "vpt_input.PrependPixel"}, **mae)
+
+
+@pytest.mark.parametrize(("count", "warns"), [(50, False), (51, True), (200, True)])
+def test_many_prompts(count, warns):
+    assert (f"{count} prompts" in said(method={"num_tokens": count})) == warns
+
+
+def test_a_normalisation_the_weights_were_not_trained_with():
+    text = said("vpt_vtab")
+    assert "ViT-B_16.npz was trained with mean (0.5, 0.5, 0.5)" in text
+    # A file of one's own is known by its public name.
+    path = {"backbone": {"weights": "/data/ViT-B_16.npz"}}
+    assert "ViT-B_16.npz" in said("vpt_vtab", **path)
+    assert said("vpt_vtab", backbone={"weights": "/data/mine.npz"}) == ""
+
+
+def test_clip_with_another_preset():
+    clip = {"backbone": {"name": "clip.CLIP"}}
+    assert said("clip", **clip) == ""
+    assert "clip.CLIP was trained with mean (0.48145466" in said("imagenet", **clip)
+
+
+def test_adapters_that_cannot_learn():
+    adapter = {"method": {"name": "adapter.Adapter"}}
+    assert said(**adapter) == ""
+    assert "only its last bias" in said(match_reference_code=True, **adapter)

@@ -1,0 +1,102 @@
+"""What evaluation says of a split beyond accuracy; levels and groups: tests/test_taxonomy.py."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.helpers.runs import config
+from vpjax.data.source import Record, Source
+from vpjax.runs import scores
+from vpjax.runs.experiment import prepare
+from vpjax.train.evaluate import Predictions, margins
+
+
+class Known:
+    """Records whose labels are known; reading one is an error."""
+
+    def __init__(self, counts):
+        self.labels = np.repeat(np.arange(len(counts)), counts)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitems__(self, indices):
+        raise AssertionError("an example was read")
+
+
+class Read(Known):
+    """Records whose labels are found by reading."""
+
+    def __init__(self, counts):
+        self._own = np.repeat(np.arange(len(counts)), counts)
+
+    def __len__(self):
+        return len(self._own)
+
+    def __getitems__(self, indices):
+        return [Record(b"", int(self._own[i])) for i in indices]
+
+
+def source(*counts, records=Known):
+    names = [f"class {i}" for i in range(len(counts))]
+    return Source("made up", names, records(counts), (None, None, 3))
+
+
+def answers(labels, predictions):
+    shares = np.full(len(labels), 0.25, np.float32)
+    return Predictions(np.array(labels), np.array(predictions), shares)
+
+
+def test_groups_are_there_where_classes_differ():
+    said = answers([0, 0, 1, 2], [0, 1, 1, 2])
+    assert scores.details(said, source(30, 40, 50)) == {"margin": 0.25}
+    found = scores.details(said, source(30, 40, 10))
+    assert (found["medium"], found["few"]) == (pytest.approx(200 / 3), 100.0)
+    assert "many" not in found and found["many_classes"] == 0
+
+
+def test_labels_are_not_read_from_millions_of_examples(monkeypatch):
+    monkeypatch.setattr(scores, "READ", 10)
+    assert scores.counted(source(3, 8)).tolist() == [3, 8]
+    assert scores.counted(source(3, 8, records=Read)) is None
+    assert scores.counted(source(3, 7, records=Read)).tolist() == [3, 7]
+
+
+def test_classes_without_images(tmp_path):
+    said = answers([0, 0, 2], [0, 2, 2])
+    scores.write_classes(tmp_path / "classes.csv", said, source(5, 6, 7))
+    with open(tmp_path / "classes.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["accuracy"] for r in rows] == ["50.0000", "", "100.0000"]
+    assert [r["images"] for r in rows] == ["2", "0", "1"]
+    assert [r["training_images"] for r in rows] == ["5", "6", "7"]
+
+
+def test_margins():
+    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    first, second = np.sort(shares)[:, :-3:-1].T
+    np.testing.assert_allclose(margins(logits), first - second, rtol=1e-5)
+    np.testing.assert_allclose(margins(714 * logits[:1] + 1e4), [1.0], rtol=1e-6)
+    np.testing.assert_allclose(margins(logits[:, :1]), 1)
+
+
+def test_what_every_run_gets(tmp_path):
+    experiment = prepare(config("linear"))
+    found = scores.score(experiment, experiment.state, ["val", "test"], tmp_path, step=0)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written == found | {"step": 0, "margin_of": "softmax of logits"}
+    text = scores.as_table("test", found["test"], "softmax of logits")
+    assert f"| accuracy | {found['test']['accuracy']:.2f} %" in " ".join(text.split())
+    assert "genus" not in text and "shot" not in text and "margin (softmax of logits)" in text
+    with open(tmp_path / "per_class.csv") as file:
+        assert sum(int(r["images"]) for r in csv.DictReader(file)) == found["test"]["count"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    experiment = prepare(config("linear"))
+    with caplog.at_level("WARNING", logger="vpjax"):
+        found = scores.score(experiment, experiment.state, ["val"], tmp_path / "nowhere")
+    assert found["val"]["count"] and "cannot be written" in caplog.text
