@@ -59,19 +59,23 @@ class Backbone(nnx.Module):
     taps: frozenset[str]
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """place(patchify(images))."""
+        """Returns what enters the first layer."""
+        return self.add_positions(self.patchify(images, ctx), ctx)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Stem or patch projection."""
+        raise NotImplementedError
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """Adds positions and the class token: also for a grid that did not come from pixels.
 
         Where there is a class token, a third argument (B extra D) takes its place.
         """
+        raise NotImplementedError
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """Last norm and pooling; with `over`, the mean of those tokens takes pooling's place."""
+        raise NotImplementedError
 
     def partial(self, k: int) -> str:
         """Returns a regular expression of what "partial-k" trains: the last k groups of layers.
@@ -79,3 +83,4 @@ class Backbone(nnx.Module):
         It is relative to the backbone, names whole layers ("layers/(10|11)/.*") and the last norm.
         Raises: UserError if there is no such group.
         """
+        raise NotImplementedError

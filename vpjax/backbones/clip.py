@@ -75,7 +75,7 @@ class CLIP(ViT):
             out["image_size"] = find(out["variant"]).image_size
         return out
 
-    def place(
+    def add_positions(
         self,
         patches: Float[Array, "B h w D"],
         ctx: Context,

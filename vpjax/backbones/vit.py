@@ -125,7 +125,7 @@ class ViT(Backbone):
         """Patches of the image, projected."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
-    def place(
+    def add_positions(
         self,
         patches: Float[Array, "B h w D"],
         ctx: Context,

@@ -1,12 +1,13 @@
-"""Files: the cache folder, writes that leave no half of a file, locks of folders."""
+"""Files: the cache folder, writes that leave no half of a file, locks between processes."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from vpjax.core.errors import InUse, UserError
 
@@ -22,40 +23,82 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds `workdir` for this process; creates it if need be. `wait` until nobody else does.
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, which becomes `path` when the block ends.
 
-    Raises: UserError if it cannot be written, InUse if another process holds it.
+    A process that is killed, or a block that raises, leaves the old file or none.
     """
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a+")  # noqa: SIM115 - held until the run ends
-    except OSError as e:
-        raise UserError(
-            f"workdir {workdir} cannot be written ({e.strerror}). Give another --workdir."
-        ) from e
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as e:
-            lock.seek(0)
-            raise InUse(
-                f"workdir {workdir} is in use by another run (process {lock.read().strip()}). "
-                "Wait for it, stop it, or give another --workdir."
-            ) from e
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+        yield new
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text with "\\n" line ends, see `atomic`."""
+    with atomic(path) as new:
+        new.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON so that a killed process leaves the old file or the new, never half of one."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(values, indent=2) + "\n")
-    new.replace(path)
+    """Writes indented JSON, see `atomic`."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Returns what a file holds; None if there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock file `path`, which stays, for this process.
+
+    Args:
+        wait: whether to wait until no other process holds it.
+
+    Raises:
+        InUse: if another process holds it and `wait` is False.
+        OSError: if the file cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as e:
+        raise InUse(f"{path} is held by another process.") from e
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds a folder for this process, and creates it if need be.
+
+    Args:
+        wait: whether to wait until no other process holds it.
+
+    Raises:
+        UserError: if the folder cannot be written.
+        InUse: if another process holds it and `wait` is False.
+    """
+    owner = workdir / ".owner"
+    with contextlib.ExitStack() as held:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(workdir / ".lock", wait=wait))
+            owner.write_text(str(os.getpid()))
+        except InUse as e:
+            process = owner.read_text() if owner.exists() else "unknown"
+            raise InUse(
+                f"workdir {workdir} is in use by another run (process {process}). "
+                "Wait for it, stop it, or give another --workdir."
+            ) from e
+        except OSError as e:
+            raise UserError(
+                f"workdir {workdir} cannot be written ({e.strerror}). Give another --workdir."
+            ) from e
+        yield

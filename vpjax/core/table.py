@@ -1,6 +1,12 @@
 """Tables as text: aligned on a screen, and valid Markdown in a report; and as CSV files."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpjax.core.files import write_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
@@ -30,3 +36,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr
 def _cell(text: str) -> str:
     # A bar or a line break inside a cell would end it.
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Writes rows as CSV, with a line of names; what a row lacks stays empty.
+
+    Args:
+        columns: names that come first; those that only rows have follow in order.
+    """
+    names = dict.fromkeys([*columns, *(key for row in rows for key in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
