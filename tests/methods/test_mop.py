@@ -26,6 +26,7 @@ from vpjax.runs.config import section
 from vpjax.runs.fit import evaluate_run, fit
 from vpjax.runs.history import read_history
 from vpjax.train import optim, sharding
+from vpjax.train.schedules import Plan, make_schedule
 from vpjax.train.step import init_state, make_train_step
 
 TRAINING = Context(key=jax.random.key(0))
@@ -330,7 +331,7 @@ def rates(warmup, steps):
     config = defaults.get_config().optim
     config.update(name="adam", lr=5e-4, lr_base_batch_size=0)
     config.warmup_steps = warmup
-    return np.asarray(optim.schedule(config, optim.Plan(steps, 7, 4), False)(np.arange(steps)))
+    return np.asarray(make_schedule(optim.Settings(**config), Plan(steps, 7, 4))(np.arange(steps)))
 
 
 def test_a_warm_up_in_steps_starts_at_zero():

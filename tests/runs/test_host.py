@@ -14,6 +14,7 @@ from tests.helpers.runs import config
 from vpjax.runs import fit as fitting
 from vpjax.runs.fit import AHEAD, fit, steady
 from vpjax.train import optim, sharding
+from vpjax.train.schedules import Plan
 
 
 @pytest.fixture(autouse=True)
@@ -189,8 +190,10 @@ def test_one_batch_is_on_its_way_while_another_is_worked_on():
 
 
 def test_reading_the_rate_is_one_program():
-    plan = optim.Plan(steps=100, steps_per_epoch=10, batch_size=8)
-    optimiser, rate = optim.make_optimiser(config().optim, ["method/head/bias"], plan)
+    plan = Plan(steps=100, steps_per_epoch=10, batch_size=8)
+    optimiser, rate = optim.make_optimizer(
+        optim.Settings(**config().optim), ["method/head/bias"], plan
+    )
     state = optimiser.init({"method/head/bias": jnp.zeros(3)})
     with compilations() as names, jax.transfer_guard("disallow"):
         rates = [optim.learning_rate(rate, state, step) for step in (0, 5, 99)]

@@ -12,6 +12,7 @@ from vpjax.core.errors import UserError
 from vpjax.runs import defaults
 from vpjax.train import losses, optim, step
 from vpjax.train.evaluate import evaluate, make_eval_step
+from vpjax.train.schedules import Plan
 from vpjax.train.sharding import make_mesh, replicate
 
 RNG = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def trained(criterion, labels, mask=None):
     config = defaults.get_config().optim
     config.update(lr=1.0, lr_base_batch_size=0, warmup_epochs=0.0, schedule="constant")
     config.update(name="sgd", momentum=0.0, weight_decay=0.0)
-    optimiser, _ = optim.make_optimiser(config, parts.trainable, optim.Plan(10, 1, 24))
+    optimiser, _ = optim.make_optimizer(optim.Settings(**config), parts.trainable, Plan(10, 1, 24))
     state = step.init_state(parts.trainable, parts.stats, optimiser, 0)
     call = step.make_train_step(parts.graph, optimiser, prepare, 10, criterion=criterion)
     mask = np.ones(24, bool) if mask is None else mask

@@ -11,7 +11,7 @@ its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -45,6 +45,8 @@ class Stem(NamedTuple):
 class Backbone(nnx.Module):
     """Attributes and functions every backbone has."""
 
+    preset: str | None = None  # preprocessing, where the class alone decides it
+
     layers: nnx.List
     sites: tuple[Site, ...]
     dim: int  # width of the pooled feature
@@ -57,6 +59,11 @@ class Backbone(nnx.Module):
     num_pooled_tokens: int | None  # leading tokens `pool` reads; None: all, prompts too
     batch_norm: bool  # has running averages; layers that train then use the batch's own
     taps: frozenset[str]
+
+    @classmethod
+    def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
+        """Returns the options, with those that only the weights know."""
+        return options
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Returns what enters the first layer."""

@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 
 class FeatureLoader(Order):
-    """Batches as a `Loader` makes them, but "image" is b D float32: features in place of pixels."""
+    """Batches as a `Loader` makes them, with "features" (b D float32) in place of "image"."""
 
     def __init__(self, source: Source, rows: Rows, batch_size: int, **order: Any):
         super().__init__(source, batch_size, **order)
@@ -58,7 +58,7 @@ class FeatureLoader(Order):
         real = indices >= 0
         features, labels = (array[np.maximum(indices, 0)] for array in self.rows)
         features[~real], labels[~real] = 0, 0
-        return {"image": features, "label": labels.astype(np.int32), "mask": real}
+        return {"features": features, "label": labels.astype(np.int32), "mask": real}
 
 
 class Store:

@@ -7,9 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from vpjax.core.errors import UserError
+from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
 from vpjax.runs.autotune import load_choice
-from vpjax.runs.experiment import Experiment, prepare
+from vpjax.runs.experiment import ClassInfo, Experiment, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.train import step
 from vpjax.train.checkpoint import Checkpoints
@@ -49,7 +50,7 @@ def restore_checkpoint(
         )
     state = experiment.state
     changes = dict(items["weights"])
-    changes |= items.get("optimiser", {"step": jnp.int32(meta["step"])})
+    changes |= items.get("optimizer", {"step": jnp.int32(meta["step"])})
     values = {name: changes.get(name, getattr(state, name)) for name in vars(state)}
     return step.State(**values), EarlyStopping(**meta["early"])
 
@@ -65,6 +66,23 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
         }
         | ({"text": experiment.text} if experiment.text else {}),
         "preset": experiment.preset,
-        "classes": list(experiment.sources["train"].classes),
+        "classes": list(experiment.classes.names),
         "early": vars(early),
     }
+
+
+def write_classes(classes: ClassInfo, folder: Path) -> None:
+    """Writes classes.json: names of the classes, and what is known of each."""
+    write_json(folder / "classes.json", classes._asdict())
+
+
+def read_classes(folder: Path) -> ClassInfo:
+    """Reads what `write_classes` wrote.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    found = read_json(folder / "classes.json")
+    if found is None:
+        raise UserError(f"{folder} has no classes.json: it is no run of vpjax, or it has not begun")
+    return ClassInfo(tuple(found["names"]), tuple(found["metadata"]), found["multilabel"])

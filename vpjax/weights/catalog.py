@@ -12,6 +12,7 @@ prefixes are from the authors' tables or from VPT's; torchvision has SHA-256 pre
 """
 
 import dataclasses
+from pathlib import Path
 
 _BUCKET = "https://storage.googleapis.com/vit_models"
 _META = "https://dl.fbaipublicfiles.com"
@@ -143,3 +144,10 @@ CATALOG: dict[str, CatalogEntry] = {
         "",  # no backbone here
     ),
 }
+
+
+def preset_of(weights: str) -> str | None:
+    """Returns the preprocessing of weights, by their name or public file name; None: not known."""
+    by_file = {entry.file: entry for entry in CATALOG.values()}
+    entry = CATALOG.get(weights) or by_file.get(Path(weights).name if weights else "")
+    return entry.preset if entry else None

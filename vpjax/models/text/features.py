@@ -16,16 +16,14 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
-from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder
-from vpjax.data.source import Source
 from vpjax.models.text import zero_shot
 from vpjax.models.text.encode import encode_prompts
 from vpjax.models.text.pretrained import load_text
@@ -43,48 +41,37 @@ class TextFeatures(NamedTuple):
     key: str
 
 
-def of_classes(config: ConfigDict, source: Source) -> TextFeatures:
-    """Returns the text features of a data set's classes, by the config's weights and templates.
-
-    Raises: UserError if there are no weights, no tokenizer, or a class lacks what a template asks.
-    """
-    where = config.backbone.weights
-    if not where:
+def class_text_features(
+    weights: str,
+    classes: Sequence[str],
+    metadata: Sequence[Any],
+    *,
+    templates: Any = "auto",
+    name_type: str = "",
+    tokenizer: str = "",
+    dataset: str = "",
+) -> TextFeatures:
+    """Returns the text features of classes (to be replaced at the merge)."""
+    if not weights:
         raise UserError(
-            f"{config.method.name} starts from what CLIP's text tower says of the classes, and "
-            "backbone.weights is empty. Name the folder or file of a CLIP."
+            "the method starts from text features of the classes, and backbone.weights is empty. "
+            "Name the folder or file of a CLIP."
         )
-    prompts, templates, owners = prompts_of(config, source)
-    text = load_text(where)
-    tokenizer = open_tokenizer(config.text.tokenizer or where, text.tower.context)
-    encode = lambda texts: encode_prompts(text.tower, tokenizer, texts)  # noqa: E731
-    weights = f"{text.sha256} {tokens_of(tokenizer)}"
-    return text_features(encode, prompts, templates, weights, owners=owners)
-
-
-def prompts_of(
-    config: ConfigDict, source: Source
-) -> tuple[list[str], tuple[str, ...], np.ndarray | None]:
-    """Returns the prompts of the classes in order, the templates, and the class of each prompt.
-
-    The last is None where classes have one prompt a template.
-    Raises: UserError for a list of templates that does not exist, or a class that lacks a name.
-    """
-    choice, name_type, facts = config.text.templates, config.text.name_type, source.metadata
+    choice = templates
     if isinstance(choice, str) and "{" in choice:
         choice = [t.strip() for t in choice.split(";") if t.strip()]
     if name_type:
-        templates = choose_zero_shot(choice, facts, name_type, config.data.name)
-        prompts, owners = zero_shot.class_prompts(zero_shot_names(facts, name_type), templates)
+        templates = choose_zero_shot(choice, metadata, name_type, dataset)
+        prompts, owners = zero_shot.class_prompts(zero_shot_names(metadata, name_type), templates)
     else:
-        templates = choose(choice, facts, config.data.name)
-        prompts, owners = class_prompts(facts, templates), None
-    if all(c.isdecimal() for c in source.classes) and not any("digit" in t for t in templates):
-        called = ", ".join(source.classes[:3])
-        log.warning(
-            "classes of %s are called %s ...: such names tell CLIP nothing", source.name, called
-        )
-    return prompts, templates, owners
+        templates = choose(choice, metadata, dataset)
+        prompts, owners = class_prompts(metadata, templates), None
+    text = load_text(weights)
+    made = open_tokenizer(tokenizer or weights, text.tower.context)
+    encode = lambda texts: encode_prompts(text.tower, made, texts)  # noqa: E731
+    return text_features(
+        encode, prompts, templates, f"{text.sha256} {tokens_of(made)}", owners=owners
+    )
 
 
 def tokens_of(tokenizer: Callable) -> str:
