@@ -13,10 +13,15 @@ its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from vpjax.nn.context import Context
+from vpjax.core.errors import UserError
+from vpjax.data.preprocess import preprocess
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.stack import run_layers
 from vpjax.nn.tokens import Tokens
 
 
@@ -45,7 +50,8 @@ class Stem(NamedTuple):
 class Backbone(nnx.Module):
     """Attributes and functions every backbone has."""
 
-    preset: str | None = None  # preprocessing, where the class alone decides it
+    preset: str | None = None  # name of the preprocessing; of a class: whatever the weights
+    dtype: str = "float32"  # of computation
 
     layers: nnx.List
     sites: tuple[Site, ...]
@@ -59,6 +65,33 @@ class Backbone(nnx.Module):
     num_pooled_tokens: int | None  # leading tokens `pool` reads; None: all, prompts too
     batch_norm: bool  # has running averages; layers that train then use the batch's own
     taps: frozenset[str]
+
+    def __call__(self, images: Num[Array | np.ndarray, "B H W C"]) -> Float[Array, "B D"]:
+        """Returns the pooled features of images.
+
+        Args:
+            images: uint8, which `preprocess` prepares; or floats, which are taken as prepared.
+        """
+        if images.dtype == jnp.uint8:
+            images = self.preprocess(images)
+        tokens = self.embed(images, EVALUATION)
+        step = lambda layer, tokens, ctx: layer(tokens, ctx, num_outputs=ctx.num_outputs)  # noqa: E731
+        tokens = run_layers(self.layers, tokens, step, EVALUATION, self.num_pooled_tokens)
+        return self.pool(tokens).astype(jnp.float32)
+
+    def preprocess(self, images: Any) -> Float[Array, "B H W C"]:
+        """Returns images (uint8 `B H W C`, or a list of uint8 `H W C`) as the weights need them.
+
+        Raises:
+            UserError: if the preprocessing of the weights is not known.
+        """
+        if self.preset is None:
+            raise UserError(
+                f"what the weights of this {type(self).__name__} were made with is not known. Name "
+                'a preprocessing: load_backbone(..., preset="imagenet").'
+            )
+        channels = self.stem.channels
+        return preprocess(images, self.preset, self.image_size, channels, self.dtype)
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:

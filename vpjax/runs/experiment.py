@@ -29,6 +29,7 @@ from vpjax.runs.config import NOT_OPTIONS
 from vpjax.runs.inputs import ImageInputs, LoaderSettings
 from vpjax.runs.startup import Startup
 from vpjax.train import losses, optim, sharding, step
+from vpjax.train.checkpoint import digest
 from vpjax.train.evaluate import make_eval_step, primary_metric
 from vpjax.train.schedules import Plan
 from vpjax.weights.load import Loaded
@@ -36,6 +37,7 @@ from vpjax.weights.load import Loaded
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+BY_HAND = "made by hand"  # config.backbone.weights of a module that no config describes
 
 
 class ClassInfo(NamedTuple):
@@ -54,7 +56,15 @@ class BuiltModel(NamedTuple):
     attention: str
     preset: str
     image_size: tuple[int, int]  # pixels
-    text: str = ""  # hash of all that the text features of the classes depend on
+    identity: dict[str, str]  # of the frozen numbers: see `identity`
+
+
+class GivenModel(NamedTuple):
+    """A model that is there already, instead of one built from a config."""
+
+    parts: ModelParts
+    loaded: Loaded | None  # the record of its weights file
+    preset: str | None  # its preprocessing
 
 
 class Experiment(NamedTuple):
@@ -77,8 +87,8 @@ class Experiment(NamedTuple):
     state: step.State
     frozen: dict[str, jax.Array]
     eval_step: Callable
+    identity: dict[str, str]  # of the frozen numbers, which checkpoints do not hold
     remat: str = "none"  # what the backward pass recomputes
-    text: str = ""  # hash of all that the text features of the classes depend on
 
     @property
     def metric(self) -> str:
@@ -90,7 +100,7 @@ def prepare(
     config: ConfigDict,
     startup: Startup | None = None,
     sources: Mapping[str, Source] | None = None,
-    parts: ModelParts | None = None,
+    given: GivenModel | None = None,
 ) -> Experiment:
     """Opens data, builds the model, places it. Nothing is compiled but small draws.
 
@@ -100,7 +110,7 @@ def prepare(
         config: the resolved config.
         startup: a stopwatch that notes what takes how long.
         sources: the data by split, where they are not those that `config.data` names.
-        parts: the model, where it is not built from the config.
+        given: the model, where it is not built from the config.
 
     Raises:
         UserError: for whatever does not fit.
@@ -120,7 +130,7 @@ def prepare(
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
     sharding.check_batch(config.train.batch_size // config.train.accumulate, mesh)
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
-    built = build_model(config, classes, mesh, attention, parts)
+    built = build_model(config, classes, mesh, attention, given)
     parts = built.parts
 
     plan = make_plan(config, len(train))
@@ -163,7 +173,7 @@ def prepare(
         frozen=frozen,
         eval_step=make_eval_step(parts.graph, to_input, criterion),
         remat="none" if config.remat == AUTO else config.remat,
-        text=built.text,
+        identity=built.identity,
     )
 
 
@@ -172,20 +182,22 @@ def build_model(
     classes: ClassInfo,
     mesh: Mesh | None = None,
     attention: str = "",
-    parts: ModelParts | None = None,
+    given: GivenModel | None = None,
 ) -> BuiltModel:
     """Builds a config's model for some classes; no data are needed.
 
     Args:
         attention: the implementation that `resolve_attention` returned; "": asks it.
-        parts: the model, where it is there already.
+        given: the model, where it is there already.
 
     Raises:
         UserError: if names, options, weights or class names do not fit.
     """
     attention = attention or resolve_attention(config)
-    text, loaded = None, None
-    if parts is None:
+    text = None
+    if given is not None:
+        parts, loaded, _ = given
+    else:
         if registry.lookup("methods", config.method.name).reads_class_names:
             text = text_features(config, classes)
         parts, loaded = factory.build(
@@ -202,8 +214,27 @@ def build_model(
             text=text.values if text else None,
         )
     size = pair(backbone_spec(config).completed()["image_size"])
-    name = preset_name(config)
-    return BuiltModel(parts, loaded, attention, name, size, text.key if text else "")
+    name = preset_name(config, given)
+    same = identity(config, parts, loaded, text.key if text else "")
+    return BuiltModel(parts, loaded, attention, name, size, same)
+
+
+def identity(
+    config: ConfigDict, parts: ModelParts, loaded: Loaded | None, text: str = ""
+) -> dict[str, str]:
+    """Returns which frozen numbers a run has: checkpoints hold this instead of a copy of them.
+
+    Args:
+        text: hash of all that the text features of the classes depend on.
+    """
+    if loaded is not None:
+        numbers = loaded.sha256
+    elif config.backbone.weights == BY_HAND:
+        numbers = digest(parts.frozen)
+    else:
+        numbers = "drawn from the seed"
+    found = {"name": config.backbone.name, "sha256": numbers}
+    return found | ({"text": text} if text else {})
 
 
 def backbone_spec(config: ConfigDict) -> BackboneSpec:
@@ -305,7 +336,7 @@ def eval_batch_size(config: ConfigDict) -> int:
     return config.data.eval_batch_size or config.train.batch_size
 
 
-def preset_name(config: ConfigDict) -> str:
+def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     """Returns the preprocessing: the config's, or what the weights were made with."""
     if config.data.preset != "auto":
         chosen = preset(config.data.preset)
@@ -315,7 +346,8 @@ def preset_name(config: ConfigDict) -> str:
                 "crops at random on the host. Set data.val_augmented=False."
             )
         return config.data.preset
-    known = factory.preset_of(config.backbone.name, config.backbone.weights)
+    known = given.preset if given else None
+    known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
     if known is None:
         raise UserError(
             "data.preset is 'auto', but what these weights were made with is not known. Name a "

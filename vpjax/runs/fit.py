@@ -22,12 +22,11 @@ from vpjax.core.files import write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
-from vpjax.models.partition import ModelParts
 from vpjax.runs import config as configs
 from vpjax.runs import summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.evaluate import diverged, evaluate_metrics
-from vpjax.runs.experiment import Experiment, prepare
+from vpjax.runs.experiment import Experiment, GivenModel, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
@@ -53,7 +52,7 @@ def fit(
     startup: Startup | None = None,
     finish: Finish | None = None,
     sources: Mapping[str, Source] | None = None,
-    parts: ModelParts | None = None,
+    given: GivenModel | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on training, in `folder`; returns and writes the result.
 
@@ -64,7 +63,7 @@ def fit(
         finish: called with the experiment, its final state and the folder when the result is
             written, for pictures; it may not change the result.
         sources: the data by split, where they are not those that `config.data` names.
-        parts: the model, where it is not built from the config.
+        given: the model, where it is not built from the config.
 
     Raises:
         UserError: before the first compile, for what a user got wrong.
@@ -75,7 +74,7 @@ def fit(
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
-        experiment = with_cached_features(prepare(config, startup, sources, parts))
+        experiment = with_cached_features(prepare(config, startup, sources, given))
         for split in ("train", "val"):  # what is wrong with the images shows here
             if split in experiment.sources:
                 experiment.inputs.loader(split)
@@ -113,7 +112,7 @@ def train(
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
     metric = experiment.metric
     state, early, start = experiment.state, EarlyStopping(config.train.patience), 0
-    if (found := restore_checkpoint(experiment, last)) is not None:
+    if (found := restore_checkpoint(last, experiment.state, experiment.identity)) is not None:
         state, early = found
         start = int(state.step)
         last.discard_after(start)
@@ -194,7 +193,8 @@ def selected_state(
     config = experiment.config.train
     if config.select != "best" and not config.test_best:
         return state, {}
-    chosen, facts = restore_checkpoint(experiment, best)[0], {}
+    found = restore_checkpoint(best, experiment.state, experiment.identity)
+    chosen, facts = found[0], {}
     if config.test_best:
         best_test = evaluate_metrics(experiment, chosen, "test")
         facts[f"test_{experiment.metric}_best"] = best_test[experiment.metric]

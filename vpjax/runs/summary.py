@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from vpjax.core.table import table
+from vpjax.models.partition import trainable_table
 from vpjax.runs.advice import advice
 from vpjax.runs.experiment import Experiment
 
 log = logging.getLogger(__name__)
-ROWS = 30  # of the parameter table
 
 
 def log_opening(experiment: Experiment) -> None:
     """Logs what is about to happen: parameters, data, weights, devices, kernels."""
     e, config = experiment, experiment.config
-    log.info("%s", parameter_table(e))
+    log.info("%s", trainable_table(e.parts))
     log_setup(e)
     log.info(
         "plan      %d steps of %d images (%d an epoch), %s, peak lr %.3g",
@@ -61,29 +60,6 @@ def log_advice(experiment: Experiment) -> None:
     """Logs what is known to go wrong with such a config."""
     for text in advice(experiment.config, experiment.preset):
         log.warning("warning   %s", text)
-
-
-def parameter_table(experiment: Experiment) -> str:
-    """Returns what trains: name, shape, count, and the share of all parameters."""
-    trainable, frozen = experiment.parts.trainable, experiment.parts.frozen
-    total = sum(v.size for v in (*trainable.values(), *frozen.values()))
-    rows = [
-        [name, " x ".join(map(str, v.shape)) or "scalar", f"{v.size:,}", percent(v.size, total)]
-        for name, v in trainable.items()
-    ]
-    if len(rows) > ROWS:
-        rest = sum(v.size for v in list(trainable.values())[ROWS:])
-        more = [f"... and {len(rows) - ROWS} more", "", f"{rest:,}", percent(rest, total)]
-        rows = rows[:ROWS] + [more]
-    count = sum(v.size for v in trainable.values())
-    rows.append(["trainable", "", f"{count:,}", percent(count, total)])
-    rows.append(["frozen", "", f"{total - count:,}", percent(total - count, total)])
-    return table(["parameter", "shape", "count", "share"], rows, "llrr")
-
-
-def percent(part: int, whole: int) -> str:
-    """Returns "1.63 %"."""
-    return f"{100 * part / whole:.2f} %"
 
 
 def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
