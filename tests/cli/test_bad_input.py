@@ -12,7 +12,8 @@ from tests.data.conftest import Memory
 from tests.data.fake import fake_tfds
 from tests.helpers.runs import config, newest
 from vpjax.core.errors import UserError
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 from vpjax.runs import experiment
 from vpjax.runs import fit as fitting
 from vpjax.runs.fit import fit

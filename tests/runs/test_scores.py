@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.runs import config
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 from vpjax.runs import scores
 from vpjax.runs.experiment import prepare
 from vpjax.train.evaluate import Predictions, margins

@@ -151,9 +151,11 @@ def dispatch(
 
         class_embeddings(config, folder)
     elif mode == "doctor":
-        from vpjax.data.check import doctor
+        from vpjax.data.check import check_data
 
-        if not doctor(config, folder):
+        data = config.data
+        splits = {part: data[part] for part in ("train", "val", "test")}
+        if not check_data(data.name, splits, folder, data_dir=data.dir, classes=data.classes):
             sys.exit(2)
     elif mode == "ablate":
         from vpjax.studies.ablate import ablate

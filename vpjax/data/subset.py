@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.source import Record, Records, Source
+from vpjax.data.records import Piece, Record, Records
+from vpjax.data.source import Source
 
 # Category ids of iNaturalist 2021: genera that are hard to tell apart, 1,200-1,650 photos each.
 SUBSETS = {
@@ -33,10 +34,13 @@ ALIASES = ("name", "common_name", "species")
 def restrict(source: Source, classes: str | Sequence[str | int]) -> Source:
     """Returns the source with only these classes.
 
-    `classes` is a named subset, a file with one a line, or names and ids (as a sequence, or with
-    commas between them); without ids in the data, an id is a label. A name wins over an id.
+    Args:
+        source: data set with one class an image.
+        classes: a named subset, a file with one class a line, or names and ids, as a sequence or
+            separated by commas. Without ids in the data, an id is a label. A name wins over an id.
 
-    Raises: UserError for a class that the data has not, or a source with several classes an image.
+    Raises:
+        UserError: for a class that the data lacks, or a source with several classes an image.
     """
     if source.multilabel:
         raise UserError(f"{source.name} has several classes an image; data.classes cannot be used.")
@@ -47,7 +51,7 @@ def restrict(source: Source, classes: str | Sequence[str | int]) -> Source:
 
 
 def only(source: Source, keep: Sequence[int]) -> Source:
-    """Returns the source with the classes of these labels, which become 0, 1 ..."""
+    """Returns the source with only the classes of these labels, which become 0, 1 ..."""
     name = f"{source.name} ({len(keep)} of {source.num_classes} classes)"
     return Source(
         name,
@@ -59,9 +63,10 @@ def only(source: Source, keep: Sequence[int]) -> Source:
 
 
 def find(source: Source, entries: Sequence[str]) -> list[int]:
-    """Returns the labels, in order, of the classes with these names, in any case, or ids.
+    """Returns the labels, in order, of the classes with these names (in any case) or ids.
 
-    A name that several classes share, as common names are, stands for all of them.
+    A name that several classes share, as some common names are, stands for all of them.
+
     Raises: UserError, with the nearest names, for an entry that is neither.
     """
     names: dict[str, list[int]] = {}
@@ -108,6 +113,11 @@ class _Some:
         self._indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
         self.labels: Int64[np.ndarray, " n"] = new[old[self._indices]]
         self._records: Records = source.records
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """Those of all classes: for a lock, rather too many images than too few."""
+        return getattr(self._records, "pieces", ())
 
     def __len__(self) -> int:
         return len(self._indices)
