@@ -21,7 +21,7 @@ from vpjax.data.source import Source
 from vpjax.data.transforms import pair
 from vpjax.models import factory
 from vpjax.models.partition import ModelParts, shapes
-from vpjax.models.text.features import of_classes
+from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
 from vpjax.runs.startup import Startup
 from vpjax.train import losses, optim, sharding, step
@@ -86,7 +86,17 @@ def prepare(config: ConfigDict, startup: Startup | None = None) -> Experiment:
     sharding.check_batch(config.train.batch_size // config.train.accumulate, mesh)
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
     method = registry.lookup("methods", config.method.name)
-    text = of_classes(config, sources["train"]) if method.reads_class_names else None
+    text = None
+    if method.reads_class_names:
+        text = class_text_features(
+            config.backbone.weights,
+            sources["train"].classes,
+            sources["train"].metadata,
+            templates=config.text.templates,
+            name_type=config.text.name_type,
+            tokenizer=config.text.tokenizer,
+            dataset=config.data.name,
+        )
     values = text.values if text else None
     parts, loaded = factory.build(config, num_classes, attention, mesh, values)
     name = preset_name(config)
