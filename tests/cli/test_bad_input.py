@@ -99,7 +99,6 @@ def test_a_head_that_is_not_there(tmp_path):
 
 
 def test_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

@@ -18,7 +18,7 @@ from vpjax.core.errors import UserError
 from vpjax.methods.mop import MoP
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
-from vpjax.models.text.features import TextFeatures, text_features
+from vpjax.models.text.features import ClassPrompts, TextFeatures, cached_text_features
 from vpjax.nn import mop_similarity
 from vpjax.nn.context import Context
 from vpjax.runs import defaults
@@ -353,7 +353,11 @@ def test_text_features_are_kept(tmp_path, caplog):
         return np.stack([np.full(4, len(p)) + np.eye(4)[len(p) % 4] for p in prompts])
 
     prompts, templates = ["a cat", "a cat!", "a dog", "a puppy"], ["a {name}", "{name}!"]
-    make = lambda p=prompts, t=templates, w="w": text_features(encode, p, t, w, tmp_path)  # noqa: E731
+
+    def make(prompts=prompts, templates=templates, weights="w"):
+        prompts = ClassPrompts(prompts, templates, None)
+        return cached_text_features(encode, prompts, weights, tmp_path)
+
     first, again = make(), make()
     assert asked == [4] and first.key == again.key
     np.testing.assert_array_equal(first.values, again.values)
@@ -362,7 +366,7 @@ def test_text_features_are_kept(tmp_path, caplog):
     mean = unit.reshape(2, 2, 4).mean(1)
     expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(first.values, expected, rtol=1e-6)
-    others = [make(w="v"), make(p=prompts[::-1]), make(t=["a {name}", "{name}?"])]
+    others = [make(weights="v"), make(prompts[::-1]), make(templates=["a {name}", "{name}?"])]
     assert len({first.key, *(o.key for o in others)}) == 4 and len(asked) == 5
     path = tmp_path / f"{first.key}.npz"
     path.write_bytes(path.read_bytes()[:60])
@@ -373,8 +377,8 @@ def test_text_features_are_kept(tmp_path, caplog):
 @pytest.mark.parametrize("model", [1, 8])
 def test_a_run_resumes_on_features_and_split_classes(tmp_path, monkeypatch, model):
     text = mop_similarity.unit(jnp.asarray(np.random.default_rng(0).normal(size=(5, files.JOINT))))
-    given = lambda *_: TextFeatures(np.asarray(text, np.float32), "a key")  # noqa: E731
-    monkeypatch.setattr("vpjax.runs.experiment.of_classes", given)
+    given = lambda *_, **__: TextFeatures(np.asarray(text, np.float32), "a key")  # noqa: E731
+    monkeypatch.setattr("vpjax.runs.experiment.class_text_features", given)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "cache"))
     config = runs.config("linear", mesh={"data": 1, "model": model}, data={"preset": "clip"})
     config.backbone = defaults.backbone("clip.CLIP", weights=files.folder(tmp_path / "clip"))

@@ -23,7 +23,7 @@ from tests.helpers.runs import digests, main, result
 from vpjax.cli import settle
 from vpjax.core.errors import UserError
 from vpjax.data import open_source
-from vpjax.models.text.features import of_classes
+from vpjax.models.text.features import class_text_features
 from vpjax.report.plots.run import subject
 from vpjax.report.plots.subject import OfClass, Subject
 from vpjax.report.plots.subprompts import subprompts
@@ -151,7 +151,7 @@ def test_zero_shot_of_any_data_whose_classes_have_names(place, tmp_path, caplog)
     assert (found["test_count"], found["val_count"], found["preset"]) == (10, 2, "clip")
     assert "val_genus" not in found and "val_few" not in found and "test_margin" in found
     assert "20 prompts, such as 'a photo of a 0'" in caplog.text
-    assert "called 0, 1, 2 ...: such names tell CLIP nothing" in caplog.text  # of the made-up data
+    assert "called 0, 1, 2 ...: numbers tell CLIP nothing" in caplog.text  # of the made-up data
 
 
 def test_sub_prompts_of_a_class(run):
@@ -255,6 +255,13 @@ def test_a_clip_without_its_tokenizer(place, tmp_path, monkeypatch):
     config = config_of(place, backbone__weights=str(tmp_path / "clip"))
     config.text.tokenizer = str(place / "clip")
     assert with_cached_features(prepare(config)).text
+
+
+def of_classes(config, source):
+    where, facts = config.backbone.weights, source.metadata
+    return class_text_features(
+        where, source.classes, facts, **config.text, dataset=config.data.name
+    )
 
 
 def test_a_class_without_a_name(place, tmp_path):

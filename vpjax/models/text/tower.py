@@ -22,7 +22,6 @@ from vpjax.nn.stack import run_layers
 from vpjax.nn.tokens import Tokens
 
 WORDS, CONTEXT, DEPTH = 49408, 77, 12  # of every released CLIP
-HEAD = 64  # width of an attention head, likewise
 
 
 class TextTower(nnx.Module):
