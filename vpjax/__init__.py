@@ -21,12 +21,12 @@ if TYPE_CHECKING:
         create_model,
         list_backbones,
         list_methods,
-        list_weights,
         load_backbone,
         options_of,
     )
     from vpjax.runs.api import fit
     from vpjax.runs.run import Prediction, Run, load_run
+    from vpjax.weights.catalog import list_weights
 
 __all__ = [
     "Prediction",
@@ -52,7 +52,7 @@ _MODULES = {
     "from_arrays": "data.arrays",
     "list_backbones": "models.create",
     "list_methods": "models.create",
-    "list_weights": "models.create",
+    "list_weights": "weights.catalog",
     "load_backbone": "models.create",
     "load_run": "runs.run",
     "options_of": "models.create",

@@ -23,9 +23,11 @@ from vpjax.nn import mop_similarity
 from vpjax.nn.context import Context
 from vpjax.runs import defaults
 from vpjax.runs.config import section
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.train import optim, sharding
+from vpjax.train.losses import softmax
 from vpjax.train.schedules import Plan, make_schedule
 from vpjax.train.step import init_state, make_train_step
 
@@ -236,7 +238,9 @@ def drawn(count):
 
 
 def terms(model, labels, ctx=TRAINING):
-    return model.loss_terms(model.classify(drawn(len(labels)), ctx), jnp.asarray(labels), ctx)
+    return model.loss_terms(
+        model.classify(drawn(len(labels)), ctx), jnp.asarray(labels), softmax, ctx
+    )
 
 
 def test_offsets_alone_learn():
@@ -303,7 +307,7 @@ def test_images_that_are_padding_change_nothing():
     masked = terms(model, labels, ctx)["loss"][:3]
     out = model.classify(drawn(3), TRAINING)
     np.testing.assert_allclose(
-        masked, model.loss_terms(out, labels[:3], TRAINING)["loss"], rtol=1e-5
+        masked, model.loss_terms(out, labels[:3], softmax, TRAINING)["loss"], rtol=1e-5
     )
 
 
@@ -386,7 +390,7 @@ def test_a_run_resumes_on_features_and_split_classes(tmp_path, monkeypatch, mode
     config.optim.update(name="adam", lr=0.01, weight_decay=0.0)
     config.features, config.optim.warmup_steps = "cached", 2
     first = fit(config, tmp_path / "run")
-    assert first["on_features"] and first["trainable"] == (5 + -5 % model) * 2 * files.JOINT
+    assert first["cached_features"] and first["trainable"] == (5 + -5 % model) * 2 * files.JOINT
     rows = [row for row in read_history(tmp_path / "run" / "metrics.jsonl") if "tau" in row]
     assert rows[-1]["tau"] < rows[0]["tau"] and rows[-1]["loss"] < rows[0]["loss"]
     newest = runs.newest(tmp_path / "run")

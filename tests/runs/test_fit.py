@@ -15,8 +15,9 @@ from vpjax.methods.vpt import VPT
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
 from vpjax.runs import fit as fitting
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.signals import Stopped, StopSignal

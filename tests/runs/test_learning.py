@@ -11,8 +11,9 @@ from tests.runs.test_fit import stop_after
 from vpjax.core.errors import UserError
 from vpjax.runs import experiment
 from vpjax.runs import fit as fitting
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.runs.summary import one_line
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.signals import Stopped

@@ -92,7 +92,7 @@ def test_a_killed_run_ends_as_one_that_was_not(place, run):
     assert whole.returncode == 0, whole.stderr_text
     assert digests(run) == digests(place / "whole")
     one, other = result(run), result(place / "whole")
-    assert one["on_features"] and one["trainable"] == len(SPECIES) * PROMPTS * files.JOINT
+    assert one["cached_features"] and one["trainable"] == len(SPECIES) * PROMPTS * files.JOINT
     for key in ("val_accuracy", "val_loss", "best_val_step", "val_genus", "val_margin"):
         assert one[key] == other[key]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -133,7 +133,7 @@ def test_zero_shot(place):
     assert done.returncode == 0, done.stderr_text
     assert "96 prompts, such as 'a photo of a Monarch'" in done.stdout_text  # 8 x 2 names x 6
     found, said = result(folder), table(done.stdout_text)
-    assert (found["method"], found["trainable"], found["on_features"]) == ("zero_shot", 0, True)
+    assert (found["method"], found["trainable"], found["cached_features"]) == ("zero_shot", 0, True)
     assert said["accuracy"] == f"{found['val_accuracy']:.2f} %"
     assert "margin (softmax of 100 cosines)" in said and "genus right" in said
     assert (folder / "per_class.csv").exists() and (folder / "evaluation.json").exists()
@@ -254,7 +254,7 @@ def test_a_clip_without_its_tokenizer(place, tmp_path, monkeypatch):
         prepare(config_of(place, backbone__weights=str(tmp_path / "clip")))
     config = config_of(place, backbone__weights=str(tmp_path / "clip"))
     config.text.tokenizer = str(place / "clip")
-    assert with_cached_features(prepare(config)).text
+    assert with_cached_features(prepare(config)).identity["text"]
 
 
 def of_classes(config, source):

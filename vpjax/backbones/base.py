@@ -13,6 +13,7 @@ its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -92,6 +93,19 @@ class Backbone(nnx.Module):
             )
         channels = self.stem.channels
         return preprocess(images, self.preset, self.image_size, channels, self.dtype)
+
+    def __repr__(self) -> str:
+        """Returns a line: class, size, weights, preprocessing."""
+        count = sum(v.size for v in jax.tree.leaves(nnx.state(self)))
+        origin = getattr(self, "origin", None)
+        weights = (origin.spec.weights if origin else "") or "no weights file"
+        height, width = self.image_size
+        return (
+            f"{type(self).__name__}({height} x {width} pixels, {len(self.layers)} layers, "
+            f"{count:,} parameters, features {self.dim} wide, {weights}, preset {self.preset})"
+        )
+
+    __str__ = __repr__
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:

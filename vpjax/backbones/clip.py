@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
-from vpjax.models.text.pretrained import open_clip
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Dense, LayerNorm
 from vpjax.nn.tokens import Tokens
+from vpjax.weights.clip_config import read_clip_config
 
 
 class CLIP(ViT):
@@ -65,11 +65,11 @@ class CLIP(ViT):
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
-        """Returns a config's options, those at None filled from the weights; see `open_clip`.
+        """Returns a config's options, those at None filled from the weights; see `read_clip_config`.
 
         Raises: UserError if the weights, or the config beside them, cannot be read.
         """
-        own = open_clip(weights).vision if weights else {}
+        own = read_clip_config(weights).vision if weights else {}
         out = {k: own.get(k) if v is None else v for k, v in options.items()}
         if out.get("image_size") is None:
             out["image_size"] = find(out["variant"]).image_size

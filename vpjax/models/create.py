@@ -73,7 +73,7 @@ def load_backbone(
     if name in CATALOG:
         entry = CATALOG[name]
         if not entry.backbone:
-            raise UserError(f"weights {name!r} are of no backbone: {entry.about}")
+            raise UserError(f"weights {name!r} are of no backbone: {entry.description}")
         options = {"variant": entry.variant} | dict(entry.options) | options
         name, weights = entry.backbone, name if weights is None else weights
     elif weights is None:
@@ -186,11 +186,6 @@ def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> 
     metadata = [{"name": str(name).replace("_", " ")} for name in names]
     text = class_text_features(where, tuple(names), metadata)
     return jnp.asarray(factory.text_rows(text.values, model.method.text.shape))
-
-
-def list_weights(backbone: str = "") -> list[str]:
-    """Returns the names of known weights, of all backbones or of one ("vit.ViT")."""
-    return [n for n, e in CATALOG.items() if not backbone or e.backbone == backbone]
 
 
 def list_backbones() -> list[str]:

@@ -74,3 +74,5 @@ class Model(nnx.Module):
         parts = partition(self, self.trainable_pattern)
         title = f"{type(self.method).__name__} on {type(self.backbone).__name__}"
         return f"{title}: {trainable_line(parts)}\n{trainable_table(parts)}"
+
+    __str__ = __repr__

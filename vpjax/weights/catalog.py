@@ -13,7 +13,9 @@ file names.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 _BUCKET = "https://storage.googleapis.com/vit_models"
 _META = "https://dl.fbaipublicfiles.com"
@@ -33,6 +35,7 @@ class CatalogEntry:
         description: architecture, training data and paper, for people.
         digest: "algorithm:prefix of the hexadecimal digest" where one is published.
         backbone: `backbone.name` of a config; "" for a file that is not a backbone's.
+        options: other options of the backbone that differ from its variant's.
     """
 
     url: str
@@ -42,6 +45,7 @@ class CatalogEntry:
     description: str
     digest: str | None = None
     backbone: str = "vit.ViT"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _original(variant: str) -> CatalogEntry:
@@ -76,7 +80,8 @@ def _mae(variant: str, size: str, md5: str) -> CatalogEntry:
 
 def _swin(variant: str, file: str, data: str, digest=None) -> CatalogEntry:
     description = f"Swin-{variant}, supervised {data} px (arXiv 2103.14030)"
-    return _torch("swin.Swin", variant, f"{_SWIN}/v1.0.0/swin_{file}.pth", description, digest)
+    entry = _torch("swin.Swin", variant, f"{_SWIN}/v1.0.0/swin_{file}.pth", description, digest)
+    return dataclasses.replace(entry, options={"image_size": 384} if "_384" in file else {})
 
 
 def _convnext(variant: str, file: str, data: str) -> CatalogEntry:
@@ -93,7 +98,13 @@ def _resnet(variant: str, sha256: str) -> CatalogEntry:
 
 CATALOG: dict[str, CatalogEntry] = {
     "digits_vit": CatalogEntry(
-        "", "digits_vit.npz", "digits", "Ti/4", "the first run: digits 0-4, 8 px"
+        "",
+        "digits_vit.npz",
+        "digits",
+        "Ti/4",
+        "the first run: digits 0-4, 8 px",
+        options={"image_size": 8, "dim": 48, "mlp_dim": 192, "heads": 4, "depth": 4}
+        | {"dropout": 0.0, "pos_std": 0.3},
     ),
     "vit_b16_in21k": _original("B/16"),
     "vit_b32_in21k": _original("B/32"),
