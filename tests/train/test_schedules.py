@@ -1,5 +1,7 @@
 """Schedules of networks trained from scratch: one cycle, steps, whole epochs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_steps_fall_every_so_many_epochs():
     config = optim(lr=1.0, schedule="step", warmup_epochs=0.0, step_epochs=2.0, step_factor=0.5)
     rates = np.asarray(schedule(config, Plan(18, 3, 1), False)(np.arange(18)))
     np.testing.assert_allclose(rates, np.repeat([1, 0.5, 0.25], 6))
-    config.schedule_by_epoch, config.step_epochs = True, 1.5
+    config = dataclasses.replace(config, schedule_by_epoch=True, step_epochs=1.5)
     rates = np.asarray(schedule(config, Plan(18, 3, 1), False)(np.arange(18)))
     np.testing.assert_allclose(rates, np.repeat([1, 1, 0.5, 0.25, 0.25, 0.125], 3))
 
