@@ -299,9 +299,9 @@ def test_lists_of_every_kind_are_known(tmp_path):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("dmlab", r"needs tensorflow: pip install 'vpjax\[tensorflow\]', then python -m"),
+        ("dmlab", r"needs tensorflow: pip install 'vpjax\[tensorflow\]', then python main"),
         ("sun397/tfds", r"needs tensorflow and cv2: pip install 'vpjax\[prepare,tensorflow\]'"),
-        ("dsprites", r"needs h5py: pip install 'vpjax\[prepare\]', then .*prepare dsprites"),
+        ("dsprites", r"needs h5py: pip install 'vpjax\[prepare\]', then .*prepare-data dsprites"),
         ("kitti", r"needs cv2"),
     ],
 )

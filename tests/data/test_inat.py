@@ -12,7 +12,7 @@ from tests.data.fake import fake_tfds
 from vpjax.core.errors import UserError
 from vpjax.data import Loader, inat, open_source, preset
 from vpjax.data.convert_inat import LEVELS, convert_inat, write_categories
-from vpjax.data.subset import SUBSETS, find, restrict
+from vpjax.data.subset import SUBSETS, find_classes, select_classes
 
 IDS = (7, 2, 11)  # neither sorted nor contiguous
 
@@ -275,8 +275,8 @@ def test_a_subset_of_any_data_set(tmp_path):
 
 def test_a_name_wins_over_an_id():
     source = open_source("digits/high", "test")
-    assert find(source, ["5"]) == [0] and find(source, ["9", "7"]) == [2, 4]
-    assert restrict(source, "9,7").classes == ("7", "9")
+    assert find_classes(source, ["5"]) == [0] and find_classes(source, ["9", "7"]) == [2, 4]
+    assert select_classes(source, "9,7").classes == ("7", "9")
 
 
 def test_named_subsets(tmp_path):

@@ -47,7 +47,7 @@ def birds(path: Path) -> Listing:
 
 
 def _pairs(file: Path) -> dict[str, str]:
-    """Reads lines of a word and the rest."""
+    """Reads lines "key value"; the value may hold blanks."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -73,7 +73,7 @@ def _thirds(train: int, val: int, test: int, name: str = "val") -> dict[str, int
 
 
 _LISTED = "its train/test split follows the order of a directory listing, and may differ between "
-_LISTED += "machines: compare the digest with whoever you compare results with"
+_LISTED += "machines: compare the digest of vpjax.data.check before you compare results"
 _COPIES = "JPEG copies of the original images: no table should also hold vtab/<task>"
 _SIGNS = "39,209 are those of Final_Training, the larger of its two training sets"
 PUBLISHED = {

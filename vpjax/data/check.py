@@ -126,7 +126,7 @@ def check_data(
         except UserError as error:
             findings.append(Finding("fault", part, "open", str(error)))
             continue
-        # How many images there are of some classes is not published.
+        # Numbers of images are published for all classes together only.
         published = None if len(classes) else benchmarks.expected(name, split)
         opened.append(Split(part, split, source, examine_split(part, source), published))
     for split in opened:

@@ -1,4 +1,4 @@
-"""Images that people already have: class folders, and lists of files in several formats.
+"""Image files on the disk: class folders, and lists of files in several formats.
 
     open_listing("folder", "/data/birds", "train[:90%]")   # config.data.name = "folder:/data/birds"
 
@@ -10,8 +10,8 @@
     nabirds, cub, gtsrb    those data sets as their authors pack them, see `archives.py`
 
 Classes are those of the split "train", in the order of their names (numbers: as numbers). A split
-is ordered by a hash of its files' paths, so that a slice of it is a sample, whatever the listing's
-order, and stays when files are added. `READERS` at the end is the list of formats.
+is ordered by a hash of its files' paths, so that a slice of it is a sample of all classes, and
+files that are added later do not reorder the others. `READERS` at the end is the list of formats.
 """
 
 import csv
@@ -30,7 +30,7 @@ from vpjax.data.records import select_split
 from vpjax.data.source import Source
 
 NAMES = ("train", "val", "valid", "validation", "test")  # of splits, as folders
-SAME = ({"val", "valid", "validation"},)  # different words for one split
+SYNONYMS = ({"val", "valid", "validation"},)  # names of one split
 COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class")}
 
 
@@ -84,8 +84,8 @@ def _split(where, name, known):
     """Returns the listing's name of a split."""
     if name in known:
         return name
-    for words in SAME:
-        if name in words and (other := words & known.keys()):
+    for names in SYNONYMS:
+        if name in names and (other := names & known.keys()):
             return min(other)
     raise unknown(f"split of {where}", name, known)
 
@@ -122,7 +122,7 @@ def ordered(keys: Iterable[Key]) -> list[Key]:
 
 
 def class_folder(path: Path) -> Listing:
-    """Subfolders are classes, or splits whose subfolders are."""
+    """Reads a folder whose subfolders are classes, or splits with a subfolder for each class."""
     if not path.is_dir():
         raise UserError(f"{path} is no folder. Give the folder that holds a folder per class.")
     below = _subfolders(path)
@@ -152,7 +152,7 @@ def _images(path, part):
 
 
 def csv_list(path: Path) -> Listing:
-    """Rows are path,label[,split]; without a split they are all of "train"."""
+    """Reads rows path,label[,split]; rows without a split belong to "train"."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
     columns = {"path": 0, "label": 1, "split": 2}
@@ -174,7 +174,10 @@ def csv_list(path: Path) -> Listing:
 
 
 def json_splits(path: Path) -> Listing:
-    """Every JSON file is a split; class ids may have gaps: a label is an id's rank in train."""
+    """Reads a folder with a JSON file for each split, {file: class id}.
+
+    Ids may have gaps: a label is an id's rank among those of train.
+    """
 
     def load(file):
         content = _json(file)
@@ -186,7 +189,10 @@ def json_splits(path: Path) -> Listing:
 
 
 def text_lists(path: Path) -> Listing:
-    """Every text file is a split; labels count from 0, and train need not show every class."""
+    """Reads a folder with a text file for each split, lines "file label".
+
+    Labels count from 0, and train need not show every class.
+    """
     parts = {file.stem: _lines(file) for file in sorted(path.glob("*.txt"))}
     highest = max((label for part in parts.values() for _, label in part), default=-1)
     classes = {i: str(i) for i in range(highest + 1)}
@@ -206,7 +212,7 @@ def _lines(file):
 
 
 def zhou(path: Path) -> Listing:
-    """One JSON file with all splits and the classes' names."""
+    """Reads one JSON file with all splits and the classes' names."""
     content = _json(path)
     try:
         rows = {split: [(f, int(c), n) for f, c, n in part] for split, part in content.items()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from vpjax.data import cars, digits, folder, inat, prepare, tfds, vtab
 from vpjax.data.source import Source
-from vpjax.data.subset import restrict
+from vpjax.data.subset import select_classes
 
 # Called with every source before `open_source` returns it: see `vpjax.data.lock`.
 GUARDS: list[Callable[[Source], None]] = []
@@ -40,7 +40,7 @@ def open_source(
     source = _open(name, split, data_dir)
     for guard in GUARDS:
         guard(source)
-    return restrict(source, classes) if len(classes) else source
+    return select_classes(source, classes) if len(classes) else source
 
 
 def _open(name, split, data_dir):

@@ -56,9 +56,7 @@ def prepare(
     """
     wanted = prepared.parse(name)
     if wanted.name == "digits":
-        raise UserError(
-            f"{name} comes with vpjax and needs no preparing. Prepare another data set."
-        )
+        raise UserError(f"{name} comes with vpjax: it can be opened without preparing it.")
     if folder := prepared.find(name, data_dir):
         return folder
     root = prepared.root(data_dir)

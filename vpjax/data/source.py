@@ -1,7 +1,8 @@
 """A data set as a list of examples that can be read in any order.
 
-    source[7]    {"image": uint8 H W C, "label": int}; several classes: label uint8 C, zeros and ones
+    source[7]    {"image": uint8 H W C, "label": int}
 
+A label is zeros and ones, uint8 C, where images have several classes.
 A `Source` wraps `Records`, which hold still encoded images with their labels. It adds decoding,
 checks, errors that name the data set and the example, and a fingerprint. Which files records come
 from is the business of `vpjax.data.open`.

@@ -1,10 +1,10 @@
 """Some of a data set's classes, relabelled: their order stays, a label becomes its rank.
 
-    restrict(source, "lichen")                     a named subset of iNaturalist 2021
-    restrict(source, "Danaus plexippus,47")        names, or ids where the data has them
-    restrict(source, "birds.txt")                  one name or id a line, # begins a comment
+    select_classes(source, "lichen")               a named subset of iNaturalist 2021
+    select_classes(source, "Danaus plexippus,47")  names, or ids where the data has them
+    select_classes(source, "birds.txt")            one name or id a line, # begins a comment
 
-`find` looks a class up by name or id, `only` takes labels.
+`find_classes` returns the labels of classes by name or id, `select_labels` takes labels.
 """
 
 import difflib
@@ -31,7 +31,7 @@ SUBSETS_OF = ("inat2021", "i_naturalist2021")
 ALIASES = ("name", "common_name", "species")
 
 
-def restrict(source: Source, classes: str | Sequence[str | int]) -> Source:
+def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source:
     """Returns the source with only these classes.
 
     Args:
@@ -44,25 +44,25 @@ def restrict(source: Source, classes: str | Sequence[str | int]) -> Source:
     """
     if source.multilabel:
         raise UserError(f"{source.name} has several classes an image; data.classes cannot be used.")
-    keep = find(source, _wanted(source, classes))
+    keep = find_classes(source, _wanted(source, classes))
     if not keep:
         raise UserError(f"data.classes is {classes!r}, which names no class.")
-    return only(source, keep)
+    return select_labels(source, keep)
 
 
-def only(source: Source, keep: Sequence[int]) -> Source:
+def select_labels(source: Source, labels: Sequence[int]) -> Source:
     """Returns the source with only the classes of these labels, which become 0, 1 ..."""
-    name = f"{source.name} ({len(keep)} of {source.num_classes} classes)"
+    name = f"{source.name} ({len(labels)} of {source.num_classes} classes)"
     return Source(
         name,
-        [source.classes[i] for i in keep],
-        _Some(source, keep),
+        [source.classes[i] for i in labels],
+        _Subset(source, labels),
         source.image_shape,
-        metadata=[source.metadata[i] for i in keep],
+        metadata=[source.metadata[i] for i in labels],
     )
 
 
-def find(source: Source, entries: Sequence[str]) -> list[int]:
+def find_classes(source: Source, entries: Sequence[str]) -> list[int]:
     """Returns the labels, in order, of the classes with these names (in any case) or ids.
 
     A name that several classes share, as some common names are, stands for all of them.
@@ -102,7 +102,7 @@ def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
     return [part.strip() for part in classes.split(",") if part.strip()]
 
 
-class _Some:
+class _Subset:
     """The records of some classes, with new labels."""
 
     def __init__(self, source: Source, keep: Sequence[int]):

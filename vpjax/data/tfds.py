@@ -203,7 +203,7 @@ def _class_names(name, features, label):
     if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None:
         return feature.names or [str(i) for i in range(feature.num_classes)]
     raise UserError(
-        f"{name}: the classes of label {label!r} are not in the data. Give their names as `classes`."
+        f"{name}: the classes of label {label!r} are not in the data. Give names as `classes`."
     )
 
 

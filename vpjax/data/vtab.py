@@ -29,18 +29,18 @@ Example = Mapping[str, Any]
 
 
 def clevr_count(example: Example) -> int:
-    """Number of objects, 3 to 10, as class 0 to 7."""
+    """Returns the number of objects, 3 to 10, as class 0 to 7."""
     return len(example["objects"]["pixel_coords"]) - 3
 
 
 def clevr_distance(example: Example) -> int:
-    """Class 0 to 5 of the object nearest to the camera."""
+    """Returns class 0 to 5 of the distance of the object nearest to the camera."""
     depths = np.asarray(example["objects"]["pixel_coords"], np.float32).reshape(-1, 3)[:, 2]
     return bin_of(float(depths.min(initial=np.inf)), CLEVR_DISTANCES)
 
 
 def kitti_distance(example: Example) -> int:
-    """Class 0 to 2 of the nearest car, van or truck; 3 if there is none."""
+    """Returns class 0 to 2 of the distance of the nearest car, van or truck; 3 without any."""
     objects = example["objects"]
     depths = np.asarray(objects["location"], np.float32).reshape(-1, 3)[:, 2]
     vehicles = np.asarray(objects["type"]) < VEHICLES
@@ -48,12 +48,12 @@ def kitti_distance(example: Example) -> int:
 
 
 def dsprites_location(example: Example) -> int:
-    """Horizontal position, 0 to 31, in 16 classes."""
+    """Returns the horizontal position, 0 to 31, in 16 classes."""
     return int(example["label_x_position"]) // 2
 
 
 def dsprites_orientation(example: Example) -> int:
-    """Orientation, 0 to 39, in 16 classes."""
+    """Returns the orientation, 0 to 39, in 16 classes."""
     return int(int(example["label_orientation"]) // 2.5)
 
 
