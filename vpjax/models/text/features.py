@@ -117,7 +117,8 @@ def prompts_of_classes(
         prompts, owners = class_prompts(metadata, chosen), None
     if all(c.isdecimal() for c in classes) and not any("digit" in t for t in chosen):
         log.warning(
-            "classes are called %s ...: numbers tell CLIP nothing about them", ", ".join(classes[:3])
+            "classes are called %s ...: numbers tell CLIP nothing about them",
+            ", ".join(classes[:3]),
         )
     return ClassPrompts(prompts, chosen, owners)
 

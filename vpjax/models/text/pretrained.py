@@ -1,7 +1,7 @@
 """The text tower of a pretrained CLIP, with its weights.
 
-    text = load_text("/models/clip-vit-base-patch16")
-    text.tower(ids)     N D, see vpjax.models.text.tower
+text = load_text("/models/clip-vit-base-patch16")
+text.tower(ids)     N D, see vpjax.models.text.tower
 """
 
 import math
