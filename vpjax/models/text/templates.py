@@ -5,8 +5,8 @@
 
 A template is a format string over the metadata of a class (`vpjax.data.source.Source.metadata`).
 `WILDLIFE` and `CARS` are hierarchical: from the species, or model, up to larger groups. The lists
-by data set say only what the images show. `ZERO_SHOT` holds the lists of the zero-shot baseline, with
-"{}" for a name.
+by data set say only what the images show. `ZERO_SHOT` holds the lists of the zero-shot baseline,
+with "{}" for a name.
 """
 
 import re
@@ -82,8 +82,8 @@ def choose(
 
     Args:
         choice: the name of a list of `TEMPLATES`; one template, or a sequence of them; or "auto":
-            `WILDLIFE` for classes with a species (without levels that the metadata lack), `CARS` for
-            classes with a make, else the list of the data set, else "a photo of a {name}".
+            `WILDLIFE` for classes with a species (without levels that the metadata lack), `CARS`
+            for classes with a make, else the list of the data set, else "a photo of a {name}".
         metadata: what is known of each class.
         dataset: the data set's name.
 

@@ -160,8 +160,8 @@ def read_merges(path: Path) -> list[str]:
     lines = lines[1:] if lines and "#version" in lines[0] else lines
     if len(lines) < MERGES or any(len(m.split(" ")) != 2 for m in lines[:MERGES]):
         raise UserError(
-            f"{path} is not a table of CLIP's merges: expected {MERGES:,} lines of two tokens, found "
-            f"{len(lines):,} lines. {SOURCES}"
+            f"{path} is not a table of CLIP's merges: expected {MERGES:,} lines of two tokens, "
+            f"found {len(lines):,} lines. {SOURCES}"
         )
     return lines[:MERGES]
 

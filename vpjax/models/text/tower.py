@@ -2,8 +2,8 @@
 
     ids -> tokens + positions -> blocks, causal -> norm -> end token -> projection
 
-The end token has the largest id, so its position is that of the largest id in a row. No token before
-it attends to what follows it: padding may be any id, and a batch may be cut at its longest text.
+The end token has the largest id, so its position is that of the largest id in a row. Nothing up to
+it attends to what follows: padding may be any id, and a batch may be cut at its longest text.
 Radford et al. 2021, arXiv 2103.00020. The blocks are those of the vision tower.
 """
 
