@@ -38,7 +38,7 @@ EXPECTED = {
         0,
     ),
     "python main.py --mode report --workdir runs/baselines": ([], "report.html", 0),
-    "python -m vpjax.weights.convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
+    "python main.py convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
     "python main.py --mode class_embeddings --config configs/digits.py:vpt_deep "
     "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 prototypes", 0),
     "python main.py --mode draw --workdir runs/baselines/sa2vp/seed0 --image 3 --patch 0,1": (

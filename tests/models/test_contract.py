@@ -141,7 +141,9 @@ def test_every_method_has_a_case():
 
 @pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.KEY_PAIRS))
 def test_remat_changes_nothing(backbone, method):
-    if backbone in ("resnet", "cnn") and method in ("full", "partial", "msvp"):
+    # What Partial trains of the CNN is its dense layer, without BatchNorm.
+    stats = backbone in ("resnet", "cnn") and method in ("full", "partial", "msvp")
+    if stats and (backbone, method) != ("cnn", "partial"):
         with pytest.raises(UserError, match="running averages cannot be run twice"):
             trained(backbone, method, remat="full")
         return

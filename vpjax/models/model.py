@@ -1,4 +1,4 @@
-"""A model is a backbone and a method, and these lines join them.
+"""A model is a backbone and a method, joined by these lines.
 
     state = method.start(backbone, images, ctx)
     for layer in backbone.layers:
@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Num
 
 from vpjax.backbones.base import Backbone
+from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
 from vpjax.models.partition import partition, trainable_line, trainable_table
@@ -38,6 +39,12 @@ class Model(nnx.Module):
         self.method = method
         self.trainable_pattern = trainable_pattern
 
+    @property
+    def trainable_stats(self) -> set[str]:
+        """Names of the running averages that training changes, such as "backbone/norm/mean"."""
+        names = params.flatten(nnx.state(self, nnx.BatchStat))
+        return {n for n in names if re.fullmatch(self.method.trainable_stats, n)}
+
     def __call__(
         self,
         images: Num[Array | np.ndarray, "B H W C"],
@@ -58,8 +65,7 @@ class Model(nnx.Module):
             images = self.backbone.preprocess(images)
         backbone, method = self.backbone, self.method
         ctx = dataclasses.replace(ctx, hook=method.tap, noisy_backbone=method.backbone_dropout)
-        last = f"backbone/layers/{len(backbone.layers) - 1}/norm/mean"
-        if remat != "none" and backbone.batch_norm and re.fullmatch(method.trainable_stats, last):
+        if remat != "none" and any(n.startswith("backbone/layers/") for n in self.trainable_stats):
             raise UserError(
                 f"remat is {remat!r}, but BatchNorm of layers that train follows the batches, and "
                 "layers that change running averages cannot be run twice. Set remat='none'."

@@ -180,8 +180,7 @@ def list_weights(backbone: str = "") -> list[str]:
 
 
 def find_entry(weights: str) -> CatalogEntry | None:
-    """Returns the entry of a name in the catalogue, or of a path or address that ends in the public
-    name of a file; None if there is none."""
+    """Returns the entry of a name in the catalogue, or of a path ending in a public file name."""
     by_file = {entry.file: entry for entry in CATALOG.values()}
     return CATALOG.get(weights) or by_file.get(PurePath(weights).name)
 

@@ -160,7 +160,7 @@ def test_a_token_sees_what_is_before_it():
     changed = np.abs(before - after).max(-1)[0] > 1e-6
     assert changed.tolist() == [False, False, False, True, True, True, True]
     np.testing.assert_allclose(first, before[:, :3], atol=1e-6)
-    with pytest.raises(ValueError, match="no place in a causal order"):
+    with pytest.raises(ValueError, match="extra_kv has no place in a causal order"):
         jax.eval_shape(lambda: layer(tower.embed(ids), EVALUATION, extra_kv=jnp.ones((2, 8))))
 
 
