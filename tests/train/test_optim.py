@@ -206,7 +206,9 @@ def test_a_plateau_scales_every_step_after_it(kind, match_reference_code):
         step, half = (path[3][name] - path[2][name] for path in (whole, slowed))
         # The published decay looks at the parameter after the step.
         np.testing.assert_allclose(half, step / 2, rtol=1e-4, atol=1e-4)
-    optimiser, rate = make_optimizer(optim(name=kind, schedule="plateau", lr=0.1), NAMES, Plan(10, 1, 1))
+    optimiser, rate = make_optimizer(
+        optim(name=kind, schedule="plateau", lr=0.1), NAMES, Plan(10, 1, 1)
+    )
     state = optimiser.init({n: jnp.ones(3) for n in NAMES})
     assert learning_rate(rate, state, 9) == pytest.approx(0.1)
     state = optimizers.reduce_lr(optimizers.reduce_lr(state, 0.5), 0.5)

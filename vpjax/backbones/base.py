@@ -82,12 +82,10 @@ class Backbone(nnx.Module):
         head_dim: width of an attention head; None where attention cannot be fused.
         batch_norm: whether there are BatchNorm layers. They use their running averages, or while
             `ctx.noisy_backbone` is on and the model trains, the averages of the batch.
-        preset: the preprocessing that every weights file of this architecture needs, a name in
-            `vpjax.data.PRESETS`; None: the weights decide, see `vpjax.weights.catalog.preset_of`.
+        preset: the preprocessing, a name in `vpjax.data.PRESETS`. Of a class: what every weights
+            file of the architecture needs; None: see `vpjax.weights.catalog.preset_of`.
+        dtype: of computation, where a backbone is called by itself.
     """
-
-    preset: str | None = None  # name of the preprocessing; of a class: whatever the weights
-    dtype: str = "float32"  # of computation
 
     layers: nnx.List
     sites: tuple[Site, ...]
@@ -102,6 +100,7 @@ class Backbone(nnx.Module):
     head_dim: int | None = None
     batch_norm: bool = False
     preset: str | None = None
+    dtype: str = "float32"
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
@@ -155,11 +154,6 @@ class Backbone(nnx.Module):
         )
 
     __str__ = __repr__
-
-    @classmethod
-    def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
-        """Returns the options, with those that only the weights know."""
-        return options
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Returns the tokens of normalised images, which enter the first layer."""

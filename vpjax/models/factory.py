@@ -46,9 +46,11 @@ class BackboneSpec:
     resample: str = "align_corners"
 
     def completed(self) -> dict[str, Any]:
-        """Returns the options, with those that the weights decide."""
+        """Returns the options, with those that the weights decide and the size of the images."""
         cls = registry.lookup("backbones", self.name)
-        return cls.complete(dict(self.options), self.weights)
+        options = cls.complete(dict(self.options), self.weights)
+        default = registry.options(cls)["image_size"].default
+        return {"image_size": default} | options
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A model as numbers by name and a graph to join them: what trains, what is frozen."""
 
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -39,8 +38,7 @@ def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) 
     values = params.flatten(state)
     learnable = [n for n, kind in kinds.items() if issubclass(kind, nnx.Param)]
     learns = params.matching(trainable or model.method.trainable, learnable, "trainable")
-    running = [n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)]
-    stats = {n for n in running if re.fullmatch(model.method.trainable_stats, n)}
+    stats = model.trainable_stats
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     frozen = pick(values.keys() - learns - stats)
     if mesh is not None:
@@ -54,7 +52,7 @@ def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), tree)
 
 
-def merge(graph: tuple, *parts: dict[str, Array]) -> Any:
+def merge(graph: tuple, *parts: dict[str, Any]) -> Any:
     """Returns the `Model` of a graph and its numbers. Safe inside differentiated functions."""
     graphdef, like = graph
     values = {name: v for part in parts for name, v in part.items()}

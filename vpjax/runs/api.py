@@ -76,7 +76,7 @@ def fit(
     sources, names = open_data(data, train, val, test)
     config = make_config(model, names, len(sources["train"]), **options)
     config = configs.merged(config, changes or {})
-    check_classes(model, sources["train"])
+    check_model(model, sources["train"], config.seed)
     running.fit(config, folder, sources=sources, given=given_model(model))
     return load_run(folder, backbone=model.backbone)
 
@@ -108,14 +108,24 @@ def open_data(
     return sources, {"name": "arrays"} | {k: k if k in splits else "" for k in given}
 
 
-def check_classes(model: Model, train: Source) -> None:
-    """Raises a UserError if a model has another number of classes than the data."""
+def check_model(model: Model, train: Source, seed: int) -> None:
+    """Checks that a model suits the data, and that a run can make it again.
+
+    Raises:
+        UserError: if it has another number of classes, or was drawn from another seed.
+    """
     head = getattr(model.method, "head", None)
     count = head.bias.shape[-1] if head is not None else train.num_classes
     if count != train.num_classes:
         raise UserError(
             f"the model has {count} classes, {train.name} {train.num_classes}: "
             f"create_model(..., num_classes={train.num_classes})"
+        )
+    origin = getattr(model.backbone, "origin", None)
+    if origin is not None and origin.loaded is None and origin.seed != seed:
+        raise UserError(
+            f"the backbone was drawn from seed {origin.seed}, the run has seed {seed}, and could "
+            f"not draw it again: fit(..., seed={origin.seed})"
         )
 
 
