@@ -149,7 +149,7 @@ def make_config(
     else:
         name, options = spec.value.name, spec.value.options
     config.method = configs.section("methods", name, **options)
-    config.data.update(data)
+    config.data.update(data, preset=model.backbone.preset or "auto")
     config.train.batch_size = batch_size or min(64, images)
     config.train.epochs, config.train.steps = epochs, steps
     config.train.trainable = model.trainable_pattern
