@@ -174,7 +174,7 @@ def _of_train(path: Path, version: str, changed: int):
     if TAXONOMY[0] in found[0]:
         log.info(
             "%s has no categories.json: categories are read from %s. To be quicker: python main.py "
-            "convert-inat --root %s --version %s --categories_only",
+            "convert-inat --root %s --version %s --categories",
             *(root, path.name, root, version),
         )
     else:
