@@ -346,7 +346,7 @@ def test_a_warm_up_in_steps_starts_at_zero():
 def test_a_run_shorter_than_its_warm_up_is_warned_of(caplog):
     with caplog.at_level("WARNING", logger="vpjax"):
         np.testing.assert_allclose(rates(200, 50), 5e-4 * np.arange(50) / 200, rtol=1e-6)
-    assert "never gets to its peak" in caplog.text
+    assert "never reaches its peak" in caplog.text
 
 
 def test_text_features_are_kept(tmp_path, caplog):

@@ -24,12 +24,8 @@ from vpjax.runs.scores import evaluate_run
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch, tmp_path_factory):
-    """A cache of one's own, with the digits that are there already."""
-    shared = tmp_path_factory.getbasetemp() / "digits_cache"
-    monkeypatch.setenv("VPJAX_CACHE", str(shared))
-    open_source("digits/high", "train")
-    shutil.copytree(shared, tmp_path / "cache")
+def cache(tmp_path, monkeypatch):
+    """A cache of one's own."""
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "cache"))
 
 

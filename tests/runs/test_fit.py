@@ -155,8 +155,10 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Source, "__getitems__", lambda self, i: reads.append(self.name) or real(self, i)
     )
-    finish = fitting.finish
-    monkeypatch.setattr(fitting, "finish", lambda *a: reads.append("finish") or finish(*a))
+    conclude = fitting.conclude
+    monkeypatch.setattr(
+        fitting, "conclude", lambda *a, **k: reads.append("finish") or conclude(*a, **k)
+    )
     fit(config(), tmp_path)
     end = reads.index("finish")
     assert any("[train" in name for name in reads[:end])

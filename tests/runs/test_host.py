@@ -68,14 +68,14 @@ def test_the_counter_of_compilations_counts():
 def test_a_run_compiles_one_program_a_shape_and_none_after_its_first_evaluation(
     tmp_path, monkeypatch
 ):
-    seen, real = [], fitting.measure
+    seen, real = [], fitting.evaluate_metrics
 
     def measure(*given):
         values = real(*given)
         seen.append(len(names))
         return values
 
-    monkeypatch.setattr(fitting, "measure", measure)
+    monkeypatch.setattr(fitting, "evaluate_metrics", measure)
     settings = config(data={"eval_batch_size": 64}, mesh={"data": 1})
     with compilations() as names:
         fit(settings, tmp_path)
@@ -146,8 +146,8 @@ def test_nothing_is_copied_between_host_and_device_unasked(tmp_path, monkeypatch
         return step
 
     replaced_step(monkeypatch, wrap)
-    real = fitting.selected
-    monkeypatch.setattr(fitting, "selected", lambda *given: (loop.close(), real(*given))[1])
+    real = fitting.selected_state
+    monkeypatch.setattr(fitting, "selected_state", lambda *given: (loop.close(), real(*given))[1])
     # Evaluations, lines of the history and checkpoints included.
     with loop:
         found = fit(config(), tmp_path)

@@ -106,6 +106,14 @@ class Run:
         state = self._state
         return self._built.parts._replace(trainable=state.trainable, stats=state.stats)
 
+    def backbone_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the numbers of the backbone by name, such as "layers/0/attn/out/kernel"."""
+        parts, start = self._parts, "backbone/"
+        values = parts.frozen | parts.trainable | parts.stats
+        return {
+            n.removeprefix(start): np.asarray(v) for n, v in values.items() if n.startswith(start)
+        }
+
     def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
         """Returns the classes of images.
 

@@ -10,7 +10,7 @@ or add a prefix ("opt/target/", "params/"); both forms are read.
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def google_name(name: str) -> str:
     return _swap(name, swapped(TOP))
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a ViT's arrays, given by our names, as an npz file with Google's names."""
     out = {}
     for name, array in arrays.items():
