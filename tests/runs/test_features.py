@@ -76,7 +76,7 @@ def test_batches_have_the_images_own_order(remainder):
         np.testing.assert_array_equal(batch["features"][batch["mask"]], rows.features[real])
     once = list(FeatureLoader(source, rows, 16, train=False).batches())
     assert sum(b["mask"].sum() for b in once) == 50
-    assert not once[-1]["image"][~once[-1]["mask"]].any()
+    assert not once[-1]["features"][~once[-1]["mask"]].any()
 
 
 def rows_of(**changes):

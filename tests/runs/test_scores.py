@@ -60,14 +60,14 @@ def test_groups_are_there_where_classes_differ():
 
 def test_labels_are_not_read_from_millions_of_examples(monkeypatch):
     monkeypatch.setattr(scores, "READ", 10)
-    assert scores.counted(source(3, 8)).tolist() == [3, 8]
-    assert scores.counted(source(3, 8, records=Read)) is None
-    assert scores.counted(source(3, 7, records=Read)).tolist() == [3, 7]
+    assert scores.training_counts(source(3, 8)).tolist() == [3, 8]
+    assert scores.training_counts(source(3, 8, records=Read)) is None
+    assert scores.training_counts(source(3, 7, records=Read)).tolist() == [3, 7]
 
 
 def test_classes_without_images(tmp_path):
     said = answers([0, 0, 2], [0, 2, 2])
-    scores.write_classes(tmp_path / "classes.csv", said, source(5, 6, 7))
+    scores.write_per_class(tmp_path / "classes.csv", said, source(5, 6, 7))
     with open(tmp_path / "classes.csv") as file:
         rows = list(csv.DictReader(file))
     assert [r["accuracy"] for r in rows] == ["50.0000", "", "100.0000"]
