@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.helpers import results, runs
-from vpjax.report import lines, report
-from vpjax.report.document import Grid, Heading, Picture, Text, markdown
+from vpjax.report import csv_tables, report
+from vpjax.report.blocks import Grid, Heading, Picture, Text, markdown
 from vpjax.report.latex import escaped, latex
 
 

@@ -9,12 +9,12 @@ from tests.helpers import results
 from vpjax.core import files
 from vpjax.core.errors import Diverged, UserError
 from vpjax.data.benchmarks import BENCHMARKS
-from vpjax.report import content
-from vpjax.report.cells import tables, told
-from vpjax.report.document import markdown
+from vpjax.report import sections
+from vpjax.report.tables import tables, told
+from vpjax.report.blocks import markdown
 from vpjax.report.means import means, overall, ranks
-from vpjax.report.runs import find
-from vpjax.report.sources import assign
+from vpjax.report.run_folders import find
+from vpjax.report.comparability import assign
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
 

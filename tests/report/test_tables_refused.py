@@ -8,11 +8,11 @@ import pytest
 from tests.helpers import results
 from vpjax.core.errors import UserError
 from vpjax.data.benchmarks import BENCHMARKS
-from vpjax.report import content, report
-from vpjax.report.cells import tables
-from vpjax.report.document import markdown
+from vpjax.report import sections, report
+from vpjax.report.tables import tables
+from vpjax.report.blocks import markdown
 from vpjax.report.means import means
-from vpjax.report.runs import find
+from vpjax.report.run_folders import find
 
 # What is refused
 
