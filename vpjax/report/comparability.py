@@ -114,7 +114,7 @@ def checkpoint(run: Run) -> str:
 
 
 def selected_on_reported_split(run: Run) -> bool:
-    """Return whether a run chose its checkpoint on the images it reports: its number is too high."""
+    """Return whether a run chose its checkpoint on the images it reports, and looks too good."""
     data = run.result["data"]
     same = run.split == "val" or data.get("val", {}).get("name") == data[run.split]["name"]
     return same and checkpoint(run) != "last checkpoint"

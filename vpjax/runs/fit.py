@@ -195,14 +195,16 @@ def conclude(
 ) -> dict[str, Any]:
     """Returns and writes the result of training that took `seconds`, with more `facts` about it."""
     begin = time.perf_counter()
-    result = evaluated(experiment, state, early, folder) | facts
+    result = final_result(experiment, state, early, folder) | facts
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     files.write_json(folder / "result.json", result)
     log.info("%s", summary.one_line(result))
     return result
 
 
-def evaluated(experiment: Experiment, state: step.State, early: EarlyStopping, folder: Path) -> dict:
+def final_result(
+    experiment: Experiment, state: step.State, early: EarlyStopping, folder: Path
+) -> dict:
     """Reads the test split, once, and returns the result."""
     config = experiment.config
     result = {"status": "finished", "step": int(state.step)}
