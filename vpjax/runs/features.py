@@ -216,7 +216,7 @@ def make_forward(experiment: Experiment) -> Callable:
     model = merge(*experiment.parts)  # shapes
     graphdef, like = nnx.split(model.backbone)
     method = model.method
-    to_input = experiment.inputs.to_input(train=False)
+    to_input = experiment.inputs.images.to_input(train=False)
     ctx = dataclasses.replace(EVALUATION, hook=method.tap)
 
     @jax.jit
