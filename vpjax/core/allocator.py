@@ -19,7 +19,7 @@ PAGE = 4096  # bytes
 
 
 def keep() -> bool:
-    """Makes this process keep freed memory for its next step; returns whether it will.
+    """Make this process keep freed memory for its next step; return whether it will.
 
     Call it before anything asks for a device. VPJAX_KEEP_MEMORY=0 in the environment leaves all as
     it is, as do other devices than CPUs and systems without the C library of GNU.
@@ -40,7 +40,7 @@ def keep() -> bool:
 
 
 def _large_pages(library: ctypes.CDLL) -> None:
-    """Asks for large pages wherever the heap will grow to; touches none of them."""
+    """Ask for large pages wherever the heap will grow to; touches none of them."""
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     library.free.restype, library.free.argtypes = None, (ctypes.c_void_p,)
     library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

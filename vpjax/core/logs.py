@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def to_screen() -> None:
-    """Sends the library's messages to standard output, as plain lines."""
+    """Send the library's messages to standard output, as plain lines."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("vpjax")
@@ -23,7 +23,7 @@ def to_screen() -> None:
 
 @contextlib.contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Copies the library's messages to a file, with times."""
+    """Copy the library's messages to a file, with times."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger("vpjax").addHandler(handler)

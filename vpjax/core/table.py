@@ -10,7 +10,7 @@ from vpjax.core.files import write_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
-    """Returns an aligned table that is also valid Markdown.
+    """Return an aligned table that is also valid Markdown.
 
     `align` has a letter a column, l, c or r; the last one holds for all further columns.
     Raises: ValueError if a row has not as many cells as the header, or `align` another letter.
@@ -39,7 +39,7 @@ def _cell(text: str) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Writes rows as CSV, with a line of names; what a row lacks stays empty.
+    """Write rows as CSV, with a line of names; what a row lacks stays empty.
 
     Args:
         columns: names that come first; those that only rows have follow in order.

@@ -17,7 +17,7 @@ from vpjax.runs import config as configs
 from vpjax.runs import workdir
 
 FINISHED = "finished"
-# Keys of a result that a report reads; see `vpjax.runs.summary.facts`.
+# Keys of a result that a report reads; see `vpjax.runs.summary.result_facts`.
 NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
 NEEDED += ("preset", "seed")
 # The config of a run whose own cannot be read.
