@@ -93,7 +93,7 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Show the last step if it was not yet, and ends the bar. May be called again."""
+        """Show the last step if it was not yet, and end the bar. May be called again."""
         if self._closed:
             return
         if self._pending:

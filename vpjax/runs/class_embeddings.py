@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def class_embeddings(config: ConfigDict, folder: Path) -> Path:
-    """Write the prototypes of `config.data.train` to `folder`; returns the file.
+    """Write the prototypes of `config.data.train` to `folder`; return the file.
 
     Raises: UserError if the backbone has no class token, its layers differ in width, or there are
     fewer classes than prompts.

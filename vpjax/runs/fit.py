@@ -54,7 +54,7 @@ def fit(
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
 ) -> dict[str, Any]:
-    """Train, or goes on training, in `folder`; returns and write the result.
+    """Train, or go on training, in `folder`; return and write the result.
 
     Args:
         config: a run's config.
