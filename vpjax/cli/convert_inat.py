@@ -19,7 +19,7 @@ def add_flags(parser: flags.Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert; see `vpjax.data.convert_inat`."""
-    from vpjax.data.convert_inat import convert, write_categories
+    from vpjax.data.convert_inat import convert_inat
 
-    write = write_categories if arguments.categories else convert
-    print(write(arguments.root, arguments.version))
+    a = arguments
+    print(convert_inat(a.root, a.version, categories_only=a.categories))

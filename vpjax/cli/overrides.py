@@ -104,8 +104,9 @@ def _find(config: "ConfigDict", section: "ConfigDict", at: str, name: str, last:
     if name in section:
         return
     error = unknown(f"key of {at}", name, section)
-    if elsewhere := [key for key in _keys(config) if key.rpartition(".")[2] == last]:
-        error = UserError(f"{error} There is config.{', config.'.join(elsewhere[:5])}.")
+    found = [f"config.{key}" for key in _keys(config) if key.rpartition(".")[2] == last]
+    if found := [key for key in found if not key.startswith("config.study.")]:
+        error = UserError(f"{error} There is {', '.join(found)}.")
     raise error
 
 
