@@ -188,7 +188,7 @@ def real(tmp_path_factory):
 
 
 def test_report_of_real_runs(real):
-    done = runs.main("--mode=report", f"--workdir={real / 'out'}", f"--runs={real}")
+    done = runs.command("report", f"--workdir={real / 'out'}", f"--runs={real}")
     assert done.returncode == 0, done.stderr_text
     assert str(real / "out" / "report.html") in done.stdout_text
     with open(real / "out" / "report.csv") as file:
@@ -211,9 +211,9 @@ def test_report_of_one_real_run_and_what_the_command_line_refuses(real):
     assert f"{runs.result(folder)['test_accuracy']:.2f} %" in text and "1,781 (1.51 %)" in text
     changed = json.loads((folder / "result.json").read_text()) | {"preset": "inception"}
     (folder / "result.json").write_text(json.dumps(changed))
-    done = runs.main("--mode=report", f"--workdir={real}")
+    done = runs.command("report", f"--workdir={real}")
     assert done.returncode == 2
     assert "both on digits/high, but differ" in done.stderr_text
-    assert "--by=preset" in done.stderr_text
+    assert "--group_by=preset" in done.stderr_text
     report(real, by=["preset"])
     assert (real / "report_small_1_accuracy.png").exists()
