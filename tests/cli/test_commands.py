@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,17 @@ def test_help_comes_at_once():
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - begin < 2  # 0.1 s where nothing else runs
     assert not {"jax", "numpy", "ml_collections", "matplotlib"} & set(done.stdout.splitlines())
+
+
+def test_whoever_reads_may_stop():
+    code = "import sys; from vpjax.cli import main; sys.exit(main(['--help']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=HOME
+    )
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    assert not process.stderr.read()
+    process.stderr.close()
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

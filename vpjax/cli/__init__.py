@@ -65,7 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         Exception: whatever a bug raises; what a user or a signal causes becomes an exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:  # as by `vpjax --help | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not sent yet
+        return 128 + signal.SIGPIPE
+
+
+def _main(words: list[str]) -> int:
     try:
         if not words or words[0].startswith("-"):
             if words[:1] in (["-h"], ["--help"]):
