@@ -26,7 +26,8 @@ from vpjax.backbones.clip import CLIP
 from vpjax.core.table import table
 from vpjax.data import preset
 from vpjax.data.features import FeatureLoader, Rows
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 from vpjax.methods.finetune import Linear
 from vpjax.methods.mop import MoP
 from vpjax.models.model import Model

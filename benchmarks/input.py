@@ -33,7 +33,8 @@ from vpjax.core.errors import UserError
 from vpjax.core.table import table
 from vpjax.data import Loader, images, open_source, preset
 from vpjax.data.files import Files
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 from vpjax.runs import config as configs
 from vpjax.runs import experiment
 from vpjax.train import sharding

@@ -37,6 +37,7 @@ from vpjax.runs import config as configs
 from vpjax.runs import experiment
 from vpjax.train import optim, sharding
 from vpjax.train.evaluate import make_eval_step
+from vpjax.train.schedules import Plan
 from vpjax.train.step import State, init_state, make_train_step
 
 HOME = Path(__file__).resolve().parents[1]
@@ -179,8 +180,8 @@ def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple
     """Returns the jitted training step and its arguments, without the batch."""
     config, parts = recipe.config, recipe.parts
     # A plan long enough that rates stay at the start of a warm-up, and losses finite.
-    plan = optim.Plan(steps=100_000, steps_per_epoch=10_000, batch_size=size)
-    optimiser, _ = optim.make_optimiser(
+    plan = Plan(steps=100_000, steps_per_epoch=10_000, batch_size=size)
+    optimiser, _ = optim.make_optimizer(
         config.optim, parts.trainable, plan, config.match_reference_code
     )
     pixels = experiment.on_device(config, recipe.preset, recipe.image_size, train=True)

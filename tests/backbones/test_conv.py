@@ -136,7 +136,7 @@ def test_the_stem_is_the_convolution_it_describes(make):
 
     body.embed(normal(2, 16, 16, 3), Context(hook=hook))
     images, y = seen["stem"]
-    window, stride, padding, dim, params, channels = body.stem
+    window, stride, padding, dim, pattern, channels = body.stem
     kernel = body.patch_embed.kernel[...]
     assert kernel.shape == (*window, channels, dim)
     edges = [(padding, padding)] * 2
@@ -145,7 +145,7 @@ def test_the_stem_is_the_convolution_it_describes(make):
     bias = body.patch_embed.bias
     ours = ours if bias is None else ours + bias[...]
     np.testing.assert_allclose(ours, y, atol=1e-5)
-    found = params.matching(params, params.flatten(nnx.state(body)))
+    found = params.matching(pattern, params.flatten(nnx.state(body)))
     assert {n.split("/")[0] for n in found} <= {"patch_embed", "patch_norm"}
     assert ("patch_norm/mean" in found) == body.batch_norm
 

@@ -29,9 +29,8 @@ def normal(*shape, seed=0):
 def swin(match_reference_code=False, **options):
     """Two stages, 8 x 8 cells in 16 windows and 4 x 4 in 4; all numbers drawn."""
     options = {"window": 2, "depths": (2, 2), "heads": (1, 2)} | options
-    make = lambda: Swin(
-        "T", 32, embed_dim=4, match_reference_code=match_reference_code, rngs=nnx.Rngs(0), **options
-    )  # noqa: E731
+    options |= {"embed_dim": 4, "match_reference_code": match_reference_code}
+    make = lambda: Swin("T", 32, rngs=nnx.Rngs(0), **options)  # noqa: E731
     graph, state = nnx.split(nnx.eval_shape(make))
     rng = np.random.default_rng(0)
     draw = lambda shape: jnp.asarray(rng.normal(0, 0.4, shape).astype(np.float32))  # noqa: E731

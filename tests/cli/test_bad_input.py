@@ -12,7 +12,8 @@ from tests.data.conftest import Memory
 from tests.data.fake import fake_tfds
 from tests.helpers.runs import config, newest
 from vpjax.core.errors import UserError
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 from vpjax.runs import experiment
 from vpjax.runs import fit as fitting
 from vpjax.runs.fit import fit
@@ -98,7 +99,6 @@ def test_a_head_that_is_not_there(tmp_path):
 
 
 def test_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

@@ -75,13 +75,13 @@ def test_a_section_writes_out_every_option():
         "num_deep_layers": None,
         "reverse_deep": False,
         "dropout": 0.0,
-        "project": None,
+        "projection_dim": None,
         "head_hidden": 0,
         "head_init": "zero",
     }
-    section.project = 4  # an empty entry that knows its type
+    section.projection_dim = 4  # an empty entry that knows its type
     with pytest.raises(TypeError):
-        section.project = "wide"
+        section.projection_dim = "wide"
     with pytest.raises(UserError, match="Did you mean 'num_tokens'"):
         configs.section("methods", "vpt.VPT", num_tokns=7)
 
@@ -125,7 +125,7 @@ def test_a_comparison_inherits_what_the_command_line_set():
     assert runs["vpt_shallow", 4].method.deep is False
     assert runs["vpt_shallow", 4].seed == 4
     assert runs["linear", 4].method.name == "finetune.Linear"
-    assert runs["linear", 4].compare == ConfigDict()
+    assert runs["linear", 4].study.compare == ConfigDict()
 
 
 def test_cells_choose_runs_and_their_order():

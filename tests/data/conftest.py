@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.data.fake import fake_tfds
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ from PIL import Image
 from configs import finetune_fgvc, linear_fgvc, sa2vp_fgvc, sa2vp_hta, vpt_fgvc
 from tests.data.fake import fake_tfds
 from vpjax.core.errors import UserError
-from vpjax.data import benchmarks, files, open_source, prepare, vtab
+from vpjax.data import benchmarks, open_source, prepare, vtab
+from vpjax.data.records import parse_split
 
 # task: classes, val200, test, images of test; as the papers and VPT's code have them.
 VTAB = {
@@ -43,7 +44,7 @@ VTAB = {
 def test_a_task_is_as_published(task):
     classes, val, test, images = VTAB[task]
     data, rule = benchmarks.find("vtab", task), vtab.TASKS[task]
-    train = benchmarks.RELEASES[rule.data].counts["train"]
+    train = benchmarks.PUBLISHED[rule.data].counts["train"]
     assert vtab.splits(rule, train) == {
         "train800": "train[:800]",
         "val200": val,
@@ -87,7 +88,7 @@ def examples(builder, split):
 @pytest.mark.parametrize("data", sorted({t.data for t in vtab.TASKS.values()}))
 def test_labels_of_records_in_the_builders_format(tmp_path, data):
     lengths = range(3, 11) if data == "clevr" else (0, 1, 2, 3)
-    parts = [s for s in benchmarks.RELEASES[data].counts if s not in ("extra", "sample")]
+    parts = [s for s in benchmarks.PUBLISHED[data].counts if s not in ("extra", "sample")]
     folder = fake_tfds(tmp_path, data, dict.fromkeys(parts, 24), lengths=lengths)
     builder = tfds.builder_from_directory(str(folder))
     for task in (name for name, t in vtab.TASKS.items() if t.data == data):
@@ -111,7 +112,7 @@ WHOLE = {o.name for s in ("fgvc", "hta", "small") for d in benchmarks.BENCHMARKS
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_whole_data_sets_in_the_builders_format(tmp_path, name):
-    counts = benchmarks.RELEASES[name].counts
+    counts = benchmarks.PUBLISHED[name].counts
     fake_tfds(tmp_path, name, {split: 20 for split in counts if split != "extra"})
     for data in benchmarks.columns(name):
         opening = next(o for o in data.openings if o.name == name)
@@ -126,8 +127,8 @@ def test_whole_data_sets_in_the_builders_format(tmp_path, name):
         test.check(data.classes)
 
 
-def test_suites_hold_what_they_should():
-    sizes = {suite: len(sets) for suite, sets in benchmarks.BENCHMARKS.items()}
+def test_benchmarks_hold_what_they_should():
+    sizes = {name: len(sets) for name, sets in benchmarks.BENCHMARKS.items()}
     assert sizes == {"vtab": 19, "fgvc": 5, "hta": 10, "small": 6, "inat": 2}
     assert list(benchmarks.BENCHMARKS["vtab"]) == list(VTAB)  # the order of published tables
     metrics = {d.metric for sets in benchmarks.BENCHMARKS.values() for d in sets.values()}
@@ -141,7 +142,7 @@ def test_suites_hold_what_they_should():
     for sets in benchmarks.BENCHMARKS.values():
         for data in sets.values():
             for opening in data.openings:
-                assert benchmarks.release(opening.name).classes == data.classes, opening
+                assert benchmarks.published(opening.name).classes == data.classes, opening
                 for split in filter(None, opening[1:]):
                     assert benchmarks.expected(opening.name, split), (opening, split)
 
@@ -156,11 +157,11 @@ def test_names_are_known_however_they_are_spelt():
         "nabirds:birds": "nabirds:birds",
     }.items():
         assert benchmarks.known_name(name) == known
-    assert benchmarks.release("folder:/my/photos") is None
+    assert benchmarks.published("folder:/my/photos") is None
     assert benchmarks.expected("folder:/my/photos", "train") is None
     assert benchmarks.expected("cifar10", "validation") is None
     assert benchmarks.expected("vtab/svhn", "extra[:10]") == 10
-    assert [d.suite for d in benchmarks.columns("fgvc:/x/nabirds")] == ["fgvc", "hta"]
+    assert [d.benchmark for d in benchmarks.columns("fgvc:/x/nabirds")] == ["fgvc", "hta"]
     assert [d.name for d in benchmarks.columns("vtab1k:/x/kitti")] == ["kitti_distance"]
 
 
@@ -172,7 +173,7 @@ def test_settings():
         "val": "val",
         "test": "test",
     }
-    with pytest.raises(UserError, match="unknown suite 'vtb'. Did you mean 'vtab'"):
+    with pytest.raises(UserError, match="unknown benchmark 'vtb'. Did you mean 'vtab'"):
         benchmarks.find("vtb", "svhn")
     with pytest.raises(UserError, match="data set of fgvc 'cubs'. Did you mean 'cub'"):
         benchmarks.settings("fgvc", "cubs")
@@ -180,9 +181,9 @@ def test_settings():
         benchmarks.settings("fgvc", "cub", "json")
 
 
-def test_pieces_of_a_split():
+def test_parts_of_a_split_string():
     sizes = {"train": 10, "test": 4}
-    assert files.pieces("train[:30%]+test[-2:]+train", sizes.__getitem__) == [
+    assert parse_split("train[:30%]+test[-2:]+train", sizes.__getitem__) == [
         ("train", 0, 3),
         ("test", 2, 4),
         ("train", 0, 10),
@@ -292,15 +293,15 @@ def test_lists_of_every_kind_are_known(tmp_path):
     photo(tmp_path / "cifar" / "images" / "train800" / "000000.jpg", 1)
     (tmp_path / "cifar" / "train800.txt").write_text("images/train800/000000.jpg 99\n")
     source = open_source("vtab1k:cifar", "train800", tmp_path)
-    assert source.num_classes == benchmarks.release("vtab1k:cifar").classes == 100
+    assert source.num_classes == benchmarks.published("vtab1k:cifar").classes == 100
 
 
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("dmlab", r"needs tensorflow: pip install 'vpjax\[tensorflow\]', then python -m"),
+        ("dmlab", r"needs tensorflow: pip install 'vpjax\[tensorflow\]', then python main"),
         ("sun397/tfds", r"needs tensorflow and cv2: pip install 'vpjax\[prepare,tensorflow\]'"),
-        ("dsprites", r"needs h5py: pip install 'vpjax\[prepare\]', then .*prepare dsprites"),
+        ("dsprites", r"needs h5py: pip install 'vpjax\[prepare\]', then .*prepare-data dsprites"),
         ("kitti", r"needs cv2"),
     ],
 )

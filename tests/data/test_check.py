@@ -1,4 +1,4 @@
-"""The doctor finds each planted fault, names it, and says so by its exit status.
+"""Checking data finds each planted fault, names it, and sets the exit status.
 
 Planted: a truncated file, an empty file, a page of HTML, a file of another shape, a damaged record,
 a folder of a class without images, a class that train lacks, a class that val lacks, a picture
@@ -17,10 +17,10 @@ from tests.data.conftest import Memory
 from tests.data.fake import as_tfrecord, fake_tfds, frame
 from tests.helpers.runs import HOME, main
 from vpjax.data import tfds
-from vpjax.data.check import doctor
+from vpjax.data.check import check_data
 from vpjax.data.examine import examine
-from vpjax.data.source import Record, Source
-from vpjax.runs import defaults
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +42,14 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def findings(tmp_path, name, train="train", val="val", test="test", data_dir="", **data):
-    """Runs the doctor; returns whether it was content, its findings by name, and its record."""
-    config = defaults.get_config()
-    config.data.update(name=name, train=train, val=val, test=test, dir=str(data_dir), **data)
-    content = doctor(config, tmp_path / "checked")
-    record = json.loads((tmp_path / "checked" / "doctor.json").read_text())
+def findings(tmp_path, name, train="train", val="val", test="test", data_dir=None, classes=""):
+    """Checks data; returns whether it has no fault, the findings by problem, and the JSON."""
+    splits = {"train": train, "val": val, "test": test}
+    content = check_data(name, splits, tmp_path / "checked", data_dir=data_dir, classes=classes)
+    record = json.loads((tmp_path / "checked" / "data_check.json").read_text())
     assert record["faults"] == sum(f["level"] == "fault" for f in record["findings"])
     assert content == (record["faults"] == 0)
-    return content, {(f["split"], f["what"]): f for f in record["findings"]}, record
+    return content, {(f["split"], f["problem"]): f for f in record["findings"]}, record
 
 
 def examples(finding):
@@ -63,7 +62,7 @@ def test_a_healthy_data_set(photos, tmp_path, caplog):
     assert content and not found
     train = record["splits"][0]
     assert train["images"] == 12 and train["published"] is None
-    assert train["per_class"]["counts"] == {"ant": 6, "bee": 6}
+    assert train["images_per_class"]["counts"] == {"ant": 6, "bee": 6}
     assert train["pixels"] == "9 x 12" and train["kinds"] == {"RGB": 12}
     assert "| train |     12 |         - |" in caplog.text and "no fault found" in caplog.text
     digests = [s["digest"] for s in record["splits"]]
@@ -122,7 +121,7 @@ def test_a_class_that_train_lacks_and_a_split_that_is_not_there(photos, tmp_path
     (photos / "test" / "bee" / "0.png").rename(photos / "test" / "ants" / "0.png")
     content, found, _ = findings(tmp_path, f"folder:{photos}", val="vla")
     assert not content and set(found) == {("val", "open"), ("test", "open")}
-    assert "class 'ants', which 'train' has not" in found["test", "open"]["text"]
+    assert "class 'ants', which 'train' lacks" in found["test", "open"]["text"]
     assert "'vla'" in found["val", "open"]["text"]
 
 
@@ -147,7 +146,7 @@ def test_pictures_that_are_there_twice(photos, tmp_path):
     assert "train/bee/4.png) is" in leak and "test/bee/leaked.bmp" in leak
 
 
-def test_odd_kinds_of_files_are_told(photos, tmp_path):
+def test_odd_kinds_of_files_are_reported(photos, tmp_path):
     folder = photos / "train" / "ant"
     rng = np.random.default_rng(1)
     image = Image.fromarray(rng.integers(0, 256, (9, 12, 4), np.uint8))
@@ -162,7 +161,7 @@ def test_odd_kinds_of_files_are_told(photos, tmp_path):
     kinds = record["splits"][0]["kinds"]
     assert kinds == {"RGB": 12, "RGBA": 1, "CMYK": 1, "P": 1, "L": 1, "RGB turned": 1}
     assert content and all(f["level"] == "warning" for f in found.values())
-    assert {what for _, what in found} == {
+    assert {problem for _, problem in found} == {
         "kind RGBA",
         "kind CMYK",
         "kind P",
@@ -244,11 +243,11 @@ def test_shapes_several_labels_and_arrays():
     pixels = np.zeros((4, 4, 3), np.uint8)
     records = [Record(pixels, (0, 2)), Record(pixels[:3], (1,)), Record(pixels + 1, ())]
     source = Source("s", ["a", "b", "c"], Memory(records), (4, 4, 3), multilabel=True)
-    told = []
-    found = examine(source, 2, told.append)
-    assert told == [3] and found.kinds == {"array": [0, 2]}
-    assert list(found.unreadable) == [1] and "shape (3, 4, 3)" in found.unreadable[1]
-    assert found.readable.tolist() == [0, 2] and found.pixels[0] != found.pixels[2]
+    done = []
+    examined = examine(source, 2, done.append)
+    assert done == [3] and examined.kinds == {"array": [0, 2]}
+    assert list(examined.unreadable) == [1] and "shape (3, 4, 3)" in examined.unreadable[1]
+    assert examined.readable.tolist() == [0, 2] and examined.pixels[0] != examined.pixels[2]
 
 
 def test_the_command_and_its_exit_status(photos, tmp_path):

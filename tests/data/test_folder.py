@@ -86,7 +86,7 @@ def test_folder_faults(tmp_path):
     classes(tmp_path / "train", {"cat": 1})
     classes(tmp_path / "test", {"cats": 1})
     name = f"folder:{tmp_path}"
-    with pytest.raises(UserError, match="'test' has class 'cats', which 'train' has not"):
+    with pytest.raises(UserError, match="'test' has class 'cats', which 'train' lacks"):
         open_source(name, "test")
     with pytest.raises(UserError, match="Available: test, train"):
         open_source(name, "val")
@@ -152,7 +152,7 @@ def test_json_splits_share_the_ranks_of_train(tmp_path):
     }
     assert sorted(test.labels()) == [1, 2]  # not renumbered
     (tmp_path / "test.json").write_text(json.dumps({"3.png": 4}))
-    with pytest.raises(UserError, match="has class 4, which 'train' has not"):
+    with pytest.raises(UserError, match="has class 4, which 'train' lacks"):
         open_source(f"fgvc:{tmp_path}", "test")
     (tmp_path / "test.json").write_text("[1]")
     with pytest.raises(UserError, match="holds a list"):

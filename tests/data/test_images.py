@@ -9,7 +9,8 @@ from PIL import Image
 from tests.data.conftest import Memory
 from vpjax.core.errors import UserError
 from vpjax.data import images
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 9, 3), np.uint8)

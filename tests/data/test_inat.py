@@ -10,8 +10,9 @@ from PIL import Image
 
 from tests.data.fake import fake_tfds
 from vpjax.core.errors import UserError
-from vpjax.data import Loader, convert_inat, inat, open_source, preset
-from vpjax.data.subset import SUBSETS, find, restrict
+from vpjax.data import Loader, inat, open_source, preset
+from vpjax.data.convert_inat import LEVELS, convert_inat, write_categories
+from vpjax.data.subset import SUBSETS, find_classes, select_classes
 
 IDS = (7, 2, 11)  # neither sorted nor contiguous
 
@@ -151,7 +152,7 @@ def test_2021_without_categories_takes_those_of_the_train_json(tmp_path):
     write(tmp_path, listed=False)
     source = open_source("inat2021", "val", tmp_path)
     assert source.metadata[0]["genus"] == "genus0"
-    path = convert_inat.write_categories(tmp_path, "2021")
+    path = write_categories(tmp_path, "2021")
     assert [c["id"] for c in json.loads(path.read_text())] == sorted(IDS)
     assert open_source("inat2021", "val", tmp_path).metadata == source.metadata
 
@@ -162,7 +163,7 @@ def test_2018_without_categories_has_ids_alone(tmp_path, caplog):
     assert source.classes == ("2", "7", "11") and source.metadata[0] == {"id": 2}
     assert "neither names nor taxonomy" in caplog.text
     with pytest.raises(UserError, match="official download"):
-        convert_inat.write_categories(tmp_path, "2018")
+        write_categories(tmp_path, "2018")
 
 
 def test_without_any_categories_the_ids_that_train_shows_count(tmp_path):
@@ -274,8 +275,8 @@ def test_a_subset_of_any_data_set(tmp_path):
 
 def test_a_name_wins_over_an_id():
     source = open_source("digits/high", "test")
-    assert find(source, ["5"]) == [0] and find(source, ["9", "7"]) == [2, 4]
-    assert restrict(source, "9,7").classes == ("7", "9")
+    assert find_classes(source, ["5"]) == [0] and find_classes(source, ["9", "7"]) == [2, 4]
+    assert select_classes(source, "9,7").classes == ("7", "9")
 
 
 def test_named_subsets(tmp_path):
@@ -370,7 +371,7 @@ def test_conversion_and_again(tmp_path, monkeypatch, version, links):
             "pathlib.Path.symlink_to", lambda *a: (_ for _ in ()).throw(OSError("no links"))
         )
     for _ in range(2):
-        target = convert_inat.convert(tmp_path, version)
+        target = convert_inat(tmp_path, version)
         assert target == tmp_path / "torchvision_format" / version
         photos = sorted(p.relative_to(target).as_posix() for p in target.rglob("*.jpg"))
         assert len(photos) == 18 and photos[0] == "Genus0_spec2/2/train0.jpg"
@@ -379,7 +380,7 @@ def test_conversion_and_again(tmp_path, monkeypatch, version, links):
     assert metadata["categories"]["full"] == ["Genus0 spec2", "Genus1 spec7", "Genus1 spec11"]
     assert metadata["categories"]["class"] == ["Aves"] * 3
     assert metadata["class_to_idx"] == {"full": [0, 1, 2]}
-    assert set(metadata["categories"]) == {"full", *convert_inat.LEVELS}
+    assert set(metadata["categories"]) == {"full", *LEVELS}
     os.rename(tmp_path, tmp_path.with_name(tmp_path.name + "moved"))  # links are relative
     moved = tmp_path.with_name(tmp_path.name + "moved") / "torchvision_format" / version
     source = open_source(f"folder:{moved}", "train")
@@ -389,35 +390,36 @@ def test_conversion_and_again(tmp_path, monkeypatch, version, links):
 
 def test_conversion_does_not_overwrite(tmp_path):
     write(tmp_path)
-    target = convert_inat.convert(tmp_path, "2021")
+    target = convert_inat(tmp_path, "2021")
     link = target / "Genus0_spec2/2/train0.jpg"
     link.unlink()
     link.write_text("mine")
     with pytest.raises(UserError, match="exists and is not"):
-        convert_inat.convert(tmp_path, "2021")
+        convert_inat(tmp_path, "2021")
     assert link.read_text() == "mine"
 
 
 def test_a_dangling_link_is_mended(tmp_path):
     write(tmp_path)
-    target = convert_inat.convert(tmp_path, "2021")
+    target = convert_inat(tmp_path, "2021")
     link = target / "Genus0_spec2/2/train0.jpg"
     link.unlink()
     link.symlink_to(tmp_path / "gone.jpg")
-    convert_inat.convert(tmp_path, "2021")
+    convert_inat(tmp_path, "2021")
     assert link.exists()
 
 
-def test_the_command(tmp_path, capsys):
+def test_categories_only(tmp_path):
     write(tmp_path, listed=False)
-    convert_inat.main(["--root", str(tmp_path), "--version", "2021", "--categories"])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "categories.json")
+    path = convert_inat(tmp_path, "2021", categories_only=True)
+    assert path == tmp_path / "categories.json"
     assert not (tmp_path / "torchvision_format").exists()
-    convert_inat.main(["--root", str(tmp_path)])
+    convert_inat(tmp_path, "2021")
     assert (tmp_path / "torchvision_format" / "metadata.json").exists()
-    with pytest.raises(SystemExit):
-        convert_inat.main(["--root", str(tmp_path / "none")])
-    assert "error:" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no annotations"):
+        convert_inat(tmp_path / "none", "2021")
+    with pytest.raises(UserError, match="unknown version of iNaturalist '2020'"):
+        convert_inat(tmp_path, "2020")
 
 
 def test_candidates_are_in_the_order_of_likelihood():

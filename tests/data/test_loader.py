@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.data.conftest import Memory, numbered
 from vpjax.core.errors import UserError
 from vpjax.data import Loader, loader, open_source, preset
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
 DIGITS = preset("digits")
 
@@ -44,7 +45,7 @@ def test_batches_have_one_form():
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 60), size=st.integers(1, 60), seed=st.integers(0, 5))
-def test_joined_epochs_hold_every_example_once(n, size, seed):
+def test_wrapped_epochs_hold_every_example_once(n, size, seed):
     size = min(n, size)
     train = Loader(numbered(n), size, DIGITS, 4, seed=seed)
     seen = np.concatenate([train.indices(step) for step in range(3 * n)])
@@ -191,7 +192,7 @@ def test_sizes_that_do_not_fit():
         Loader(numbered(20), 8, DIGITS, 4, process_index=2, process_count=2)
     with pytest.raises(UserError, match="'pad' is not for training. Choose wrap or drop or keep"):
         Loader(numbered(20), 8, DIGITS, 4, remainder="pad")
-    with pytest.raises(UserError, match="'join' is not for evaluation. Choose pad"):
+    with pytest.raises(UserError, match="'wrap' is not for evaluation. Choose pad"):
         Loader(numbered(20), 8, DIGITS, 4, train=False, remainder="wrap")
     with pytest.raises(UserError, match="has no examples"):
         Loader(numbered(0), 8, DIGITS, 4)

@@ -10,7 +10,8 @@ from tests.data.conftest import Memory
 from tests.data.fake import as_tfrecord, fake_tfds
 from vpjax.core.errors import UserError
 from vpjax.data import Loader, loader, open_source, preset, tfds
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
 IDS = [(0,), (), (2, 1), (0, 1, 2), (2,), (1, 1)]
 ROWS = [[1, 0, 0], [0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 1, 0]]
@@ -95,5 +96,5 @@ def test_stored_sets(voc, tmp_path):
 
 
 def test_features_that_are_no_classes(voc):
-    with pytest.raises(UserError, match="classes of label 'objects' are not known"):
+    with pytest.raises(UserError, match="classes of label 'objects' are not in the data"):
         tfds.read(tfds.find("voc/2007", voc), "train", label="objects")

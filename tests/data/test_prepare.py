@@ -143,7 +143,7 @@ def test_without_network_names_command_and_archive(tmp_path):
     with pytest.raises(UserError) as error:
         open_source("cifar10", "train", tmp_path)
     message = str(error.value)
-    assert "python -m vpjax.data.prepare cifar10 --data_dir" in message
+    assert "python main.py prepare-data cifar10 --data_dir" in message
     assert f"put these files into {tmp_path}/downloads/manual" in message
     assert "cifar-10-binary.tar.gz" in message
     assert "no connection to www.cs.toronto.edu" in message
@@ -258,10 +258,8 @@ def test_unknown_names(tmp_path):
         prepare._backend("torch")
 
 
-def test_command_line(tmp_path, capsys):
-    prepare.main(["digits/low", "--data_dir", str(tmp_path)])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "digits" / "low" / "1.0.0")
-    with pytest.raises(SystemExit) as ended:
-        prepare.main(["digits/lo", "--data_dir", str(tmp_path)])
-    assert ended.value.code == 2
-    assert "Did you mean 'digits/low'" in capsys.readouterr().err
+def test_the_digits_need_no_preparing(tmp_path):
+    with pytest.raises(UserError, match="digits/low comes with vpjax"):
+        prepare.prepare("digits/low", tmp_path)
+    with pytest.raises(UserError, match="Did you mean 'digits'"):
+        open_source("digit", "train", tmp_path)

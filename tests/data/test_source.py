@@ -5,7 +5,8 @@ import pytest
 
 from tests.data.conftest import Memory, numbered
 from vpjax.core.errors import UserError
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
 
 def test_reading():

@@ -30,6 +30,7 @@ from vpjax.models.text.tower import TextTower
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.mop_similarity import unit
 from vpjax.nn.tokens import Tokens
+from vpjax.weights.clip_config import read_clip_config
 from vpjax.weights.load import load
 
 SAID = "outputs rtol 1e-5 / atol 1e-5"
@@ -205,7 +206,7 @@ def model(folder: Path, stem: str) -> Iterator[Path]:
 
 def load_vision(where: Path) -> CLIP:
     """Returns the vision tower with weights, as the library builds and loads it."""
-    options = pretrained.open_clip(str(where)).vision
+    options = read_clip_config(str(where)).vision
     backbone = nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(backbone)
     values = load(str(where), params.flatten(state), backbone.grid).values

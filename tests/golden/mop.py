@@ -20,7 +20,7 @@ from vpjax.methods.mop import SCALE, MoP
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.models.text.encode import encode_prompts
-from vpjax.models.text.features import of_prompts
+from vpjax.models.text.features import mean_over_templates
 from vpjax.models.text.pretrained import load_text
 from vpjax.models.text.templates import choose, class_prompts
 from vpjax.nn import mop_similarity
@@ -158,7 +158,7 @@ def compare_text(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]
     ids_of = lambda texts: ids[[prompts.index(t) for t in texts]]  # noqa: E731
     features = encode_prompts(tower, ids_of, prompts)
     yield Comparison("prompts", features, arrays["out/per_prompt_features_raw"], **LIMITS)
-    ours = of_prompts(features, len(templates))
+    ours = mean_over_templates(features, len(templates))
     yield Comparison("classes", ours, arrays["out/base_text_features"], **LIMITS)
 
 

@@ -10,6 +10,7 @@ from vpjax.backbones.vit import ViT
 from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.nn.context import EVALUATION
+from vpjax.train.losses import softmax
 
 CLASSES = 5
 
@@ -50,7 +51,7 @@ def gradient(parts, images, ctx=EVALUATION):
         def loss_fn(trainable):
             model = merge(parts.graph, trainable, parts.stats, frozen)
             out = model(images, ctx)
-            loss = model.method.loss(out, labels, ctx).mean()
+            loss = model.method.loss(out, labels, softmax, ctx).mean()
             return loss, (loss, out["logits"], out["logits_prompt"])
 
         return jax.grad(loss_fn, has_aux=True)(trainable)

@@ -18,14 +18,17 @@ from vpjax.core.errors import UserError
 from vpjax.methods.mop import MoP
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
-from vpjax.models.text.features import TextFeatures, text_features
+from vpjax.models.text.features import ClassPrompts, TextFeatures, cached_text_features
 from vpjax.nn import mop_similarity
 from vpjax.nn.context import Context
 from vpjax.runs import defaults
 from vpjax.runs.config import section
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.train import optim, sharding
+from vpjax.train.losses import softmax
+from vpjax.train.schedules import Plan, make_schedule
 from vpjax.train.step import init_state, make_train_step
 
 TRAINING = Context(key=jax.random.key(0))
@@ -235,7 +238,9 @@ def drawn(count):
 
 
 def terms(model, labels, ctx=TRAINING):
-    return model.loss_terms(model.classify(drawn(len(labels)), ctx), jnp.asarray(labels), ctx)
+    return model.loss_terms(
+        model.classify(drawn(len(labels)), ctx), jnp.asarray(labels), softmax, ctx
+    )
 
 
 def test_offsets_alone_learn():
@@ -302,7 +307,7 @@ def test_images_that_are_padding_change_nothing():
     masked = terms(model, labels, ctx)["loss"][:3]
     out = model.classify(drawn(3), TRAINING)
     np.testing.assert_allclose(
-        masked, model.loss_terms(out, labels[:3], TRAINING)["loss"], rtol=1e-5
+        masked, model.loss_terms(out, labels[:3], softmax, TRAINING)["loss"], rtol=1e-5
     )
 
 
@@ -330,7 +335,7 @@ def rates(warmup, steps):
     config = defaults.get_config().optim
     config.update(name="adam", lr=5e-4, lr_base_batch_size=0)
     config.warmup_steps = warmup
-    return np.asarray(optim.schedule(config, optim.Plan(steps, 7, 4), False)(np.arange(steps)))
+    return np.asarray(make_schedule(optim.Settings(**config), Plan(steps, 7, 4))(np.arange(steps)))
 
 
 def test_a_warm_up_in_steps_starts_at_zero():
@@ -341,7 +346,7 @@ def test_a_warm_up_in_steps_starts_at_zero():
 def test_a_run_shorter_than_its_warm_up_is_warned_of(caplog):
     with caplog.at_level("WARNING", logger="vpjax"):
         np.testing.assert_allclose(rates(200, 50), 5e-4 * np.arange(50) / 200, rtol=1e-6)
-    assert "never gets to its peak" in caplog.text
+    assert "never reaches its peak" in caplog.text
 
 
 def test_text_features_are_kept(tmp_path, caplog):
@@ -352,7 +357,11 @@ def test_text_features_are_kept(tmp_path, caplog):
         return np.stack([np.full(4, len(p)) + np.eye(4)[len(p) % 4] for p in prompts])
 
     prompts, templates = ["a cat", "a cat!", "a dog", "a puppy"], ["a {name}", "{name}!"]
-    make = lambda p=prompts, t=templates, w="w": text_features(encode, p, t, w, tmp_path)  # noqa: E731
+
+    def make(prompts=prompts, templates=templates, weights="w"):
+        prompts = ClassPrompts(prompts, templates, None)
+        return cached_text_features(encode, prompts, weights, tmp_path)
+
     first, again = make(), make()
     assert asked == [4] and first.key == again.key
     np.testing.assert_array_equal(first.values, again.values)
@@ -361,7 +370,7 @@ def test_text_features_are_kept(tmp_path, caplog):
     mean = unit.reshape(2, 2, 4).mean(1)
     expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(first.values, expected, rtol=1e-6)
-    others = [make(w="v"), make(p=prompts[::-1]), make(t=["a {name}", "{name}?"])]
+    others = [make(weights="v"), make(prompts[::-1]), make(templates=["a {name}", "{name}?"])]
     assert len({first.key, *(o.key for o in others)}) == 4 and len(asked) == 5
     path = tmp_path / f"{first.key}.npz"
     path.write_bytes(path.read_bytes()[:60])
@@ -372,8 +381,8 @@ def test_text_features_are_kept(tmp_path, caplog):
 @pytest.mark.parametrize("model", [1, 8])
 def test_a_run_resumes_on_features_and_split_classes(tmp_path, monkeypatch, model):
     text = mop_similarity.unit(jnp.asarray(np.random.default_rng(0).normal(size=(5, files.JOINT))))
-    given = lambda *_: TextFeatures(np.asarray(text, np.float32), "a key")  # noqa: E731
-    monkeypatch.setattr("vpjax.runs.experiment.of_classes", given)
+    given = lambda *_, **__: TextFeatures(np.asarray(text, np.float32), "a key")  # noqa: E731
+    monkeypatch.setattr("vpjax.runs.experiment.class_text_features", given)
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "cache"))
     config = runs.config("linear", mesh={"data": 1, "model": model}, data={"preset": "clip"})
     config.backbone = defaults.backbone("clip.CLIP", weights=files.folder(tmp_path / "clip"))
@@ -381,7 +390,7 @@ def test_a_run_resumes_on_features_and_split_classes(tmp_path, monkeypatch, mode
     config.optim.update(name="adam", lr=0.01, weight_decay=0.0)
     config.features, config.optim.warmup_steps = "cached", 2
     first = fit(config, tmp_path / "run")
-    assert first["on_features"] and first["trainable"] == (5 + -5 % model) * 2 * files.JOINT
+    assert first["cached_features"] and first["trainable"] == (5 + -5 % model) * 2 * files.JOINT
     rows = [row for row in read_history(tmp_path / "run" / "metrics.jsonl") if "tau" in row]
     assert rows[-1]["tau"] < rows[0]["tau"] and rows[-1]["loss"] < rows[0]["loss"]
     newest = runs.newest(tmp_path / "run")

@@ -19,7 +19,8 @@ from vpjax.methods.msvp import FUSIONS, MSVP, SCALES, MSVPFrozen
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
 from vpjax.nn.context import EVALUATION, Context
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
+from vpjax.runs.scores import evaluate_run
 
 
 def pixels(batch=2, size=(16, 16), channels=3, seed=0):

@@ -15,6 +15,7 @@ from vpjax.methods.sa2vp import SA2VP
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION, Context
 from vpjax.train import sharding
+from vpjax.train.losses import softmax
 from vpjax.train.step import init_state, make_train_step
 
 PUBLISHED_FLOPS = 87.2e9  # of the published code, an image forward, ViT-B/16 with inter_dim 16
@@ -26,7 +27,7 @@ def flops(parts, images, train=False, ctx=EVALUATION):
     def forward(trainable, frozen, images):
         model = merge(parts.graph, trainable, {}, frozen)
         out = model(images, ctx)
-        return model.method.loss(out, jnp.zeros(len(images), jnp.int32), ctx).mean()
+        return model.method.loss(out, jnp.zeros(len(images), jnp.int32), softmax, ctx).mean()
 
     call = jax.jit(jax.grad(forward) if train else forward)
     lowered = call.lower(parts.trainable, parts.frozen, images)
@@ -78,7 +79,7 @@ def temporary(cls):
 
     def loss_fn(trainable, frozen, images):
         model = merge(parts.graph, trainable, {}, frozen)
-        return model.method.loss(model(images), jnp.zeros(2, jnp.int32), EVALUATION).mean()
+        return model.method.loss(model(images), jnp.zeros(2, jnp.int32), softmax, EVALUATION).mean()
 
     compiled = jax.jit(jax.grad(loss_fn)).lower(parts.trainable, parts.frozen, images).compile()
     return compiled.memory_analysis().temp_size_in_bytes

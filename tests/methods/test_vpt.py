@@ -19,6 +19,7 @@ from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.nn import attention
 from vpjax.nn.context import Context
+from vpjax.train.losses import softmax
 from vpjax.train.step import init_state, make_train_step
 
 GFLOP = 1e9
@@ -38,7 +39,7 @@ def test_loss_and_gradients_equal_the_long_form(num_tokens, project):
 
         def loss(trainable, parts=parts):
             model = merge(parts.graph, trainable, parts.stats, parts.frozen)
-            return model.method.loss(model(images), labels, Context()).mean()
+            return model.method.loss(model(images), labels, softmax, Context()).mean()
 
         with jax.default_matmul_precision("highest"):
             results.append(jax.jit(jax.value_and_grad(loss))(parts.trainable))
@@ -103,11 +104,11 @@ def abstract_step(cls, num_tokens, batch, dtype=jnp.float32, implementation="xla
         return Model(backbone, cls(backbone, 100, num_tokens=num_tokens, deep=deep, rngs=rngs))
 
     parts = partition(nnx.eval_shape(make))
-    optimiser = optax.sgd(0.1, momentum=0.9)
-    prepare = lambda images, key: images.astype(dtype) / 127.5 - 1  # noqa: E731
-    step = make_train_step(parts.graph, optimiser, prepare, 10)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    to_input = lambda batch, key: batch["image"].astype(dtype) / 127.5 - 1  # noqa: E731
+    step = make_train_step(parts.graph, optimizer, to_input, 10)
     state = jax.eval_shape(
-        lambda t, s: init_state(t, s, optimiser, 0), parts.trainable, parts.stats
+        lambda t, s: init_state(t, s, optimizer, 0), parts.trainable, parts.stats
     )
     shapes = {
         "image": jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.uint8),

@@ -17,6 +17,7 @@ from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
 from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.nn.context import Context
+from vpjax.train.losses import softmax
 
 BACKBONES = ("vit", "mae", "moco", "swin")
 CHOICES = {
@@ -64,7 +65,7 @@ def gradients(graph, ctx=None):
     def loss(trainable, stats, frozen, images):
         model = merge(graph, trainable, stats, frozen)
         out = model(images, ctx)
-        return model.method.loss(out, jnp.arange(len(images)), ctx).mean(), out["logits"]
+        return model.method.loss(out, jnp.arange(len(images)), softmax, ctx).mean(), out["logits"]
 
     return jax.grad(loss, has_aux=True)
 

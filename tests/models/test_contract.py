@@ -36,6 +36,10 @@ def prepare(x, key):
     return x.astype(jnp.float32) / 127.5 - 1
 
 
+def to_input(batch, key):
+    return prepare(batch["image"], key)
+
+
 @functools.cache
 def trained(backbone, method, devices=1, remat="none", fsdp=False):
     """Runs two of the library's own steps on a mesh; returns losses, state and traces.
@@ -46,16 +50,16 @@ def trained(backbone, method, devices=1, remat="none", fsdp=False):
     parts = cases.make(backbone, method)
     if fsdp:
         parts = partition(merge(*parts), mesh=mesh)
-    optimiser, traces = optax.sgd(0.1, momentum=0.9), []
+    optimizer, traces = optax.sgd(0.1, momentum=0.9), []
 
-    def counting(x, key):
+    def counting(batch, key):
         traces.append(1)
-        return prepare(x, key)
+        return to_input(batch, key)
 
-    state = init_state(parts.trainable, parts.stats, optimiser, seed=0)
+    state = init_state(parts.trainable, parts.stats, optimizer, seed=0)
     state = sharding.replicate(state, mesh)
     frozen = sharding.place(parts.frozen, mesh, {}, frozen=fsdp)
-    step = make_train_step(parts.graph, optimiser, counting, 2, remat)
+    step = make_train_step(parts.graph, optimizer, counting, 2, remat)
     losses = []
     for _ in range(2):
         state, numbers = step(state, frozen, sharding.put_batch(batch(), mesh))
@@ -137,7 +141,9 @@ def test_every_method_has_a_case():
 
 @pytest.mark.parametrize(("backbone", "method"), cases.marked(cases.KEY_PAIRS))
 def test_remat_changes_nothing(backbone, method):
-    if backbone in ("resnet", "cnn") and method in ("full", "partial", "msvp"):
+    # What Partial trains of the CNN is its dense layer, without BatchNorm.
+    stats = backbone in ("resnet", "cnn") and method in ("full", "partial", "msvp")
+    if stats and (backbone, method) != ("cnn", "partial"):
         with pytest.raises(UserError, match="running averages cannot be run twice"):
             trained(backbone, method, remat="full")
         return
@@ -193,9 +199,9 @@ def tokens_of(state):
 @pytest.mark.parametrize("method", [m for b, m in cases.KEY_PAIRS if b == "vit"])
 def test_learns_eight_images_by_heart(method):
     parts = cases.make("vit", method)
-    optimiser = optax.adam(3e-3 if method in ("full", "msvp") else 3e-2)
-    step = make_train_step(parts.graph, optimiser, prepare, 100)
-    state = init_state(parts.trainable, parts.stats, optimiser, seed=0)
+    optimizer = optax.adam(3e-3 if method in ("full", "msvp") else 3e-2)
+    step = make_train_step(parts.graph, optimizer, to_input, 100)
+    state = init_state(parts.trainable, parts.stats, optimizer, seed=0)
     for _ in range(100):
         state, numbers = step(state, parts.frozen, batch())
     assert numbers["accuracy"] == 100
@@ -203,25 +209,25 @@ def test_learns_eight_images_by_heart(method):
 
 def test_masked_images_do_not_count():
     parts = cases.make("vit", "vpt_deep")
-    optimiser = optax.sgd(0.1)
-    step = make_train_step(parts.graph, optimiser, prepare, 1)
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(parts.graph, optimizer, to_input, 1)
     full = batch()
     masked = full | {"mask": np.arange(BATCH) < 5}
     masked["label"] = np.where(masked["mask"], full["label"], 0).astype(np.int32)
     few = {k: v[:5] for k, v in full.items()}
-    a, _ = step(init_state(parts.trainable, parts.stats, optimiser, 0), parts.frozen, masked)
-    b, _ = step(init_state(parts.trainable, parts.stats, optimiser, 0), parts.frozen, few)
+    a, _ = step(init_state(parts.trainable, parts.stats, optimizer, 0), parts.frozen, masked)
+    b, _ = step(init_state(parts.trainable, parts.stats, optimizer, 0), parts.frozen, few)
     for name, value in a.trainable.items():
         np.testing.assert_allclose(value, b.trainable[name], atol=1e-6, err_msg=name)
 
 
 def test_the_compiled_step_sums_gradients_once():
     parts = cases.make("vit", "vpt_deep")
-    optimiser = optax.sgd(0.1)
+    optimizer = optax.sgd(0.1)
     mesh = sharding.make_mesh(8)
-    state = sharding.replicate(init_state(parts.trainable, parts.stats, optimiser, 0), mesh)
+    state = sharding.replicate(init_state(parts.trainable, parts.stats, optimizer, 0), mesh)
     frozen = sharding.replicate(parts.frozen, mesh)
-    step = make_train_step(parts.graph, optimiser, prepare, 1)
+    step = make_train_step(parts.graph, optimizer, to_input, 1)
     text = step.lower(state, frozen, sharding.put_batch(batch(), mesh)).compile().as_text()
     assert text.count(" all-reduce(") + text.count(" all-reduce-start(") in (1, 2)
     assert "all-to-all" not in text

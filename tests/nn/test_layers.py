@@ -61,7 +61,7 @@ def test_low_precision_stays_low_and_close():
 
 @settings(deadline=None, max_examples=20)
 @given(
-    num_prefix_tokens=st.integers(0, 3),
+    extra=st.integers(0, 3),
     prompts=st.integers(1, 4),
     h=st.integers(1, 3),
     w=st.integers(1, 3),

@@ -16,7 +16,8 @@ from vpjax.runs import autotune
 from vpjax.runs.autotune import Bench, decide, load_choice, needs_autotune
 from vpjax.runs.experiment import prepare
 from vpjax.runs.features import with_cached_features
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
+from vpjax.runs.scores import evaluate_run
 from vpjax.train import memory
 
 MIB = 2**20

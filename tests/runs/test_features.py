@@ -17,18 +17,15 @@ from vpjax.data.features import FeatureLoader, Rows, content
 from vpjax.runs import features as module
 from vpjax.runs.config import merged
 from vpjax.runs.experiment import prepare
-from vpjax.runs.features import Features, with_cached_features
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.features import FeatureInputs, with_cached_features
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch, tmp_path_factory):
-    """A cache of one's own, with the digits that are there already."""
-    shared = tmp_path_factory.getbasetemp() / "digits_cache"
-    monkeypatch.setenv("VPJAX_CACHE", str(shared))
-    open_source("digits/high", "train")
-    shutil.copytree(shared, tmp_path / "cache")
+def cache(tmp_path, monkeypatch):
+    """A cache of one's own."""
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "cache"))
 
 
@@ -50,7 +47,7 @@ def test_the_run_is_the_same_as_through_the_backbone(tmp_path, hidden):
     for features in ("off", "cached"):
         fit(run(features=features, method=method, draw=False), tmp_path / features)
     one, other = (result(tmp_path / f) for f in ("off", "cached"))
-    assert (one["on_features"], other["on_features"]) == (False, True)
+    assert (one["cached_features"], other["cached_features"]) == (False, True)
     assert one["test_accuracy"] == other["test_accuracy"]
     assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
     losses = history(tmp_path / "off")
@@ -76,20 +73,20 @@ def test_batches_have_the_images_own_order(remainder):
         np.testing.assert_array_equal(batch["label"], expected["label"])
         np.testing.assert_array_equal(batch["mask"], expected["mask"])
         real = of_images.indices(step)[batch["mask"]]
-        np.testing.assert_array_equal(batch["image"][batch["mask"]], rows.features[real])
+        np.testing.assert_array_equal(batch["features"][batch["mask"]], rows.features[real])
     once = list(FeatureLoader(source, rows, 16, train=False).batches())
     assert sum(b["mask"].sum() for b in once) == 50
-    assert not once[-1]["image"][~once[-1]["mask"]].any()
+    assert not once[-1]["features"][~once[-1]["mask"]].any()
 
 
 def rows_of(**changes):
-    return with_cached_features(prepare(run(**changes))).features.rows("train")
+    return with_cached_features(prepare(run(**changes))).inputs.rows("train")
 
 
 def test_a_killed_computation_goes_on(monkeypatch):
     """Rows that were saved are not computed again, and none is missing."""
     monkeypatch.setattr(module, "EVERY", 0.0)
-    real, written = Features.keep, []
+    real, written = FeatureInputs.keep, []
 
     def keep(self, store, step, features, batch):
         if len(written) == 5 and not going_on:
@@ -98,7 +95,7 @@ def test_a_killed_computation_goes_on(monkeypatch):
         real(self, store, step, features, batch)
 
     going_on = False
-    monkeypatch.setattr(Features, "keep", keep)
+    monkeypatch.setattr(FeatureInputs, "keep", keep)
     with pytest.raises(KeyboardInterrupt):
         rows_of()
     meta = json.loads((folders()[0] / "meta.json").read_text())
@@ -153,9 +150,7 @@ def test_why_it_cannot_be(changes, match):
 
 
 def test_auto_is_for_large_backbones_and_several_epochs(monkeypatch):
-    asked = lambda **c: (
-        with_cached_features(prepare(run(features="auto", **c))).features is not None
-    )  # noqa: E731
+    asked = lambda **c: with_cached_features(prepare(run(features="auto", **c))).inputs.cached  # noqa: E731
     long = {"train": {"steps": 60}}
     assert not asked(**long)
     monkeypatch.setattr(module, "LARGE", 1000)

@@ -15,8 +15,9 @@ from vpjax.methods.vpt import VPT
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
 from vpjax.runs import fit as fitting
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.signals import Stopped, StopSignal
@@ -154,8 +155,10 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Source, "__getitems__", lambda self, i: reads.append(self.name) or real(self, i)
     )
-    finish = fitting.finish
-    monkeypatch.setattr(fitting, "finish", lambda *a: reads.append("finish") or finish(*a))
+    conclude = fitting.conclude
+    monkeypatch.setattr(
+        fitting, "conclude", lambda *a, **k: reads.append("finish") or conclude(*a, **k)
+    )
     fit(config(), tmp_path)
     end = reads.index("finish")
     assert any("[train" in name for name in reads[:end])

@@ -14,6 +14,7 @@ from tests.helpers.runs import config
 from vpjax.runs import fit as fitting
 from vpjax.runs.fit import AHEAD, fit, steady
 from vpjax.train import optim, sharding
+from vpjax.train.schedules import Plan
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +68,14 @@ def test_the_counter_of_compilations_counts():
 def test_a_run_compiles_one_program_a_shape_and_none_after_its_first_evaluation(
     tmp_path, monkeypatch
 ):
-    seen, real = [], fitting.measure
+    seen, real = [], fitting.evaluate_metrics
 
     def measure(*given):
         values = real(*given)
         seen.append(len(names))
         return values
 
-    monkeypatch.setattr(fitting, "measure", measure)
+    monkeypatch.setattr(fitting, "evaluate_metrics", measure)
     settings = config(data={"eval_batch_size": 64}, mesh={"data": 1})
     with compilations() as names:
         fit(settings, tmp_path)
@@ -145,8 +146,8 @@ def test_nothing_is_copied_between_host_and_device_unasked(tmp_path, monkeypatch
         return step
 
     replaced_step(monkeypatch, wrap)
-    real = fitting.selected
-    monkeypatch.setattr(fitting, "selected", lambda *given: (loop.close(), real(*given))[1])
+    real = fitting.selected_state
+    monkeypatch.setattr(fitting, "selected_state", lambda *given: (loop.close(), real(*given))[1])
     # Evaluations, lines of the history and checkpoints included.
     with loop:
         found = fit(config(), tmp_path)
@@ -189,8 +190,10 @@ def test_one_batch_is_on_its_way_while_another_is_worked_on():
 
 
 def test_reading_the_rate_is_one_program():
-    plan = optim.Plan(steps=100, steps_per_epoch=10, batch_size=8)
-    optimiser, rate = optim.make_optimiser(config().optim, ["method/head/bias"], plan)
+    plan = Plan(steps=100, steps_per_epoch=10, batch_size=8)
+    optimiser, rate = optim.make_optimizer(
+        optim.Settings(**config().optim), ["method/head/bias"], plan
+    )
     state = optimiser.init({"method/head/bias": jnp.zeros(3)})
     with compilations() as names, jax.transfer_guard("disallow"):
         rates = [optim.learning_rate(rate, state, step) for step in (0, 5, 99)]

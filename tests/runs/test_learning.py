@@ -9,10 +9,12 @@ from tests.data.fake import fake_tfds
 from tests.helpers.runs import config, digests, newest
 from tests.runs.test_fit import stop_after
 from vpjax.core.errors import UserError
+from vpjax.runs import evaluate as evaluation
 from vpjax.runs import experiment
 from vpjax.runs import fit as fitting
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.runs.summary import one_line
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.signals import Stopped
@@ -35,7 +37,6 @@ def voc(tmp_path_factory):
 def test_several_classes_an_image(tmp_path, voc):
     found = fit(config(data=voc, train={"loss": "sigmoid", "class_weights": "inv_sqrt"}), tmp_path)
     kinds = {
-        "accuracy",
         "loss",
         "map",
         "mean_recall",
@@ -48,7 +49,7 @@ def test_several_classes_an_image(tmp_path, voc):
         keys = {k.removeprefix(f"{split}_") for k in found if k.startswith(f"{split}_")}
         assert keys == kinds | {"count"}
         assert found[f"{split}_count"] == images
-        assert found[f"{split}_accuracy"] == found[f"{split}_map"] > 0
+        assert found[f"{split}_map"] > 0 and found["metric"] == "map"
     rows = read_history(tmp_path / "metrics.jsonl")
     (last,) = [row for row in rows if row["step"] == 12 and "val_map" in row]
     assert last.keys() == {"step"} | {f"val_{k}" for k in kinds}
@@ -100,8 +101,8 @@ def test_a_plateau_counts_evaluations_in_a_row():
 
 
 def test_a_plateau_lowers_the_rate_and_is_resumed_bit_for_bit(tmp_path, monkeypatch):
-    real = fitting.measure
-    monkeypatch.setattr(fitting, "measure", lambda *a: real(*a) | {"accuracy": 50.0})
+    real = fitting.evaluate_metrics
+    monkeypatch.setattr(fitting, "evaluate_metrics", lambda *a: real(*a) | {"accuracy": 50.0})
     settings = config(
         optim={"warmup_epochs": 0.0, "schedule": "plateau", "plateau_patience": 2},
         train={"loss": "sigmoid", "class_weights": "inv"},
@@ -111,7 +112,7 @@ def test_a_plateau_lowers_the_rate_and_is_resumed_bit_for_bit(tmp_path, monkeypa
     rates = {r["step"]: r["lr"] for r in rows if "lr" in r}
     expected = {2: 0.03, 4: 0.03, 6: 0.03, 8: 0.003, 10: 0.003, 12: 0.0003}
     assert rates == pytest.approx(expected)
-    assert rows[-1].keys() == {"step", "val_accuracy", "val_loss", "val_top5", "val_per_class"}
+    assert rows[-1].keys() == {"step", "val_accuracy", "val_loss", "val_top5", "val_mean_class_accuracy"}
     for split in ("val", "test"):
         assert found[f"{split}_top5"] == 100  # of five digits
         assert 0 < found[f"{split}_per_class"] < 100
@@ -161,9 +162,9 @@ def test_a_run_that_diverges_names_the_step_and_keeps_what_it_saved(tmp_path, mo
 
 
 def test_an_evaluation_that_is_no_number_is_no_result(tmp_path, monkeypatch):
-    real = experiment.evaluate
+    real = evaluation.evaluate
     wrong = {"loss": float("inf")}
-    monkeypatch.setattr(experiment, "evaluate", lambda *a: (real(*a)[0] | wrong, None))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *a: (real(*a)[0] | wrong, None))
     with pytest.raises(UserError, match="the loss of the val split is inf at step 2"):
         fit(config(), tmp_path)
     assert not (tmp_path / "result.json").exists()

@@ -22,7 +22,7 @@ from tests.helpers.photos import SPECIES, VAL, write_clip, write_data
 from tests.helpers.runs import command, digests, main, result
 from vpjax.core.errors import UserError
 from vpjax.data import open_source
-from vpjax.models.text.features import of_classes
+from vpjax.models.text.features import class_text_features
 from vpjax.report.plots.run import subject
 from vpjax.report.plots.subject import OfClass, Subject
 from vpjax.report.plots.subprompts import subprompts
@@ -92,7 +92,7 @@ def test_a_killed_run_ends_as_one_that_was_not(place, run):
     assert whole.returncode == 0, whole.stderr_text
     assert digests(run) == digests(place / "whole")
     one, other = result(run), result(place / "whole")
-    assert one["on_features"] and one["trainable"] == len(SPECIES) * PROMPTS * files.JOINT
+    assert one["cached_features"] and one["trainable"] == len(SPECIES) * PROMPTS * files.JOINT
     for key in ("val_accuracy", "val_loss", "best_val_step", "val_genus", "val_margin"):
         assert one[key] == other[key]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -133,7 +133,7 @@ def test_zero_shot(place):
     assert done.returncode == 0, done.stderr_text
     assert "96 prompts, such as 'a photo of a Monarch'" in done.stdout_text  # 8 x 2 names x 6
     found, said = result(folder), table(done.stdout_text)
-    assert (found["method"], found["trainable"], found["on_features"]) == ("zero_shot", 0, True)
+    assert (found["method"], found["trainable"], found["cached_features"]) == ("zero_shot", 0, True)
     assert said["accuracy"] == f"{found['val_accuracy']:.2f} %"
     assert "margin (softmax of 100 cosines)" in said and "genus right" in said
     assert (folder / "per_class.csv").exists() and (folder / "evaluation.json").exists()
@@ -151,7 +151,7 @@ def test_zero_shot_of_any_data_whose_classes_have_names(place, tmp_path, caplog)
     assert (found["test_count"], found["val_count"], found["preset"]) == (10, 2, "clip")
     assert "val_genus" not in found and "val_few" not in found and "test_margin" in found
     assert "20 prompts, such as 'a photo of a 0'" in caplog.text
-    assert "called 0, 1, 2 ...: such names tell CLIP nothing" in caplog.text  # of the made-up data
+    assert "called 0, 1, 2 ...: numbers tell CLIP nothing" in caplog.text  # of the made-up data
 
 
 def test_sub_prompts_of_a_class(run):
@@ -254,7 +254,14 @@ def test_a_clip_without_its_tokenizer(place, tmp_path, monkeypatch):
         prepare(config_of(place, backbone__weights=str(tmp_path / "clip")))
     config = config_of(place, backbone__weights=str(tmp_path / "clip"))
     config.text.tokenizer = str(place / "clip")
-    assert with_cached_features(prepare(config)).text
+    assert with_cached_features(prepare(config)).identity["text"]
+
+
+def of_classes(config, source):
+    where, facts = config.backbone.weights, source.metadata
+    return class_text_features(
+        where, source.classes, facts, **config.text, dataset=config.data.name
+    )
 
 
 def test_a_class_without_a_name(place, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.runs import config
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 from vpjax.runs import scores
 from vpjax.runs.experiment import prepare
 from vpjax.train.evaluate import Predictions, margins
@@ -59,14 +60,14 @@ def test_groups_are_there_where_classes_differ():
 
 def test_labels_are_not_read_from_millions_of_examples(monkeypatch):
     monkeypatch.setattr(scores, "READ", 10)
-    assert scores.counted(source(3, 8)).tolist() == [3, 8]
-    assert scores.counted(source(3, 8, records=Read)) is None
-    assert scores.counted(source(3, 7, records=Read)).tolist() == [3, 7]
+    assert scores.training_counts(source(3, 8)).tolist() == [3, 8]
+    assert scores.training_counts(source(3, 8, records=Read)) is None
+    assert scores.training_counts(source(3, 7, records=Read)).tolist() == [3, 7]
 
 
 def test_classes_without_images(tmp_path):
     said = answers([0, 0, 2], [0, 2, 2])
-    scores.write_classes(tmp_path / "classes.csv", said, source(5, 6, 7))
+    scores.write_per_class(tmp_path / "classes.csv", said, source(5, 6, 7))
     with open(tmp_path / "classes.csv") as file:
         rows = list(csv.DictReader(file))
     assert [r["accuracy"] for r in rows] == ["50.0000", "", "100.0000"]

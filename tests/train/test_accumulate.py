@@ -7,18 +7,18 @@ import optax
 import pytest
 
 from tests.helpers import cases
-from tests.models.test_contract import batch, prepare
+from tests.models.test_contract import batch, to_input
 from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 
 
 def stepped(method, accumulate, devices=1, masked=0):
     parts = cases.make("vit", method)
-    optimiser = optax.sgd(0.1)
+    optimizer = optax.sgd(0.1)
     mesh = sharding.make_mesh(devices)
-    state = init_state(parts.trainable, parts.stats, optimiser, 0)
+    state = init_state(parts.trainable, parts.stats, optimizer, 0)
     state = sharding.replicate(state, mesh)
-    step = make_train_step(parts.graph, optimiser, prepare, 1, accumulate=accumulate)
+    step = make_train_step(parts.graph, optimizer, to_input, 1, accumulate=accumulate)
     images = batch(16)
     images["mask"] = np.arange(16) >= masked
     frozen = sharding.replicate(parts.frozen, mesh)
@@ -44,9 +44,9 @@ def test_parts_draw_their_own_randomness():
 def test_parts_need_less_memory():
     def temporary(accumulate):
         parts = cases.make("vit", "full")
-        optimiser = optax.sgd(0.1)
-        step = make_train_step(parts.graph, optimiser, prepare, 1, accumulate=accumulate)
-        state = init_state(parts.trainable, parts.stats, optimiser, 0)
+        optimizer = optax.sgd(0.1)
+        step = make_train_step(parts.graph, optimizer, to_input, 1, accumulate=accumulate)
+        state = init_state(parts.trainable, parts.stats, optimizer, 0)
         shapes = {
             k: jax.ShapeDtypeStruct(v.shape, jnp.asarray(v).dtype) for k, v in batch(64).items()
         }

@@ -12,6 +12,7 @@ from vpjax.core.errors import UserError
 from vpjax.runs import defaults
 from vpjax.train import losses, optim, step
 from vpjax.train.evaluate import evaluate, make_eval_step
+from vpjax.train.schedules import Plan
 from vpjax.train.sharding import make_mesh, replicate
 
 RNG = np.random.default_rng(0)
@@ -23,6 +24,10 @@ WEIGHTS = np.array([0.5, 2, 1, 0, 1.5], np.float32)
 
 def prepare(images, key):
     return images / 127.5 - 1
+
+
+def to_input(batch, key):
+    return prepare(batch["image"], key)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
@@ -68,9 +73,9 @@ def trained(criterion, labels, mask=None):
     config = defaults.get_config().optim
     config.update(lr=1.0, lr_base_batch_size=0, warmup_epochs=0.0, schedule="constant")
     config.update(name="sgd", momentum=0.0, weight_decay=0.0)
-    optimiser, _ = optim.make_optimiser(config, parts.trainable, optim.Plan(10, 1, 24))
-    state = step.init_state(parts.trainable, parts.stats, optimiser, 0)
-    call = step.make_train_step(parts.graph, optimiser, prepare, 10, criterion=criterion)
+    optimizer, _ = optim.make_optimizer(optim.Settings(**config), parts.trainable, Plan(10, 1, 24))
+    state = step.init_state(parts.trainable, parts.stats, optimizer, 0)
+    call = step.make_train_step(parts.graph, optimizer, to_input, 10, criterion=criterion)
     mask = np.ones(24, bool) if mask is None else mask
     state, numbers = call(state, parts.frozen, {"image": IMAGES, "label": labels, "mask": mask})
     moved = {n: np.asarray(state.trainable[n] - v) for n, v in parts.trainable.items()}
@@ -109,7 +114,7 @@ def measured(labels, size, devices, criterion=losses.softmax):
         {"image": IMAGES[i : i + 8], "label": labels[i : i + 8], "mask": np.arange(i, i + 8) < 21}
         for i in (0, 8, 16)
     ]
-    eval_step = make_eval_step(parts.graph, prepare, criterion)
+    eval_step = make_eval_step(parts.graph, to_input, criterion)
     return evaluate(eval_step, weights, frozen, batches, mesh)[0]
 
 
@@ -154,7 +159,7 @@ def test_numbers_of_several_classes_an_image(devices):
     for x, t in zip(logits.T, targets.T, strict=True):
         t = t[np.argsort(-x)]
         of_class.append((np.cumsum(t) / np.arange(1, 22))[t == 1].mean())
-    assert found["accuracy"] == found["map"] == pytest.approx(100 * np.mean(of_class))
+    assert found["map"] == pytest.approx(100 * np.mean(of_class))
     assert found["count"] == 21
     assert 0.5 <= found["threshold"] < 1
     said = logits >= np.log(found["threshold"] / (1 - found["threshold"]))

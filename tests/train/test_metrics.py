@@ -117,7 +117,7 @@ def test_what_is_taken_for_what():
     assert counts.tolist() == [[1, 1, 0, 0, 0], [1, 2, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0], [0] * 5]
     assert metrics.class_accuracy(counts) == pytest.approx([1 / 2, 2 / 3, 0, 0, 0])
     found = metrics.macro(counts)  # of classes 0, 1 and 3
-    assert found["mean_recall"] == pytest.approx((1 / 2 + 2 / 3) / 3)
+    assert found["recall"] == pytest.approx((1 / 2 + 2 / 3) / 3)
     assert found["precision"] == pytest.approx((1 / 2 + 2 / 4) / 3)
     assert found["f1"] == pytest.approx((1 / 2 + 4 / 7) / 3)
     sklearn = pytest.importorskip("sklearn.metrics")

@@ -1,12 +1,14 @@
 """Schedules of networks trained from scratch: one cycle, steps, whole epochs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from tests.train.test_optim import NAMES, optim, same, walk
+from tests.train.test_optim import NAMES, optim, same, schedule, walk
 from vpjax.core.errors import UserError
-from vpjax.train import optim as optimisers
-from vpjax.train.optim import OPTIMISERS, Plan, make_optimiser, schedule
+from vpjax.train.optim import OPTIMIZERS, make_optimizer
+from vpjax.train.schedules import Plan, one_cycle
 
 STEPS = np.arange(100)
 
@@ -15,7 +17,7 @@ def test_one_cycle_rises_and_falls_while_momentum_falls_and_rises():
     rates = np.asarray(
         schedule(optim(lr=0.25, schedule="onecycle"), Plan(100, 10, 1), False)(STEPS)
     )
-    share, momentum = optimisers.one_cycle(100)
+    share, momentum = one_cycle(100)
     np.testing.assert_allclose(rates, 0.25 * np.asarray(share(STEPS)))
     assert rates[0] == pytest.approx(0.01) and rates[29] == pytest.approx(0.25)
     assert rates[99] == pytest.approx(1e-6)
@@ -27,7 +29,7 @@ def test_one_cycle_rises_and_falls_while_momentum_falls_and_rises():
 
 
 @pytest.mark.parametrize("match_reference_code", [False, True])
-@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_one_cycle_is_that_of_torch(kind, match_reference_code):
     torch = pytest.importorskip("torch")
     changes = {"name": kind, "schedule": "onecycle", "weight_decay": 0.1, "no_decay": ""}
@@ -52,7 +54,7 @@ def test_steps_fall_every_so_many_epochs():
     config = optim(lr=1.0, schedule="step", warmup_epochs=0.0, step_epochs=2.0, step_factor=0.5)
     rates = np.asarray(schedule(config, Plan(18, 3, 1), False)(np.arange(18)))
     np.testing.assert_allclose(rates, np.repeat([1, 0.5, 0.25], 6))
-    config.schedule_by_epoch, config.step_epochs = True, 1.5
+    config = dataclasses.replace(config, schedule_by_epoch=True, step_epochs=1.5)
     rates = np.asarray(schedule(config, Plan(18, 3, 1), False)(np.arange(18)))
     np.testing.assert_allclose(rates, np.repeat([1, 1, 0.5, 0.25, 0.25, 0.125], 3))
 
@@ -67,4 +69,4 @@ def test_a_cosine_may_stay_within_an_epoch():
 @pytest.mark.parametrize("key", ["step_epochs", "step_factor"])
 def test_falls_that_cannot_be_meant(key):
     with pytest.raises(UserError, match=f"optim.{key} is -1.0"):
-        make_optimiser(optim(**{key: -1.0}), NAMES, Plan(10, 1, 1))
+        make_optimizer(optim(**{key: -1.0}), NAMES, Plan(10, 1, 1))

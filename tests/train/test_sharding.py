@@ -18,8 +18,9 @@ from vpjax.models.partition import merge, partition
 from vpjax.nn import fsdp
 from vpjax.report.plots.subject import watched
 from vpjax.runs.experiment import prepare
-from vpjax.runs.fit import evaluate_run, fit
+from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
+from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
 from vpjax.train.step import init_state, make_train_step
 
@@ -39,10 +40,10 @@ def parts(method="vpt_deep", split=True):
 
 
 def compiled(method, remat, split=True):
-    mesh, made, optimiser = sharding.make_mesh(8), parts(method, split), optax.sgd(0.1)
-    state = sharding.replicate(init_state(made.trainable, made.stats, optimiser, 0), mesh)
+    mesh, made, optimizer = sharding.make_mesh(8), parts(method, split), optax.sgd(0.1)
+    state = sharding.replicate(init_state(made.trainable, made.stats, optimizer, 0), mesh)
     frozen = sharding.place(made.frozen, mesh, {}, frozen=split)
-    step = make_train_step(made.graph, optimiser, lambda x, key: x / 255.0, 1, remat)
+    step = make_train_step(made.graph, optimizer, lambda x, key: x / 255.0, 1, remat)
     images = np.zeros((8, cases.IMAGE, cases.IMAGE, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(8, np.int32), "mask": np.ones(8, bool)}
     batch = sharding.put_batch(batch, mesh)

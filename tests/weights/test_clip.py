@@ -13,14 +13,15 @@ from tests.helpers import clip as files
 from vpjax.backbones.clip import CLIP
 from vpjax.core import params
 from vpjax.core.errors import UserError
-from vpjax.models.text.pretrained import load_text, open_clip, read_config
+from vpjax.models.text.pretrained import load_text
 from vpjax.weights import clip, convnext, google, hub, resnet, swin, timm
+from vpjax.weights.clip_config import from_json, read_clip_config
 from vpjax.weights.formats import read
 from vpjax.weights.load import load
 
 
 def shapes(where):
-    options = open_clip(where).vision
+    options = read_clip_config(where).vision
     backbone = nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0)))
     return params.flatten(nnx.state(backbone)), backbone.grid
 
@@ -146,17 +147,17 @@ def test_one_tower_is_enough(tmp_path):
         vision(str(tmp_path / "model"))
     (tmp_path / "model" / "config.json").unlink()
     path = tmp_path / "model" / "model.safetensors"
-    assert open_clip(str(path), head=4).vision == {}
+    assert read_clip_config(str(path), head_dim=4).vision == {}
     with open(path, "wb") as stream:
         np.savez(stream, **image)
     with pytest.raises(UserError, match="hold no text tower"):
-        load_text(str(path), head=4)
+        load_text(str(path), head_dim=4)
     assert load_text(files.folder(tmp_path / "whole"), depth=3).tower.dim == 6
     broken = {n: v for n, v in image.items() if n != "visual_projection.weight"}
     with open(path, "wb") as stream:
         np.savez(stream, **broken)
     with pytest.raises(UserError, match="are of a CLIP, but have no visual_projection.weight"):
-        open_clip(str(path), head=4)
+        read_clip_config(str(path), head_dim=4)
 
 
 @pytest.mark.parametrize(
@@ -191,20 +192,20 @@ def test_only_clips_are_recognised():
 
 
 def test_config_json_and_shapes_agree(tmp_path):
-    described = open_clip(files.folder(tmp_path / "a"))
+    described = read_clip_config(files.folder(tmp_path / "a"))
     (tmp_path / "a" / "config.json").unlink()
     where = str(tmp_path / "a" / "model.safetensors")
-    by_shape = open_clip(where, head=4)
+    by_shape = read_clip_config(where, head_dim=4)
     assert described.vision == by_shape.vision | {"eps": 1e-5, "activation": "quick_gelu"}
     assert described.text == by_shape.text | {"eps": 1e-5, "activation": "quick_gelu"}
     with pytest.raises(UserError, match="16 does not divide into heads 64 wide.*config.json"):
-        open_clip(where)
+        read_clip_config(where)
 
 
 def described(tmp_path, **changes):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(files.config(**changes)))
-    return read_config(path)
+    return from_json(path)
 
 
 def test_old_configs_keep_sizes_elsewhere(tmp_path):
@@ -236,13 +237,13 @@ def test_what_a_config_leaves_out_is_b32(tmp_path):
 def test_other_configs_are_refused(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        open_clip(str(tmp_path))
+        read_clip_config(str(tmp_path))
 
 
 def test_other_weights_are_no_clip(tmp_path):
     np.savez(tmp_path / "a.npz", **{"blocks.0.attn.qkv.weight": np.ones(3)})
     with pytest.raises(UserError, match="are no CLIP; names look like blocks.0.attn.qkv.weight"):
-        open_clip(str(tmp_path / "a.npz"))
+        read_clip_config(str(tmp_path / "a.npz"))
 
 
 # Folders and names of the hub
@@ -264,11 +265,11 @@ def test_a_name_of_the_hub_is_looked_up_in_its_cache(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="hf download openai/clip-tiny"):
-        open_clip("openai/clip-tiny")
+        read_clip_config("openai/clip-tiny")
     model = tmp_path / "models--openai--clip-tiny"
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text("abc")
     (model / "snapshots").mkdir()
     files.folder(model / "snapshots" / "abc")
-    assert open_clip("openai/clip-tiny").vision["dim"] == 16
+    assert read_clip_config("openai/clip-tiny").vision["dim"] == 16
     assert vision("openai/clip-tiny").path.name == "model.safetensors"

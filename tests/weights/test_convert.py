@@ -10,35 +10,34 @@ import pytest
 from vpjax.core.errors import UserError
 from vpjax.weights import convert as module
 from vpjax.weights.catalog import CATALOG
-from vpjax.weights.convert import convert, main
+from vpjax.weights.convert import convert
 from vpjax.weights.formats import read
 
 DATA = Path(__file__).parent / "data"
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-def test_arrays_keep_names_and_numbers(tmp_path, capsys, suffix):
+def test_arrays_keep_names_and_numbers(tmp_path, suffix):
     target = tmp_path / f"out{suffix}"
-    main([str(DATA / "legacy.pth.tar"), str(target)])
+    said = convert(str(DATA / "legacy.pth.tar"), str(target))
     before, after = read(DATA / "legacy.pth.tar"), read(target)
     assert after.keys() == before.keys()
     for name, value in before.items():
         assert after[name].dtype == value.dtype
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     content = target.read_bytes()
-    said = f"{target}  15 arrays  {len(content):,} bytes  sha256 "
-    assert capsys.readouterr().out == said + hashlib.sha256(content).hexdigest() + "\n"
+    digest = hashlib.sha256(content).hexdigest()
+    assert said == f"{target}  15 arrays  {len(content):,} bytes  sha256 {digest}"
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
 
 
-def test_nothing_is_overwritten_unasked(tmp_path, capsys):
+def test_nothing_is_overwritten_unasked(tmp_path):
     target = tmp_path / "out.npz"
     target.write_text("mine")
-    with pytest.raises(SystemExit) as stopped:
-        main([str(DATA / "zip.pth"), str(target)])
-    assert stopped.value.code == 2 and "--force" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--force"):
+        convert(DATA / "zip.pth", target)
     assert target.read_text() == "mine"
-    main([str(DATA / "zip.pth"), str(target), "--force"])
+    convert(DATA / "zip.pth", target, force=True)
     assert len(read(target)) == 15
 
 

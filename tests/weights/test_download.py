@@ -12,10 +12,8 @@ import threading
 import numpy as np
 import pytest
 
-from vpjax.backbones import convnext, resnet, swin, vit
-from vpjax.core import registry
+from vpjax.core import progress
 from vpjax.core.errors import UserError
-from vpjax.data import PRESETS
 from vpjax.weights import download as module
 from vpjax.weights.catalog import CATALOG, CatalogEntry
 from vpjax.weights.download import fetch, sha256
@@ -202,9 +200,9 @@ def test_no_resume_without_a_version(server, tmp_path):
 
 def test_gives_up_when_nothing_more_comes(server, tmp_path):
     server.ranges, server.cut_after, server.cuts = False, 50_000, 99
-    with pytest.raises(UserError, match="the connection ended before the file did"):
+    with pytest.raises(UserError, match="the connection ended before the file did.*run again"):
         fetch(server.url, tmp_path)
-    assert len(server.asked) == 2 + module.RETRIES
+    assert len(server.asked) == 2
     assert only(tmp_path) == ["weights.npz.part", "weights.npz.part.json"]
 
 
@@ -307,7 +305,7 @@ def test_bar_on_a_terminal(server, tmp_path, monkeypatch):
 
 
 def test_plain_lines_have_rate_and_eta(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     monkeypatch.setattr(module, "CHUNK", 50_000)
     fetch(server.url, tmp_path)
     lines = capsys.readouterr().err.splitlines()
@@ -352,28 +350,3 @@ def test_addresses_do_not_share_a_file():
     three = module._place("https://a.org/../../sam/w.npz")
     assert len({one, two, three}) == 3
     assert ".." not in three.parts and {p.name for p in (one, two, three)} == {"w.npz"}
-
-
-def test_table():
-    assert len({known.file for known in CATALOG.values()}) == len(CATALOG)
-    for name, known in CATALOG.items():
-        assert known.preset in PRESETS
-        if not known.url:
-            assert fetch(name).is_file()
-            continue
-        assert known.url.startswith("https://") and known.url.endswith(known.file.split("_")[-1])
-        algorithm, _, prefix = (known.digest or "md5:").partition(":")
-        assert algorithm in ("md5", "sha256") and set(prefix) <= set("0123456789abcdef")
-        assert known.variant in known.about and known.about.endswith(")")
-        # Names begin with the kind and the size: vit_b16_in21k, swin_b_in22k, resnet50_in1k.
-        size = known.variant.lower().replace("/", "")
-        nets = rf"(vit|mae|mocov3|swin|convnext)_{size}(_|$)|(resnet|alexnet){size}_"
-        assert re.match(nets, name)
-
-
-def test_table_names_backbones_that_exist():
-    sizes = {"vit": vit.SIZES, "swin": swin.VARIANTS}
-    sizes |= {"convnext": convnext.SIZES, "resnet": resnet.DEPTHS}
-    for known in (k for k in CATALOG.values() if k.backbone):
-        registry.lookup("backbones", known.backbone)
-        assert known.variant.partition("/")[0] in sizes[known.backbone.partition(".")[0]]

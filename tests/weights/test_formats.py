@@ -189,7 +189,7 @@ def test_what_needs_torch_names_the_converter(tmp_path, legacy):
         (b"cnets\nViT\n)R", "nets.ViT"),
     ):
         written(path, content, legacy)
-        with pytest.raises(UserError, match=rf"(?s){found}.*vpjax.weights.convert .*a.pth"):
+        with pytest.raises(UserError, match=rf"(?s){found}.*python main.py convert .*a.pth"):
             read(path)
     written(path, tree(w=tensor()), legacy, little=False)
     with pytest.raises(UserError, match="big-endian"):
@@ -200,7 +200,7 @@ def test_torchscript_needs_torch(tmp_path):
     path = written(tmp_path / "a.pt", tree(w=tensor()))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("name/constants.pkl", b"")
-    with pytest.raises(UserError, match=r"TorchScript(?s:.*)vpjax.weights.convert"):
+    with pytest.raises(UserError, match=r"TorchScript(?s:.*)python main.py convert"):
         read(path)
 
 

@@ -1,86 +1,195 @@
-"""What a backbone offers, and nothing else a method may rely on.
+"""The interface of a backbone: what methods may rely on.
 
-    tokens = backbone.embed(images, ctx)            B H W 3 -> Tokens
-    for layer in backbone.layers:                   layer(tokens, ctx, extra_kv=None, num_outputs=None)
-        tokens = layer(tokens, ctx)
-    features = backbone.pool(tokens)                Tokens -> B D   (over=slice(...): their mean)
+    tokens = backbone.embed(images, ctx)            B H W C -> Tokens
+    for layer in backbone.layers:
+        tokens = layer(tokens, ctx)                 also: extra_kv=None, num_outputs=None
+    features = backbone.pool(tokens)                Tokens -> B D
 
-`extra_kv` (P D or B P D) are tokens that a layer looks at but does not update; `num_outputs=n` asks for its
-first n tokens only. Both return what the long way round would, with less work. A layer announces
-its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites that exist.
+`extra_kv` (P D or B P D) are tokens that a layer attends to but does not update; `num_outputs=n`
+asks for its first n tokens only. Both give what the full computation would, with less work. A layer
+announces its intermediate results with `ctx.tap(site, y, x)`; `taps` lists the sites of a backbone.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from vpjax.nn.context import Context
+from vpjax.core.errors import UserError
+from vpjax.data.preprocess import preprocess
+from vpjax.nn.context import EVALUATION, Context
+from vpjax.nn.stack import run_layers
 from vpjax.nn.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One layer as a method sees it."""
+    """One layer as a method sees it.
+
+    Attributes:
+        index: its place in `backbone.layers`.
+        stage: which stage it belongs to, from 0; one stage in a ViT.
+        dim: width of the tokens that enter.
+        grid: rows and columns (h, w) of the tokens that enter.
+        has_attention: False for layers without attention, such as patch merging or convolutions.
+    """
 
     index: int
     stage: int
-    dim: int  # width of the tokens that enter
-    grid: tuple[int, int]  # their grid (h, w)
-    has_attention: bool = True  # False: moves tokens about (patch merging), without attention
+    dim: int
+    grid: tuple[int, int]
+    has_attention: bool = True
 
 
 class Stem(NamedTuple):
-    """The convolution that reads pixels, as the site "stem" announces it: before any norm."""
+    """The convolution that reads pixels; the tap "stem" sees its output, before any norm.
 
-    window: tuple[int, int]  # pixels
+    Attributes:
+        window: height and width of its kernel, pixels.
+        stride: pixels down and across.
+        padding: pixels of zeros on every side.
+        dim: output channels.
+        params: regular expression of its parameters, with those of a BatchNorm that follows.
+        channels: channels of images.
+    """
+
+    window: tuple[int, int]
     stride: tuple[int, int]
-    padding: int  # pixels on every side
-    dim: int  # channels that come out
-    params: str = r"patch_embed/.*"  # names of its parameters, with a BatchNorm that follows
-    channels: int = 3  # of images
+    padding: int
+    dim: int
+    params: str = r"patch_embed/.*"
+    channels: int = 3
 
 
 class Backbone(nnx.Module):
-    """Attributes and functions every backbone has."""
+    """Base class of backbones. A subclass sets the attributes and defines the methods below.
+
+    Attributes:
+        layers: nnx.List of modules, called in this order.
+        sites: a `Site` for each layer.
+        image_size: height and width of images, pixels.
+        patch_size: height and width of one cell of `grid`, pixels.
+        grid: rows and columns (h, w) of the tokens that enter the first layer.
+        dim: D, the width of the pooled features.
+        stem: the convolution that reads pixels.
+        taps: names of the sites inside layers that `ctx.tap` announces, such as "attn.out".
+        num_prefix_tokens: tokens before the grid, such as a class token.
+        num_pooled_tokens: how many leading tokens `pool` reads; None: all, prompts included.
+        head_dim: width of an attention head; None where attention cannot be fused.
+        batch_norm: whether there are BatchNorm layers. They use their running averages, or while
+            `ctx.noisy_backbone` is on and the model trains, the averages of the batch.
+        preset: the preprocessing, a name in `vpjax.data.PRESETS`. Of a class: what every weights
+            file of the architecture needs; None: see `vpjax.weights.catalog.preset_of`.
+        dtype: of computation, where a backbone is called by itself.
+    """
 
     layers: nnx.List
     sites: tuple[Site, ...]
-    dim: int  # width of the pooled feature
-    head_dim: int | None  # width of an attention head; None: none that could be fused
-    num_prefix_tokens: int  # tokens before the grid that have no place: a class token
-    grid: tuple[int, int]  # token grid of an image
-    patch_size: tuple[int, int]  # pixels of one cell of that grid
-    stem: Stem
     image_size: tuple[int, int]
-    num_pooled_tokens: int | None  # leading tokens `pool` reads; None: all, prompts too
-    batch_norm: bool  # has running averages; layers that train then use the batch's own
+    patch_size: tuple[int, int]
+    grid: tuple[int, int]
+    dim: int
+    stem: Stem
     taps: frozenset[str]
+    num_prefix_tokens: int = 0
+    num_pooled_tokens: int | None = None
+    head_dim: int | None = None
+    batch_norm: bool = False
+    preset: str | None = None
+    dtype: str = "float32"
+
+    @classmethod
+    def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
+        """Fills in options that the weights decide, before the backbone is built.
+
+        Args:
+            options: keyword arguments of the class as the user gave them; None: not given.
+            weights: path, address or name of the weights; "": none.
+
+        Returns:
+            The options to build the backbone with.
+        """
+        return options
+
+    def __call__(self, images: Num[Array | np.ndarray, "B H W C"]) -> Float[Array, "B D"]:
+        """Returns the pooled features of images.
+
+        Args:
+            images: uint8, which `preprocess` prepares; or floats, which are taken as prepared.
+        """
+        if images.dtype == jnp.uint8:
+            images = self.preprocess(images)
+        tokens = self.embed(images, EVALUATION)
+        step = lambda layer, tokens, ctx: layer(tokens, ctx, num_outputs=ctx.num_outputs)  # noqa: E731
+        tokens = run_layers(self.layers, tokens, step, EVALUATION, self.num_pooled_tokens)
+        return self.pool(tokens).astype(jnp.float32)
+
+    def preprocess(self, images: Any) -> Float[Array, "B H W C"]:
+        """Returns images (uint8 `B H W C`, or a list of uint8 `H W C`) as the weights need them.
+
+        Raises:
+            UserError: if the preprocessing of the weights is not known.
+        """
+        if self.preset is None:
+            raise UserError(
+                f"what the weights of this {type(self).__name__} were made with is not known. Name "
+                'a preprocessing: load_backbone(..., preset="imagenet").'
+            )
+        channels = self.stem.channels
+        return preprocess(images, self.preset, self.image_size, channels, self.dtype)
+
+    def __repr__(self) -> str:
+        """Returns a line: class, size, weights, preprocessing."""
+        count = sum(v.size for v in jax.tree.leaves(nnx.state(self)))
+        origin = getattr(self, "origin", None)
+        weights = (origin.spec.weights if origin else "") or "no weights file"
+        height, width = self.image_size
+        return (
+            f"{type(self).__name__}({height} x {width} pixels, {len(self.layers)} layers, "
+            f"{count:,} parameters, features {self.dim} wide, {weights}, preset {self.preset})"
+        )
+
+    __str__ = __repr__
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Returns what enters the first layer."""
-        return self.add_positions(self.patchify(images, ctx), ctx)
+        """Returns the tokens of normalised images, which enter the first layer."""
+        tokens = self.add_positions(self.patchify(images, ctx), ctx)
+        return dataclasses.replace(tokens, x=ctx.tap("embed", tokens.x, images))
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Stem or patch projection."""
+        """Applies the stem, or projects patches."""
         raise NotImplementedError
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Adds positions and the class token: also for a grid that did not come from pixels.
+        """Adds positions and a class token where the backbone has them.
 
-        Where there is a class token, a third argument (B extra D) takes its place.
+        Patches need not come from pixels. A backbone with a class token takes one to use in its
+        place as a third argument, B 1 D.
         """
         raise NotImplementedError
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Last norm and pooling; with `over`, the mean of those tokens takes pooling's place."""
+        """Applies the last norm and pools tokens to features.
+
+        `over` replaces the backbone's own pooling by the mean of these tokens.
+        Raises: UserError if `over` is given and there is nothing but a feature map.
+        """
         raise NotImplementedError
 
     def partial(self, k: int) -> str:
         """Returns a regular expression of what "partial-k" trains: the last k groups of layers.
 
-        It is relative to the backbone, names whole layers ("layers/(10|11)/.*") and the last norm.
-        Raises: UserError if there is no such group.
+        It is relative to the backbone and matches whole layers, "layers/(10|11)/.*", and the last
+        norm. Each backbone says what its groups are.
+        Raises: UserError if there are not that many groups.
         """
         raise NotImplementedError
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) of an edge or a pair."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,11 +1,12 @@
-"""CLIP's image encoder: a ViT with a norm before its layers and a projection behind them.
+"""CLIP's image encoder: a ViT with a norm before its layers and a projection after them.
 
     image -> patches + class token + positions -> pre_norm -> blocks -> norm -> class token
-          -> projection, to the width that image and text features share
+          -> projection to the width of text features
 
-Radford et al. 2021, arXiv 2103.00020. Patches have no bias, MLPs the quick GELU, norms an epsilon
-of 1e-5. Weights come from the Hugging Face hub's files or from OpenAI's (`vpjax.weights.clip`), and
-with them all sizes: see docs/clip.md. The text encoder is `vpjax.models.text.tower`.
+Radford et al. 2021, arXiv 2103.00020. The patch projection has no bias, MLPs use the quick GELU,
+norms an epsilon of 1e-5. Weights, and with them all sizes, come from files of the Hugging Face hub
+or of OpenAI (`vpjax.weights.clip`), see docs/clip.md. The text encoder is
+`vpjax.models.text.tower`.
 """
 
 from typing import Any
@@ -16,23 +17,33 @@ from jaxtyping import Array, Float
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
-from vpjax.models.text.pretrained import open_clip
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Dense, LayerNorm
 from vpjax.nn.tokens import Tokens
+from vpjax.weights.clip_config import read_clip_config
 
 
 class CLIP(ViT):
-    """The vision tower; `dim` is its tokens' width until it is built, then that of the features.
+    """CLIP's vision tower; other options are those of `vit.ViT`.
 
-    An option left at None is what the weights say, or else what `variant` has ("B/32", "B/16",
-    "L/14", "L/14@336"; "ViT-B/16" and names of the hub are understood). `joint_dim` is the width of
-    the features; `activation` is "quick_gelu", or "gelu" for weights that were trained so.
-    Raises: UserError for an unknown variant or activation, or sizes that do not fit together.
+    An option that is None is taken from the weights, or else from the variant. The option `dim` is
+    the width of tokens; the attribute `dim` is that of the features.
+
+    Args:
+        variant: "B/32", "B/16", "L/14" or "L/14@336", also as OpenAI ("ViT-B/16") or the Hugging
+            Face hub write it.
+        image_size: an edge or (height, width), pixels.
+        joint_dim: width of the features, which image and text share.
+        dropout: see `vit.ViT`.
+        eps: of every LayerNorm; 1e-5 where weights do not say otherwise.
+        activation: of MLPs; "quick_gelu", or "gelu" for weights that were trained with it.
+
+    Raises:
+        UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
     patch_bias = False
-    preset = "clip"  # how images are prepared, whatever the weights
+    preset = "clip"
 
     def __init__(
         self,
@@ -65,12 +76,12 @@ class CLIP(ViT):
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
-        """Returns a config's options, those at None filled from the weights; see `open_clip`.
+        """Fills options that are None with the sizes of the weights, see `read_clip_config`.
 
-        Raises: UserError if the weights, or the config beside them, cannot be read.
+        Raises: UserError if the weights, or the config.json beside them, cannot be read.
         """
-        own = open_clip(weights).vision if weights else {}
-        out = {k: own.get(k) if v is None else v for k, v in options.items()}
+        sizes = read_clip_config(weights).vision if weights else {}
+        out = {k: sizes.get(k) if v is None else v for k, v in options.items()}
         if out.get("image_size") is None:
             out["image_size"] = find(out["variant"]).image_size
         return out
@@ -81,10 +92,10 @@ class CLIP(ViT):
         ctx: Context,
         cls: Float[Array, "B 1 D"] | None = None,
     ) -> Tokens:
-        """As a ViT does, then the norm before the layers."""
+        """Adds class token and positions as a ViT does, then applies the norm before the layers."""
         tokens = super().add_positions(patches, ctx, cls)
         return Tokens(self.pre_norm(tokens.x), tokens.num_prefix_tokens, tokens.grid)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The class token after the last norm, projected."""
+        """Returns the class token after the last norm, projected."""
         return self.projection(super().pool(tokens, over))

@@ -1,6 +1,6 @@
-"""The released sizes of CLIP with a ViT, by any of their names.
+"""The released sizes of CLIP with a ViT, by each of their names.
 
-B/16   ViT-B/16   openai/clip-vit-base-patch16
+B/16     ViT-B/16     openai/clip-vit-base-patch16
 """
 
 import dataclasses
@@ -10,14 +10,23 @@ from vpjax.core.errors import unknown
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Sizes of both towers; the vision tower's other numbers are those of a ViT `vision`."""
+    """Sizes of both towers.
 
-    vision: str  # "B/16": size and patch
-    image_size: int  # pixels
-    joint_dim: int  # width of what both towers give
+    Attributes:
+        vision: the variant of `vit.ViT` that the vision tower has the sizes of.
+        image_size: an edge, pixels.
+        joint_dim: width of the features of both towers.
+        text_dim: width of the text tower's tokens.
+        text_heads: number of the text tower's attention heads.
+        hub: name on the Hugging Face hub.
+    """
+
+    vision: str
+    image_size: int
+    joint_dim: int
     text_dim: int
     text_heads: int
-    hub: str  # name of the repository on the Hugging Face hub
+    hub: str
 
 
 VARIANTS = {

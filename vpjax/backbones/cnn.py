@@ -1,10 +1,10 @@
-"""A plain convolutional network for small images, of MS-VP's code (arXiv 2512.03663).
+"""The plain convolutional network for small images in MS-VP's code (arXiv 2512.03663).
 
-    image -> [3x3 conv, norm, relu] x 8, width doubling every second, halved by max pooling after
-             the 2nd, 4th and 6th -> mean -> dropout, dense, relu, dropout -> 4 width features
+    image -> [3x3 conv, norm, relu] x 8, max pooling after the 2nd, 4th and 6th
+          -> mean -> dropout, dense, relu, dropout -> features
 
-A layer is one convolution; the first one is the stem. The dense layer is the last layer, so that
-the features are what its dropout leaves, and the method's head reads them.
+The width doubles with every second convolution. Each convolution is a layer, except the first,
+which is the stem. The dense layer is the last layer, so the head reads the output of its dropout.
 """
 
 import jax
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem
-from vpjax.backbones.vit import pair
+from vpjax.backbones.base import Backbone, Site, Stem, pair
 from vpjax.core.errors import UserError
 from vpjax.nn.context import Context
 from vpjax.nn.conv import BatchNorm, Conv, global_mean, last_stages, to_map, to_tokens
@@ -23,12 +22,19 @@ POOLS = 3
 
 
 class CNN(Backbone):
-    """A network for images of `image_size` pixels, an edge or (height, width): at least 8.
+    """A convolutional network of 4 stages; features are 4 `width` wide.
 
-    `width` is that of the first two convolutions, `channels` 3, or 1 for grey images. `dropout` are
-    the rates before and after the dense layer; they act only while the backbone trains.
-    Raises: UserError for smaller images.
+    Args:
+        image_size: an edge or (height, width), pixels; at least 8.
+        width: channels of the first two convolutions.
+        channels: channels of images: 3, or 1 for grey ones.
+        dropout: rates before and after the dense layer; they act only while the backbone trains.
+
+    Raises:
+        UserError: for smaller images.
     """
+
+    batch_norm = True
 
     def __init__(
         self,
@@ -43,12 +49,6 @@ class CNN(Backbone):
         if min(grid) < 2**POOLS:
             raise UserError(f"cnn.CNN halves images {POOLS} times; {grid} is below {2**POOLS}")
         self.patch_size, self.grid, self.dim = (1, 1), grid, 4 * width
-        self.head_dim, self.num_prefix_tokens, self.num_pooled_tokens, self.batch_norm = (
-            None,
-            0,
-            None,
-            True,
-        )
         self.taps = frozenset({"stem", "embed", "conv", "hidden"})
         self.stem = Stem((3, 3), (1, 1), 1, width, r"patch_(embed|norm)/.*", channels)
 
@@ -66,31 +66,29 @@ class CNN(Backbone):
         self.layers.append(_Hidden(dim, self.dim, dropout, rngs=rngs))
         self.sites = tuple(sites)
 
-    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Images, normalised, to the feature map that enters the second convolution."""
-        tokens = self.add_positions(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
-
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """The first convolution, its norm and relu."""
+        """Applies the first convolution, its norm and relu."""
         x = ctx.tap("stem", self.patch_embed(images), images)
         return jax.nn.relu(self.patch_norm(x, ctx))
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """The feature map as tokens; convolutions need no positions."""
+        """Returns the feature map as tokens; convolutions need no positions."""
         return to_tokens(patches)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The features of the last layer; a UserError where `over` asks for some tokens."""
+        """Returns the output of the last layer.
+
+        Raises: UserError if `over` is given.
+        """
         return global_mean(tokens, over)  # of one token
 
     def partial(self, k: int) -> str:
-        """1: the dense layer; each further one, two convolutions more. There is no last norm."""
+        """Returns the last k groups: the dense layer, then pairs of convolutions; no last norm."""
         return last_stages(k, [site.stage for site in self.sites])
 
 
 class _Layer(nnx.Module):
-    """A convolution with its norm and relu; `pools` halves the map, dropping an odd edge."""
+    """A convolution with its norm and relu; `pools`: max pooling, which drops an odd edge."""
 
     def __init__(self, channels: int, dim: int, pools: bool, *, rngs: nnx.Rngs):
         self.conv = Conv(channels, dim, 3, bias=True, rngs=rngs)
@@ -110,7 +108,7 @@ class _Layer(nnx.Module):
 
 
 class _Hidden(nnx.Module):
-    """The mean of the map, through dropout, dense, relu, dropout; a map of one cell."""
+    """The mean of the map through dropout, dense, relu, dropout: a map of one cell."""
 
     def __init__(self, channels: int, dim: int, dropout: tuple[float, float], *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(0.01 * jax.random.normal(rngs.params(), (channels, dim)))
@@ -132,10 +130,10 @@ class _Hidden(nnx.Module):
 
 
 def _halved(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """The maximum of every 2 x 2 cells.
+    """Returns the maximum of every 2 x 2 cells.
 
-    The derivative asks which of two is larger. That of `max` asks which one equals the result,
-    which goes wrong where the compiler computes a cell twice and rounds it differently.
+    The gradient depends on which of two cells is larger. That of `max` depends on which one equals
+    the result, which is wrong where the compiler computes a cell twice and rounds it differently.
     """
     batch, height, width, dim = x.shape
     h, w = height // 2, width // 2

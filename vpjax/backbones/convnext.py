@@ -3,8 +3,8 @@
     image -> 4x4 patches, norm -> 4 stages of blocks, halved in between -> mean -> norm
     block:  x = x + gamma * mlp(norm(depthwise 7x7 conv(x)))
 
-Liu et al. 2022, arXiv 2201.03545. What halves the resolution between two stages, a norm and 2x2
-patches, is a layer of its own and belongs to the later stage.
+Liu et al. 2022, arXiv 2201.03545. Downsampling between two stages, a norm and 2x2 patches, is a
+layer and belongs to the later stage.
 """
 
 import jax.numpy as jnp
@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem
-from vpjax.backbones.vit import pair
+from vpjax.backbones.base import Backbone, Site, Stem, pair
 from vpjax.core.errors import UserError, unknown
 from vpjax.nn.context import Context
 from vpjax.nn.conv import Conv, global_mean, last_stages, to_map, to_tokens
@@ -33,12 +32,19 @@ TAPS = frozenset({"stem", "embed", "mlp.fc1", "mlp.fc2", "mlp"})
 
 
 class ConvNeXt(Backbone):
-    """A ConvNeXt for images of `image_size` pixels, an edge or (height, width).
+    """A ConvNeXt; features are as wide as its last stage.
 
-    `dims` and `depths` are width and number of blocks of each stage. `drop_path` is how often the
-    last block is skipped, growing from 0 at the first; it acts only while the backbone trains.
-    `layer_scale` is what gamma begins with.
-    Raises: UserError for an unknown variant or sizes that do not fit together.
+    Args:
+        variant: a size of `SIZES`: "T", "S", "B", "L" or "XL".
+        image_size: an edge or (height, width), pixels.
+        dims: width of each stage; None: the variant's.
+        depths: number of blocks of each stage; None: the variant's.
+        drop_path: probability with which the last block is skipped, rising linearly from 0 at the
+            first; it acts only while the backbone trains.
+        layer_scale: initial value of gamma.
+
+    Raises:
+        UserError: for an unknown variant, or sizes that do not fit together.
     """
 
     def __init__(
@@ -65,8 +71,7 @@ class ConvNeXt(Backbone):
                 f"image_size {self.image_size} is too small for ConvNeXt of {len(dims)} stages: "
                 f"give at least {least} pixels, or fewer stages by dims and depths"
             )
-        self.dim, self.head_dim, self.num_prefix_tokens = dims[-1], None, 0
-        self.num_pooled_tokens, self.batch_norm, self.taps = None, False, TAPS
+        self.dim, self.taps = dims[-1], TAPS
         self.stem = Stem(PATCH, PATCH, 0, dims[0])
 
         self.patch_embed = PatchEmbed(PATCH, dims[0], rngs=rngs)
@@ -84,27 +89,25 @@ class ConvNeXt(Backbone):
         self.sites = tuple(sites)
         self.norm = LayerNorm(dim)
 
-    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Images, normalised, to the feature map that enters the first block."""
-        tokens = self.add_positions(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
-
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Patches of the image, projected."""
+        """Projects the patches of images."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """The normalised patches as tokens; convolutions need no positions."""
+        """Returns the normalised patches as tokens; convolutions need no positions."""
         return to_tokens(self.patch_norm(patches))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The mean of the feature map, then norm; a UserError where `over` asks for tokens."""
+        """Returns the mean of the feature map, normalised.
+
+        Raises: UserError if `over` is given.
+        """
         return self.norm(global_mean(tokens, over))
 
     def partial(self, k: int) -> str:
-        """0: the last block; 1, 2, 3: that many last stages, with what halves them; and norm.
+        """Returns the last k stages with their downsampling, or for 0 the last block; and norm.
 
-        VPT's published code has 0 alone.
+        VPT's published code has 0 only.
         """
         return f"{last_stages(k, [site.stage for site in self.sites])}|norm/.*"
 
@@ -133,7 +136,7 @@ class _Block(nnx.Module):
 
 
 class _Downsample(nnx.Module):
-    """Norm, and patches of 2 x 2 projected; an odd last row or column is dropped."""
+    """Norm, then projected patches of 2 x 2 cells; an odd last row or column is dropped."""
 
     def __init__(self, channels: int, dim: int, *, rngs: nnx.Rngs):
         self.norm = LayerNorm(channels)

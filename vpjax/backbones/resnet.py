@@ -14,8 +14,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem
-from vpjax.backbones.vit import pair
+from vpjax.backbones.base import Backbone, Site, Stem, pair
 from vpjax.core.errors import UserError, unknown
 from vpjax.nn.context import Context
 from vpjax.nn.conv import BatchNorm, Conv, global_mean, last_stages, max_pool, to_map, to_tokens
@@ -35,14 +34,24 @@ STEMS = {"imagenet": (7, 2, True), "cifar": (3, 1, False)}
 
 
 class ResNet(Backbone):
-    """A ResNet for images of `image_size` pixels, an edge or (height, width).
+    """A ResNet; features are as wide as the output of its last stage.
 
-    `widths` are those inside the blocks of each stage, `depths` how many blocks it has; what leaves
-    a block is `expansion` times as wide (1 for basic blocks, 4 for bottlenecks). `stem_dim` is the
-    width of the first convolution, by default that of the first stage. `channels` is 3, or 1 for
-    grey images.
-    Raises: UserError for an unknown variant or stem, or lists of different length.
+    Args:
+        variant: number of layers, a key of `DEPTHS`: "18", "34", "50", "101" or "152".
+        image_size: an edge or (height, width), pixels.
+        stem: "imagenet", or "cifar" for small images.
+        stem_dim: channels of the first convolution; None: those of the first stage.
+        widths: channels inside the blocks of each stage.
+        depths: number of blocks of each stage; None: the variant's.
+        expansion: channels that leave a block, as a multiple of its width; None: 1 for basic
+            blocks, 4 for bottlenecks.
+        channels: channels of images: 3, or 1 for grey ones.
+
+    Raises:
+        UserError: for an unknown variant or stem, or lists of different length.
     """
+
+    batch_norm = True
 
     def __init__(
         self,
@@ -70,12 +79,6 @@ class ResNet(Backbone):
         self.image_size = pair(image_size)
         self.patch_size = pair(stride * (2 if self.pools else 1))
         self.grid = _after(self.image_size, self.patch_size[0])
-        self.head_dim, self.num_prefix_tokens, self.num_pooled_tokens, self.batch_norm = (
-            None,
-            0,
-            None,
-            True,
-        )
         params = r"patch_(embed|norm)/.*"
         self.stem = Stem(pair(window), pair(stride), window // 2, dim, params, channels)
         self.taps = block.taps | {"stem", "embed", "branch", "downsample"}
@@ -92,27 +95,25 @@ class ResNet(Backbone):
                 dim, grid = outer, _after(grid, stride)
         self.sites, self.dim = tuple(sites), dim
 
-    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Images, normalised, to the feature map that enters the first block."""
-        tokens = self.add_positions(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
-
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """The stem: convolution, norm, relu and, where it has one, max pool."""
+        """Applies the stem: convolution, norm, relu and, where it has one, max pooling."""
         x = ctx.tap("stem", self.patch_embed(images), images)
         x = jax.nn.relu(self.patch_norm(x, ctx))
         return max_pool(x) if self.pools else x
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """The feature map as tokens; convolutions need no positions."""
+        """Returns the feature map as tokens; convolutions need no positions."""
         return to_tokens(patches)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The mean of the feature map; a UserError where `over` asks for some tokens."""
+        """Returns the mean of the feature map.
+
+        Raises: UserError if `over` is given.
+        """
         return global_mean(tokens, over)
 
     def partial(self, k: int) -> str:
-        """0: the last block; 1, 2, 3: that many last stages. There is no last norm."""
+        """Returns the last k stages, or for 0 the last block; there is no last norm."""
         return last_stages(k, [site.stage for site in self.sites])
 
 
@@ -177,7 +178,7 @@ class _Bottleneck(_Block):
 
 
 class _Projection(nnx.Module):
-    """The shortcut where width or resolution changes: 1x1 with the stride, norm."""
+    """The shortcut where width or resolution changes: a 1x1 convolution with the stride, norm."""
 
     def __init__(self, channels: int, dim: int, stride: int, *, rngs: nnx.Rngs):
         self.conv = Conv(channels, dim, 1, stride=stride, rngs=rngs)

@@ -1,8 +1,8 @@
-"""ViT-Tiny for small images, trained from scratch, of MS-VP's code (arXiv 2512.03663).
+"""The ViT-Tiny for small images, trained from scratch, in MS-VP's code (arXiv 2512.03663).
 
-A ViT (`vpjax.backbones.vit`) with a LayerNorm epsilon of 1e-5, dropout in attention too, and drawn
-as torch draws: the dense layers of blocks U(-1, 1) / sqrt(inputs), biases as well; the patch
-convolution N(0, 2 / fan out), bias 0; class token and positions N(0, 0.02^2).
+A ViT (`vpjax.backbones.vit`) with a LayerNorm epsilon of 1e-5, dropout in attention too, and the
+initialisation of torch: dense layers of blocks and their biases U(-1, 1) / sqrt(inputs), the patch
+convolution N(0, 2 / fan out), its bias 0, class token and positions N(0, 0.02^2).
 """
 
 import math
@@ -16,9 +16,9 @@ from vpjax.nn.layers import Dense
 
 
 class SmallViT(ViT):
-    """A ViT for images of `image_size` pixels; the variant is SIZE/PATCH, as in `vit.ViT`.
+    """A ViT with the options of `vit.ViT`.
 
-    Published: "Ti/4" for 32 pixels, "Ti/7" for 28, and one rate for all dropout.
+    Published: variant "Ti/4" for 32 pixels, "Ti/7" for 28, and one rate for all dropout.
     """
 
     def __init__(
@@ -37,15 +37,14 @@ class SmallViT(ViT):
         for layer in self.layers:
             attn, mlp = layer.attn, layer.mlp
             for dense in (attn.query, attn.key, attn.value, attn.out, mlp.fc1, mlp.fc2):
-                _draw(dense, rngs)
+                _initialise(dense, rngs)
         normal, kernel = jax.random.normal, self.patch_embed.kernel
         spread = math.sqrt(2 / (self.dim * math.prod(self.patch_size)))
         kernel[...] = spread * normal(rngs.params(), kernel.shape)
         self.cls_token[...] = 0.02 * normal(rngs.params(), self.cls_token.shape)
 
 
-def _draw(dense: Dense, rngs: nnx.Rngs) -> None:
+def _initialise(dense: Dense, rngs: nnx.Rngs) -> None:
     bound = 1 / math.sqrt(math.prod(dense.kernel.shape[: dense.inputs]))
-    for numbers in (dense.kernel, dense.bias):
-        drawn = jax.random.uniform(rngs.params(), numbers.shape, jnp.float32, -bound, bound)
-        numbers[...] = drawn
+    for param in (dense.kernel, dense.bias):
+        param[...] = jax.random.uniform(rngs.params(), param.shape, jnp.float32, -bound, bound)

@@ -2,16 +2,18 @@
 
     image -> patches, norm -> [ block, shifted block, ... merging ] x stages -> norm -> mean
 
-    a window of a block     [ extra_kv | extra | its own w x w cells ]     keys and values
-                                   [ extra | its own w x w cells ]     queries
+    a window of a block     [ extra_kv | prefix | its own w x w cells ]     keys and values
+                                       [ prefix | its own w x w cells ]     queries
 
-Liu et al. 2021, arXiv 2103.14030. Extra tokens (prompts) have no place in the grid, so they visit
-every window: they see its cells and are seen by them, without position bias or shift mask, and
-leave with the mean of what they became in all windows. Tokens that are only read visit as keys and
-values. Merging joins four neighbours; an extra token is joined with itself.
+Liu et al. 2021, arXiv 2103.14030. Prefix tokens (prompts) have no position in the grid, so each
+window gets a copy of them: its cells attend to the copies and the copies to its cells, without
+position bias or shift mask, and the mean of the copies over all windows is the output. Tokens of
+`extra_kv` are copied as keys and values. Merging joins four neighbours; a prefix token is joined
+with itself.
 
-VPT's published code hands the windows of an image the prompts of other images of the batch;
-`match_reference_code=True` repeats that. Weights come from the released torch files (`vpjax.weights.swin`).
+VPT's published code gives the windows of an image the prompts of other images of the batch;
+`match_reference_code=True` repeats that. Weights come from the released torch files, see
+`vpjax.weights.swin`.
 """
 
 import math
@@ -22,8 +24,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem
-from vpjax.backbones.vit import TAPS, pair
+from vpjax.backbones.base import Backbone, Site, Stem, pair
+from vpjax.backbones.vit import TAPS
 from vpjax.core.errors import UserError, unknown
 from vpjax.nn.attention import attention
 from vpjax.nn.context import Context
@@ -42,12 +44,24 @@ EPS = 1e-5
 
 
 class Swin(Backbone):
-    """A Swin Transformer for images of `image_size` pixels, an edge or (height, width).
+    """A Swin Transformer; features are `embed_dim` x 2^(stages - 1) wide.
 
-    `window` counts cells of an edge: 7 unless given, and 12 at 384 pixels, as released. A grid no
-    larger than the window is one window, without shift. `drop_path` grows from 0 at the first block
-    to its value at the last and acts only while the backbone trains.
-    Raises: UserError for an unknown variant or sizes that do not fit together.
+    Args:
+        variant: a size of `VARIANTS`: "T", "S", "B" or "L".
+        image_size: an edge or (height, width), pixels.
+        window: cells along the edge of a window; None: 7, and 12 at 384 pixels, as released. A grid
+            no larger than the window is one window, without shift.
+        patch_size: an edge or (height, width), pixels.
+        embed_dim: width of the first stage, which doubles with every stage; None: the variant's.
+        depths: number of blocks of each stage; None: the variant's.
+        heads: number of attention heads of each stage; None: the variant's.
+        drop_path: probability with which the last block is skipped, rising linearly from 0 at the
+            first; it acts only while the backbone trains. None: the variant's.
+        attention: must be "xla".
+        match_reference_code: share prompts among the images of a batch as VPT's code does.
+
+    Raises:
+        UserError: for an unknown variant, or sizes that do not fit together.
     """
 
     def __init__(
@@ -81,11 +95,7 @@ class Swin(Backbone):
         check(dim, depths, heads)
         check_grids(self.grid, window, len(depths), math.lcm(*self.patch_size))
 
-        self.dim = dim * 2 ** (len(depths) - 1)
-        self.head_dim, self.num_prefix_tokens = None, 0
-        self.num_pooled_tokens = None
-        self.batch_norm = False
-        self.taps = TAPS
+        self.dim, self.taps = dim * 2 ** (len(depths) - 1), TAPS
         self.stem = Stem(self.patch_size, self.patch_size, 0, dim)
 
         self.patch_embed = PatchEmbed(self.patch_size, dim, rngs=rngs)
@@ -113,28 +123,27 @@ class Swin(Backbone):
         self.sites, self.layers = tuple(sites), nnx.List(layers)
         self.norm = LayerNorm(self.dim, eps=EPS)
 
-    def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Images, normalised, to patches."""
-        tokens = self.add_positions(self.patchify(images, ctx), ctx)
-        return Tokens(ctx.tap("embed", tokens.x, images), tokens.num_prefix_tokens, tokens.grid)
-
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Patches of the image, projected."""
+        """Projects the patches of images."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Normalises; positions enter in every block."""
+        """Returns the normalised patches as tokens; each block has its own position bias."""
         batch, h, w, dim = patches.shape
         return Tokens(
             self.patch_norm(patches).reshape(batch, h * w, dim), num_prefix_tokens=0, grid=(h, w)
         )
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The mean of all tokens, prompts too, after the last norm."""
+        """Returns the mean of all tokens, prompts included, after the last norm."""
         return self.norm(tokens.x if over is None else tokens.x[:, over]).mean(1)
 
     def partial(self, k: int) -> str:
-        """1: the last block; 2: the last stage; 4: and two blocks and the merging before it."""
+        """Returns the last block for 1 or the last stage for 2, and the last norm.
+
+        4 is the last stage with two blocks and the merging before it.
+        Raises: UserError for another k.
+        """
         last = self.sites[-1].stage
         stage = [s.index for s in self.sites if s.stage == last]
         before = [s.index for s in self.sites if s.stage == last - 1]
@@ -148,7 +157,7 @@ class Swin(Backbone):
 
 
 class _Block(Block):
-    """`layers.Block` with its attention in windows."""
+    """A block with attention in windows."""
 
     def __init__(
         self,
@@ -168,9 +177,9 @@ class _Block(Block):
 
 
 class _WindowAttention(Attention):
-    """Attention of every cell over its window and the guests: extra and read tokens.
+    """Attention of every cell over its window, the prefix tokens and `extra_kv`.
 
-    Queries, keys and values of guests are computed once and copied to the windows.
+    Queries, keys and values of tokens outside the grid are computed once and copied to the windows.
     """
 
     def __init__(
@@ -189,7 +198,7 @@ class _WindowAttention(Attention):
         extra_kv: Float[Array, "... P D"] | None = None,
         num_outputs: int | None = None,
     ) -> Float[Array, "B K D"]:
-        # Pooling reads all tokens, so a short result is rare: it is cut from the whole one.
+        # Pooling reads all tokens, so fewer outputs are rare: they are cut from all of them.
         return super().__call__(x, ctx, extra_kv)[:, :num_outputs]
 
     def mix(
@@ -198,32 +207,31 @@ class _WindowAttention(Attention):
         k: Float[Array, "B S N d"],
         v: Float[Array, "B S N d"],
     ) -> Float[Array, "B L N d"]:
-        """Guests come first in L and S, cells last."""
+        """Attends within windows; L and S are tokens outside the grid, then the cells."""
         cells = math.prod(self.windows.grid)
         bias = self.bias(q.shape[1] - cells, k.shape[1] - cells)
-        y = attention(*(self.scatter(x) for x in (q, k, v)), bias=bias)  # (B W) (E + T) N d
+        y = attention(*(self.scatter(x) for x in (q, k, v)), bias=bias)  # (B W) (P + T) N d
         return self.gather(y, len(q))
 
     def scatter(self, x: Float[Array, "B L N d"]) -> Float[Array, "BW M N d"]:
-        """Cells to their windows, behind copies of the guests."""
+        """Divides cells into W windows of T cells, each after a copy of the other tokens."""
         grid = self.windows.grid
-        batch, guests = len(x), x.shape[1] - math.prod(grid)
-        own = self.windows.divide(x[:, guests:].reshape(batch, *grid, *x.shape[2:]))  # B W T N d
-        shape = (*own.shape[:2], guests, *x.shape[2:])
-        if (
-            self.match_reference_code
-        ):  # copied window by window to windows that are ordered image by image
-            copies = jnp.tile(x[:, :guests], (own.shape[1], 1, 1, 1)).reshape(shape)
+        batch, others = len(x), x.shape[1] - math.prod(grid)
+        own = self.windows.divide(x[:, others:].reshape(batch, *grid, *x.shape[2:]))  # B W T N d
+        shape = (*own.shape[:2], others, *x.shape[2:])
+        # The reference copies window by window to windows that are ordered image by image.
+        if self.match_reference_code:
+            copies = jnp.tile(x[:, :others], (own.shape[1], 1, 1, 1)).reshape(shape)
         else:
-            copies = jnp.broadcast_to(x[:, None, :guests], shape)
+            copies = jnp.broadcast_to(x[:, None, :others], shape)
         return jnp.concatenate([copies, own], 2).reshape(-1, shape[2] + own.shape[2], *x.shape[2:])
 
     def gather(self, y: Float[Array, "BW M N d"], batch: int) -> Float[Array, "B L N d"]:
-        """Cells back to the grid, behind the mean of each guest's copies."""
+        """Joins windows again: the mean of the copies of each other token, then the grid."""
         y = y.reshape(batch, -1, *y.shape[1:])
-        guests = y.shape[2] - self.windows.size**2
-        cells = self.windows.unite(y[:, :, guests:]).reshape(batch, -1, *y.shape[3:])
-        copies = y[:, :, :guests]
+        others = y.shape[2] - self.windows.size**2
+        cells = self.windows.unite(y[:, :, others:]).reshape(batch, -1, *y.shape[3:])
+        copies = y[:, :, :others]
         if self.match_reference_code:
             means = copies.reshape(y.shape[1], batch, *copies.shape[2:]).mean(0)
         else:
@@ -231,7 +239,10 @@ class _WindowAttention(Attention):
         return jnp.concatenate([means, cells], 1)
 
     def bias(self, queries: int, keys: int) -> Float[Array, "W N M S"]:
-        """What is added to scores, W = 1 if the same in all windows; nothing for guests."""
+        """Returns what is added to scores, 0 for tokens outside the grid.
+
+        W is 1 where all windows have the same.
+        """
         table = self.relative_position_bias_table[...]
         bias = table[self.windows.positions()].transpose(2, 0, 1)[None]  # 1 N T T
         if self.windows.shift:
@@ -240,7 +251,7 @@ class _WindowAttention(Attention):
 
 
 class _Merging(nnx.Module):
-    """Four neighbours become one cell of twice the width; an extra token is its own neighbour."""
+    """Four neighbours become one cell of twice the width; a prefix token is joined with itself."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         self.norm = LayerNorm(4 * dim, eps=EPS)
@@ -253,19 +264,19 @@ class _Merging(nnx.Module):
         extra_kv: Float[Array, "... P D"] | None = None,
         num_outputs: int | None = None,
     ) -> Tokens:
-        """No token looks at another, so there is no use for `extra_kv`."""
+        """Ignores `extra_kv`: there is no attention."""
         batch, _, dim = tokens.x.shape
-        (h, w), extra = tokens.grid, tokens.x[:, : tokens.num_prefix_tokens]
+        (h, w), prefix = tokens.grid, tokens.x[:, : tokens.num_prefix_tokens]
         cells = tokens.x[:, tokens.num_prefix_tokens :].reshape(batch, h // 2, 2, w // 2, 2, dim)
         # (even, even), (odd row, even), (even, odd column), (odd, odd)
         cells = cells.transpose(0, 1, 3, 4, 2, 5).reshape(batch, -1, 4 * dim)
-        x = jnp.concatenate([jnp.tile(extra, (1, 1, 4)), cells], axis=1)
+        x = jnp.concatenate([jnp.tile(prefix, (1, 1, 4)), cells], axis=1)
         x = self.reduction(self.norm(x))
         return Tokens(x, tokens.num_prefix_tokens, (h // 2, w // 2)).first(num_outputs)
 
 
 class _Reduction(nnx.Module):
-    """x @ kernel."""
+    """A matrix without bias."""
 
     def __init__(self, dim_in: int, dim_out: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(
@@ -277,7 +288,10 @@ class _Reduction(nnx.Module):
 
 
 def check(dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
-    """Raises a UserError unless every stage has heads that divide its width."""
+    """Checks that every stage has a number of heads that divides its width.
+
+    Raises: UserError if not.
+    """
     if len(depths) != len(heads):
         raise UserError(f"Swin has {len(depths)} depths but {len(heads)} heads: one each a stage")
     for stage, count in enumerate(heads):
@@ -286,7 +300,10 @@ def check(dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
 
 
 def check_grids(grid: tuple[int, int], window: int, stages: int, patch: int) -> None:
-    """Raises a UserError unless windows divide every grid and merging halves all but the last."""
+    """Checks that windows divide every grid, and merging halves all but the last.
+
+    Raises: UserError if not.
+    """
     for stage in range(stages):
         h, w = (n >> stage for n in grid)
         size = max(1, min(window, h, w))

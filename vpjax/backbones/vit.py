@@ -4,10 +4,10 @@
                                                            -> mean -> fc_norm           MAE
 
 Dosovitskiy et al. 2021, arXiv 2010.11929. The variant "B/16" is a size and a patch size in pixels;
-every number of it can be replaced, so any ViT is one config line. Weights come from Google's npz
-files (`vpjax.weights.google`) or from files with timm's names (`vpjax.weights.timm`). The
-ImageNet-21k files carry a further dense layer with tanh before their head, `pre_logits`; transfer
-drops it unless `pre_logits=True`. The self-supervised variants MAE and MoCoV3 are at the end.
+every number of it can be replaced. Weights come from Google's npz files (`vpjax.weights.google`) or
+from files with timm's names (`vpjax.weights.timm`). The ImageNet-21k files have another dense layer
+with tanh before their head, `pre_logits`, which is left out unless `pre_logits=True`. The
+self-supervised variants MAE and MoCoV3 are at the end.
 """
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem
+from vpjax.backbones.base import Backbone, Site, Stem, pair
 from vpjax.core.errors import UserError, unknown
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Block, Dense, LayerNorm, PatchEmbed
@@ -36,17 +36,33 @@ TAPS = frozenset(
 
 
 class ViT(Backbone):
-    """A ViT for images of `image_size` pixels, an edge or (height, width).
+    """A Vision Transformer; features are `dim` wide.
 
-    `channels` is 3, or 1 for grey images. `dropout` follows the embedding and both layers of every
-    MLP, `attention_dropout` the probabilities of attention and its result; `drop_path` is the share
-    of images that skip a branch of the last layer, rising linearly from 0 in the first. They act
-    only while the backbone trains. `eps` is that of every LayerNorm, `pos_std` the spread of newly
-    drawn position embeddings.
-    Raises: UserError for an unknown variant or sizes that do not fit together.
+    Dropout of any kind acts only while the backbone trains.
+
+    Args:
+        variant: SIZE/PATCH: a size of `SIZES` ("Ti", "S", "B", "L", "H") and pixels of a patch.
+        image_size: an edge or (height, width), pixels.
+        patch_size: an edge or (height, width), pixels; None: the variant's.
+        dim: width of tokens; None: the variant's, as for the following.
+        mlp_dim: hidden width of MLPs.
+        heads: number of attention heads.
+        depth: number of layers.
+        channels: channels of images: 3, or 1 for grey ones.
+        dropout: rate after the embedding and after both layers of every MLP.
+        attention_dropout: rate for the probabilities of attention and for its output.
+        drop_path: probability with which an image skips a branch of the last layer, rising linearly
+            from 0 in the first.
+        eps: of every LayerNorm.
+        pos_std: standard deviation of randomly initialised positions.
+        pre_logits: whether the dense layer with tanh of Google's ImageNet-21k files is applied.
+        attention: the implementation, see `vpjax.nn.attention`.
+
+    Raises:
+        UserError: for an unknown variant, or sizes that do not fit together.
     """
 
-    # Of relatives that differ: see `vpjax.backbones.clip`.
+    # Subclasses may differ: see `vpjax.backbones.clip`.
     activation = "gelu"
     patch_bias = True
 
@@ -72,8 +88,8 @@ class ViT(Backbone):
     ):
         size, patch = parse(variant)
         dim, mlp_dim, heads, depth = (
-            given or own
-            for given, own in zip((dim, mlp_dim, heads, depth), SIZES[size], strict=True)
+            given or usual
+            for given, usual in zip((dim, mlp_dim, heads, depth), SIZES[size], strict=True)
         )
         self.image_size, self.patch_size = pair(image_size), pair(patch_size or patch)
         self.grid = tuple(i // p for i, p in zip(self.image_size, self.patch_size, strict=True))
@@ -83,10 +99,9 @@ class ViT(Backbone):
             raise UserError(f"image_size {self.image_size} is below patch {self.patch_size}")
 
         self.dim, self.dropout = dim, dropout
-        # Fused attention never holds the probabilities that would be dropped.
+        # Fused attention never stores the probabilities that dropout would act on.
         self.head_dim = None if attention_dropout else dim // heads
         self.num_prefix_tokens = self.num_pooled_tokens = 1
-        self.batch_norm = False
         self.taps = TAPS
         self.stem = Stem(self.patch_size, self.patch_size, 0, dim, channels=channels)
         self.sites = tuple(Site(i, 0, dim, self.grid) for i in range(depth))
@@ -116,13 +131,13 @@ class ViT(Backbone):
         self.pre_logits = Dense((dim,), (dim,), rngs=rngs) if pre_logits else None
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Images, normalised, to class token and patches with their positions."""
+        """Returns class token and patches of normalised images, with their positions."""
         tokens = self.add_positions(self.patchify(images, ctx), ctx)
         x = ctx.backbone_dropout(tokens.x, self.dropout, "embed")
         return Tokens(ctx.tap("embed", x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Patches of the image, projected."""
+        """Projects the patches of images."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
     def add_positions(
@@ -139,20 +154,21 @@ class ViT(Backbone):
         return Tokens(x + self.pos_embed[...].astype(x.dtype), num_prefix_tokens=1, grid=(h, w))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The class token after the last norm."""
+        """Returns the class token after the last norm."""
         x = self.norm(tokens.x[:, 0]) if over is None else self.norm(tokens.x[:, over]).mean(1)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     def partial(self, k: int) -> str:
-        """The last k layers and the last norm."""
+        """Returns the last k layers and the last norm."""
         return f"{last_layers(k, len(self.layers))}|norm/.*"
 
 
 class MAE(ViT):
-    """A ViT pre-trained as a masked autoencoder: the mean of all tokens but the class token.
+    """A ViT pre-trained as a masked autoencoder; its feature is the mean of its tokens.
 
-    Prompts that reach the end are part of the mean. The norm `fc_norm` comes after it and is no
-    part of a pre-training file: it starts as scale 1, bias 0. He et al. 2021, arXiv 2111.06377.
+    The class token is not part of the mean; prompts that leave the last layer are. The norm
+    `fc_norm` follows it; pre-training files do not hold it, so it starts at scale 1, bias 0. He et
+    al. 2021, arXiv 2111.06377.
     """
 
     def __init__(
@@ -173,16 +189,16 @@ class MAE(ViT):
         self.norm, self.fc_norm = None, self.norm
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """The norm of the mean, over tokens that no norm has seen."""
+        """Returns the normalised mean of tokens, which are not normalised before."""
         return self.fc_norm(tokens.x[:, over or slice(1, None)].mean(1))
 
     def partial(self, k: int) -> str:
-        """The last k layers and the norm after pooling."""
+        """Returns the last k layers and the norm after pooling."""
         return f"{last_layers(k, len(self.layers))}|fc_norm/.*"
 
 
 class MoCoV3(ViT):
-    """A ViT pre-trained by MoCo v3: positions are fixed waves, which nothing trains.
+    """A ViT pre-trained by MoCo v3, whose positions are fixed sines and cosines.
 
     Chen, Xie, He 2021, arXiv 2104.02057.
     """
@@ -200,16 +216,16 @@ class MoCoV3(ViT):
         self.pos_embed = _Fixed(waves(self.grid, self.dim))
 
     def partial(self, k: int) -> str:
-        """The last k layers. The last norm stays frozen, as in VPT's code."""
+        """Returns the last k layers; the last norm stays frozen, as in VPT's code."""
         return last_layers(k, len(self.layers))
 
 
 class _Fixed(nnx.Variable):
-    """Numbers that belong to a model and never train, not even where everything does."""
+    """An array of a model that never trains, not even in full fine-tuning."""
 
 
 def waves(grid: tuple[int, int], dim: int) -> Float[Array, "L D"]:
-    """Positions as sines and cosines of row and column, after a row of zeros (class token).
+    """Returns positions, (1 + h w) D: zeros for the class token, then sines and cosines.
 
     A quarter of the width each: sin and cos of the row, then of the column, at the frequencies
     10000^(-j / (dim / 4)). Source: MoCo v3's code, which calls the row w; grids there are square.
@@ -226,9 +242,9 @@ def waves(grid: tuple[int, int], dim: int) -> Float[Array, "L D"]:
 
 
 def last_layers(k: int, depth: int) -> str:
-    """Returns a regular expression of the last k of `depth` layers.
+    """Returns a regular expression of the parameters of the last k of `depth` layers.
 
-    Raises: UserError if there are fewer.
+    Raises: UserError if there are not that many.
     """
     if not 1 <= k <= depth:
         raise UserError(f"partial-{k} needs 1 to {depth} layers; the backbone has {depth}")
@@ -236,13 +252,11 @@ def last_layers(k: int, depth: int) -> str:
 
 
 def parse(variant: str) -> tuple[str, int]:
-    """Splits "B/16" into ("B", 16)."""
+    """Returns size and patch size of a variant: ("B", 16) for "B/16".
+
+    Raises: UserError for an unknown size, or without a patch size.
+    """
     size, _, patch = variant.partition("/")
     if size not in SIZES or not patch.isdigit() or int(patch) == 0:
         raise unknown("ViT variant (SIZE/PATCH)", variant, [f"{s}/16" for s in SIZES])
     return size, int(patch)
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """An edge in pixels, or (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,4 +1,4 @@
-"""How far a loop is: a bar on a terminal, whole lines anywhere else.
+"""How far a loop or a download is: a bar on a terminal, whole lines anywhere else.
 
 A device works ahead of Python, and reading a number from it waits for the step that makes it:
 `Progress` reads only what it shows, every few seconds.
@@ -16,6 +16,7 @@ import jax
 from tqdm import tqdm
 
 WINDOW = 30.0  # seconds of the recent past that the rate is taken from
+EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
@@ -40,7 +41,7 @@ class Progress:
         *,
         batch_size: int,
         stream: TextIO | None = None,
-        every_seconds: float = 10.0,
+        every_seconds: float = EVERY,
     ):
         self.total, self.step, self.batch_size = total_steps, start, batch_size
         self.stream = sys.stderr if stream is None else stream
@@ -55,15 +56,8 @@ class Progress:
         self._every = every_seconds
         if self.stream.isatty():
             self._every = min(every_seconds, 0.5)
-            self._bar = tqdm(
-                total=total_steps,
-                initial=start,
-                file=self.stream,
-                # tqdm shows nothing on a terminal that does not know its size, as in containers.
-                ncols=shutil.get_terminal_size().columns,
-                nrows=shutil.get_terminal_size().lines,
-                bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
-            )
+            form = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
+            self._bar = _bar(self.stream, total_steps, start, bar_format=form)
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
         """Notes that `step` steps are done, with their values, and shows them if it is time.
@@ -145,6 +139,62 @@ class Progress:
         share = self.step / self.total if self.total else 1.0
         head = f"step  {self.step:{width}d}/{self.total}  {share:3.0%}"
         print("  ".join([head, *texts]), file=self.stream, flush=True)
+
+
+class DownloadBar:
+    """Shows how far a download is, on standard error: a bar, or a line every `EVERY` seconds.
+
+        with DownloadBar("ViT-B_16.npz", size=412_815_506) as bar:
+            bar.add(len(piece))
+
+        ViT-B_16.npz  97.6 MiB of 393.7 MiB  25%  11.2 MiB/s  ETA 0:00:27
+
+    Args:
+        name: what is downloaded.
+        size: bytes of the whole file; None if the server does not say.
+        done: bytes of it that an earlier download has left.
+    """
+
+    def __init__(self, name: str, size: int | None, done: int = 0):
+        self.name, self.size, self.done, self.start = name, size, done, done
+        self._begin = self._shown = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            unit = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+            self._bar = _bar(sys.stderr, size, done, desc=name, **unit)
+
+    def add(self, count: int) -> None:
+        """Notes that `count` bytes have come."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._shown >= EVERY:
+            self._show()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        rate = (self.done - self.start) / max(self._shown - self._begin, 1e-9)
+        text = f"{self.name}  {self.done / 2**20:.1f} MiB"
+        if self.size:
+            seconds = (self.size - self.done) / rate if rate else 0
+            text += f" of {self.size / 2**20:.1f} MiB  {self.done / self.size:.0%}"
+            text += f"  {rate / 2**20:.1f} MiB/s  ETA {_hours(seconds)}"
+        print(text, file=sys.stderr, flush=True)
+
+
+def _bar(stream: TextIO, total: int | None, start: int, **options: Any) -> tqdm:
+    # tqdm shows nothing on a terminal that does not know its size, as in containers.
+    columns, lines = shutil.get_terminal_size()
+    return tqdm(total=total, initial=start, file=stream, ncols=columns, nrows=lines, **options)
 
 
 def _hours(seconds: float) -> str:

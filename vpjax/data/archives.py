@@ -1,11 +1,11 @@
-"""Data sets as their authors pack them, where TFDS has no builder or users have the archive.
+"""Data sets as their authors pack them, for those that TFDS lacks or whose archive users have.
 
     nabirds, cub    images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/
     gtsrb           GTSRB/Training/<class>/*.ppm, GTSRB/Final_Test/Images/*.ppm, GT-final_test.csv
 
 NABirds (Van Horn et al. 2015) and CUB-200-2011 (Wah et al. 2011) share one layout. GTSRB (Houben et
 al. 2013) has two training sets: `Training`, of the 2011 competition, which torchvision downloads
-and SA2VP used; and the larger `Final_Training/Images`, which is read if the other is not there.
+and SA2VP used; and the larger `Final_Training/Images`, which is read if the other is missing.
 """
 
 import csv
@@ -20,7 +20,9 @@ TRUTH = "GT-final_test.csv"
 
 
 def birds(path: Path) -> Listing:
-    """Splits train and test; a label is the rank of a class id among those of train.
+    """Reads the splits train and test of CUB or NABirds.
+
+    A label is the rank of a class id among those of train.
 
     Raises: UserError for a missing file, or lists that do not name the same images.
     """
@@ -30,7 +32,7 @@ def birds(path: Path) -> Listing:
     if not files.keys() == ids.keys() == parts.keys():
         raise UserError(
             f"{path}: images.txt, image_class_labels.txt and train_test_split.txt list "
-            f"{len(files)}, {len(ids)} and {len(parts)} images, not the same ones. Unpack the "
+            f"{len(files)}, {len(ids)} and {len(parts)} images, which are not the same. Unpack the "
             "archive again."
         )
     names = _pairs(path / "classes.txt")
@@ -45,7 +47,7 @@ def birds(path: Path) -> Listing:
 
 
 def _pairs(file: Path) -> dict[str, str]:
-    """Reads lines of a word and the rest."""
+    """Reads lines "key value"; the value may hold blanks."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -54,7 +56,7 @@ def _pairs(file: Path) -> dict[str, str]:
 
 
 def signs(path: Path) -> Listing:
-    """Splits train and, where its table is there, test. Classes are 0 to 42.
+    """Reads the splits of GTSRB: train and, if its table exists, test. Classes are 0 to 42.
 
     Raises: UserError if there is no folder of training images.
     """

@@ -1,12 +1,12 @@
-"""The benchmarks people publish, as data: what they hold, in how many images, how it is opened.
+"""The benchmarks that papers report, as data: their data sets, the numbers of images, the splits.
 
-    SUITES["vtab"]["svhn"]                        DataSet: group, classes, metric, ways to open it
+    BENCHMARKS["vtab"]["svhn"]                    DataSet: group, classes, metric, ways to open it
     settings("fgvc", "cub", "fgvc")               {"name": "fgvc:CUB_200_2011", "train": ...}
     expected("vtab/svhn", "test")                 26032, as published
 
-Every other list of data sets (recipes, reports, the doctor) starts from here. Counts are those of
-the builders of TFDS 4.9.10, and of the papers for what TFDS has not; VTAB-1k: arXiv 1910.04867,
-FGVC: VPT's lists, arXiv 2203.12119, HTA: SA2VP, arXiv 2312.10376.
+Every other list of data sets (in recipes, reports, `vpjax.data.check`) is made from this one.
+Numbers are those of the builders of TFDS 4.9.10, and of the papers for data sets that TFDS lacks;
+VTAB-1k: arXiv 1910.04867, FGVC: VPT's lists, arXiv 2203.12119, HTA: SA2VP, arXiv 2312.10376.
 """
 
 import re
@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.data import files, vtab
+from vpjax.data import vtab
+from vpjax.data.records import parse_split
 
 
-class Release(NamedTuple):
+class Published(NamedTuple):
     """A data set as it was published, under the name that opens it."""
 
     classes: int | None  # None: labels are derived, see `vtab`
@@ -26,9 +27,10 @@ class Release(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """One way to open a data set: what config.data gets.
+    """One way to open a data set: its name and splits, for config.data.
 
-    Of folders, `name` has the usual name, looked for in config.data.dir: any path does.
+    For folders, `name` holds the usual name of the folder in config.data.dir; any path may be given
+    instead.
     """
 
     name: str
@@ -38,25 +40,25 @@ class Opening(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Returns what the files are: "tfds", or a reader of `vpjax.data.folder`, or "json"."""
+        """Format of the files: "tfds", "json", or one of `vpjax.data.folder.READERS`."""
         if self.name in ("inat2018", "inat2021"):
             return "json"
         return self.name.partition(":")[0] if ":" in self.name else "tfds"
 
     @property
     def both(self) -> str:
-        """Returns the split of train and val together, for the final runs."""
+        """Split string of train and val together, for the final runs."""
         if self.train == "train800":
             return "train800val200"
         return f"{self.train}+{self.val}" if self.val else self.train
 
 
 class DataSet(NamedTuple):
-    """A column of a results table."""
+    """A data set of a benchmark: a column of a results table."""
 
-    suite: str
+    benchmark: str
     name: str
-    group: str  # what means are taken over; "" where the suite has no groups
+    group: str  # means are taken over groups; "" where the benchmark has none
     classes: int
     openings: tuple[Opening, ...]
     metric: str = "accuracy"  # or "mean_class_accuracy", as in vpjax/train/evaluate.py
@@ -71,52 +73,52 @@ def _thirds(train: int, val: int, test: int, name: str = "val") -> dict[str, int
 
 
 _LISTED = "its train/test split follows the order of a directory listing, and may differ between "
-_LISTED += "machines: compare the digest with whoever you compare results with"
+_LISTED += "machines: compare the digest of vpjax.data.check before you compare results"
 _COPIES = "JPEG copies of the original images: no table should also hold vtab/<task>"
 _SIGNS = "39,209 are those of Final_Training, the larger of its two training sets"
-RELEASES = {
-    "cifar10": Release(10, _halves(50_000, 10_000)),
-    "cifar100": Release(100, _halves(50_000, 10_000)),
-    "mnist": Release(10, _halves(60_000, 10_000)),
-    "fashion_mnist": Release(10, _halves(60_000, 10_000)),
-    "digits/low": Release(5, _halves(708, 193)),
-    "digits/high": Release(5, _halves(729, 167)),
-    "caltech101": Release(102, _halves(3_059, 6_084), _LISTED),
-    "dtd": Release(47, _thirds(1_880, 1_880, 1_880, "validation")),
-    "oxford_flowers102": Release(102, _thirds(1_020, 1_020, 6_149, "validation")),
-    "oxford_iiit_pet": Release(37, _halves(3_680, 3_669)),
-    "svhn_cropped": Release(10, _halves(73_257, 26_032) | {"extra": 531_131}),
-    "sun397/tfds": Release(397, _thirds(76_127, 10_875, 21_750, "validation")),
-    "patch_camelyon": Release(2, _thirds(262_144, 32_768, 32_768, "validation")),
-    "eurosat/rgb": Release(10, {"train": 27_000}),
-    "resisc45": Release(45, {"train": 31_500}),
-    "diabetic_retinopathy_detection/btgraham-300": Release(
+PUBLISHED = {
+    "cifar10": Published(10, _halves(50_000, 10_000)),
+    "cifar100": Published(100, _halves(50_000, 10_000)),
+    "mnist": Published(10, _halves(60_000, 10_000)),
+    "fashion_mnist": Published(10, _halves(60_000, 10_000)),
+    "digits/low": Published(5, _halves(708, 193)),
+    "digits/high": Published(5, _halves(729, 167)),
+    "caltech101": Published(102, _halves(3_059, 6_084), _LISTED),
+    "dtd": Published(47, _thirds(1_880, 1_880, 1_880, "validation")),
+    "oxford_flowers102": Published(102, _thirds(1_020, 1_020, 6_149, "validation")),
+    "oxford_iiit_pet": Published(37, _halves(3_680, 3_669)),
+    "svhn_cropped": Published(10, _halves(73_257, 26_032) | {"extra": 531_131}),
+    "sun397/tfds": Published(397, _thirds(76_127, 10_875, 21_750, "validation")),
+    "patch_camelyon": Published(2, _thirds(262_144, 32_768, 32_768, "validation")),
+    "eurosat/rgb": Published(10, {"train": 27_000}),
+    "resisc45": Published(45, {"train": 31_500}),
+    "diabetic_retinopathy_detection/btgraham-300": Published(
         5, _thirds(35_126, 10_906, 42_670, "validation") | {"sample": 10}
     ),
-    "clevr": Release(None, _thirds(70_000, 15_000, 15_000, "validation")),
-    "dmlab": Release(6, _thirds(65_550, 22_628, 22_735, "validation")),
-    "kitti": Release(None, _thirds(6_347, 423, 711, "validation")),
-    "dsprites": Release(None, {"train": 737_280}),
-    "smallnorb": Release(None, _halves(24_300, 24_300)),
-    "caltech_birds2011": Release(200, _halves(5_994, 5_794)),
-    "stanford_dogs": Release(120, _halves(12_000, 8_580)),
-    "cars196": Release(196, _halves(8_144, 8_041)),
-    "food101": Release(101, {"train": 75_750, "validation": 25_250}),
-    "i_naturalist2018": Release(8_142, {"train": 437_513, "validation": 24_426}),
-    "i_naturalist2021": Release(10_000, {"train": 2_686_843, "val": 100_000}),
-    "inat2018": Release(8_142, {"train": 437_513, "val": 24_426}),
-    "inat2021": Release(10_000, {"train": 2_686_843, "val": 100_000, "mini": 500_000}),
-    "fgvc:CUB_200_2011": Release(200, _thirds(5_394, 600, 5_794)),
-    "fgvc:nabirds": Release(555, _thirds(21_536, 2_393, 24_633)),
-    "fgvc:OxfordFlower": Release(102, _thirds(1_020, 1_020, 6_149)),
-    "fgvc:StanfordDogs": Release(120, _thirds(10_800, 1_200, 8_580)),
-    "fgvc:StanfordCars": Release(196, _thirds(7_329, 815, 8_041)),
-    "cub:CUB_200_2011": Release(200, _halves(5_994, 5_794)),
-    "nabirds:nabirds": Release(555, _halves(23_929, 24_633)),
-    "gtsrb:GTSRB": Release(43, _halves(26_640, 12_630), _SIGNS),
+    "clevr": Published(None, _thirds(70_000, 15_000, 15_000, "validation")),
+    "dmlab": Published(6, _thirds(65_550, 22_628, 22_735, "validation")),
+    "kitti": Published(None, _thirds(6_347, 423, 711, "validation")),
+    "dsprites": Published(None, {"train": 737_280}),
+    "smallnorb": Published(None, _halves(24_300, 24_300)),
+    "caltech_birds2011": Published(200, _halves(5_994, 5_794)),
+    "stanford_dogs": Published(120, _halves(12_000, 8_580)),
+    "cars196": Published(196, _halves(8_144, 8_041)),
+    "food101": Published(101, {"train": 75_750, "validation": 25_250}),
+    "i_naturalist2018": Published(8_142, {"train": 437_513, "validation": 24_426}),
+    "i_naturalist2021": Published(10_000, {"train": 2_686_843, "val": 100_000}),
+    "inat2018": Published(8_142, {"train": 437_513, "val": 24_426}),
+    "inat2021": Published(10_000, {"train": 2_686_843, "val": 100_000, "mini": 500_000}),
+    "fgvc:CUB_200_2011": Published(200, _thirds(5_394, 600, 5_794)),
+    "fgvc:nabirds": Published(555, _thirds(21_536, 2_393, 24_633)),
+    "fgvc:OxfordFlower": Published(102, _thirds(1_020, 1_020, 6_149)),
+    "fgvc:StanfordDogs": Published(120, _thirds(10_800, 1_200, 8_580)),
+    "fgvc:StanfordCars": Published(196, _thirds(7_329, 815, 8_041)),
+    "cub:CUB_200_2011": Published(200, _halves(5_994, 5_794)),
+    "nabirds:nabirds": Published(555, _halves(23_929, 24_633)),
+    "gtsrb:GTSRB": Published(43, _halves(26_640, 12_630), _SIGNS),
 }
 
-# How people call the folders of VPT's lists, in lower case.
+# Other names, in lower case, of the folders of VPT's lists.
 FOLDERS = {
     "cub": "CUB_200_2011",
     "oxfordflowers": "OxfordFlower",
@@ -139,7 +141,7 @@ VTAB_FOLDERS = {
     "smallnorb_azimuth": "smallnorb_azi",
     "smallnorb_elevation": "smallnorb_ele",
 }
-_CONFIGS = {"eurosat": "eurosat/rgb", "sun397": "sun397/tfds"}  # what TFDS takes without a config
+_CONFIGS = {"eurosat": "eurosat/rgb", "sun397": "sun397/tfds"}  # TFDS's default configs
 _NORB = {"smallnorb_azimuth": 18, "smallnorb_elevation": 9}
 
 
@@ -148,34 +150,34 @@ def _vtab() -> dict[str, DataSet]:
     for name, task in vtab.TASKS.items():
         names = f"vtab/{name}", f"vtab1k:{VTAB_FOLDERS.get(name, name)}"
         openings = tuple(Opening(n, "train800", "val200", "test") for n in names)
-        classes = task.classes or _NORB.get(name) or RELEASES[task.data].classes
+        classes = task.classes or _NORB.get(name) or PUBLISHED[task.data].classes
         out[name] = DataSet("vtab", name, task.group, classes, openings)
     return out
 
 
-def _vtab_folders() -> dict[str, Release]:
+def _vtab_folders() -> dict[str, Published]:
     out = {}
     for data in _vtab().values():
         task = vtab.TASKS[data.name]
-        test = files.pieces(task.test, RELEASES[task.data].counts.__getitem__)
+        test = parse_split(task.test, PUBLISHED[task.data].counts.__getitem__)
         counts = {"train800": 800, "val200": 200, "train800val200": 1000}
         counts["test"] = sum(stop - start for _, start, stop in test)
-        out[data.openings[1].name] = Release(data.classes, counts, _COPIES)
+        out[data.openings[1].name] = Published(data.classes, counts, _COPIES)
     return out
 
 
-def _sets(suite: str, share: int, sets: Mapping[str, tuple[str, ...]]) -> dict[str, DataSet]:
-    """Returns a suite without groups; `share` percent of train remain where val is cut off it."""
+def _sets(benchmark: str, share: int, sets: Mapping[str, tuple[str, ...]]) -> dict[str, DataSet]:
+    """Returns a benchmark without groups; if val is cut from train, `share` percent remain."""
     out = {}
     for name, opened in sets.items():
         openings = []
         for source in opened:
-            counts = RELEASES[source].counts
+            counts = PUBLISHED[source].counts
             val = next((v for v in ("validation", "val") if v in counts and "test" in counts), None)
             train = "train" if val else f"train[:{share}%]"
             test = "test" if "test" in counts else "validation"
             openings.append(Opening(source, train, val or f"train[{share}%:]", test))
-        out[name] = DataSet(suite, name, "", RELEASES[opened[0]].classes, tuple(openings))
+        out[name] = DataSet(benchmark, name, "", PUBLISHED[opened[0]].classes, tuple(openings))
     return out
 
 
@@ -195,19 +197,19 @@ _WHOLE = {
     "gtsrb": ("gtsrb:GTSRB",),
 }
 _SMALL = ("cifar10", "cifar100", "mnist", "fashion_mnist", "digits/low", "digits/high")
-RELEASES |= _vtab_folders()
+PUBLISHED |= _vtab_folders()
 BENCHMARKS = {
     "vtab": _vtab(),
     "fgvc": _sets("fgvc", 90, _FINE),
     "hta": _sets("hta", 80, _WHOLE | {k: _FINE[k] for k in ("cub", "nabirds", "dogs", "flowers")}),
     "small": _sets("small", 90, {name: (name,) for name in _SMALL}),
-    # Published with the labels of val alone: it is where results are told.
+    # Only val was published with labels, so results are reported on it.
     "inat": {
         year: DataSet(
             "inat",
             year,
             "",
-            RELEASES[f"inat{year}"].classes,
+            PUBLISHED[f"inat{year}"].classes,
             (
                 Opening(f"inat{year}", "train", "val", ""),
                 Opening(f"i_naturalist{year}", "train", val, ""),
@@ -218,74 +220,83 @@ BENCHMARKS = {
 }
 
 
-def find(suite: str, name: str) -> DataSet:
-    """Returns a data set of a suite.
+def find(benchmark: str, name: str) -> DataSet:
+    """Returns a data set of a benchmark.
 
-    Raises: UserError if there is no such suite, or no such data set in it.
+    Raises: UserError if there is no such benchmark, or no such data set in it.
     """
-    if suite not in BENCHMARKS:
-        raise unknown("suite", suite, BENCHMARKS)
-    if name not in BENCHMARKS[suite]:
-        raise unknown(f"data set of {suite}", name, BENCHMARKS[suite])
-    return BENCHMARKS[suite][name]
+    if benchmark not in BENCHMARKS:
+        raise unknown("benchmark", benchmark, BENCHMARKS)
+    if name not in BENCHMARKS[benchmark]:
+        raise unknown(f"data set of {benchmark}", name, BENCHMARKS[benchmark])
+    return BENCHMARKS[benchmark][name]
 
 
-def settings(suite: str, name: str, kind: str = "") -> dict[str, str]:
-    """Returns what config.data gets: name, train, val and test.
+def settings(benchmark: str, name: str, kind: str = "") -> dict[str, str]:
+    """Returns the keys of config.data for a data set: name, train, val and test.
 
-    `kind` chooses among the ways to open it; without, it is the first.
-    Raises: UserError as `find` does, or if there is no such way.
+    Args:
+        benchmark: such as "fgvc".
+        name: such as "cub".
+        kind: which way to open it, see `Opening.kind`; by default the first.
+
+    Raises:
+        UserError: as `find` does, or if there is no such way.
     """
-    openings = {o.kind: o for o in reversed(find(suite, name).openings)}
-    if kind and kind not in openings:
-        raise unknown(f"way to open {name}", kind, openings)
-    return (openings[kind] if kind else find(suite, name).openings[0])._asdict()
+    openings = find(benchmark, name).openings
+    by_kind = {o.kind: o for o in reversed(openings)}
+    if kind and kind not in by_kind:
+        raise unknown(f"way to open {name}", kind, by_kind)
+    return (by_kind[kind] if kind else openings[0])._asdict()
 
 
 def columns(name: str) -> list[DataSet]:
-    """Returns the data sets that config.data.name opens, of all suites."""
+    """Returns the data sets, of all benchmarks, that config.data.name opens."""
     name = known_name(name)
-    sets = (s for suite in BENCHMARKS.values() for s in suite.values())
+    sets = (s for benchmark in BENCHMARKS.values() for s in benchmark.values())
     return [s for s in sets if name in (o.name for o in s.openings)]
 
 
 def known_name(name: str) -> str:
-    """Returns a name without version, or path, or spelling: "fgvc:/x/cub/" is fgvc:CUB_200_2011."""
+    """Returns the published form of config.data.name: "fgvc:/x/cub/" is fgvc:CUB_200_2011.
+
+    Version, path and spelling are removed; a name that is not published is returned as it is.
+    """
     name = re.sub(r":\d+\.\d+\.\d+$", "", name)
     kind, colon, path = name.partition(":")
     if not colon:
         return _CONFIGS.get(name, name)
     folder = path.rstrip("/").rpartition("/")[2]
     folder = FOLDERS.get(folder.lower(), folder)
-    same = (r for r in RELEASES if r.lower() == f"{kind}:{folder}".lower())
+    same = (r for r in PUBLISHED if r.lower() == f"{kind}:{folder}".lower())
     return next(same, name)
 
 
-def release(name: str) -> Release | None:
-    """Returns what was published about the data that config.data.name opens, or None."""
+def published(name: str) -> Published | None:
+    """Returns the published facts about the data that config.data.name opens, or None."""
     name = known_name(name)
     if not name.startswith("vtab/"):
-        return RELEASES.get(name)
+        return PUBLISHED.get(name)
     data = BENCHMARKS["vtab"].get(name.removeprefix("vtab/"))
-    whole = RELEASES[vtab.find(name).data]
+    whole = PUBLISHED[vtab.find(name).data]
     return whole._replace(classes=data.classes)
 
 
-def pieces(name: str, split: str) -> list[tuple[str, int, int]] | None:
-    """Returns (whole split, first image, end) of the parts of a split, or None if not published."""
-    published = release(name)
-    if published is None:
+def parts(name: str, split: str) -> list[tuple[str, int, int]] | None:
+    """Returns (whole split, first image, end) of each part of a split; None if not published."""
+    whole = published(name)
+    if whole is None:
         return None
     if name.startswith("vtab/"):
-        named = vtab.splits(vtab.find(name), published.counts["train"])
+        named = vtab.splits(vtab.find(name), whole.counts["train"])
         split = named.get(split, split)
     try:
-        return files.pieces(split, published.counts.__getitem__)
+        return parse_split(split, whole.counts.__getitem__)
     except (KeyError, UserError):
-        return None  # no split that was published; who opens it says so better
+        return None  # not a published split; opening it gives the better message
 
 
 def expected(name: str, split: str) -> int | None:
-    """Returns how many images a split has as published, or None where that is not known."""
-    parts = pieces(name, split)
-    return None if parts is None else sum(stop - start for _, start, stop in parts)
+    """Returns the published number of images of a split, or None."""
+    found = parts(name, split)
+    return None if found is None else sum(stop - start for _, start, stop in found)

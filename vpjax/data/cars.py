@@ -1,4 +1,4 @@
-"""What the class names of Stanford Cars tell: "Acura Integra Type R 2001".
+"""Facts in the class names of Stanford Cars, such as "Acura Integra Type R 2001".
 
     facts("Audi S4 Sedan 2012") -> full_name, make "Audi", model "S4", type "sedan", year "2012"
 
@@ -22,7 +22,7 @@ TYPES = {
 
 
 def facts(name: str) -> dict[str, str]:
-    """Returns what templates for cars ask for; a type that the name does not say is "car"."""
+    """Returns the facts that templates for cars ask for; without a type in the name it is "car"."""
     words = name.replace("_", " ").split()
     year = next((w for w in words if re.fullmatch(r"(19|20)\d\d", w)), "")
     words = [w for w in words if w != year]

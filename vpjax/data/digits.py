@@ -1,124 +1,81 @@
 """Handwritten digits, 8x8 pixels: the data set that needs no download.
 
 1,797 grey images by 13 writers: the test part of "Optical Recognition of Handwritten Digits" by
-E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, 1998), read from the copy that comes
-with scikit-learn. A value counts the inked pixels, 0 to 16, of a 4x4 block; it becomes 0 to 255.
+E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, 1998; CC BY 4.0), made into
+`assets/digits.npz` from the copy in scikit-learn (BSD 3-clause). A value counts the inked pixels,
+0 to 16, of a 4x4 block; it becomes 0 to 255.
 
-Two configs, five classes each, so that a small model can be pre-trained on one half of the digits
-and tuned to the other: "digits/low" holds 0-4, "digits/high" 5-9. One seeded permutation of all
-images puts 1,437 in train and 360 in test (high: 729 and 167).
+Two halves of five classes each, so that a small model can be pre-trained on one and tuned to the
+other: "digits/low" holds 0-4, "digits/high" 5-9. A seeded permutation of all images put 1,437 in
+train and 360 in test. The file holds low/train, low/test, high/train and high/test in this order.
 """
 
-import contextlib
-import importlib.util
 import io
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from vpjax.core.errors import UserError, unknown
-from vpjax.core.files import cache_folder
+from vpjax.core.errors import unknown
+from vpjax.data.records import Piece, Record, parse_split
+from vpjax.data.source import Source
 
-CONFIGS = {"low": range(0, 5), "high": range(5, 10)}
+FILE = Path(__file__).parent / "assets" / "digits.npz"
 VERSION = "1.0.0"
-TRAIN = 1437
+CLASSES = {"low": range(0, 5), "high": range(5, 10)}
+ROWS = {  # of the file
+    "low": {"train": range(0, 708), "test": range(708, 901)},
+    "high": {"train": range(901, 1630), "test": range(1630, 1797)},
+}
 
 
-class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The 8x8 digits as a TFDS data set, in two halves."""
+def open_digits(name: str, split: str) -> Source:
+    """Opens a split of "digits/low" or "digits/high": train, test, slices and sums.
 
-    VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name=name, description=f"Digits {digits[0]} to {digits[-1]}.")
-        for name, digits in CONFIGS.items()
-    ]
+    Raises: UserError for another name, or a split that does not exist.
+    """
+    half = name.removesuffix(f":{VERSION}").removeprefix("digits/")
+    if half not in ROWS:
+        raise unknown("half of the digits", name, [f"digits/{half}" for half in ROWS])
+    where, rows = f"digits/{half}:{VERSION}", ROWS[half]
 
-    def _info(self):
-        names = [str(digit) for digit in CONFIGS[self.builder_config.name]]
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=names),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://archive.ics.uci.edu/dataset/80",
-        )
+    def count(part: str) -> int:
+        if part not in rows:
+            raise unknown(f"split of {where}", part, rows)
+        return len(rows[part])
 
-    def _split_generators(self, dl_manager):
-        order = np.random.default_rng(0).permutation(1797)
-        return {"train": self._examples(order[:TRAIN]), "test": self._examples(order[TRAIN:])}
-
-    def _generate_examples(self):  # TFDS asks for the method; the splits bring their own
-        raise NotImplementedError
-
-    def _examples(self, rows):
-        images, digits = load()
-        wanted = CONFIGS[self.builder_config.name]
-        for row in rows:
-            if digits[row] in wanted:
-                # A PIL image: TFDS would encode an array through TensorFlow.
-                image = Image.fromarray(images[row])
-                yield int(row), {"image": image, "label": int(digits[row] - wanted[0])}
+    chosen = [rows[part][start:stop] for part, start, stop in parse_split(split, count)]
+    classes = [str(digit) for digit in CLASSES[half]]
+    return Source(f"{where}[{split}]", classes, Digits(chosen, CLASSES[half][0]), (8, 8, 1))
 
 
 def load() -> tuple[UInt8[np.ndarray, "n 8 8"], Int64[np.ndarray, "n"]]:
-    """Returns all images and which digit each one is."""
-    package = Path(importlib.util.find_spec("sklearn").submodule_search_locations[0])
-    table = package / "datasets" / "data" / "digits.csv.gz"
-    if table.exists():  # importing scikit-learn takes longer than all the rest
-        table = np.loadtxt(table, delimiter=",")
-        images, digits = table[:, :-1], table[:, -1]
-    else:
-        from sklearn.datasets import load_digits
-
-        images, digits = load_digits(return_X_y=True)
-    images = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
-    return images, digits.astype(np.int64)
+    """Returns all images, in 0..255, and the digit each one shows."""
+    with np.load(FILE) as file:
+        images, digits = file["images"], file["digits"]
+    return np.rint(images * (255 / 16)).astype(np.uint8), digits.astype(np.int64)
 
 
-def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
-    """Returns the folder of "digits/low" or "digits/high", writing it first if it is not there.
+class Digits:
+    """The digits of some rows of the file, as PNG so that fingerprints stay what they were."""
 
-    Without `data_dir` it lies in the cache folder. Safe while other processes do the same: the data
-    set is written aside and renamed, and whoever is second throws its own copy away.
-    """
-    known = [f"digits/{config}" for config in CONFIGS]
-    name = name.removesuffix(f":{VERSION}")
-    if name not in known:
-        raise unknown("half of the digits", name, known)
-    config = name.removeprefix("digits/")
-    root = Path(data_dir).expanduser() if data_dir else cache_folder() / "data"
-    folder = root / "digits" / config / VERSION
-    if (folder / "dataset_info.json").exists():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.mkdtemp(prefix=".incomplete-", dir=root)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the digits to {root}: {error}. Name a folder you can write to as "
-            "data_dir, or set VPJAX_CACHE."
-        ) from error
-    try:
-        builder = Digits(config=config, data_dir=aside)
-        tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # a second's work needs no banner
-            builder.download_and_prepare(file_format="array_record")
-        with contextlib.suppress(OSError):  # another process was first
-            os.rename(builder.data_path, folder)
-    finally:
-        tfds.enable_progress_bar()
-        shutil.rmtree(aside, ignore_errors=True)
-    if not (folder / "dataset_info.json").exists():
-        raise UserError(f"could not write the digits to {folder}. Is the disk full or read-only?")
-    return folder
+    def __init__(self, rows: Sequence[range], first_digit: int):
+        images, digits = load()
+        self.pieces = [Piece(str(FILE), r.start, r.stop) for r in rows if r]
+        self._records = [
+            Record(_png(images[i]), int(digits[i]) - first_digit) for part in rows for i in part
+        ]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        return [self._records[i] for i in indices]
+
+
+def _png(image: UInt8[np.ndarray, "H W"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()

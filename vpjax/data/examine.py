@@ -1,10 +1,10 @@
-"""Every image of a split, decoded once and noted down: for `vpjax.data.check`.
+"""Decodes every image of a split once and keeps a few facts about each: for `vpjax.data.check`.
 
-    found = examine(source, threads=8)
-    found.unreadable[17]   "OSError: image file is truncated (4 bytes not processed)"
+    examined = examine(source, threads=8)
+    examined.unreadable[17]   "OSError: image file is truncated (4 bytes not processed)"
 
-Of an image remain a few bytes: a hash of its pixels (so that a JPEG and its PNG copy are the same
-picture), label, size and kind. Nothing stops at a fault.
+The facts are a hash of the pixels (so that a JPEG and its PNG copy are the same picture), label,
+size and kind. An unreadable image is a fact too, and stops nothing.
 """
 
 import collections
@@ -20,16 +20,17 @@ from PIL import ExifTags, Image
 
 from vpjax.core.errors import UserError
 from vpjax.data import images
-from vpjax.data.source import Record, Source
+from vpjax.data.records import Record
+from vpjax.data.source import Source
 
-BLOCK = 32  # images a thread takes at once
-AHEAD = 8  # blocks in work or waiting, a thread
+BLOCK = 32  # images that a thread takes at once
+AHEAD = 8  # blocks per thread that are in work or waiting
 
 Label = int | tuple[int, ...] | None  # None: the record could not even be read
 
 
-class Look(NamedTuple):
-    """What is noted of one image; of an unreadable one only its fault and perhaps its label."""
+class Facts(NamedTuple):
+    """Facts about one image; an unreadable one has only a fault and perhaps a label."""
 
     label: Label
     fault: str = ""
@@ -40,17 +41,17 @@ class Look(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What is noted of a split, an entry an image."""
+    """Facts about the images of a split, in its order."""
 
     labels: list[Label]
     pixels: UInt64[np.ndarray, " n"]  # hashes
     sizes: Int64[np.ndarray, "n 2"]  # height and width, as read
-    kinds: dict[str, list[int]]  # images of each kind
-    unreadable: dict[int, str]
+    kinds: dict[str, list[int]]  # indices of the images of each kind
+    unreadable: dict[int, str]  # fault by index
 
     @property
     def readable(self) -> Int64[np.ndarray, " m"]:
-        """Returns which images could be read."""
+        """Indices of the images that could be read."""
         return np.setdiff1d(np.arange(len(self.labels)), list(self.unreadable))
 
     def digest(self) -> str:
@@ -61,51 +62,57 @@ class Examined(NamedTuple):
 
 
 def examine(source: Source, threads: int, done: Callable[[int], None] = lambda n: None) -> Examined:
-    """Reads and decodes all images; `done` is told how many are, now and then."""
-    looks: list[Look] = []
+    """Reads and decodes all images.
+
+    Args:
+        source: the data.
+        threads: number of threads that decode.
+        done: called, now and then, with the number of images that are done.
+    """
+    facts: list[Facts] = []
     with ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[Future[list[Look]]] = collections.deque()
+        waiting: collections.deque[Future[list[Facts]]] = collections.deque()
         for start in range(0, len(source), BLOCK):
             block = range(start, min(start + BLOCK, len(source)))
-            waiting.append(pool.submit(_look_at_block, source, block))
+            waiting.append(pool.submit(_examine_block, source, block))
             # Bounded, so that a long list of blocks is not held in memory.
             while len(waiting) > AHEAD * threads:
-                looks += waiting.popleft().result()
-                done(len(looks))
+                facts += waiting.popleft().result()
+                done(len(facts))
         while waiting:
-            looks += waiting.popleft().result()
-            done(len(looks))
+            facts += waiting.popleft().result()
+            done(len(facts))
     kinds: dict[str, list[int]] = collections.defaultdict(list)
-    for i, look in enumerate(looks):
-        if not look.fault:
-            kinds[look.kind].append(i)
+    for i, image in enumerate(facts):
+        if not image.fault:
+            kinds[image.kind].append(i)
     return Examined(
-        labels=[look.label for look in looks],
-        pixels=np.array([look.pixels for look in looks], np.uint64),
-        sizes=np.array([(look.height, look.width) for look in looks], np.int64).reshape(-1, 2),
+        labels=[image.label for image in facts],
+        pixels=np.array([image.pixels for image in facts], np.uint64),
+        sizes=np.array([(image.height, image.width) for image in facts], np.int64).reshape(-1, 2),
         kinds=dict(kinds),
-        unreadable={i: look.fault for i, look in enumerate(looks) if look.fault},
+        unreadable={i: image.fault for i, image in enumerate(facts) if image.fault},
     )
 
 
-def _look_at_block(source: Source, block: Sequence[int]) -> list[Look]:
+def _examine_block(source: Source, block: Sequence[int]) -> list[Facts]:
     try:
-        return [look_at(r, source.image_shape) for r in source.records.__getitems__(list(block))]
-    except UserError:  # one of them; which, only reading them singly tells
-        return [_look_at_one(source, i) for i in block]
+        records = source.records.__getitems__(list(block))
+    except UserError:  # one of them is damaged: reading them one by one shows which
+        return [_examine_one(source, i) for i in block]
+    return [_facts(record, source.image_shape) for record in records]
 
 
-def _look_at_one(source: Source, index: int) -> Look:
+def _examine_one(source: Source, index: int) -> Facts:
     try:
         (record,) = source.records.__getitems__([index])
     except UserError as error:
         labels = getattr(source.records, "labels", None)
-        return Look(None if labels is None else int(labels[index]), str(error))
-    return look_at(record, source.image_shape)
+        return Facts(None if labels is None else int(labels[index]), str(error))
+    return _facts(record, source.image_shape)
 
 
-def look_at(record: Record, shape: tuple[int | None, int | None, int]) -> Look:
-    """Decodes one image; `shape` is what the data set promises, None where sizes differ."""
+def _facts(record: Record, shape: tuple[int | None, int | None, int]) -> Facts:
     label: Label = record.label
     try:
         array, kind = record.image, "array"
@@ -113,13 +120,13 @@ def look_at(record: Record, shape: tuple[int | None, int | None, int]) -> Look:
             array, kind = images.decode(array, shape[2]), _kind(array)
     except Exception as error:  # Pillow raises a dozen kinds on broken files
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return Look(label, text)
+        return Facts(label, text)
     if any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
-        return Look(label, f"shape {array.shape}, but the data set's is {shape}")
+        return Facts(label, f"shape {array.shape}, but that of the data set is {shape}")
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(array))
     pixels = int.from_bytes(digest.digest(), "little")
-    return Look(label, "", pixels, array.shape[0], array.shape[1], kind)
+    return Facts(label, "", pixels, array.shape[0], array.shape[1], kind)
 
 
 def _kind(data: bytes) -> str:

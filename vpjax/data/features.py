@@ -2,15 +2,13 @@
 
     features.npy   n D float32, memory-mapped
     labels.npy     n int32, or n C of zeros and ones
-    meta.json      what they are of, and how many rows are done
+    meta.json      data, backbone and preprocessing, and how many rows are done
 
-A folder that is not finished is gone on with: rows count as done once they are on the disk.
+Filling a folder may be interrupted and continued: rows count as done once they are on the disk.
 """
 
 import contextlib
-import fcntl
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -21,13 +19,14 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from numpy.lib.format import open_memmap
 
-from vpjax.core.errors import UserError
+from vpjax.core.errors import InUse, UserError
+from vpjax.core.files import locked, read_json, write_json
 from vpjax.data.loader import MEMORY, Order
 from vpjax.data.source import Source
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 1000  # examples whose stored bytes stand for a data set's
+SAMPLE = 1000  # examples that `content` reads
 
 
 class Rows(NamedTuple):
@@ -38,7 +37,7 @@ class Rows(NamedTuple):
 
 
 class FeatureLoader(Order):
-    """Batches as a `Loader` makes them, but "image" is b D float32: features in place of pixels."""
+    """Batches as a `Loader` makes them, with "features" (b D float32) in place of "image"."""
 
     def __init__(self, source: Source, rows: Rows, batch_size: int, **order: Any):
         super().__init__(source, batch_size, **order)
@@ -46,7 +45,7 @@ class FeatureLoader(Order):
         self.rows = Rows(*map(np.array, rows)) if small else rows
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields this process's part of each batch, from step `start` on; in training for ever."""
+        """Yields this process's part of each batch from step `start` on; in training, endlessly."""
         step = start
         while self.train or step < self.steps_per_epoch:
             yield self.batch(step)
@@ -58,11 +57,17 @@ class FeatureLoader(Order):
         real = indices >= 0
         features, labels = (array[np.maximum(indices, 0)] for array in self.rows)
         features[~real], labels[~real] = 0, 0
-        return {"image": features, "label": labels.astype(np.int32), "mask": real}
+        return {"features": features, "label": labels.astype(np.int32), "mask": real}
 
 
 class Store:
-    """A folder of rows that is being filled; see `filling`."""
+    """A folder of rows that is being filled, see `filling`.
+
+    Attributes:
+        rows: the arrays on the disk.
+        count: number of rows.
+        done: how many of them are on the disk for certain.
+    """
 
     def __init__(self, folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]):
         self.path, self.facts = folder / "meta.json", facts
@@ -70,7 +75,7 @@ class Store:
         kinds = (np.float32, np.int32 if len(shapes[1]) == 1 else np.uint8)
         files = [folder / "features.npy", folder / "labels.npy"]
         if self.path.exists():
-            self.done = json.loads(self.path.read_text())["done"]
+            self.done = read_json(self.path)["done"]
             self.rows = Rows(*(np.load(f, mmap_mode="r+") for f in files))
         else:
             made = zip(files, kinds, shapes, strict=True)
@@ -87,30 +92,32 @@ class Store:
         self.rows.features[rows], self.rows.labels[rows] = features, labels
 
     def save(self, done: int) -> None:
-        """Brings the rows before `done` to the disk, then says so."""
+        """Flushes the arrays, then notes that the rows before `done` are done."""
         for array in self.rows:
             array.flush()
-        new = self.path.with_name("meta.json.new")
-        new.write_text(json.dumps(self.facts | {"done": done}, indent=2) + "\n")
-        new.replace(self.path)
+        write_json(self.path, self.facts | {"done": done})
         self.done = done
 
 
 @contextlib.contextmanager
-def filling(
-    folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]
-) -> Iterator[Store | None]:
-    """Opens a folder for this process alone; another that fills it is waited for.
+def filling(folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]) -> Iterator[Store]:
+    """Opens a folder of rows to fill; waits while another process fills it.
 
-    Raises: UserError if the disk is too full.
+    Args:
+        folder: made if need be.
+        facts: kept in meta.json.
+        shapes: of features (n, D) and labels (n,) or (n, C).
+
+    Raises:
+        UserError: if the disk is too full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(locked(folder / ".lock", wait=False))
+        except InUse:
             log.info("features  another process is computing them; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(locked(folder / ".lock"))
         need, free = 4 * int(np.prod(shapes[0])), shutil.disk_usage(folder).free
         if not (folder / "meta.json").exists() and need > free:
             raise UserError(
@@ -121,14 +128,14 @@ def filling(
 
 
 def read_rows(folder: Path) -> Rows:
-    """Returns what a finished folder holds, without reading it yet."""
+    """Returns the rows of a finished folder, memory-mapped."""
     return Rows(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Rows._fields))
 
 
 def content(source: Source) -> str:
-    """Returns a hash of a split: name, classes, length, and a thousand examples as stored.
+    """Returns a hash of a split: name, classes, length, and up to 1000 examples as stored.
 
-    They are spread evenly; a change of others alone goes unnoticed.
+    The examples are spread evenly over the split; changes in others go unnoticed.
     """
     n = len(source)
     digest = hashlib.sha256(f"{source.name}\n{n}\n{source.classes}\n".encode())

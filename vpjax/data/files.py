@@ -1,13 +1,6 @@
-"""Image files of a folder as records, and split strings over lists of them.
+"""Image files of a folder as records, and what a reader of lists returns."""
 
-    splits("train[:800]+val[50%:]", load)   # load("train") -> [("cat/1.jpg", 0), ...]
-
-Split strings are those of TFDS: names, slices in images or percent, sums.
-"""
-
-import functools
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,20 +9,22 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.source import Record
+from vpjax.data.records import Piece, Record
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+PHOTO = (None, None, 3)  # image_shape of photos: sizes differ, RGB
 
 File = tuple[str, int]  # path relative to the data set's folder, label
-Key = str | int  # a class as a listing calls it
+Key = str | int  # a class as a list of files calls it
 Listed = list[tuple[str, Key]]
-PART = re.compile(r"\s*(\w+)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*")
 
 
 class Listing(NamedTuple):
-    """What a format's reader finds."""
+    """Files and classes of all splits, as the reader of a format returns them."""
 
     folder: Path  # what files are relative to, or a folder above that
     splits: Mapping[str, Callable[[], Listed]]
-    classes: Mapping[Key, str] | None = None  # names by key, in the order of labels; None: train's
+    classes: Mapping[Key, str] | None = None  # names by key, in label order; None: those of train
 
 
 class Files:
@@ -44,6 +39,10 @@ class Files:
         self.folder = folder
         self.names = [name for name, _ in files]
         self.labels: Int64[np.ndarray, " n"] = np.array([label for _, label in files], np.int64)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [Piece(os.path.join(self.folder, name), 0, 1) for name in self.names]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,51 +62,22 @@ class Files:
             ) from error
 
 
-def splits(split: str, load: Callable[[str], Sequence[File]]) -> list[File]:
-    """Returns the files of a split string; `load` returns those of a whole split.
+def images_below(folder: Path) -> list[str]:
+    """Returns the image files in a folder and its subfolders, relative to it, with "/".
 
-    Raises: UserError as `pieces` does.
+    Hidden files and folders are left out; links to folders are followed.
     """
-    load = functools.cache(load)
-    out = []
-    for name, start, stop in pieces(split, lambda name: len(load(name))):
-        out += load(name)[start:stop]
-    return out
-
-
-def pieces(split: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:
-    """Returns (whole split, first image, end) of each part of a split string.
-
-    `count` returns the number of images of a whole split.
-
-    Raises: UserError for what is no split string, or a slice outside of a split.
-    """
-    out = []
-    for part in split.split("+"):
-        match = PART.fullmatch(part)
-        if not match:
-            raise UserError(
-                f"split {split!r} cannot be read at {part.strip()!r}; expected a name with an "
-                "optional slice, such as 'train', 'train[:90%]' or 'train[:800]+val[100:200]'."
-            )
-        n = count(match[1])
-        start, stop = (_place(t, d, n, part) for t, d in ((match[2], 0), (match[3], n)))
-        out.append((match[1], start, max(start, stop)))
-    return out
-
-
-def _place(text, default, n, part):
-    """Returns where a slice begins or ends; percent are rounded as in TFDS."""
-    if text is None:
-        return default
-    place = round(int(text[:-1]) * n / 100) if text.endswith("%") else int(text)
-    if not -n <= place <= n:
-        raise UserError(f"split {part.strip()!r}: {text} is outside of its {n} images.")
-    return place + n if place < 0 else place
+    found = []
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if f[0] != "."]
+        inside = Path(here).relative_to(folder)
+        images = (f for f in files if f[0] != "." and f.lower().endswith(EXTENSIONS))
+        found += [(inside / file).as_posix() for file in images]
+    return found
 
 
 class Finder:
-    """Tells which files exist, asking the disk once a folder: stat is slow for millions."""
+    """Says which files exist, listing each folder once: to stat millions of files is slow."""
 
     def __init__(self, folder: Path):
         self._folder = str(folder)

@@ -1,4 +1,4 @@
-"""Images that people already have: class folders, and lists of files in several formats.
+"""Image files on the disk: class folders, and lists of files in several formats.
 
     open_listing("folder", "/data/birds", "train[:90%]")   # config.data.name = "folder:/data/birds"
 
@@ -7,11 +7,11 @@
     fgvc      <path>/{train,val,test}.json, each {file: class id}, as VPT's authors publish them
     vtab1k    <path>/{train800,val200,...}.txt, lines "file label": VTAB-1k as image folders
     zhou      a file: {"train": [[file, label, class name], ...], "val": ..., "test": ...}
-    nabirds, cub, gtsrb    those data sets as their authors pack them, see `releases.py`
+    nabirds, cub, gtsrb    those data sets as their authors pack them, see `archives.py`
 
 Classes are those of the split "train", in the order of their names (numbers: as numbers). A split
-is ordered by a hash of its files' paths, so that a slice of it is a sample, whatever the listing's
-order, and stays when files are added. `READERS` at the end is the list of formats.
+is ordered by a hash of its files' paths, so that a slice of it is a sample of all classes, and
+files that are added later do not reorder the others. `READERS` at the end is the list of formats.
 """
 
 import csv
@@ -25,20 +25,26 @@ from typing import Any
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import archives
-from vpjax.data.files import File, Files, Finder, Key, Listed, Listing, splits
+from vpjax.data.files import PHOTO, File, Files, Finder, Key, Listed, Listing, images_below
+from vpjax.data.records import select_split
 from vpjax.data.source import Source
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 NAMES = ("train", "val", "valid", "validation", "test")  # of splits, as folders
-SAME = ({"val", "valid", "validation"},)  # different words for one split
+SYNONYMS = ({"val", "valid", "validation"},)  # names of one split
 COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class")}
-PHOTO = (None, None, 3)
 
 
 def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Source:
-    """Opens a split of the images at `path`, which is relative to `data_dir` if that is given.
+    """Opens a split of image files.
 
-    Raises: UserError for a path, split or file that does not exist, or a class train has not.
+    Args:
+        kind: a format, a key of `READERS`.
+        path: folder or file, relative to `data_dir` if that is given.
+        split: split string, such as "train[:90%]".
+        data_dir: folder that `path` is relative to.
+
+    Raises:
+        UserError: for a path, split or file that does not exist, or a class that train lacks.
     """
     place = Path(data_dir or "").expanduser() / Path(path).expanduser()
     if not place.exists():
@@ -59,27 +65,27 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
             if key not in labels:
                 raise UserError(
                     f"{where}: {file} of {name!r} has class {key!r}, which {_trained(listing)!r} "
-                    f"has not. Its classes: {_few(classes)}."
+                    f"lacks. Its classes: {_few(classes)}."
                 )
         prefix = _prefix(where, listing.folder, listed)
         found = [(prefix + file, labels[key]) for file, key in listed]
         return sorted(found, key=lambda f: hashlib.sha256(f[0].encode()).digest())
 
-    records = Files(listing.folder, splits(split, files))
+    records = Files(listing.folder, select_split(split, files))
     return Source(f"{where}[{split}]", list(classes.values()), records, PHOTO)
 
 
 def _trained(listing):
-    """Returns the split whose classes count."""
+    """Returns the split whose classes are those of the data set."""
     return "train" if "train" in listing.splits else next(iter(listing.splits))
 
 
 def _split(where, name, known):
-    """Returns the listing's word for a split."""
+    """Returns the listing's name of a split."""
     if name in known:
         return name
-    for words in SAME:
-        if name in words and (other := words & known.keys()):
+    for names in SYNONYMS:
+        if name in names and (other := names & known.keys()):
             return min(other)
     raise unknown(f"split of {where}", name, known)
 
@@ -96,10 +102,10 @@ def _prefix(where, folder, listed):
     """
     if not listed:
         return ""
-    there, first = Finder(folder), listed[0][0]
+    on_disk, first = Finder(folder), listed[0][0]
     below = sorted(f"{p.name}/" for p in folder.iterdir() if p.is_dir())
-    prefix = next((p for p in ("", *below) if p + first in there), "")
-    lost = [file for file, _ in listed if prefix + file not in there]
+    prefix = next((p for p in ("", *below) if p + first in on_disk), "")
+    lost = [file for file, _ in listed if prefix + file not in on_disk]
     if lost:
         raise UserError(
             f"{where}: {len(lost)} of {len(listed)} files are not in {folder / prefix}, the first "
@@ -116,9 +122,9 @@ def ordered(keys: Iterable[Key]) -> list[Key]:
 
 
 def class_folder(path: Path) -> Listing:
-    """Subfolders are classes, or splits whose subfolders are."""
+    """Reads a folder whose subfolders are classes, or splits with a subfolder for each class."""
     if not path.is_dir():
-        raise UserError(f"{path} is no folder.")
+        raise UserError(f"{path} is no folder. Give the folder that holds a folder per class.")
     below = _subfolders(path)
     if below and set(below) <= set(NAMES):
         parts = {name: functools.partial(_images, path, name) for name in below}
@@ -141,16 +147,12 @@ def _images(path, part):
     out = []
     for name in _subfolders(path / part):
         start = "/".join(filter(None, (part, name)))
-        for folder, below, files in os.walk(path / start, followlinks=True):
-            below[:] = [b for b in below if b[0] != "."]
-            inside = Path(folder).relative_to(path).as_posix()
-            good = (f for f in files if f[0] != "." and f.lower().endswith(IMAGES))
-            out += [(f"{inside}/{file}", name) for file in good]
+        out += [(f"{start}/{file}", name) for file in images_below(path / start)]
     return out
 
 
 def csv_list(path: Path) -> Listing:
-    """Rows are path,label[,split]; without a split they are all of "train"."""
+    """Reads rows path,label[,split]; rows without a split belong to "train"."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
     columns = {"path": 0, "label": 1, "split": 2}
@@ -172,7 +174,10 @@ def csv_list(path: Path) -> Listing:
 
 
 def json_splits(path: Path) -> Listing:
-    """Every JSON file is a split; class ids may have gaps: a label is an id's rank in train."""
+    """Reads a folder with a JSON file for each split, {file: class id}.
+
+    Ids may have gaps: a label is an id's rank among those of train.
+    """
 
     def load(file):
         content = _json(file)
@@ -184,7 +189,10 @@ def json_splits(path: Path) -> Listing:
 
 
 def text_lists(path: Path) -> Listing:
-    """Every text file is a split; labels count from 0, and train need not show every class."""
+    """Reads a folder with a text file for each split, lines "file label".
+
+    Labels count from 0, and train need not show every class.
+    """
     parts = {file.stem: _lines(file) for file in sorted(path.glob("*.txt"))}
     highest = max((label for part in parts.values() for _, label in part), default=-1)
     classes = {i: str(i) for i in range(highest + 1)}
@@ -204,7 +212,7 @@ def _lines(file):
 
 
 def zhou(path: Path) -> Listing:
-    """One JSON file with all splits and the classes' names."""
+    """Reads one JSON file with all splits and the classes' names."""
     content = _json(path)
     try:
         rows = {split: [(f, int(c), n) for f, c, n in part] for split, part in content.items()}

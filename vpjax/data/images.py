@@ -1,8 +1,8 @@
-"""Encoded bytes -> upright uint8 pixels with one or three channels.
+"""Decodes image files to upright uint8 pixels with one or three channels.
 
-Every odd kind of file that real data sets hold ends as plain grey or RGB here: CMYK, palettes,
-transparency, 16 bits a channel, photos whose EXIF tag says "turn me". Nothing is ever substituted
-for a file that cannot be read.
+Every kind of file in real data sets becomes plain grey or RGB: CMYK, palettes, transparency, 16
+bits a channel, photos that their EXIF tag rotates. Nothing is ever substituted for a file that
+cannot be read.
 """
 
 import io
@@ -16,17 +16,21 @@ GREY = ("L", "LA", "La", "1", *SIXTEEN_BIT)
 
 
 def decode(data: bytes, channels: int | None = None) -> UInt8[np.ndarray, "H W C"]:
-    """Decodes a JPEG, PNG or any other still image that Pillow knows.
+    """Decodes a JPEG, PNG or any other still image that Pillow can read.
 
     Transparency is dropped, not blended. Of 16-bit values the high byte is kept.
-    `channels` 1 or 3 asks for grey or RGB; None keeps grey as H W 1 and makes the rest H W 3.
 
-    Raises: OSError, SyntaxError or ValueError from Pillow if the bytes are no complete image.
+    Args:
+        data: content of a file.
+        channels: 1 for grey, 3 for RGB; None keeps grey as H W 1 and makes the rest H W 3.
+
+    Raises:
+        OSError, SyntaxError or ValueError: from Pillow, if the bytes are no complete image.
     """
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise ValueError(f"no image format that is known, {len(data)} bytes {data[:12]}") from error
+        raise ValueError(f"no known image format, {len(data)} bytes {data[:12]}") from error
     with image:
         image.load()
         return pixels(ImageOps.exif_transpose(image), channels)

@@ -20,7 +20,8 @@ from typing import Any
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import tfds
-from vpjax.data.files import File, Files, Finder, splits
+from vpjax.data.files import PHOTO, File, Files, Finder
+from vpjax.data.records import select_split
 from vpjax.data.source import Source
 
 log = logging.getLogger(__name__)
@@ -30,16 +31,22 @@ TFDS = {"i_naturalist2018": "2018", "i_naturalist2021": "2021"}
 SPLITS = {"train": ("train",), "val": ("val",), "mini": ("mini", "train_mini")}
 PREFIXES = ("train", "val", "train_mini", "train_val2018")
 TAXONOMY = ("genus", "family", "order")
-PHOTO = (None, None, 3)
 
 Category = Mapping[str, Any]
 
 
 def open_json(name: str, split: str, data_dir: Any) -> Source:
-    """Opens a split of "inat2018" or "inat2021": train, val, mini (2021), slices and sums.
+    """Opens a split of iNaturalist from its JSON files.
 
-    Photos that are listed but not there are left out, with one warning that counts them.
-    Raises: UserError for a missing or broken annotation file, unknown categories, or no photos.
+    Photos that are listed but missing are left out, with one warning that counts them.
+
+    Args:
+        name: "inat2018" or "inat2021".
+        split: split string of train, val and mini (2021).
+        data_dir: folder of the JSON files and photos.
+
+    Raises:
+        UserError: for a missing or broken annotation file, unknown categories, or no photos.
     """
     version = VERSIONS[name]
     if not data_dir:
@@ -63,16 +70,16 @@ def open_json(name: str, split: str, data_dir: Any) -> Source:
                 )
         return [(file, ids[category]) for file, category in found]
 
-    files = Files(root, splits(split, load))
+    files = Files(root, select_split(split, load))
     facts = [describe(c) for c in known]
     classes = [str(f.get("name", f["id"])) for f in facts]
     return Source(f"{name}[{split}]", classes, files, PHOTO, metadata=facts)
 
 
 def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
-    """Returns (file relative to `root`, category id) of every photo that is there, in order.
+    """Returns (file relative to `root`, category id) of every photo on the disk, in order.
 
-    Raises: UserError if none is, or none has a category.
+    Raises: UserError if no listed photo is on the disk, or none has a category.
     """
     path = annotation_file(root, version, split)
     content = read(path)
@@ -80,10 +87,10 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
     listed = [(i["file_name"], of[i["id"]]) for i in content["images"] if i["id"] in of]
     if not listed:
         raise UserError(f"{path} has no image with an annotation, so there are no labels in it.")
-    there, out, lost = Finder(root), [], []
+    on_disk, out, lost = Finder(root), [], []
     base = image_folder(root, version)
     for name, category in listed:
-        file = next((c for c in candidates(name, base) if c in there), None)
+        file = next((c for c in candidates(name, base) if c in on_disk), None)
         if file is None:
             lost.append(name)
         else:
@@ -91,7 +98,7 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
     if not out:
         tried = ", ".join(str(root / c) for c in candidates(lost[0], base))
         raise UserError(
-            f"none of the {len(lost)} images in {path} is there. The first was looked for as "
+            f"none of the {len(lost)} images in {path} exists. The first was looked for as "
             f"{tried}. Unpack the images below {root}."
         )
     if lost:
@@ -106,15 +113,19 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
 
 
 def image_folder(root: Path, version: str) -> str:
-    """Returns the folder of photos, relative to `root`: "2021/", "images/" or "" for itself."""
+    """Returns the folder of photos, relative to `root`: "2021/", "images/" or "" for `root`."""
     return next((f"{f}/" for f in (version, "images") if (root / f).is_dir()), "")
 
 
 def candidates(name: str, base: str) -> list[str]:
-    """Returns where a photo may lie, relative to the root, the likeliest first.
+    """Returns the paths, relative to the root, where a photo may lie, the likeliest first.
 
-    `base` is the folder of photos. A prefix such as "train/" or "train_val2018/" may have been
-    lost in unpacking; photos of the mini set are also among those of the whole.
+    A prefix such as "train/" or "train_val2018/" may have been lost in unpacking, and photos of the
+    mini set are also among those of the whole.
+
+    Args:
+        name: the photo's name in the annotations.
+        base: the folder of photos, see `image_folder`.
     """
     prefix, _, rest = name.partition("/")
     if prefix not in PREFIXES or not rest:
@@ -138,10 +149,10 @@ def annotation_file(root: Path, version: str, split: str) -> Path:
 
 
 def categories(root: Path, version: str) -> list[Category]:
-    """Returns categories sorted by id: of categories.json, else of the train JSON.
+    """Returns the categories, sorted by id, from categories.json or else from the train JSON.
 
-    The train JSON of 2021 holds them; that of 2018 holds names in code and no taxonomy. Without
-    any the ids that occur in it are all that is known.
+    The train JSON of 2021 holds them; that of 2018 holds codes for names and no taxonomy. Where it
+    holds none, the categories are the ids that occur in its annotations.
     """
     path = root / "categories.json"
     if path.is_file():
@@ -162,8 +173,8 @@ def _of_train(path: Path, version: str, changed: int):
     found = tuple(content.get("categories") or occur)
     if TAXONOMY[0] in found[0]:
         log.info(
-            "%s has no categories.json: categories are read from %s. To be quicker: python -m "
-            "vpjax.data.convert_inat --root %s --version %s --categories",
+            "%s has no categories.json: categories are read from %s. To be quicker: python main.py "
+            "convert-inat --root %s --version %s --categories",
             *(root, path.name, root, version),
         )
     else:
@@ -176,7 +187,7 @@ def _of_train(path: Path, version: str, changed: int):
 
 
 def read(path: Path, kind: type = dict) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file: annotations (`dict`) or categories (`list`).
 
     Raises: UserError if it is broken or holds something else.
     """
@@ -192,10 +203,10 @@ def read(path: Path, kind: type = dict) -> Any:
 
 
 def describe(category: Category) -> dict[str, Any]:
-    """Returns what is known of a class: the category as it is, taxonomy in lower case.
+    """Returns the facts about a class: its category as stored, and the taxonomy in lower case.
 
-    `species` and `scientific_name` are both the name. Without a genus only the id is meant: then
-    names are in code.
+    `species` and `scientific_name` are both the name. Of a category without a genus only the id is
+    used, because its name is a code.
     """
     if TAXONOMY[0] not in category:
         return {"id": category["id"]}
@@ -205,13 +216,13 @@ def describe(category: Category) -> dict[str, Any]:
 
 
 def from_name(label: str) -> dict[str, Any]:
-    """Returns what a binomial alone tells, "Danaus plexippus" or "danaus_plexippus"."""
-    name = spoken(label)
+    """Returns the facts that follow from a binomial, "Danaus plexippus" or "danaus_plexippus"."""
+    name = with_blanks(label)
     lower = name.lower()
     return {"name": name, "species": lower, "scientific_name": lower, "genus": lower.split()[0]}
 
 
-def spoken(name: str) -> str:
+def with_blanks(name: str) -> str:
     """Returns a name with single blanks instead of underscores."""
     return " ".join(re.split(r"[\s_]+", name.strip()))
 
@@ -221,6 +232,7 @@ def open_tfds(folder: Path, split: str) -> Source:
 
     categories.json or the train JSON may lie in the data set's folder or one of the two above it.
     Without them a class has a species and a genus, read from its name.
+
     Raises: UserError if names in the JSON are not those of the data.
     """
     source = tfds.read(folder, split)
@@ -228,7 +240,7 @@ def open_tfds(folder: Path, split: str) -> Source:
     found = _near([folder, *list(folder.parents)[:2]], version)
     if found is None:
         log.warning(
-            "no categories.json in %s or above: family and order of the classes are not known",
+            "no categories.json in %s or above: family and order of the classes are unknown",
             folder,
         )
         source.metadata = tuple(from_name(c) for c in source.classes)
@@ -251,7 +263,7 @@ def _near(folders: Iterable[Path], version: str) -> tuple[Path, Sequence[Categor
 
 def _agree(source: Source, known: Sequence[Category], where: Path) -> None:
     pairs = zip(source.classes, (c["name"] for c in known), strict=False)
-    wrong = [(a, b) for a, b in pairs if spoken(a).lower() != spoken(b).lower()]
+    wrong = [(a, b) for a, b in pairs if with_blanks(a).lower() != with_blanks(b).lower()]
     if wrong or len(known) != source.num_classes:
         first = f"{wrong[0][0]!r} here is {wrong[0][1]!r} there" if wrong else "their number"
         raise UserError(

@@ -1,7 +1,7 @@
 """Batches whose order is a pure function of (seed, step).
 
     epoch 0            epoch 1
-    |3 0 4 1 2 5 6 | 5 1 6 0 2 ...     a permutation for each epoch, drawn from (seed, epoch)
+    |3 0 4 1 2 5 6 | 5 1 6 0 2 ...     a permutation for each epoch, made from (seed, epoch)
     |-step 0-|-step 1-|-step 2-| ...   a batch is the next `batch_size` positions
 
 Nothing needs to be saved to resume but the step, and any number of processes sees the same global
@@ -9,7 +9,6 @@ batches: process p of P takes the p-th part of every one. Grain's threads prepar
 each asks for a step and gets a whole batch.
 """
 
-import copy
 import functools
 import math
 import os
@@ -21,7 +20,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.source import Source, label_message
+from vpjax.data.records import label_message
+from vpjax.data.source import Source
 from vpjax.data.transforms import Preset, pair
 
 MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded
@@ -33,16 +33,25 @@ TRAIN_REMAINDERS = ("wrap", "drop", "keep")
 class Order:
     """Which examples each batch holds.
 
-    `batch_size` counts the images of all processes together. `remainder` says what becomes of the
-    images that do not fill a batch: "join" (training's default) lets a batch span two epochs,
-    "drop" leaves them out, "keep" makes a short last batch, padded and masked; "pad" (evaluation)
-    does the same in one pass. `reshuffle=False` repeats the order of the first epoch.
+    Args:
+        source: the data.
+        batch_size: images of a batch, over all processes.
+        seed: of the order.
+        train: whether to shuffle, without end; otherwise one pass in the order of the source.
+        process_index: which part of each batch is this process's.
+        process_count: number of processes.
+        remainder: the images that do not fill a batch: "wrap" (default of training) lets a batch
+            span two epochs, "drop" leaves them out, "keep" makes a short last batch, padded and
+            masked; "pad" (evaluation) does the same in one pass.
+        reshuffle: whether every epoch has an order of its own; otherwise all have the first's.
 
     Attributes:
-        steps_per_epoch: batches after which every image has been seen ("drop": that fit).
+        steps_per_epoch: batches after which every image has been seen (with "drop": every image of
+            a whole batch).
 
-    Raises: UserError for an empty source, or a batch size that does not suit the number of images
-        or processes.
+    Raises:
+        UserError: for an empty source, or a batch size that does not suit the number of images or
+            processes.
     """
 
     def __init__(
@@ -58,7 +67,7 @@ class Order:
     ):
         self.source, self.batch_size = source, batch_size
         self.seed, self.train, self.reshuffle = seed % 2**64, train, reshuffle
-        self.remainder = remainder or ("join" if train else "pad")
+        self.remainder = remainder or ("wrap" if train else "pad")
         self._check(process_index, process_count)
         share = batch_size // process_count
         self._rows = range(process_index * share, (process_index + 1) * share)
@@ -66,7 +75,7 @@ class Order:
         whole = n // batch_size
         self.steps_per_epoch = whole if self.remainder == "drop" else math.ceil(n / batch_size)
         # An epoch's permutation is needed by several threads and steps.
-        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+        self._order = functools.lru_cache(maxsize=2)(self._make_order)
 
     def _check(self, process_index, process_count):
         n, b, name = len(self.source), self.batch_size, self.source.name
@@ -106,14 +115,7 @@ class Order:
         taken = self._order(epoch)[step * b : (step + 1) * b]
         return np.concatenate([taken, np.full(b - len(taken), -1)])
 
-    def reseeded(self, seed: int) -> "Order":
-        """Returns batches of the same images, in memory once, in the order of another seed."""
-        other = copy.copy(self)
-        other.seed = seed % 2**64
-        other._order = functools.lru_cache(maxsize=2)(other._draw_order)
-        return other
-
-    def _draw_order(self, epoch):
+    def _make_order(self, epoch):
         n = len(self.source)
         if not self.train:
             return np.arange(n)
@@ -126,12 +128,18 @@ class Order:
 class Loader(Order):
     """Batches of a source for one process, in the order of `Order`.
 
-    Images are kept in memory where they fit in 2 GiB. Every label is then checked right here, and
+    Images are kept in memory where they fit in 2 GiB. Every label is then checked at once, and
     images of equal size are all decoded; photos are decoded when first used, unless training crops
     them at random. Larger data sets are read as training goes.
 
-    Raises: UserError as `Order` does, and for a wrong label or image, or a preset that does not
-        suit the images.
+    Args:
+        preset: preprocessing, of which the host's part is done here.
+        image_size: pixels, an edge or (height, width).
+        source, batch_size and the others: see `Order`.
+
+    Raises:
+        UserError: as `Order` does, and for a wrong label or image, or a preset that does not suit
+            the images.
     """
 
     def __init__(
@@ -177,7 +185,7 @@ class Loader(Order):
 
     @property
     def kept(self) -> int | None:
-        """How many images lie decoded in memory so far; None where none are kept."""
+        """Number of images that lie decoded in memory so far; None where none are kept."""
         return None if self._memory is None else int(self._present.sum())
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
@@ -216,7 +224,7 @@ class Loader(Order):
         return {"image": images, "label": labels, "mask": real}
 
     def _read(self, step, rows, indices):
-        """Yields row, image and label of the given examples, from memory where they are there."""
+        """Yields row, image and label of the given examples, from memory as far as kept."""
         if self._memory is not None:
             absent = ~self._present[indices]
             for row, index in zip(rows[~absent], indices[~absent], strict=True):

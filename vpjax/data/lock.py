@@ -1,33 +1,23 @@
 """A test split that cannot be opened before what is tested has been chosen.
 
-    with locked(config.data, until=folder / "choice.json"):
-        ...    # here `open_source` raises for every split that shares an image with data.test,
-        ...    # whatever it is called, until the file is there
+    with lock_split("cifar10", "test", until=folder / "choice.json"):
+        ...    # here `open_source` raises for every split that shares an image with the test
+        ...    # split, whatever its name, until the file exists
 
-What counts is where images are stored, not the words for it: "train[:800]+test[:1]" raises, and a
-validation split that some data set cuts from the front of its test split does not, as long as the
-test split begins behind it. Sources whose place is not known are told by their names.
+Splits are compared by where their images are stored, not by their names: "train[:800]+test[:1]"
+raises, and a validation split that some data sets cut from the front of their test split does not,
+as long as the test split begins after it. Where storage is not known, names are compared.
 """
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
-from vpjax.data import source as sources
+from vpjax.data.open import GUARDS, open_source
+from vpjax.data.records import Piece
 from vpjax.data.source import Source
-
-
-class Piece(NamedTuple):
-    """A run of stored images: from `start` to before `stop` in a file."""
-
-    file: str
-    start: int
-    stop: int
 
 
 class Locked(UserError):
@@ -35,47 +25,50 @@ class Locked(UserError):
 
 
 @contextlib.contextmanager
-def locked(data: ConfigDict, until: Path) -> Iterator[None]:
-    """Locks the split `data.test` of this process until the file `until` exists.
+def lock_split(
+    name: str,
+    split: str,
+    until: Path,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    classes: str | Sequence[str | int] = "",
+) -> Iterator[None]:
+    """Locks a split of a data set, in this process, until the file `until` exists.
 
-    Raises: UserError if `data` has no test split, or it cannot be opened.
+    Args:
+        name, split, data_dir, classes: the test split, as for `open_source`.
+        until: file whose existence ends the lock.
+
+    Raises:
+        UserError: if `split` is empty, or the split cannot be opened.
     """
-    if not data.test:
+    if not split:
         raise UserError("config.data.test is empty; name the split that is read once, at the end")
-    test = sources.open_source(data.name, data.test, data.dir or None, data.classes)
-    pieces, name = extent(test), test.name
+    test = open_source(name, split, data_dir, classes)
+    pieces = extent(test)
 
     def guard(opened: Source) -> None:
         if until.exists():
             return
-        count = shared(pieces, extent(opened)) if pieces else opened.name == name
+        count = shared(pieces, extent(opened)) if pieces else opened.name == test.name
         if count:
             number = f"{count:,} images with " if pieces else ""
             raise Locked(
-                f"{opened.name} shares {number}the test split, {name}, which stays locked until "
-                f"the choice is made ({until} is not there yet). Choose other splits for "
+                f"{opened.name} shares {number}the test split, {test.name}, which stays locked "
+                f"until the choice is made ({until} does not exist yet). Choose other splits for "
                 "config.data.train and config.data.val."
             )
 
-    sources.GUARDS.append(guard)
+    GUARDS.append(guard)
     try:
         yield
     finally:
-        sources.GUARDS.remove(guard)
+        GUARDS.remove(guard)
 
 
 def extent(source: Source) -> list[Piece]:
     """Returns where the images of a source are stored; [] if that is not known."""
-    records: Any = source.records
-    while (inner := getattr(records, "_records", None)) is not None:
-        records = inner  # of a part, or with other pixels: no more images than these
-    if names := getattr(records, "names", None):
-        return [Piece(os.path.join(records.folder, name), 0, 1) for name in names]
-    return [
-        Piece(os.fspath(p.filename), p.skip, p.skip + p.take)
-        for p in getattr(records, "pieces", ())
-        if p.take
-    ]
+    return list(getattr(source.records, "pieces", ()))
 
 
 def shared(one: Iterable[Piece], other: Iterable[Piece]) -> int:

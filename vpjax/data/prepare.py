@@ -1,11 +1,10 @@
-"""Prepares data sets: `python -m vpjax.data.prepare cifar10 --data_dir DIR --manual_dir DIR`.
+"""Prepares TFDS data sets: `python main.py prepare-data cifar10 --data_dir DIR`.
 
 TFDS downloads the archives, checks them and writes array_record files; without TensorFlow through
 the stand-in of `standin.py`. Archives that lie in the manual folder under their registered names,
 such as cifar-10-binary.tar.gz, are used instead of a download, so this works offline too.
 """
 
-import argparse
 import contextlib
 import difflib
 import importlib.util
@@ -13,12 +12,13 @@ import os
 import sys
 from pathlib import Path
 
-import requests
-import tensorflow_datasets as tfds
-
 from vpjax.core.errors import UserError
-from vpjax.data import digits
+from vpjax.data import standin
 from vpjax.data import tfds as prepared
+from vpjax.data.lazy import Lazy
+
+requests = Lazy("requests")  # as TFDS does, which then downloads
+tfds = Lazy("tensorflow_datasets")
 
 # What a data set's builder needs beyond TFDS: package, and the extra of vpjax that brings it.
 TENSORFLOW, H5PY, OPENCV = ("tensorflow", "tensorflow"), ("h5py", "prepare"), ("cv2", "prepare")
@@ -39,23 +39,30 @@ def prepare(
     manual_dir: str | os.PathLike | None = None,
     backend: str = "auto",
 ) -> Path:
-    """Returns the folder of a data set, preparing it if it is not there yet.
+    """Prepares a data set, unless it is prepared already.
 
-    `manual_dir` holds archives fetched by hand; by default `<data_dir>/downloads/manual`.
-    `backend` is "tensorflow", "standin", or "auto": TensorFlow where it is installed.
+    Args:
+        name: such as "cifar10", "cifar10:3.0.2" or "eurosat/rgb".
+        data_dir: folder of prepared data sets, see `vpjax.data.tfds.root`.
+        manual_dir: folder of archives fetched by hand, by default `<data_dir>/downloads/manual`.
+        backend: "tensorflow", "standin", or "auto" for TensorFlow where it is installed.
 
-    Raises: UserError for an unknown name, config or version, or if preparing fails; the message
-    then names the command and the archives.
+    Returns:
+        The data set's folder.
+
+    Raises:
+        UserError: for an unknown name, config or version, or if preparing fails; the message then
+            names the command and the archives.
     """
     wanted = prepared.parse(name)
     if wanted.name == "digits":
-        return digits.prepare(name, data_dir)
+        raise UserError(f"{name} comes with vpjax: it can be opened without preparing it.")
     if folder := prepared.find(name, data_dir):
         return folder
     root = prepared.root(data_dir)
     manual = Path(manual_dir).expanduser() if manual_dir else root / "downloads" / "manual"
     builder = _builder(wanted, root)
-    _check_packages(wanted.name, f"python -m vpjax.data.prepare {name} --data_dir {root}", backend)
+    _check_packages(wanted.name, _command(name, root), backend)
     if missing := _unreachable(builder, root, manual):
         raise UserError(_advice(name, builder, root, manual, missing))
     if backend == "auto":
@@ -74,6 +81,10 @@ def prepare(
     return Path(builder.data_dir)
 
 
+def _command(name, root):
+    return f"python main.py prepare-data {name} --data_dir {root}"
+
+
 def _check_packages(name, command, backend):
     """Raises a UserError of one line if a package is missing, before gigabytes are downloaded."""
     absent = [n for n in NEEDS.get(name, ()) if not importlib.util.find_spec(n[0])]
@@ -90,10 +101,7 @@ def _check_packages(name, command, backend):
 
 def _backend(name):
     if name == "standin":
-        # Imported here: it looks into TFDS, which whoever has TensorFlow need not care about.
-        from vpjax.data.standin import standin
-
-        return standin()
+        return standin.standin()
     if name == "tensorflow":
         return contextlib.nullcontext()
     raise UserError(f"unknown backend {name!r}. Choose auto, tensorflow or standin.")
@@ -176,7 +184,7 @@ def _advice(name, builder, root, manual, reason):
     lines = [
         f"{builder.info.full_name} is not prepared in {root}, and preparing it failed: {reason}.",
         "With a network connection, run",
-        f"  python -m vpjax.data.prepare {name} --data_dir {root} --manual_dir {manual}",
+        f"  {_command(name, root)} --manual_dir {manual}",
     ]
     if files:
         lines.append(f"Without one, put these files into {manual} first:")
@@ -186,22 +194,3 @@ def _advice(name, builder, root, manual, reason):
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         lines += ["This data set has to be fetched by hand:", builder.MANUAL_DOWNLOAD_INSTRUCTIONS]
     return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(prog="python -m vpjax.data.prepare", description=__doc__)
-    parser.add_argument("name", help="such as cifar10, cifar10:3.0.2 or eurosat/rgb")
-    parser.add_argument("--data_dir", help="folder of prepared data sets")
-    parser.add_argument("--manual_dir", help="folder of archives fetched by hand")
-    parser.add_argument("--backend", default="auto", help="auto, tensorflow or standin")
-    flags = parser.parse_args(arguments)
-    try:
-        print(prepare(flags.name, flags.data_dir, flags.manual_dir, flags.backend))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

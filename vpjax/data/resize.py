@@ -1,4 +1,4 @@
-"""The ways published code resizes images; they differ by up to 8 grey levels on a photo.
+"""The ways in which published code resizes images; they differ by up to 8 levels on a photo.
 
 On the host (numpy, Pillow):
     pil_bilinear, pil_bicubic   Pillow with antialias, rounds to uint8; torchvision on images
@@ -29,7 +29,10 @@ KINDS = (*PIL_FILTERS, "legacy_bilinear")
 def on_host(
     image: UInt8[np.ndarray, "H W C"], height: int, width: int, kind: str
 ) -> Shaped[np.ndarray, "h w C"]:
-    """Resizes one image: uint8 for the Pillow kinds, float32 in 0..255 for legacy_bilinear."""
+    """Resizes one image by one of `KINDS`.
+
+    Returns: uint8 for the Pillow kinds, float32 in 0..255 for legacy_bilinear.
+    """
     if kind == "legacy_bilinear":
         return _legacy(image, height, width)
     grey = image.shape[2] == 1
@@ -41,7 +44,7 @@ def on_host(
 def on_device(
     images: Num[Array | np.ndarray, "B H W C"], height: int, width: int, kind: str
 ) -> Float[Array, "B h w C"]:
-    """Resizes a batch inside a jitted step; values stay in 0..255."""
+    """Resizes a batch by one of `KINDS`, inside a jitted step; values stay in 0..255."""
     images = jnp.asarray(images, jnp.float32)
     if kind == "legacy_bilinear":
         rows = legacy_weights(images.shape[1], height)

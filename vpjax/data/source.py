@@ -1,56 +1,39 @@
 """A data set as a list of examples that can be read in any order.
 
-    source = open_source("cifar10", "train[:90%]")
-    source[7]  # {"image": uint8 H W C, "label": int}, or zeros and ones for several classes
+    source[7]    {"image": uint8 H W C, "label": int}
 
-A `Source` wraps *records*: still encoded images with their labels, from wherever they come. It adds
-decoding, checks, and errors that name the data set and the example.
+A label is zeros and ones, uint8 C, where images have several classes.
+A `Source` wraps `Records`, which hold still encoded images with their labels. It adds decoding,
+checks, errors that name the data set and the example, and a fingerprint. Which files records come
+from is the business of `vpjax.data.open`.
 """
 
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vpjax.core.errors import UserError
 from vpjax.data import images
+from vpjax.data.records import Record, Records, label_message
 
-# Called with every source that `open_source` opens, before anybody gets it: see `vpjax.data.lock`.
-GUARDS: list[Callable[["Source"], None]] = []
 BLOCK = 1000  # records read at once: four times faster an example than one by one
-
-
-class Record(NamedTuple):
-    """One example as it is stored."""
-
-    image: bytes | np.ndarray  # an encoded file, or uint8 H W C
-    label: int | tuple[int, ...]  # several where the source says so
-    file: str | None = None  # file name or key, for messages
-
-
-@runtime_checkable
-class Records(Protocol):
-    """What a `Source` reads from; safe to use from several threads."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Record]: ...
 
 
 class Source:
     """A random-access data set: one or more splits of it, in a fixed order.
 
-    Attributes:
+    Args:
         name: data set, version and split, such as "cifar10:3.0.2[train]".
         classes: class names, in the order of the labels.
+        records: stored images and labels.
         image_shape: (H, W, C), with None for H and W where images differ in size.
         multilabel: whether an image has any number of classes.
-        metadata: what is known of every class, for prompts and taxonomy; usually its name.
+        metadata: facts about every class, for prompts and taxonomy; by default its name.
     """
 
     def __init__(
@@ -64,8 +47,8 @@ class Source:
     ):
         self.name = name
         self.classes = tuple(classes)
-        spoken = ({"name": str(c).replace("_", " ")} for c in self.classes)
-        self.metadata = tuple(spoken if metadata is None else map(dict, metadata))
+        by_name = ({"name": str(c).replace("_", " ")} for c in self.classes)
+        self.metadata = tuple(by_name if metadata is None else map(dict, metadata))
         self.image_shape = tuple(image_shape)
         self.multilabel = multilabel
         self.records = records
@@ -76,7 +59,7 @@ class Source:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """() for one class an image, (C,) for several."""
+        """Shape of a label: () for one class an image, (C,) for several."""
         return (self.num_classes,) if self.multilabel else ()
 
     @property
@@ -145,8 +128,8 @@ class Source:
 
     @functools.cached_property
     def _labels(self):
-        if (known := getattr(self.records, "labels", None)) is not None:
-            return known  # where reading a label would mean reading a photo
+        if (labels := getattr(self.records, "labels", None)) is not None:
+            return labels  # where reading a label would mean reading a photo
         labels = np.empty((len(self), *self.label_shape), np.int64)
         for block in self._blocks():
             for i, record in zip(block, self.records.__getitems__(block), strict=True):
@@ -168,7 +151,7 @@ class Source:
         return [range(i, min(i + BLOCK, stop)) for i in range(0, stop, BLOCK)]
 
     def read_all(self, threads: int) -> UInt8[np.ndarray, "n H W C"]:
-        """Decodes every image of a fixed-size data set into one array; labels are noted too."""
+        """Decodes every image of a fixed-size data set into one array, and caches the labels."""
         array = np.empty((len(self), *self.image_shape), np.uint8)
         labels = np.empty((len(self), *self.label_shape), np.int64)
 
@@ -182,7 +165,7 @@ class Source:
         return array
 
     def check(self, num_classes: int) -> None:
-        """Checks that there are examples, and labels, and that they are in 0..num_classes-1.
+        """Checks that there are examples with labels, all of them in 0..num_classes-1.
 
         Raises: UserError naming the data set, the split and the first example that is wrong.
         """
@@ -205,7 +188,7 @@ class Source:
     def fingerprint(self) -> str:
         """Hex digest of name, length and the first 1000 examples as stored.
 
-        Where labels are known without reading images, they are all part of it.
+        Where labels are known without reading images, it covers all labels.
         """
         digest = hashlib.sha256(f"{self.name}\n{len(self)}\n".encode())
         if hasattr(self.records, "labels"):
@@ -216,62 +199,3 @@ class Source:
                 digest.update(f"{label}\n".encode())
                 digest.update(hashlib.sha256(record.image).digest())
         return digest.hexdigest()
-
-
-def label_message(name: str, index: int, label: int, num_classes: int) -> str:
-    """Says which label is out of range."""
-    hint = " Label -1 marks an example without a label." if label == -1 else ""
-    return (
-        f"{name}: example {index} has label {label}, but labels should be in "
-        f"0..{num_classes - 1}.{hint} Choose another split or another number of classes."
-    )
-
-
-def open_source(
-    name: str,
-    split: str,
-    data_dir: str | os.PathLike | None = None,
-    classes: str | Sequence[str | int] = "",
-) -> Source:
-    """Opens a data set by name, preparing it first where that is possible.
-
-    `name` is one of
-        "digits/low", "digits/high"    bundled
-        "cifar10", "eurosat/rgb:2.0.0" any TFDS data set, with config and version
-        "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
-        "inat2018", "inat2021"         iNaturalist as JSON and photos in `data_dir`
-        "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`
-
-    `split` is a TFDS split string: "train", "train[:90%]", "train[:800]+validation[:200]".
-    `data_dir` is the data's folder; for TFDS without it `TFDS_DATA_DIR`, or
-    `~/tensorflow_datasets`, or for the digits the cache folder. `classes`, unless empty, are the
-    only classes read; see `vpjax.data.subset`.
-
-    Raises: UserError for an unknown name or split, or for data that cannot be prepared here.
-    """
-    from vpjax.data.subset import restrict
-
-    source = _open(name, split, data_dir)
-    for guard in GUARDS:
-        guard(source)
-    return restrict(source, classes) if len(classes) else source
-
-
-def _open(name, split, data_dir):
-    # TFDS takes a third of a second to import: only those who read data pay.
-    from vpjax.data import cars, folder, inat, prepare, tfds, vtab
-
-    kind, _, path = name.partition(":")
-    if kind in folder.READERS:
-        return folder.open_listing(kind, path, split, data_dir)
-    if name.startswith("vtab/"):
-        return vtab.open_task(name, split, data_dir)
-    if name in inat.VERSIONS:
-        return inat.open_json(name, split, data_dir)
-    place = prepare.prepare(name, data_dir)
-    if kind in inat.TFDS:
-        return inat.open_tfds(place, split)
-    source = tfds.read(place, split)
-    if kind == "cars196":
-        source.metadata = tuple(cars.facts(c) for c in source.classes)
-    return source

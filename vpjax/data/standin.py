@@ -2,8 +2,8 @@
 
 TFDS reaches TensorFlow through one object that imports it on first use. While `standin()` is
 active, that object holds a small namespace instead: files through the standard library, images
-through Pillow. Nothing enters `sys.modules`, and reading prepared data never comes here.
-Data prepared this way equals data prepared with TensorFlow in pixels, labels and order.
+through Pillow. Nothing enters `sys.modules`, and prepared data are read without any of this.
+Data prepared this way equal data prepared with TensorFlow in pixels, labels and order.
 """
 
 import builtins
@@ -16,12 +16,14 @@ import shutil
 import types
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.utils import lazy_imports_utils
 
 from vpjax.core.errors import UserError
 from vpjax.data import images
+from vpjax.data.lazy import Lazy
+
+tfds = Lazy("tensorflow_datasets")
+lazy_imports_utils = Lazy("tensorflow_datasets.core.utils.lazy_imports_utils")
 
 ERRORS = (
     "AbortedError",
@@ -36,7 +38,7 @@ ERRORS = (
 
 
 class Namespace(types.SimpleNamespace):
-    """A module-like namespace that says which member is missing."""
+    """A module-like namespace, whose errors name the member that is missing."""
 
     def __init__(self, path, /, **members):
         super().__init__(**members)
@@ -47,7 +49,7 @@ class Namespace(types.SimpleNamespace):
 
 
 class Tensor:
-    """Bytes or pixels, with what TFDS asks of a tensor."""
+    """Bytes or pixels, with the methods of a tensor that TFDS calls."""
 
     def __init__(self, value):
         self.value = value
@@ -71,9 +73,9 @@ class Tensor:
 
 @contextlib.contextmanager
 def standin():
-    """Lets TFDS prepare data without TensorFlow while active.
+    """Lets TFDS prepare data without TensorFlow, inside the `with` block.
 
-    Raises: UserError if this version of TFDS does not reach TensorFlow in the known way.
+    Raises: UserError if this version of TFDS reaches TensorFlow in another way.
     """
     lazy = getattr(lazy_imports_utils, "tensorflow", None)
     if not isinstance(getattr(type(lazy), "_module", None), functools.cached_property):

@@ -1,10 +1,10 @@
 """Some of a data set's classes, relabelled: their order stays, a label becomes its rank.
 
-    restrict(source, "lichen")                     a named subset of iNaturalist 2021
-    restrict(source, "Danaus plexippus,47")        names, or ids where the data has them
-    restrict(source, "birds.txt")                  one name or id a line, # begins a comment
+    select_classes(source, "lichen")               a named subset of iNaturalist 2021
+    select_classes(source, "Danaus plexippus,47")  names, or ids where the data has them
+    select_classes(source, "birds.txt")            one name or id a line, # begins a comment
 
-`find` looks a class up by name or id, `only` takes labels.
+`find_classes` returns the labels of classes by name or id, `select_labels` takes labels.
 """
 
 import difflib
@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.source import Record, Records, Source
+from vpjax.data.records import Piece, Record, Records
+from vpjax.data.source import Source
 
 # Category ids of iNaturalist 2021: genera that are hard to tell apart, 1,200-1,650 photos each.
 SUBSETS = {
@@ -30,38 +31,42 @@ SUBSETS_OF = ("inat2021", "i_naturalist2021")
 ALIASES = ("name", "common_name", "species")
 
 
-def restrict(source: Source, classes: str | Sequence[str | int]) -> Source:
+def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source:
     """Returns the source with only these classes.
 
-    `classes` is a named subset, a file with one a line, or names and ids (as a sequence, or with
-    commas between them); without ids in the data, an id is a label. A name wins over an id.
+    Args:
+        source: data set with one class an image.
+        classes: a named subset, a file with one class a line, or names and ids, as a sequence or
+            separated by commas. Without ids in the data, an id is a label. A name wins over an id.
 
-    Raises: UserError for a class that the data has not, or a source with several classes an image.
+    Raises:
+        UserError: for a class that the data lacks, or a source with several classes an image.
     """
     if source.multilabel:
         raise UserError(f"{source.name} has several classes an image; data.classes cannot be used.")
-    keep = find(source, _wanted(source, classes))
+    keep = find_classes(source, _wanted(source, classes))
     if not keep:
         raise UserError(f"data.classes is {classes!r}, which names no class.")
-    return only(source, keep)
+    return select_labels(source, keep)
 
 
-def only(source: Source, keep: Sequence[int]) -> Source:
-    """Returns the source with the classes of these labels, which become 0, 1 ..."""
-    name = f"{source.name} ({len(keep)} of {source.num_classes} classes)"
+def select_labels(source: Source, labels: Sequence[int]) -> Source:
+    """Returns the source with only the classes of these labels, which become 0, 1 ..."""
+    name = f"{source.name} ({len(labels)} of {source.num_classes} classes)"
     return Source(
         name,
-        [source.classes[i] for i in keep],
-        _Some(source, keep),
+        [source.classes[i] for i in labels],
+        _Subset(source, labels),
         source.image_shape,
-        metadata=[source.metadata[i] for i in keep],
+        metadata=[source.metadata[i] for i in labels],
     )
 
 
-def find(source: Source, entries: Sequence[str]) -> list[int]:
-    """Returns the labels, in order, of the classes with these names, in any case, or ids.
+def find_classes(source: Source, entries: Sequence[str]) -> list[int]:
+    """Returns the labels, in order, of the classes with these names (in any case) or ids.
 
-    A name that several classes share, as common names are, stands for all of them.
+    A name that several classes share, as some common names are, stands for all of them.
+
     Raises: UserError, with the nearest names, for an entry that is neither.
     """
     names: dict[str, list[int]] = {}
@@ -97,7 +102,7 @@ def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
     return [part.strip() for part in classes.split(",") if part.strip()]
 
 
-class _Some:
+class _Subset:
     """The records of some classes, with new labels."""
 
     def __init__(self, source: Source, keep: Sequence[int]):
@@ -108,6 +113,11 @@ class _Some:
         self._indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
         self.labels: Int64[np.ndarray, " n"] = new[old[self._indices]]
         self._records: Records = source.records
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """Those of all classes: for a lock, rather too many images than too few."""
+        return getattr(self._records, "pieces", ())
 
     def __len__(self) -> int:
         return len(self._indices)

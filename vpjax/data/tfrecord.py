@@ -4,18 +4,18 @@ A file is a sequence of [u64 length][u32 checksum][payload][u32 checksum]. One p
 lengths gives the offsets; afterwards any record is one seek and one read.
 """
 
+import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.core.files import cache_folder
+from vpjax.core.files import atomic, cache_folder
 
 LENGTH = struct.Struct("<Q")
 BEFORE, AFTER = 12, 4  # bytes around a payload
@@ -24,15 +24,17 @@ BEFORE, AFTER = 12, 4  # bytes around a payload
 class TFRecords:
     """The records of several files, or of parts of them, as one list of bytes.
 
-    `pieces` are TFDS's file instructions: `filename`, `skip`, `take`, `examples_in_shard`.
+    Args:
+        instructions: TFDS's file instructions: `filename`, `skip`, `take`, `examples_in_shard`.
 
-    Raises: UserError for a file that is cut short or holds another number of records than stated.
+    Raises:
+        UserError: for a file that is cut short or holds another number of records than stated.
     """
 
-    def __init__(self, pieces):
-        self._files = [os.fspath(piece.filename) for piece in pieces]
+    def __init__(self, instructions: Sequence[Any]):
+        self._files = [os.fspath(piece.filename) for piece in instructions]
         places = []
-        for number, piece in enumerate(pieces):
+        for number, piece in enumerate(instructions):
             spans = index(piece.filename)  # n 2
             if len(spans) != piece.examples_in_shard:
                 raise UserError(
@@ -58,9 +60,11 @@ class TFRecords:
 
 
 def index(path: str | os.PathLike) -> Int64[np.ndarray, "n 2"]:
-    """Returns offset and length of every payload in a file.
+    """Returns offset and length, in bytes, of every payload in a file.
 
     The result is kept in the cache folder under the file's name, size and time of change.
+
+    Raises: UserError for a file that is cut short.
     """
     status = os.stat(path)
     key = f"{os.path.abspath(path)}\n{status.st_size}\n{status.st_mtime_ns}"
@@ -68,7 +72,10 @@ def index(path: str | os.PathLike) -> Int64[np.ndarray, "n 2"]:
     if cached.exists():
         return np.load(cached)
     spans = _scan(path, status.st_size)
-    _save(cached, spans)
+    with contextlib.suppress(OSError):  # without a cache, the next start is slower
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(cached) as new, open(new, "wb") as file:
+            np.save(file, spans)
     return spans
 
 
@@ -87,14 +94,3 @@ def _scan(path, size):
             spans.append((position + BEFORE, length))
             position += BEFORE + length + AFTER
     return np.array(spans, np.int64).reshape(-1, 2)
-
-
-def _save(path: Path, spans):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed: another process never sees half a file.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as f:
-            np.save(f, spans)
-        os.replace(f.name, path)
-    except OSError:
-        return  # no cache, only a slower start

@@ -1,4 +1,4 @@
-"""Preprocessing by name: every published recipe that results are compared with.
+"""Preprocessing by name, one preset for each published recipe that results are compared with.
 
 Work is split where the size of the data changes. Photos are resized and cropped on the host and
 stay uint8; everything else happens inside the jitted step, on the whole batch:
@@ -36,26 +36,38 @@ Size = int | tuple[int, int]  # pixels: an edge, or (height, width)
 class Preset:
     """How images become the model's input.
 
-    `rule` says what resizing aims at: "stretch" to size x size whatever the aspect; "short": the
-    shorter side to size * short[0] // short[1], then a crop of size x size from the centre, or
-    from anywhere where `augment` has "random_crop"; "none": images have the right size already.
-    `augment` lists what training adds, in order: random_crop, pad_crop, rotate, flip.
+    Attributes:
+        name: key in `PRESETS`.
+        mean, std: of red, green and blue, for values from 0 to 1.
+        resize: one of `resize.KINDS`; None where `rule` is "none".
+        rule: "stretch" resizes to size x size whatever the aspect; "short" resizes the shorter side
+            to size * short[0] // short[1] and crops size x size from the centre, or from anywhere
+            if `augment` has "random_crop"; "none" expects images of the right size.
+        short: see `rule`.
+        augment: random operations of training, in order: random_crop, pad_crop, rotate, flip.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: str | None = None  # one of resize.KINDS
+    resize: str | None = None
     rule: str = "stretch"
     short: tuple[int, int] = (1, 1)
     augment: tuple[str, ...] = ()
 
     def on_host(self, image_shape: tuple[int | None, int | None, int], size: Size) -> bool:
-        """Whether `host` has work for images of this shape (None: sizes differ).
+        """Whether images are resized or cropped by `host` rather than by `device`.
 
-        Crops are made on the host. Stretching is where it shrinks an image, so that less is sent.
+        Crops are made on the host. Stretching is made there if it shrinks images, so that less data
+        is sent to the device.
 
-        Raises: UserError if the preset does not resize and images have another size.
+        Args:
+            image_shape: H, W and C of the images, H and W None where sizes differ.
+            size: of the model's input.
+
+        Raises:
+            UserError: if the preset does not resize and images have another size, or crops squares
+                and `size` is none.
         """
         height, width, _ = image_shape
         rows, columns = pair(size)
@@ -78,11 +90,11 @@ class Preset:
         return height * width > rows * columns
 
     def random_on_host(self, train: bool) -> bool:
-        """Whether `host` gives another result every time."""
+        """Whether the result of `host` is random."""
         return train and any(op in HOST_OPS for op in self.augment)
 
     def host_dtype(self) -> type:
-        """Returns the type of what `host` gives."""
+        """Returns the type of the result of `host`."""
         return np.float32 if self.resize == "legacy_bilinear" else np.uint8
 
     def host(
@@ -92,7 +104,14 @@ class Preset:
         train: bool,
         rng: np.random.Generator | None = None,
     ) -> Shaped[np.ndarray, "H2 W2 C"]:
-        """Resizes and crops one image. `rng` draws the crop of training."""
+        """Resizes and crops one image.
+
+        Args:
+            image: as decoded.
+            size: of the result.
+            train: whether crops are random, if the preset has random crops.
+            rng: of the random crop.
+        """
         height, width, _ = image.shape
         if self.rule == "none":
             return image
@@ -118,15 +137,23 @@ class Preset:
         dtype: jax.typing.DTypeLike = jnp.float32,
         channels: int = 3,
     ) -> Float[Array, "B H2 W2 C2"]:
-        """Makes the model's input from a batch of pixels in 0..255, inside the jitted step.
+        """Makes the model's input from a batch of pixels, inside the jitted step.
 
-        Images that `host` has not brought to size x size are resized here. Random numbers are drawn
-        for the whole batch at once, so they do not depend on how it is spread over devices.
-        `key` may be None where nothing is random. Grey images become RGB, unless the model takes 1
-        of `channels`: then they are normalised with the mean of the three colours' numbers.
+        Images are resized if `host` has not done so. Random numbers are generated for the whole
+        batch at once, so they do not depend on how it is spread over devices.
 
-        Raises: UserError if the preset does not resize and images have another size, or if they
-            have colours that the model does not take.
+        Args:
+            images: values in 0..255.
+            size: of the result.
+            train: whether to augment.
+            key: of the augmentation; may be None where nothing is random.
+            dtype: of the result.
+            channels: of the model. Grey images become RGB for 3; for 1 they are normalised by the
+                mean of the three colours' `mean` and `std`.
+
+        Raises:
+            UserError: if the preset does not resize and images have another size, or if images are
+                in colour and the model takes one channel.
         """
         x = jnp.asarray(images, jnp.float32)
         rows, columns = pair(size)
@@ -164,7 +191,7 @@ def flip(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]
 
 
 def pad_crop(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:
-    """Pads each image with 4 black pixels on every side and cuts the old size out anywhere."""
+    """Pads each image by 4 black pixels on every side and crops the old size at random."""
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * PAD + 1)
     padded = jnp.pad(images, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
 
@@ -175,13 +202,13 @@ def pad_crop(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W
 
 
 def rotate(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:
-    """Turns each image about its centre by -10 to 10 degrees: nearest pixel, black corners."""
+    """Rotates each image about its centre by -10 to 10 degrees: nearest pixel, black corners."""
     angles = jax.random.uniform(key, (len(images),), minval=-ANGLE, maxval=ANGLE)
     return jax.vmap(turn)(images, angles)
 
 
 def turn(image: Float[Array, "H W C"], degrees: Float[Array, ""]) -> Float[Array, "H W C"]:
-    """Turns one image anticlockwise, as Pillow's nearest-neighbour `rotate` does."""
+    """Rotates one image anticlockwise, as Pillow's nearest-neighbour `rotate` does."""
     height, width, _ = image.shape
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     # Pixel centres relative to the image's centre; each target pixel looks up where it came from.

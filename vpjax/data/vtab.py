@@ -5,9 +5,9 @@
 train800 is the first 800 images of TFDS's train split. Zhai et al. 2019, arXiv 1910.04867; splits
 and derived labels as in VPT (arXiv 2203.12119). Any other split string is TFDS's own.
 
-Labels that are not labels of the data set are functions below, of an example as TFDS stores it, for
-the `label` of `vpjax.data.tfds.read`. A value is told by thresholds: its class is the last one
-strictly below it, as in float32.
+Derived labels are functions below, of an example as TFDS stores it, for the `label` of
+`vpjax.data.tfds.read`. A distance becomes a class by thresholds: the class is that of the last
+threshold strictly below it, in float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vpjax.core.errors import unknown
-from vpjax.data import images
-from vpjax.data.source import Record, Records, Source
+from vpjax.data import images, prepare, tfds
+from vpjax.data.records import Piece, Record, Records
+from vpjax.data.source import Source
 
 CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 KITTI_DISTANCES = (-100.0, 8.0, 20.0, 999.0)  # metres; the last class is "no vehicle"
@@ -28,18 +29,18 @@ Example = Mapping[str, Any]
 
 
 def clevr_count(example: Example) -> int:
-    """Number of objects, 3 to 10, as class 0 to 7."""
+    """Returns the number of objects, 3 to 10, as class 0 to 7."""
     return len(example["objects"]["pixel_coords"]) - 3
 
 
 def clevr_distance(example: Example) -> int:
-    """Class 0 to 5 of the object nearest to the camera."""
+    """Returns class 0 to 5 of the distance of the object nearest to the camera."""
     depths = np.asarray(example["objects"]["pixel_coords"], np.float32).reshape(-1, 3)[:, 2]
     return bin_of(float(depths.min(initial=np.inf)), CLEVR_DISTANCES)
 
 
 def kitti_distance(example: Example) -> int:
-    """Class 0 to 2 of the nearest car, van or truck; 3 if there is none."""
+    """Returns class 0 to 2 of the distance of the nearest car, van or truck; 3 without any."""
     objects = example["objects"]
     depths = np.asarray(objects["location"], np.float32).reshape(-1, 3)[:, 2]
     vehicles = np.asarray(objects["type"]) < VEHICLES
@@ -47,12 +48,12 @@ def kitti_distance(example: Example) -> int:
 
 
 def dsprites_location(example: Example) -> int:
-    """Horizontal position, 0 to 31, in 16 classes."""
+    """Returns the horizontal position, 0 to 31, in 16 classes."""
     return int(example["label_x_position"]) // 2
 
 
 def dsprites_orientation(example: Example) -> int:
-    """Orientation, 0 to 39, in 16 classes."""
+    """Returns the orientation, 0 to 39, in 16 classes."""
     return int(int(example["label_orientation"]) // 2.5)
 
 
@@ -62,7 +63,7 @@ def bin_of(value: float, thresholds: Sequence[float]) -> int:
 
 
 class Task(NamedTuple):
-    """One task: where its images are and what is told about them."""
+    """One task: where its images are, and how they are labelled."""
 
     group: str
     data: str  # TFDS name
@@ -113,7 +114,12 @@ def find(name: str) -> Task:
 
 
 def splits(task: Task, train: int) -> dict[str, str]:
-    """Returns the benchmark's splits in TFDS's words; `train` is the size of TFDS's train split."""
+    """Returns the benchmark's splits as TFDS split strings.
+
+    Args:
+        task: the task.
+        train: number of images in TFDS's train split.
+    """
     first, val = "train[:800]", task.val
     if not isinstance(val, str):
         start = int(train * val)
@@ -127,8 +133,6 @@ def open_task(name: str, split: str, data_dir: Any = None) -> Source:
 
     Raises: UserError for an unknown task or split, or for data that cannot be prepared here.
     """
-    from vpjax.data import prepare, tfds
-
     task = find(name)
     folder = prepare.prepare(task.data, data_dir)
     split = splits(task, tfds.sizes(folder).get("train", 0)).get(split, split)
@@ -145,6 +149,10 @@ class _Binary:
 
     def __init__(self, records: Records):
         self._records = records
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        return getattr(self._records, "pieces", ())
 
     def __len__(self) -> int:
         return len(self._records)

@@ -11,7 +11,7 @@ Each has a default, which together make the linear probe. `trainable` says what 
 A method receives the backbone as an argument and never keeps it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -21,6 +21,8 @@ from vpjax.backbones.base import Backbone
 from vpjax.methods.head import Head
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
+
+Criterion = Callable[[Array, Array], Array]  # logits B C, labels B or B C -> loss of each image, B
 
 
 class Method(nnx.Module):
@@ -84,13 +86,13 @@ class Method(nnx.Module):
         return {"logits": self.head(features, ctx), "features": features}
 
     def loss_terms(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
         """Returns "loss" (B), and what else the history should show: each B, or one number."""
-        return {"loss": self.loss(out, labels, ctx)}
+        return {"loss": self.loss(out, labels, criterion, ctx)}
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """Returns the loss of each image; its mean is minimised."""
-        return ctx.criterion(out["logits"], labels)
+        return criterion(out["logits"], labels)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.base import Criterion, Method
 from vpjax.nn import mop_similarity
 from vpjax.nn.context import Context
 
@@ -118,12 +118,12 @@ class MoP(Method):
         return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
     def loss_terms(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
         """Returns the loss of each image, its parts, and tau. Evaluation knows L_cls alone."""
         if labels.ndim > 1:
             raise UserError("mop.MoP needs one class an image; this data set has several")
-        separation = ctx.criterion(out["logits"], labels)
+        separation = criterion(out["logits"], labels)
         if ctx.key is None:
             return {"loss": separation}
         offsets, tau = self.offsets[...], self.tau(ctx.progress)
@@ -158,10 +158,10 @@ class MoP(Method):
         return found
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """Returns the loss of each image; what concerns the offsets or the batch is in each."""
-        return self.loss_terms(out, labels, ctx)["loss"]
+        return self.loss_terms(out, labels, criterion, ctx)["loss"]
 
 
 def check(

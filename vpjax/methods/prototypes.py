@@ -1,11 +1,12 @@
-"""Prompts that start from class embeddings instead of chance.
+"""Prompts that start from class embeddings instead of random numbers.
 
-A file (.npy) holds prototypes N (L + 1) D: of N classes, the mean class token before the first
-layer (entry 0) and after each of the L layers, not normalised. `--mode=class_embeddings` writes it.
+A file (.npy) holds prototypes, N (L + 1) D: for each of N classes the mean class token before the
+first layer (entry 0) and after each of the L layers, not normalised. The command
+`class-embeddings` writes it. `init` chooses the entry that the prompts of layer i start from:
 
-    cls-nolastl    layer i starts from entry i: what enters it
-    cls-nofirstl   layer i starts from entry i + 1: what leaves it
-    final-cls      every layer starts from entry L
+    cls-nolastl    entry i, what enters the layer
+    cls-nofirstl   entry i + 1, what leaves the layer
+    final-cls      entry L
 
 VPT's ablation (Jia et al. 2022, arXiv 2203.12119, "prompt initialisation").
 """
@@ -26,9 +27,17 @@ INITS = ("random", "final-cls", "cls-nolastl", "cls-nofirstl")
 def read_prototypes(
     init: str, path: str, backbone: Backbone, num_tokens: int, sites: Sequence[Site]
 ) -> dict[int, Float[Array, "N D"]]:
-    """Returns the first prompts of every layer of `sites`, by its index.
+    """Returns the initial prompts (N D) of every layer of `sites`, by its index.
 
-    Raises: UserError if the file is missing, no such array, or does not fit.
+    Args:
+        init: one of `INITS`, not "random".
+        path: the file of prototypes.
+        backbone: must have a class token and layers of one width.
+        num_tokens: N, the number of prompts.
+        sites: the layers that have prompts.
+
+    Raises:
+        UserError: if the file is missing, is not such an array, or does not fit.
     """
     if init not in INITS:
         raise unknown("init", init, INITS)
@@ -45,7 +54,7 @@ def read_prototypes(
     except (OSError, ValueError, EOFError, AttributeError) as e:
         raise UserError(
             f"init_path {path} cannot be read: {e}. Expected a .npy file of shape {expected}; "
-            "--mode=class_embeddings writes one."
+            "The command class-embeddings writes one."
         ) from e
     if shape != expected:
         raise UserError(

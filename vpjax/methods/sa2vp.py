@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from vpjax.backbones.base import Backbone, Site
 from vpjax.core.errors import UserError
-from vpjax.methods.base import Method
+from vpjax.methods.base import Criterion, Method
 from vpjax.methods.prompt_map import Bottleneck, PromptMap, WeightedMap
 from vpjax.nn import local_attention
 from vpjax.nn.context import Context
@@ -217,10 +217,10 @@ class SA2VP(Method):
         return out | {f"{name}_prompt": value for name, value in beside.items()}
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """The losses of both streams, weighted."""
-        image, prompt = (ctx.criterion(out[n], labels) for n in ("logits", "logits_prompt"))
+        image, prompt = (criterion(out[n], labels) for n in ("logits", "logits_prompt"))
         return self.branch_weights[IMAGE] * image + self.branch_weights[PROMPT] * prompt
 
 

@@ -37,8 +37,14 @@ POOLED = 6
 class Side(Method):
     """AlexNet beside the backbone.
 
-    `side_weights` is a path, URL or known name of torchvision's AlexNet ("": drawn at random).
-    Images smaller than 63 pixels are enlarged for it, as AlexNet shrinks its input 32 times.
+    Args:
+        side_weights: path, address or catalogue name ("alexnet_in1k") of torchvision's AlexNet; "":
+            random numbers. Images smaller than 63 pixels are enlarged for the side network, as
+            AlexNet shrinks its input 32 times.
+        widths: channels of the five convolutions.
+
+    Raises:
+        UserError: if there are not five widths, or `side_weights` does not fit them.
     """
 
     def __init__(
@@ -109,8 +115,8 @@ class Side(Method):
             kernel, bias = arrays.get(name + "weight"), arrays.get(name + "bias")
             if kernel is None or kernel.transpose(2, 3, 1, 0).shape != conv.kernel.shape:
                 raise UserError(
-                    f"side_weights {path}: {name}weight of shape {conv.kernel.shape} (height, "
-                    "width, in, out) is not there; expected torchvision's AlexNet"
+                    f"side_weights {path}: found no {name}weight of shape {conv.kernel.shape} "
+                    "(height, width, in, out); expected torchvision's AlexNet"
                 )
             conv.kernel[...] = jnp.asarray(kernel.transpose(2, 3, 1, 0), jnp.float32)
             conv.bias[...] = jnp.asarray(bias, jnp.float32)
@@ -136,7 +142,7 @@ class _Conv(nnx.Module):
 
 
 def _bins(size: int) -> np.ndarray:
-    """Averages of 6 nearly equal, possibly overlapping, ranges of `size` cells: 6 size."""
+    """Returns the matrix (6 size) of means over 6 nearly equal, possibly overlapping ranges."""
     edges: Sequence[tuple[int, int]] = [
         (i * size // POOLED, -(-(i + 1) * size // POOLED)) for i in range(POOLED)
     ]

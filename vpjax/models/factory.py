@@ -1,4 +1,4 @@
-"""From a config to a model with numbers.
+"""From names and options to a model with numbers.
 
 Each number comes from exactly one place: the weights file for the backbone, a seeded draw for the
 rest. A backbone whose weights are loaded is built of shapes only; nothing is drawn to be
@@ -6,6 +6,7 @@ overwritten.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,123 +14,204 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from vpjax.backbones.vit import pair
+from vpjax.backbones.base import Backbone
 from vpjax.core import params, registry
 from vpjax.core.errors import UserError
+from vpjax.data.transforms import pair
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, partition
-from vpjax.nn.attention import resolve
-from vpjax.runs.config import OUTSIDE
+from vpjax.nn import attention as attentions
+from vpjax.weights import catalog
 from vpjax.weights.load import Loaded, load
 
 
+@dataclasses.dataclass(frozen=True)
+class BackboneSpec:
+    """Which backbone, with which options and weights.
+
+    Attributes:
+        name: a class for `vpjax.core.registry.lookup`, such as "vit.ViT".
+        options: keyword arguments of its constructor; what is absent has its default.
+        weights: a path, an address, a name of the catalogue or of the hub; "": drawn from a seed.
+        head: "new", or "load" to take the file's classification head too.
+        resample: how weights are carried to another grid or other patches, see
+            `vpjax.weights.resample`.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str = ""
+    head: str = "new"
+    resample: str = "align_corners"
+
+    def completed(self) -> dict[str, Any]:
+        """Returns the options, with those that the weights decide and the size of the images."""
+        cls = registry.lookup("backbones", self.name)
+        options = cls.complete(dict(self.options), self.weights)
+        default = registry.options(cls)["image_size"].default
+        return {"image_size": default} | options
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSpec:
+    """Which method, with which options; see `BackboneSpec`."""
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 def build(
-    config: ConfigDict,
+    backbone: BackboneSpec,
+    method: MethodSpec,
     num_classes: int,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
     attention: str = "xla",
+    match_reference_code: bool = False,
+    trainable: str = "",
     mesh: Mesh | None = None,
+    fsdp: bool = False,
     text: np.ndarray | None = None,
 ) -> tuple[ModelParts, Loaded | None]:
-    """Returns the model's parts, and the record of what was loaded; what was loaded is numpy.
+    """Builds a model and loads its weights.
 
-    `mesh` is for methods that split their work over it, `text` (C D) for those that read class
-    names.
-    Raises: UserError if names, options or weights do not fit.
+    Args:
+        backbone: what is frozen.
+        method: what is learnt.
+        num_classes: logits of an image.
+        seed: all that is not loaded is drawn from it.
+        dtype: of computation; frozen matrices are kept in it.
+        attention: an implementation of `vpjax.nn.attention`.
+        match_reference_code: whether to repeat published code where it differs from its paper.
+        trainable: regular expression of the parameters that train; "": the method's own.
+        mesh: for methods that split their work over devices.
+        fsdp: whether frozen layers are split over `mesh`, see `vpjax.nn.fsdp`.
+        text: C D text features of the classes, for methods that read class names.
+
+    Returns:
+        The parts of the model, and the record of what was loaded (None if nothing was). Loaded
+        numbers are numpy arrays: a device may be given a part of them only.
+
+    Raises:
+        UserError: if names, options or weights do not fit.
     """
-    key = jax.random.key(config.seed)
-    body = lambda: make_backbone(config, attention, jax.random.fold_in(key, 0))  # noqa: E731
-    where = config.backbone.weights
-    backbone = nnx.eval_shape(body) if where else body()
+    key = jax.random.key(seed)
+    build_body = lambda: make_backbone(  # noqa: E731
+        backbone, method, jax.random.fold_in(key, 0), attention, match_reference_code
+    )
+    body = nnx.eval_shape(build_body) if backbone.weights else build_body()
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    model = make_model(config, backbone, num_classes, mesh, rngs)
-    parts = partition(model, config.train.trainable, split_over(config, mesh))
+    model = make_model(body, method, num_classes, rngs, match_reference_code, mesh)
+    parts = partition(model, trainable, mesh if fsdp else None)
     loaded, values = None, {}
-    if where:
-        expected = params.flatten(nnx.state(backbone))
-        head, resample = config.backbone.head, config.backbone.resample
-        loaded = load(where, expected, backbone.grid, head, resample)
+    if backbone.weights:
+        loaded = load_weights(body, backbone)
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
         values |= head_values(loaded, num_classes)
         loaded = dataclasses.replace(loaded, values={}, head={})
-    fresh = model.method.reinitialised_params(backbone, jax.random.fold_in(key, 3))
-    values |= {f"backbone/{n}": v for n, v in fresh.items()}
+    new = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
+    values |= {f"backbone/{n}": v for n, v in new.items()}
     if text is not None:
         values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
 
     def fill(part):
-        # What was loaded stays on the host: a device may be given a part of it only.
         return {n: np.asarray(values[n], v.dtype) if n in values else v for n, v in part.items()}
 
-    frozen = stored(fill(parts.frozen), jnp.dtype(config.dtype))
+    frozen = cast_kernels(fill(parts.frozen), jnp.dtype(dtype))
     return ModelParts(parts.graph, fill(parts.trainable), fill(parts.stats), frozen), loaded
 
 
-def make_model(
-    config: ConfigDict, backbone: nnx.Module, num_classes: int, mesh: Mesh | None, rngs: nnx.Rngs
-) -> Model:
-    """Joins a backbone, which may be of shapes only, and the config's method."""
+def make_backbone(
+    backbone: BackboneSpec,
+    method: MethodSpec,
+    key: jax.Array,
+    attention: str = "xla",
+    match_reference_code: bool = False,
+) -> Backbone:
+    """Constructs a backbone of the size that the method needs, with numbers drawn from `key`.
+
+    Raises:
+        UserError: if there is no such class or option.
+    """
+    options = {"name": backbone.name} | backbone.completed()
+    size = registry.lookup("methods", method.name).input_size(
+        pair(options["image_size"]), dict(method.options)
+    )
     decided = run_wide(
-        "methods", config.method.name, match_reference_code=config.match_reference_code, mesh=mesh
+        "backbones", backbone.name, attention=attention, match_reference_code=match_reference_code
     )
-    method = registry.construct(
-        "methods", config.method, backbone, num_classes, **decided, rngs=rngs
-    )
-    return Model(backbone, method)
-
-
-def graph(config: ConfigDict, num_classes: int, attention: str, mesh: Mesh | None = None) -> tuple:
-    """Returns the graph that `build` has with another attention; nothing is drawn or loaded."""
-
-    def make():
-        backbone = make_backbone(config, attention, jax.random.key(0))
-        return make_model(config, backbone, num_classes, mesh, nnx.Rngs(0))
-
-    over = split_over(config, mesh)
-    return partition(nnx.eval_shape(make), config.train.trainable, over).graph
-
-
-def split_over(config: ConfigDict, mesh: Mesh | None) -> Mesh | None:
-    """Returns the mesh that frozen layers are split over, see `vpjax.nn.fsdp`; None: they are not."""
-    return mesh if config.mesh.get("fsdp", False) else None
-
-
-def make_backbone(config: ConfigDict, attention: str, key: jax.Array) -> nnx.Module:
-    """Constructs the backbone; where its weights come from is not its business."""
-    options = backbone_options(config)
-    method = registry.lookup("methods", config.method.name)
-    options["image_size"] = method.input_size(pair(options["image_size"]), config.method.to_dict())
-    decided = run_wide(
-        "backbones",
-        options["name"],
-        attention=attention,
-        match_reference_code=config.match_reference_code,
-    )
+    options["image_size"] = size
     return registry.construct("backbones", options, **decided, rngs=nnx.Rngs(key))
 
 
-def backbone_options(config: ConfigDict) -> dict[str, Any]:
-    """Returns the options of the backbone; a class may `complete` what its weights decide."""
-    options = {k: v for k, v in config.backbone.items() if k not in OUTSIDE}
-    complete = getattr(registry.lookup("backbones", options["name"]), "complete", None)
-    return complete(options, config.backbone.weights) if complete else options
+def make_model(
+    backbone: Backbone,
+    method: MethodSpec,
+    num_classes: int,
+    rngs: nnx.Rngs,
+    match_reference_code: bool = False,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Joins a backbone, which may consist of shapes only, and a method."""
+    decided = run_wide("methods", method.name, match_reference_code=match_reference_code, mesh=mesh)
+    options = {"name": method.name} | dict(method.options)
+    made = registry.construct("methods", options, backbone, num_classes, **decided, rngs=rngs)
+    return Model(backbone, made)
+
+
+def abstract_model(
+    backbone: BackboneSpec,
+    method: MethodSpec,
+    num_classes: int,
+    *,
+    attention: str = "xla",
+    match_reference_code: bool = False,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Returns the model that `build` makes, of shapes: nothing is drawn or loaded."""
+
+    def make():
+        key = jax.random.key(0)
+        body = make_backbone(backbone, method, key, attention, match_reference_code)
+        return make_model(body, method, num_classes, nnx.Rngs(0), match_reference_code, mesh)
+
+    return nnx.eval_shape(make)
+
+
+def resolve_attention(
+    backbone: BackboneSpec, method: MethodSpec, attention: str, dtype: str
+) -> str:
+    """Returns the attention implementation that will run; see `vpjax.nn.attention.resolve`."""
+    body = nnx.eval_shape(lambda: make_backbone(backbone, method, jax.random.key(0)))
+    return attentions.resolve(attention, jnp.dtype(dtype), body.head_dim)
+
+
+def preset_of(name: str, weights: str) -> str | None:
+    """Returns the preprocessing that a backbone's weights were made with; None: not known."""
+    own = registry.lookup("backbones", name).preset
+    return own or catalog.preset_of(weights)
+
+
+def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
+    """Reads the weights of a backbone, which may consist of shapes only."""
+    expected = params.flatten(nnx.state(body))
+    return load(spec.weights, expected, body.grid, spec.head, spec.resample)
 
 
 def run_wide(package: str, name: str, **decided: Any) -> dict[str, Any]:
-    """Returns those of the options decided for the whole run that the named class has."""
+    """Returns those options, decided once for a whole run, that the named class has."""
     known = registry.options(registry.lookup(package, name))
     return {k: v for k, v in decided.items() if k in known}
 
 
-def resolve_attention(config: ConfigDict) -> str:
-    """Returns the attention implementation that will run; see `vpjax.nn.attention`."""
-    backbone = nnx.eval_shape(lambda: make_backbone(config, "xla", jax.random.key(0)))
-    return resolve(config.attention, jnp.dtype(config.dtype), backbone.head_dim)
-
-
 def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
-    """Returns the file's head by our names; it must have as many classes as the data."""
+    """Returns the file's head by our names.
+
+    Raises:
+        UserError: if it has another number of classes than the data.
+    """
     if loaded.head and loaded.head["bias"].shape != (num_classes,):
         raise UserError(
             f"weights {loaded.path}: the head has {len(loaded.head['bias'])} classes, the data "
@@ -139,7 +221,11 @@ def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
 
 
 def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns the text features of the classes, with rows of zeros for those that only fill up."""
+    """Returns the text features of the classes, with rows of zeros for padding.
+
+    Raises:
+        UserError: if they are not as wide as image features.
+    """
     if text.shape[1] != shape[1]:
         raise UserError(
             f"text features are {text.shape[1]} wide and image features {shape[1]}; both must come "
@@ -148,7 +234,7 @@ def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.pad(text, ((0, shape[0] - len(text)), (0, 0)))
 
 
-def stored(frozen: dict[str, jax.Array], dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """Keeps frozen matrices in the dtype they are used in; they would be cast at every use."""
+def cast_kernels(frozen: dict[str, jax.Array], dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """Returns frozen matrices in the dtype they are used in; else they are cast at every use."""
     cast = lambda v: v.astype(dtype, copy=False)  # noqa: E731
     return {n: cast(v) if n.endswith("kernel") else v for n, v in frozen.items()}

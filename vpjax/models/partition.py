@@ -1,6 +1,5 @@
 """A model as numbers by name and a graph to join them: what trains, what is frozen."""
 
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +8,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vpjax.core import params
-from vpjax.models.model import Model
+from vpjax.core.table import table
 from vpjax.nn import fsdp
+
+ROWS = 30  # of the table of parameters
 
 
 class ModelParts(NamedTuple):
@@ -26,7 +27,7 @@ class ModelParts(NamedTuple):
     frozen: dict[str, Array]
 
 
-def partition(model: Model, trainable: str = "", mesh: Mesh | None = None) -> ModelParts:
+def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) -> ModelParts:
     """Splits a model by the method's regular expression, or by `trainable` if given.
 
     With a `mesh`, frozen layers are to be split over its devices, see `vpjax.nn.fsdp`.
@@ -37,8 +38,7 @@ def partition(model: Model, trainable: str = "", mesh: Mesh | None = None) -> Mo
     values = params.flatten(state)
     learnable = [n for n, kind in kinds.items() if issubclass(kind, nnx.Param)]
     learns = params.matching(trainable or model.method.trainable, learnable, "trainable")
-    running = [n for n, kind in kinds.items() if issubclass(kind, nnx.BatchStat)]
-    stats = {n for n in running if re.fullmatch(model.method.trainable_stats, n)}
+    stats = model.trainable_stats
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     frozen = pick(values.keys() - learns - stats)
     if mesh is not None:
@@ -52,8 +52,38 @@ def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), tree)
 
 
-def merge(graph: tuple, *parts: dict[str, Array]) -> Model:
-    """Joins the numbers of `take_apart` to a model again. Safe inside differentiated functions."""
+def merge(graph: tuple, *parts: dict[str, Any]) -> Any:
+    """Returns the `Model` of a graph and its numbers. Safe inside differentiated functions."""
     graphdef, like = graph
     values = {name: v for part in parts for name, v in part.items()}
     return nnx.merge(graphdef, params.fill(like, values), copy=True)
+
+
+def trainable_table(parts: ModelParts) -> str:
+    """Returns what trains as a table: name, shape, count, and the share of all parameters."""
+    trainable, frozen = parts.trainable, parts.frozen
+    total = sum(v.size for v in (*trainable.values(), *frozen.values()))
+    rows = [
+        [name, " x ".join(map(str, v.shape)) or "scalar", f"{v.size:,}", percent(v.size, total)]
+        for name, v in trainable.items()
+    ]
+    if len(rows) > ROWS:
+        rest = sum(v.size for v in list(trainable.values())[ROWS:])
+        more = [f"... and {len(rows) - ROWS} more", "", f"{rest:,}", percent(rest, total)]
+        rows = rows[:ROWS] + [more]
+    count = sum(v.size for v in trainable.values())
+    rows.append(["trainable", "", f"{count:,}", percent(count, total)])
+    rows.append(["frozen", "", f"{total - count:,}", percent(total - count, total)])
+    return table(["parameter", "shape", "count", "share"], rows, "llrr")
+
+
+def trainable_line(parts: ModelParts) -> str:
+    """Returns "trainable 1,781 of 117,610 (1.51 %)"."""
+    count = sum(v.size for v in parts.trainable.values())
+    total = count + sum(v.size for v in parts.frozen.values())
+    return f"trainable {count:,} of {total:,} ({percent(count, total)})"
+
+
+def percent(part: int, whole: int) -> str:
+    """Returns "1.63 %"."""
+    return f"{100 * part / whole:.2f} %"

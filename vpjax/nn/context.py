@@ -13,8 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vpjax.train import losses
-
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -26,7 +24,6 @@ class Context:
     num_outputs: int | None = None  # leading tokens this layer must return, None: all
     noisy_backbone: bool = False  # the backbone's dropout acts and its BatchNorm sees the batch
     mask: Any = None  # B, which images are real and no padding; None: all
-    criterion: Callable = losses.softmax  # logits, labels -> loss of each image
     hook: Callable = lambda site, y, x, ctx: y
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":

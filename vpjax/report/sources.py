@@ -44,11 +44,11 @@ def assign(runs: Sequence[Run]) -> list[Column]:
         covered = defaultdict(set)
         for sets in open_.values():
             for data in sets:
-                covered[data.suite].add(data.name)
+                covered[data.benchmark].add(data.name)
         best = max(covered, key=lambda s: (len(covered[s]), len(covered[s]) / len(BENCHMARKS[s])))
         for i, sets in list(open_.items()):
             for data in sets:
-                if data.suite == best:
+                if data.benchmark == best:
                     out[i] = Column(best, data.name, data.group, data.metric)
                     open_.pop(i, None)
     return out

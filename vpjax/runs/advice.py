@@ -5,7 +5,6 @@ Figures are those of the papers named.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -13,7 +12,7 @@ from vpjax.core import registry
 from vpjax.data import preset
 from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
-from vpjax.weights.catalog import CATALOG
+from vpjax.models.factory import preset_of
 
 MANY = 50  # prompts; above, accuracy has been seen to fall
 
@@ -34,31 +33,16 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
             "73 with few, 64 with 200) while time and memory grow. Choose the number on the "
             "validation split."
         )
-    what, own = trained_with(config)
-    if own:
+    if own := preset_of(config.backbone.name, config.backbone.weights):
         trained, chosen = preset(own), preset(preset_name)
         if (trained.mean, trained.std) != (chosen.mean, chosen.std):
             yield (
                 f"preset {preset_name!r} normalises with mean {chosen.mean}, std {chosen.std}, but "
-                f"{what} was trained with mean {trained.mean}, std {trained.std} ({own!r}). Right "
+                f"{config.backbone.weights or config.backbone.name} was trained with mean {trained.mean}, std {trained.std} ({own!r}). Right "
                 "for repeating published VPT numbers, else several points lost."
             )
     if method.__name__ == "Adapter" and config.match_reference_code:
         yield (
-            "adapter with match_reference_code=True starts with both layers at zero, as published: only its "
-            "last bias ever learns."
+            "adapter with match_reference_code=True starts with both layers at zero, as published: "
+            "only its last bias ever learns."
         )
-
-
-def trained_with(config: ConfigDict) -> tuple[str, str]:
-    """Returns what was trained, and the preset it was trained with; "" where that is not known."""
-    if own := getattr(registry.lookup("backbones", config.backbone.name), "preset", ""):
-        return config.backbone.name, own
-    known = known_weights(config.backbone.weights)
-    return (known.file, known.preset) if known else ("", "")
-
-
-def known_weights(where: str):
-    """Returns what is known of weights, by their name or their public file name; None: nothing."""
-    by_file = {known.file: known for known in CATALOG.values()}
-    return CATALOG.get(where) or by_file.get(Path(where).name if where else "")

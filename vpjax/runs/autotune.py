@@ -13,9 +13,9 @@ computed.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import math
@@ -30,12 +30,12 @@ from ml_collections import ConfigDict
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder, write_json
-from vpjax.models import factory
-from vpjax.models.partition import merge
+from vpjax.models.partition import merge, partition
 from vpjax.nn.attention import AUTO, IMPLEMENTATIONS, MEASURED, candidates
 from vpjax.nn.stack import REMAT
 from vpjax.runs import config as configs
-from vpjax.runs.experiment import Experiment, on_device, split_batches
+from vpjax.runs import summary
+from vpjax.runs.experiment import Experiment, abstract_model
 from vpjax.runs.program import training_step
 from vpjax.train import sharding
 from vpjax.train.evaluate import make_eval_step
@@ -64,7 +64,7 @@ def autotune(experiment: Experiment, folder: Path) -> Experiment:
 
     Raises: UserError if several processes train, which could come to different answers.
     """
-    if not needs_autotune(experiment.config) or experiment.features:
+    if not needs_autotune(experiment.config) or experiment.inputs.cached:
         return experiment
     if distributed.count() > 1:
         raise UserError(
@@ -88,7 +88,7 @@ def autotune(experiment: Experiment, folder: Path) -> Experiment:
 
 def load_choice(experiment: Experiment, folder: Path) -> Experiment:
     """Returns the experiment with what the run in `folder` was trained with, on such a device."""
-    if not needs_autotune(experiment.config) or experiment.features:
+    if not needs_autotune(experiment.config) or experiment.inputs.cached:
         return experiment
     kept = read(folder / "choices.json", conditions(experiment))
     return with_choice(experiment, *kept["taken"]) if kept else experiment
@@ -101,9 +101,9 @@ def conditions(experiment: Experiment) -> dict[str, Any]:
     del named["backbone.weights"]
     found = {
         "device": f"{device.platform} {device.device_kind}",
-        "versions": {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "vpjax")},
+        "versions": summary.versions(("jax", "jaxlib", "vpjax")),
         "config": named,
-        "classes": experiment.sources["train"].num_classes,
+        "classes": len(experiment.classes.names),
         "mesh": dict(experiment.mesh.shape),
     }
     return json.loads(json.dumps(found, default=list))
@@ -172,7 +172,7 @@ class Bench:
 
     @functools.cached_property
     def batch(self) -> dict[str, jax.Array]:
-        batches = split_batches(self.experiment, "train").batches()
+        batches = self.experiment.inputs.loader("train").batches()
         with contextlib.closing(batches):
             return sharding.put_batch(next(batches), self.experiment.mesh)
 
@@ -228,10 +228,10 @@ def with_choice(experiment: Experiment, attention: str, remat: str) -> Experimen
     e, config = experiment._replace(remat=remat), experiment.config
     if attention == e.attention:
         return e
-    graph = factory.graph(config, e.sources["train"].num_classes, attention, e.mesh)
-    to_input = on_device(config, e.preset, e.image_size, train=config.data.val_augmented)
-    return e._replace(
-        attention=attention,
-        parts=e.parts._replace(graph=graph),
-        eval_step=make_eval_step(graph, to_input, e.criterion),
-    )
+    model = abstract_model(config, len(e.classes.names), attention=attention, mesh=e.mesh)
+    over = e.mesh if config.mesh.fsdp else None
+    parts = e.parts._replace(graph=partition(model, config.train.trainable, over).graph)
+    inputs = dataclasses.replace(e.inputs, graph=parts.graph)
+    to_input = inputs.to_input(train=config.data.val_augmented)
+    eval_step = make_eval_step(parts.graph, to_input, e.criterion)
+    return e._replace(attention=attention, parts=parts, inputs=inputs, eval_step=eval_step)

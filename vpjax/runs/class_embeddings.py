@@ -27,7 +27,7 @@ from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
 from vpjax.runs import config as configs
 from vpjax.runs import summary
-from vpjax.runs.experiment import Experiment, eval_batch_size, on_device, prepare
+from vpjax.runs.experiment import Experiment, prepare
 from vpjax.train import sharding
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
             "images": counts.tolist(),
             "data": source.name,
         }
-        files.write_json(folder / "class_embeddings.json", facts | summary.facts(experiment))
+        files.write_json(folder / "class_embeddings.json", facts | summary.result_facts(experiment))
     log.info("%d prototypes of %d layers: %s", count, values.shape[1], path)
     log.info("use them with --config.method.init=cls-nolastl --config.method.init_path=%s", path)
     return path
@@ -79,20 +79,19 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
 
 def class_means(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     """Returns C (L + 1) D means of the class token, and how many images each class has."""
-    config, source = experiment.config, experiment.sources["train"]
-    to_input = on_device(config, experiment.preset, experiment.image_size, train=False)
-    parts = experiment.parts
+    source, inputs, parts = experiment.sources["train"], experiment.inputs, experiment.parts
+    to_input = inputs.to_input(train=False)
 
     @jax.jit
     def sums(trainable, stats, frozen, batch):
         model = merge(parts.graph, trainable, stats, frozen)
-        tokens = cls_by_layer(model.backbone, to_input(batch["image"], None))
+        tokens = cls_by_layer(model.backbone, to_input(batch, None))
         rows = jax.nn.one_hot(batch["label"], source.num_classes) * batch["mask"][:, None]
         return jnp.einsum("bc,bld->cld", rows, tokens, precision="highest"), rows.sum(0)
 
     batches = Loader(
         source,
-        eval_batch_size(config),
+        inputs.settings.eval_batch_size,
         preset(experiment.preset),
         experiment.image_size,
         train=False,

@@ -17,7 +17,7 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
 
 # Keys of the backbone's section that are not the class's options.
-OUTSIDE = {"weights", "head", "resample"}
+NOT_OPTIONS = ("weights", "head", "resample")
 # Options that are decided once for a whole run, by config keys of the same name.
 RUN_WIDE = {"attention", "match_reference_code", "mesh"}
 
@@ -55,8 +55,9 @@ def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) 
     usual = registry.options(registry.lookup(package, old["name"]))
     kept = {k: v for k, v in old.items() if k in known and v != usual[k].default}
     new = section(package, name, **kept | dict(given))
-    for key in OUTSIDE & old.keys():
-        new[key] = old[key]
+    for key in NOT_OPTIONS:
+        if key in old:
+            new[key] = old[key]
     return new
 
 

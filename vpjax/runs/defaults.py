@@ -103,7 +103,6 @@ def get_config() -> ConfigDict:
 
     config.curves = True  # curves.png at the end of a run
     config.draw = True  # pictures at the end of a run: seconds each, see docs/pictures.md
-    config.export = ""  # write the backbone here after training, as a Google npz file
     config.study = study()
     return config
 

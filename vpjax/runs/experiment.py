@@ -1,215 +1,308 @@
-"""A config, made real: data, model, mesh, optimiser. Training and evaluation both start here.
+"""A config, resolved: data, model, mesh, optimizer. Training and evaluation both start here.
 
-Whatever a user can get wrong is found here, before anything large is compiled.
+This is the only file that reads the sections `backbone`, `method`, `data`, `text` and `optim` of a
+config; everything below takes plain arguments. Whatever a user can get wrong is found here, before
+anything large is compiled.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed, registry
-from vpjax.core.errors import Diverged, UserError, unknown
-from vpjax.data import Loader, open_source, preset
-from vpjax.data.loader import TRAIN_REMAINDERS, Order
+from vpjax.core import registry
+from vpjax.core.errors import UserError, unknown
+from vpjax.data import open_source, preset
+from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
 from vpjax.data.transforms import pair
 from vpjax.models import factory
+from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
-from vpjax.models.text.features import of_classes
+from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
+from vpjax.runs.config import NOT_OPTIONS
+from vpjax.runs.inputs import ImageInputs, LoaderSettings
 from vpjax.runs.startup import Startup
 from vpjax.train import losses, optim, sharding, step
-from vpjax.train.evaluate import Predictions, evaluate, make_eval_step
-from vpjax.weights.catalog import CATALOG
+from vpjax.train.checkpoint import digest
+from vpjax.train.evaluate import make_eval_step, primary_metric
+from vpjax.train.schedules import Plan
 from vpjax.weights.load import Loaded
 
 log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+BY_HAND = "made by hand"  # config.backbone.weights of a module that no config describes
+
+
+class ClassInfo(NamedTuple):
+    """The classes of a model, in the order of its logits."""
+
+    names: tuple[str, ...]
+    metadata: tuple[Mapping[str, Any], ...]  # what is known of each, its "name" at least
+    multilabel: bool = False  # whether an image has any number of them
+
+
+class BuiltModel(NamedTuple):
+    """A config's model with numbers, not placed on devices yet."""
+
+    parts: ModelParts
+    loaded: Loaded | None
+    attention: str
+    preset: str
+    image_size: tuple[int, int]  # pixels
+    identity: dict[str, str]  # of the frozen numbers: see `identity`
+
+
+class GivenModel(NamedTuple):
+    """A model that is there already, instead of one built from a config."""
+
+    parts: ModelParts
+    loaded: Loaded | None  # the record of its weights file
+    preset: str | None  # its preprocessing
 
 
 class Experiment(NamedTuple):
     """What a config stands for, made once and used by training and evaluation alike."""
 
     config: ConfigDict
-    sources: dict[str, Source]  # by split: "train", "val", "test"
+    classes: ClassInfo
+    sources: dict[str, Source]  # by split
+    inputs: Any  # ImageInputs, or FeatureInputs where the run trains on cached features
     preset: str
     image_size: tuple[int, int]  # pixels
     parts: ModelParts  # shapes only
     loaded: Loaded | None
     attention: str
     mesh: Mesh
-    plan: optim.Plan
-    optimiser: Any
+    plan: Plan
+    optimizer: Any
     rate: Callable  # step -> learning rate, but for plateaus
     criterion: Callable  # logits, labels -> loss of each image
-    loaders: dict[str, Loader]  # by split; a split is read when its loader is first asked for
     state: step.State
     frozen: dict[str, jax.Array]
     eval_step: Callable
+    identity: dict[str, str]  # of the frozen numbers, which checkpoints do not hold
     remat: str = "none"  # what the backward pass recomputes
-    text: str = ""  # hash of what the text features of the classes depend on
-    features: Any = (
-        None  # vpjax.runs.features.Features, where the run works on them; None: on images
-    )
+
+    @property
+    def metric(self) -> str:
+        """Returns the metric that chooses checkpoints, "accuracy" or "map"."""
+        return primary_metric(self.classes.multilabel)
 
 
-def prepare(config: ConfigDict, startup: Startup | None = None) -> Experiment:
+def prepare(
+    config: ConfigDict,
+    startup: Startup | None = None,
+    sources: Mapping[str, Source] | None = None,
+    given: GivenModel | None = None,
+) -> Experiment:
     """Opens data, builds the model, places it. Nothing is compiled but small draws.
 
-    Choices that are left to measuring are those of the cheap rules: see `vpjax.runs.autotune`. `startup`
-    is told what takes how long.
-    Raises: UserError for whatever does not fit.
+    Choices that are left to measuring are those of the cheap rules: see `vpjax.runs.autotune`.
+
+    Args:
+        config: the resolved config.
+        startup: a stopwatch that notes what takes how long.
+        sources: the data by split, where they are not those that `config.data` names.
+        given: the model, where it is not built from the config.
+
+    Raises:
+        UserError: for whatever does not fit.
     """
-    check(config)
     startup = startup or Startup()
+    check(config, sources)
     # float32 means float32: by default some accelerators multiply in a shorter format.
     if config.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
-    attention = factory.resolve_attention(config)
+    attention = resolve_attention(config)
     startup.lap("model")
-    sources = {
-        split: open_source(
-            config.data.name, config.data[split], config.data.dir or None, config.data.classes
-        )
-        for split in ("train", "val", "test")
-        if config.data[split]
-    }
+    sources = dict(sources) if sources is not None else open_sources(config)
     startup.lap("data")
-    num_classes = sources["train"].num_classes
-    criterion = make_criterion(config, sources["train"])
+    train = sources["train"]
+    classes = ClassInfo(train.classes, train.metadata, train.multilabel)
+    criterion = make_criterion(config, train)
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
     sharding.check_batch(config.train.batch_size // config.train.accumulate, mesh)
     sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
-    method = registry.lookup("methods", config.method.name)
-    text = of_classes(config, sources["train"]) if method.reads_class_names else None
-    values = text.values if text else None
-    parts, loaded = factory.build(config, num_classes, attention, mesh, values)
-    name = preset_name(config)
-    size = pair(factory.backbone_options(config)["image_size"])
+    built = build_model(config, classes, mesh, attention, given)
+    parts = built.parts
 
-    plan = make_plan(config, len(sources["train"]))
-    optimiser, rate = optim.make_optimiser(
-        config.optim, parts.trainable, plan, config.match_reference_code
+    plan = make_plan(config, len(train))
+    settings = optim.Settings(**config.optim)
+    optimizer, rate = optim.make_optimizer(
+        settings, parts.trainable, plan, config.match_reference_code
     )
-    state = step.init_state(parts.trainable, parts.stats, optimiser, config.seed)
-    state = sharding.place(state, mesh, method.sharded)
-    over = factory.split_over(config, mesh) is not None
-    frozen = sharding.place(parts.frozen, mesh, method.sharded, frozen=over)
+    state = step.init_state(parts.trainable, parts.stats, optimizer, config.seed)
+    rules = registry.lookup("methods", config.method.name).sharded
+    state = sharding.place(state, mesh, rules)
+    frozen = sharding.place(parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
     parts = shapes(parts)  # no second copy of any number stays behind
-    to_input = on_device(config, name, size, train=config.data.val_augmented)
-    eval_step = make_eval_step(parts.graph, to_input, criterion)
+    inputs = ImageInputs(
+        graph=parts.graph,
+        sources=sources,
+        preset=built.preset,
+        image_size=built.image_size,
+        channels=config.backbone.get("channels", 3),
+        dtype=config.dtype,
+        settings=loader_settings(config),
+    )
+    to_input = inputs.to_input(train=config.data.val_augmented)
     startup.lap("model")
     return Experiment(
         config=config,
+        classes=classes,
         sources=sources,
-        preset=name,
-        image_size=size,
+        inputs=inputs,
+        preset=built.preset,
+        image_size=built.image_size,
         parts=parts,
-        loaded=loaded,
-        attention=attention,
+        loaded=built.loaded,
+        attention=built.attention,
         mesh=mesh,
         plan=plan,
-        optimiser=optimiser,
+        optimizer=optimizer,
         rate=rate,
         criterion=criterion,
-        loaders={},
         state=state,
         frozen=frozen,
-        eval_step=eval_step,
+        eval_step=make_eval_step(parts.graph, to_input, criterion),
         remat="none" if config.remat == AUTO else config.remat,
-        text=text.key if text else "",
+        identity=built.identity,
     )
 
 
-def evaluate_metrics(experiment: Experiment, state: step.State, split: str) -> dict[str, float]:
-    """Returns the numbers of a split: accuracy, loss, count and more, see `vpjax.train.evaluate`.
+def build_model(
+    config: ConfigDict,
+    classes: ClassInfo,
+    mesh: Mesh | None = None,
+    attention: str = "",
+    given: GivenModel | None = None,
+) -> BuiltModel:
+    """Builds a config's model for some classes; no data are needed.
 
-    Raises: UserError if the loss is no number.
+    Args:
+        attention: the implementation that `resolve_attention` returned; "": asks it.
+        given: the model, where it is there already.
+
+    Raises:
+        UserError: if names, options, weights or class names do not fit.
     """
-    return evaluate_split(experiment, state, split)[0]
-
-
-def evaluate_split(
-    experiment: Experiment, state: step.State, split: str
-) -> tuple[dict[str, float], Predictions | None]:
-    """Returns the numbers of a split, and what was said of each image; see `evaluate`."""
-    key = None
-    if split == "val" and experiment.config.data.val_augmented:
-        key = jax.random.fold_in(jax.random.key(experiment.config.seed), 4)
-        key = jax.random.fold_in(key, int(state.step))
-    values, answers = evaluate(
-        experiment.eval_step,
-        {"trainable": state.trainable, "stats": state.stats},
-        experiment.frozen,
-        split_batches(experiment, split).batches(),
-        experiment.mesh,
-        key,
-        experiment.config.data.batch_loss,
-    )
-    if not math.isfinite(values["loss"]):
-        raise diverged(f"the loss of the {split} split is {values['loss']}", int(state.step))
-    return values, answers
-
-
-def diverged(what: str, step: int) -> Diverged:
-    """Returns the error for a number that is none any more."""
-    return Diverged(
-        f"{what} at step {step}: the run has diverged. Lower optim.lr, lengthen the warm-up, or "
-        "bound the gradient with optim.clip_norm=1. What was saved before is as it was."
-    )
-
-
-def image_loader(experiment: Experiment, split: str) -> Loader:
-    """Returns the batches of a split: shuffled and endless for "train", else one pass."""
-    config, training = experiment.config, split == "train"
-    if split not in experiment.loaders:
-        experiment.loaders[split] = Loader(
-            experiment.sources[split],
-            config.train.batch_size if training else eval_batch_size(config),
-            preset(experiment.preset),
-            experiment.image_size,
-            config.seed,
-            train=training,
-            process_index=distributed.index(),
-            process_count=distributed.count(),
-            remainder=config.train.remainder if training else None,
-            reshuffle=config.train.reshuffle,
+    attention = attention or resolve_attention(config)
+    text = None
+    if given is not None:
+        parts, loaded, _ = given
+    else:
+        if registry.lookup("methods", config.method.name).reads_class_names:
+            text = text_features(config, classes)
+        parts, loaded = factory.build(
+            backbone_spec(config),
+            method_spec(config),
+            len(classes.names),
+            seed=config.seed,
+            dtype=config.dtype,
+            attention=attention,
+            match_reference_code=config.match_reference_code,
+            trainable=config.train.trainable,
+            mesh=mesh,
+            fsdp=config.mesh.fsdp,
+            text=text.values if text else None,
         )
-    return experiment.loaders[split]
+    size = pair(backbone_spec(config).completed()["image_size"])
+    name = preset_name(config, given)
+    same = identity(config, parts, loaded, text.key if text else "")
+    return BuiltModel(parts, loaded, attention, name, size, same)
 
 
-def split_batches(experiment: Experiment, split: str) -> Order:
-    """Returns the batches that the steps take: of images, or of features where the run has them."""
-    return (
-        experiment.features.loader(split)
-        if experiment.features
-        else image_loader(experiment, split)
+def identity(
+    config: ConfigDict, parts: ModelParts, loaded: Loaded | None, text: str = ""
+) -> dict[str, str]:
+    """Returns which frozen numbers a run has: checkpoints hold this instead of a copy of them.
+
+    Args:
+        text: hash of all that the text features of the classes depend on.
+    """
+    if loaded is not None:
+        numbers = loaded.sha256
+    elif config.backbone.weights == BY_HAND:
+        numbers = digest(parts.frozen)
+    else:
+        numbers = "drawn from the seed"
+    found = {"name": config.backbone.name, "sha256": numbers}
+    return found | ({"text": text} if text else {})
+
+
+def backbone_spec(config: ConfigDict) -> BackboneSpec:
+    """Returns the section `backbone` as what the factory takes."""
+    section = config.backbone.to_dict()
+    options = {k: v for k, v in section.items() if k not in NOT_OPTIONS and k != "name"}
+    own = {k: section[k] for k in NOT_OPTIONS if k in section}
+    return BackboneSpec(section["name"], options, **own)
+
+
+def method_spec(config: ConfigDict) -> MethodSpec:
+    """Returns the section `method` as what the factory takes."""
+    section = config.method.to_dict()
+    return MethodSpec(section.pop("name"), section)
+
+
+def abstract_model(config: ConfigDict, num_classes: int, **options: Any) -> Any:
+    """Returns the config's model, of shapes: see `vpjax.models.factory.abstract_model`."""
+    options["match_reference_code"] = config.match_reference_code
+    specs = backbone_spec(config), method_spec(config)
+    return factory.abstract_model(*specs, num_classes, **options)
+
+
+def resolve_attention(config: ConfigDict) -> str:
+    """Returns the attention implementation that will run."""
+    specs = backbone_spec(config), method_spec(config)
+    return factory.resolve_attention(*specs, config.attention, config.dtype)
+
+
+def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
+    """Returns what CLIP's text tower makes of the classes' names."""
+    return class_text_features(
+        config.backbone.weights,
+        classes.names,
+        classes.metadata,
+        templates=config.text.templates,
+        name_type=config.text.name_type,
+        tokenizer=config.text.tokenizer,
+        dataset=config.data.name,
     )
 
 
-def on_device(config: ConfigDict, name: str, size: tuple[int, int], train: bool) -> step.Prepare:
-    """Returns what turns a uint8 batch into the model's input inside a jitted step.
+def open_sources(config: ConfigDict) -> dict[str, Source]:
+    """Opens the splits that a config names."""
+    data = config.data
+    return {
+        split: open_source(data.name, data[split], data.dir or None, data.classes)
+        for split in SPLITS
+        if data[split]
+    }
 
-    With `train` it augments, unless its key is None.
-    """
-    chosen, dtype = preset(name), jnp.dtype(config.dtype)
-    channels = config.backbone.get("channels", 3)
 
-    def to_input(images, key):
-        return chosen.device(images, size, train and key is not None, key, dtype, channels)
-
-    return to_input
+def loader_settings(config: ConfigDict) -> LoaderSettings:
+    """Returns how a config's batches are made."""
+    return LoaderSettings(
+        batch_size=config.train.batch_size,
+        eval_batch_size=eval_batch_size(config),
+        seed=config.seed,
+        remainder=config.train.remainder,
+        reshuffle=config.train.reshuffle,
+    )
 
 
 def make_criterion(config: ConfigDict, train: Source) -> Callable:
-    """Returns the loss, (logits, labels) -> B, with the weights that train's classes get.
+    """Returns the loss, (logits, labels) -> B, with the class weights of the training images.
 
-    Raises: UserError for a loss that does not suit the labels.
+    Raises:
+        UserError: for a loss that does not suit the labels.
     """
     if train.multilabel and config.train.loss == "softmax":
         raise UserError(
@@ -225,8 +318,8 @@ def make_criterion(config: ConfigDict, train: Source) -> Callable:
     return losses.criterion(config.train.loss, weights, config.train.label_smoothing)
 
 
-def make_plan(config: ConfigDict, examples: int) -> optim.Plan:
-    """Returns the length of the run; a joined batch may span into the next epoch."""
+def make_plan(config: ConfigDict, examples: int) -> Plan:
+    """Returns the length of the run; a batch may continue into the next epoch."""
     per_epoch = math.ceil(examples / config.train.batch_size)
     if config.train.remainder == "drop":
         per_epoch = examples // config.train.batch_size
@@ -235,15 +328,15 @@ def make_plan(config: ConfigDict, examples: int) -> optim.Plan:
         steps = round(config.train.epochs * per_epoch)
     if steps < 1:
         raise UserError(f"the run has {steps} steps; raise train.steps or train.epochs")
-    return optim.Plan(steps, per_epoch, config.train.batch_size)
+    return Plan(steps, per_epoch, config.train.batch_size)
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Images in a batch of evaluation."""
+    """Returns the images in a batch of evaluation."""
     return config.data.eval_batch_size or config.train.batch_size
 
 
-def preset_name(config: ConfigDict) -> str:
+def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     """Returns the preprocessing: the config's, or what the weights were made with."""
     if config.data.preset != "auto":
         chosen = preset(config.data.preset)
@@ -253,19 +346,23 @@ def preset_name(config: ConfigDict) -> str:
                 "crops at random on the host. Set data.val_augmented=False."
             )
         return config.data.preset
-    if own := getattr(registry.lookup("backbones", config.backbone.name), "preset", None):
-        return own
-    known = CATALOG.get(config.backbone.weights)
+    known = given.preset if given else None
+    known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
     if known is None:
         raise UserError(
             "data.preset is 'auto', but what these weights were made with is not known. Name a "
             "preset, for example --config.data.preset=inception (mean and std 0.5)."
         )
-    return known.preset
+    return known
 
 
-def check(config: ConfigDict) -> None:
-    """Raises a UserError for choices that cannot be meant."""
+def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> None:
+    """Checks choices that contradict each other.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    data = config.data if sources is None else {s: s if s in sources else "" for s in SPLITS}
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {config.dtype!r}; choose 'float32' or 'bfloat16'")
     if config.train.loss not in losses.LOSSES:
@@ -274,18 +371,18 @@ def check(config: ConfigDict) -> None:
         raise unknown("train.class_weights", config.train.class_weights, losses.CLASS_WEIGHTS)
     if config.train.select not in ("last", "best"):
         raise UserError(f"train.select is {config.train.select!r}; choose 'last' or 'best'")
-    if not config.data.train:
+    if not data["train"]:
         raise UserError("data.train is empty; give a split, such as 'train'")
-    if (config.train.select == "best" or config.train.patience) and not config.data.val:
+    if (config.train.select == "best" or config.train.patience) and not data["val"]:
         raise UserError("train.select='best' and train.patience need data.val, which is empty")
-    if config.train.test_best and not (config.data.val and config.data.test):
+    if config.train.test_best and not (data["val"] and data["test"]):
         raise UserError("train.test_best needs data.val and data.test; one of them is empty")
     if config.train.remainder not in TRAIN_REMAINDERS:
         raise unknown("train.remainder", config.train.remainder, TRAIN_REMAINDERS)
     parts, whole = config.train.accumulate, config.train.batch_size
     if parts < 1 or whole % parts:
         raise UserError(f"train.accumulate is {parts}; it must divide train.batch_size, {whole}")
-    if config.optim.schedule == "plateau" and not config.data.val:
+    if config.optim.schedule == "plateau" and not data["val"]:
         raise UserError("optim.schedule='plateau' needs data.val, which is empty")
     for key in ("log_every", "eval_every", "epochs"):
         if not config.train[key] > 0:

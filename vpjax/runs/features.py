@@ -31,12 +31,12 @@ from vpjax.core.files import cache_folder
 from vpjax.core.progress import Progress
 from vpjax.data import Loader, preset
 from vpjax.data.features import FeatureLoader, Rows, content, filling, read_rows
-from vpjax.models import factory
 from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
-from vpjax.runs.experiment import Experiment, eval_batch_size, on_device
+from vpjax.runs.experiment import Experiment, backbone_spec
+from vpjax.runs.inputs import ImageInputs
 from vpjax.train import sharding
 from vpjax.train.checkpoint import digest
 from vpjax.train.evaluate import make_eval_step
@@ -62,32 +62,44 @@ class HeadModel(Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
-    """The features of an experiment's splits; each is computed when it is first asked for."""
+class FeatureInputs:
+    """Features of the splits, computed when they are first asked for; see `vpjax.runs.inputs`.
 
-    experiment: Experiment  # through the backbone
-    graph: tuple  # of the model on features
-    forward: Callable  # the backbone's numbers, images -> B D
-    facts: dict[str, Any]  # what they depend on besides the data
-    loaders: dict[str, FeatureLoader]
+    Attributes:
+        graph: of the model that takes features.
+        experiment: whose images they are features of.
+        forward: backbone's numbers, batch of images -> B D.
+        facts: what features depend on besides the data.
+        loaders: by split.
+    """
+
+    graph: tuple
+    experiment: Experiment
+    forward: Callable
+    facts: dict[str, Any]
+    loaders: dict[str, FeatureLoader] = dataclasses.field(default_factory=dict)
+
+    cached = True
+
+    @property
+    def images(self) -> ImageInputs:
+        """Returns the images, whatever the steps are given."""
+        return self.experiment.inputs
+
+    def to_input(self, train: bool) -> Callable:
+        """Returns batch, key -> features; nothing is augmented."""
+        return lambda batch, key: batch["features"]
 
     def loader(self, split: str) -> FeatureLoader:
-        """Returns the batches of a split, in the order its images would have."""
-        config, training = self.experiment.config, split == "train"
+        """Returns the batches of a split, in the order that its images would have."""
         if split not in self.loaders:
-            self.loaders[split] = FeatureLoader(
-                self.experiment.sources[split],
-                self.rows(split),
-                config.train.batch_size if training else eval_batch_size(config),
-                seed=config.seed,
-                train=training,
-                remainder=config.train.remainder if training else None,
-                reshuffle=config.train.reshuffle,
-            )
+            settings = self.experiment.inputs.settings.of(split)
+            source = self.experiment.sources[split]
+            self.loaders[split] = FeatureLoader(source, self.rows(split), **settings)
         return self.loaders[split]
 
     def rows(self, split: str) -> Rows:
-        """Returns the features of a split from the disk, computing what is not there."""
+        """Returns the features of a split from the disk, computing what is missing."""
         source = self.experiment.sources[split]
         facts = self.facts | {"data": source.name, "content": content(source)}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -104,7 +116,7 @@ class Features:
 
     def fill(self, store: Any, split: str) -> None:
         """Computes the rows that are missing."""
-        e, size = self.experiment, eval_batch_size(self.experiment.config)
+        e, size = self.experiment, self.experiment.inputs.settings.eval_batch_size
         # In the order of evaluation whatever the split: as stored, once.
         images = Loader(e.sources[split], size, preset(e.preset), e.image_size, train=False)
         weights = backbone_values(e.frozen)
@@ -112,9 +124,9 @@ class Features:
         saved, waiting = time.monotonic(), None
         with Progress(count, first, batch_size=size) as progress:
             for step, batch in enumerate(images.batches(first), first):
-                x = sharding.put_batch({"image": batch["image"]}, e.mesh)["image"]
+                placed = sharding.put_batch({"image": batch["image"]}, e.mesh)
                 # The device works on this batch while the one before goes to the disk.
-                ready, waiting = waiting, (step, self.forward(weights, x), batch)
+                ready, waiting = waiting, (step, self.forward(weights, placed), batch)
                 if ready is not None:
                     self.keep(store, *ready)
                     progress.update(step)
@@ -132,9 +144,10 @@ class Features:
 
 
 def with_cached_features(experiment: Experiment) -> Experiment:
-    """Returns the experiment on features, where the config asks for it and nothing speaks against.
+    """Returns the experiment on cached features, where its config asks for it and nothing forbids.
 
-    Raises: UserError if features="cached" and something does.
+    Raises:
+        UserError: if features="cached" and something does.
     """
     config, why = experiment.config, reason_against(experiment)
     if config.features not in CHOICES:
@@ -145,16 +158,11 @@ def with_cached_features(experiment: Experiment) -> Experiment:
     if not wanted or (config.features == "auto" and not worth_caching(experiment)):
         return experiment
     model = merge(*experiment.parts)  # shapes
-    ours = HeadModel(model.backbone, model.method)
-    graph = (nnx.split(ours)[0], experiment.parts.graph[1])
-    features = Features(experiment, graph, make_forward(experiment), facts(experiment), {})
-    eval_step = make_eval_step(graph, as_they_are, experiment.criterion)
-    return experiment._replace(features=features, eval_step=eval_step)
-
-
-def as_they_are(features: Array, key: Array | None) -> Array:
-    """What the preprocessing of images is for features."""
-    return features
+    head = HeadModel(model.backbone, model.method)
+    graph = (nnx.split(head)[0], experiment.parts.graph[1])
+    inputs = FeatureInputs(graph, experiment, make_forward(experiment), facts(experiment))
+    eval_step = make_eval_step(graph, inputs.to_input(train=False), experiment.criterion)
+    return experiment._replace(inputs=inputs, eval_step=eval_step)
 
 
 def reason_against(experiment: Experiment) -> str | None:
@@ -177,7 +185,7 @@ def reason_against(experiment: Experiment) -> str | None:
 
 
 def worth_caching(experiment: Experiment) -> bool:
-    """Whether computing features once saves time, and there is room for them."""
+    """Returns whether computing features once saves time, and there is room for them."""
     e, dim = experiment, merge(*experiment.parts).backbone.dim
     size = sum(v.size for n, v in e.parts.frozen.items() if n.startswith("backbone/"))
     passes = e.plan.steps * e.plan.batch_size / len(e.sources["train"])
@@ -190,11 +198,12 @@ def worth_caching(experiment: Experiment) -> bool:
 def facts(experiment: Experiment) -> dict[str, Any]:
     """Returns what features depend on besides the data."""
     config = experiment.config
+    spec = backbone_spec(config)
     preparation = dataclasses.asdict(preset(experiment.preset))
     del preparation["name"]  # some are one thing by two names
     return {
         "backbone": digest(backbone_values(experiment.frozen)),
-        "options": factory.backbone_options(config),
+        "options": {"name": spec.name} | spec.completed(),
         "preset": preparation,
         "image_size": list(experiment.image_size),
         "dtype": config.dtype,
@@ -203,17 +212,17 @@ def facts(experiment: Experiment) -> dict[str, Any]:
 
 
 def make_forward(experiment: Experiment) -> Callable:
-    """Returns forward(the backbone's numbers, images as stored) -> B D float32."""
+    """Returns forward(backbone's numbers, batch of images) -> B D float32."""
     model = merge(*experiment.parts)  # shapes
     graphdef, like = nnx.split(model.backbone)
-    config, method = experiment.config, model.method
-    to_input = on_device(config, experiment.preset, experiment.image_size, train=False)
+    method = model.method
+    to_input = experiment.inputs.to_input(train=False)
     ctx = dataclasses.replace(EVALUATION, hook=method.tap)
 
     @jax.jit
-    def forward(weights, images):
+    def forward(weights, batch):
         backbone = nnx.merge(graphdef, params.fill(like, weights))
-        state = method.start(backbone, to_input(images, None), ctx)
+        state = method.start(backbone, to_input(batch, None), ctx)
         state = run_layers(backbone.layers, state, method.step, ctx, method.num_outputs(backbone))
         return backbone.pool(state).astype(jnp.float32)
 

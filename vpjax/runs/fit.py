@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +16,88 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed, files, logs
+from vpjax.core import distributed
 from vpjax.core.errors import UserError
+from vpjax.core.files import write_json
+from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
-from vpjax.runs import autotune, summary, workdir
+from vpjax.data.source import Source
 from vpjax.runs import config as configs
-from vpjax.runs.experiment import Experiment, diverged, evaluate_metrics, prepare, split_batches
+from vpjax.runs import summary, workdir
+from vpjax.runs.autotune import autotune, needs_autotune
+from vpjax.runs.evaluate import diverged, evaluate_metrics
+from vpjax.runs.experiment import Experiment, GivenModel, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
-from vpjax.runs.restore import checkpoint_metadata, reopen_run, restore_checkpoint
-from vpjax.runs.scores import as_table, margin_of, score
+from vpjax.runs.restore import checkpoint_metadata, restore_checkpoint, write_classes
+from vpjax.runs.scores import score
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early_stopping import EarlyStopping
+from vpjax.train.schedules import Plan
 from vpjax.train.signals import Stopped, StopSignal
-from vpjax.weights import google
 
 log = logging.getLogger(__name__)
 
 AHEAD = 4  # steps that the host may be ahead of the device
 
+Finish = Callable[[Experiment, step.State, Path], None]
 
-def fit(config: ConfigDict, folder: Path, startup: Startup | None = None) -> dict[str, Any]:
+
+def fit(
+    config: ConfigDict,
+    folder: Path,
+    startup: Startup | None = None,
+    finish: Finish | None = None,
+    sources: Mapping[str, Source] | None = None,
+    given: GivenModel | None = None,
+) -> dict[str, Any]:
     """Trains, or goes on training, in `folder`; returns and writes the result.
 
-    `startup` knows what came before; without it, the clock of the first step begins here.
-    Raises: UserError, before the first compile, for what a user got wrong; Stopped on a signal.
+    Args:
+        config: a run's config.
+        folder: the run's own.
+        startup: a stopwatch of what came before; without it, the clock begins here.
+        finish: called with the experiment, its final state and the folder when the result is
+            written, for pictures; it may not change the result.
+        sources: the data by split, where they are not those that `config.data` names.
+        given: the model, where it is not built from the config.
+
+    Raises:
+        UserError: before the first compile, for what a user got wrong.
+        Stopped: on a signal, everything saved.
     """
-    with workdir.lock_workdir(folder) as own, logs.to_file(own / "log.txt"):
+    with workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
         if (result := workdir.open_workdir(folder, config)) is not None:
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
-        experiment = with_cached_features(prepare(config, startup))
+        experiment = with_cached_features(prepare(config, startup, sources, given))
         for split in ("train", "val"):  # what is wrong with the images shows here
             if split in experiment.sources:
-                split_batches(experiment, split)
+                experiment.inputs.loader(split)
         startup.lap("data")
-        if autotune.needs_autotune(config):
-            experiment = autotune.autotune(experiment, folder)
+        if needs_autotune(config):
+            experiment = autotune(experiment, folder)
             startup.lap("choice")
         configs.save(config, own / "config.json")
-        summary.opening(experiment)
+        write_classes(experiment.classes, own)
+        summary.log_opening(experiment)
         with (
             contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
             contextlib.closing(Checkpoints(folder / "checkpoints" / "best")) as best,
             StopSignal() as signals,
         ):
             state, early = train(experiment, own, last, best, signals, startup)
-            state, facts = selected(experiment, state, best)
+            state, facts = selected_state(experiment, state, best)
         facts["startup"] = startup.facts()
-        return conclude(experiment, state, early, own, time.perf_counter() - begin, **facts)
+        seconds = time.perf_counter() - begin
+        result = conclude(experiment, state, early, own, seconds, **facts)
+        if finish is not None:
+            finish(experiment, state, own)
+        return result
 
 
 def train(
@@ -80,8 +110,9 @@ def train(
 ) -> tuple[step.State, EarlyStopping]:
     """The loop: steps from wherever the newest checkpoint is to the end of the plan."""
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
+    metric = experiment.metric
     state, early, start = experiment.state, EarlyStopping(config.train.patience), 0
-    if (found := restore_checkpoint(experiment, last)) is not None:
+    if (found := restore_checkpoint(last, experiment.state, experiment.identity)) is not None:
         state, early = found
         start = int(state.step)
         last.discard_after(start)
@@ -91,12 +122,12 @@ def train(
     if start >= plan.steps or early.stop:
         return state, early
 
-    batches = sharding.prefetch(split_batches(experiment, "train").batches(start), mesh)
+    batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)
     batch = next(batches)
     startup.lap("data")
     train_step = compiled(experiment, state, batch)
     startup.lap("compile")
-    evaluate_at = evaluations(config, plan)
+    evaluate_at = evaluation_steps(config, plan)
     saved, recent = time.monotonic(), []
     with (
         Metrics(folder, resume_at=start) as metrics,
@@ -107,7 +138,7 @@ def train(
         for now in range(start + 1, plan.steps + 1):
             state, numbers = train_step(state, experiment.frozen, batch)
             recent.append(numbers)
-            done = steady(recent, now)
+            done = wait_for_device(recent, now)
             if now == start + 1:
                 done = now, jax.block_until_ready(numbers)
                 startup.lap("step")
@@ -122,9 +153,9 @@ def train(
                 if "val" in experiment.sources:
                     values = evaluate_metrics(experiment, state, "val")
                     metrics.write(now, {f"val_{k}": v for k, v in values.items() if k != "count"})
-                    done = now, numbers | {"val_accuracy": values["accuracy"]}
-                    improved = early.better(values["accuracy"], now)
-                    state = slowed(experiment, state, early)
+                    done = now, numbers | {f"val_{metric}": values[metric]}
+                    improved = early.better(values[metric], now)
+                    state = reduce_on_plateau(experiment, state, early)
                 metrics.write_csv()
                 note = checkpoint_metadata(experiment, early)
                 due = bool(distributed.all_max(time.monotonic() - saved >= config.train.save_every))
@@ -137,7 +168,7 @@ def train(
             if done:
                 progress.update(*done)
             if early.stop:
-                progress.line(f"no better val accuracy in {early.since} evaluations: stopped")
+                progress.line(f"no better val {metric} in {early.since} evaluations: stopped")
                 break
             if asked := distributed.all_max(signals.asked, meet=noted):  # all stop at one step
                 mean(recent, now)  # what has diverged is not saved
@@ -155,16 +186,18 @@ def train(
     return state, early
 
 
-def selected(
+def selected_state(
     experiment: Experiment, state: step.State, best: Checkpoints
 ) -> tuple[step.State, dict[str, float]]:
     """Returns the weights a run reports, its last or its best, and what else is to be reported."""
     config = experiment.config.train
     if config.select != "best" and not config.test_best:
         return state, {}
-    chosen, facts = restore_checkpoint(experiment, best)[0], {}
+    found = restore_checkpoint(best, experiment.state, experiment.identity)
+    chosen, facts = found[0], {}
     if config.test_best:
-        facts["test_accuracy_best"] = evaluate_metrics(experiment, chosen, "test")["accuracy"]
+        best_test = evaluate_metrics(experiment, chosen, "test")
+        facts[f"test_{experiment.metric}_best"] = best_test[experiment.metric]
     return chosen if config.select == "best" else state, facts
 
 
@@ -176,77 +209,58 @@ def conclude(
     seconds: float,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Returns and writes the result of training that took `seconds`, with more `facts` about it."""
+    """Reads the test split, once; returns and writes the result of training that took `seconds`."""
     begin = time.perf_counter()
-    result = finish(experiment, state, early, folder) | facts
-    result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
-    files.write_json(folder / "result.json", result)
-    log.info("%s", summary.one_line(result))
-    from vpjax.report.plots.pictures import at_the_end  # here: matplotlib is slow to import
-
-    at_the_end(experiment, state, folder)
-    return result
-
-
-def finish(experiment: Experiment, state: step.State, early: EarlyStopping, folder: Path) -> dict:
-    """Reads the test split, once, and returns the result."""
-    config = experiment.config
     result = {"status": "finished", "step": int(state.step)}
     splits = [s for s in ("val", "test") if s in experiment.sources]
     for split, values in score(experiment, state, splits, folder, step=int(state.step)).items():
         result |= {f"{split}_{k}": v for k, v in values.items()}
     if "val" in experiment.sources:
-        result |= {"best_val_accuracy": early.best, "best_val_step": early.best_step}
-    result |= summary.facts(experiment)
-    if config.export:
-        export(experiment, state, Path(config.export))
-    if config.get("curves", True) and not distributed.index():
-        summary.draw_curves(folder)
+        result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
+    result |= summary.result_facts(experiment) | facts
+    result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
+    write_json(folder / "result.json", result)
+    log.info("%s", summary.one_line(result))
     return result
 
 
-def evaluate_run(folder: Path) -> dict[str, Any]:
-    """Restores a run and evaluates its test split, or else val; see `vpjax.runs.scores` for its files.
-
-    Raises: UserError as `reopened` does, or if the run has no such split.
-    """
-    experiment, state = reopen_run(folder)
-    split = "test" if "test" in experiment.sources else "val"
-    if split not in experiment.sources:
-        raise UserError("the run has neither a test nor a val split to evaluate")
-    facts = {"step": int(state.step), "checkpoint": experiment.config.train.select}
-    with workdir.own_folder(folder) as own:
-        values = score(experiment, state, [split], own, **facts)[split]
-    log.info("\n%s\n", as_table(split, values, margin_of(experiment)))
-    return facts | {f"{split}_{k}": v for k, v in values.items()}
-
-
-def steady(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, dict] | None:
-    """Waits until the device is `AHEAD` steps behind at most; returns the step it has done last.
+def wait_for_device(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, dict] | None:
+    """Waits until the device is `AHEAD` steps behind at most.
 
     Without this the host would queue up steps without end: their batches fill the memory, a signal
-    is answered late, and what is shown is not how far the device is. The device never waits, as it
-    has steps left when the host goes on. `recent` are the numbers of the steps since the last line
-    of the history; those before have been read. None: of these none is that old.
+    is answered late, and the progress shown is not that of the device. The device never waits, as
+    it has steps left when the host goes on.
+
+    Args:
+        recent: the metrics of the steps since the last line of the history; those of earlier
+            steps have been read.
+        now: the step that was started last.
+
+    Returns:
+        The newest step that is surely done and its metrics; None if all of `recent` are newer.
     """
     if len(recent) <= AHEAD:
         return None
     return now - AHEAD, jax.block_until_ready(recent[-1 - AHEAD])
 
 
-def evaluations(config: ConfigDict, plan: optim.Plan) -> set[int]:
+def evaluation_steps(config: ConfigDict, plan: Plan) -> set[int]:
     """Returns the steps after which to evaluate and save; the last is one of them."""
     every = max(1, round(config.train.eval_every * plan.steps_per_epoch))
     return {*range(every, plan.steps, every), plan.steps}
 
 
-def slowed(experiment: Experiment, state: step.State, early: EarlyStopping) -> step.State:
+def reduce_on_plateau(
+    experiment: Experiment, state: step.State, early: EarlyStopping
+) -> step.State:
     """Returns the state after an evaluation: on a plateau, where asked, with a lower rate."""
     config = experiment.config.optim
     if config.schedule != "plateau" or not early.plateau(config.plateau_patience):
         return state
-    log.info("no better val accuracy since step %d: lower learning rate", early.best_step)
-    return dataclasses.replace(state, opt=optim.reduce(state.opt, config.plateau_factor))
+    log.info(
+        "no better val %s since step %d: lower learning rate", experiment.metric, early.best_step
+    )
+    return dataclasses.replace(state, opt=optim.reduce_lr(state.opt, config.plateau_factor))
 
 
 def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
@@ -262,14 +276,3 @@ def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
     images = [step.pop("images") for step in recent]
     average = lambda k: float(np.average([step[k] for step in recent], weights=images))  # noqa: E731
     return {k: average(k) for k in recent[0]} if recent else {}
-
-
-def export(experiment: Experiment, state: step.State, path: Path) -> None:
-    """Writes the backbone as a Google npz file."""
-    values = sharding.to_host(experiment.frozen | state.trainable)
-    if distributed.index():
-        return
-    mine = {n.removeprefix("backbone/"): v for n, v in values.items() if n.startswith("backbone/")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    google.save(path, mine)
-    log.info("wrote the backbone to %s (%d arrays)", path, len(mine))

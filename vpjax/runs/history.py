@@ -1,15 +1,5 @@
-"""What a run says: numbers to files, progress to the screen, tables to both.
+"""The history of a run: <workdir>/metrics.jsonl, a line as it happens, and metrics.csv."""
 
-    Metrics   <workdir>/metrics.jsonl, a line as it happens, and metrics.csv for spreadsheets
-    Progress  a bar on a terminal, whole lines anywhere else
-    table     aligned on a screen and valid Markdown in a report
-
-A device works ahead of Python, and reading a number from it waits for the step that makes it.
-`Metrics` has to read what it writes; `Progress` reads only what it shows, every few seconds.
-"""
-
-import csv
-import io
 import json
 import math
 import os
@@ -20,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError
+from vpjax.core.files import write_text
+from vpjax.core.table import write_csv
 
 
 class Metrics:
@@ -41,7 +33,7 @@ class Metrics:
                 text = "".join(_line(row) for row in rows)
                 # Also mends a half-written last line, which the next would be appended to.
                 if text != self.path.read_text(encoding="utf-8", errors="replace"):
-                    _replace(self.path, text)
+                    write_text(self.path, text)
             self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
         except OSError as error:
             raise UserError(
@@ -64,12 +56,7 @@ class Metrics:
     def write_csv(self) -> None:
         """Rewrites metrics.csv from all lines so far: a column a name, empty where not given."""
         rows = read_history(self.path)
-        names = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        _replace(self.path.with_suffix(".csv"), text.getvalue())
+        write_csv(self.path.with_suffix(".csv"), rows, () if rows else ("step",))
 
     def close(self) -> None:
         if not self._file.closed:
@@ -120,9 +107,3 @@ def _number(name: str, value: Any) -> int | float | None:
 
 def _line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)

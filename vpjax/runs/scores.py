@@ -14,7 +14,6 @@ A margin depends on the scale of the logits, so it is named: 714 cosines and 100
 compare. Several classes an image: see `vpjax.train.evaluate`.
 """
 
-import csv
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,11 +22,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from vpjax.core.errors import UserError
 from vpjax.core.files import write_json
-from vpjax.core.table import table
+from vpjax.core.table import table, write_csv
 from vpjax.data.source import Source
 from vpjax.models.partition import merge
-from vpjax.runs.experiment import Experiment, evaluate_split
+from vpjax.runs import workdir
+from vpjax.runs.evaluate import evaluate_split
+from vpjax.runs.experiment import Experiment
+from vpjax.runs.restore import reopen_run
 from vpjax.train import taxonomy
 from vpjax.train.evaluate import Predictions
 from vpjax.train.step import State
@@ -58,32 +61,34 @@ def score(
     per_class.csv is of the last split.
     Raises: UserError if a loss is no number.
     """
-    train, found, answers = experiment.sources["train"], {}, None
+    train, found, predictions = experiment.sources["train"], {}, None
     for split in splits:
-        found[split], answers = evaluate_split(experiment, state, split)
-        if answers is not None:
-            found[split] |= details(answers, train)
+        found[split], predictions = evaluate_split(experiment, state, split)
+        if predictions is not None:
+            found[split] |= details(predictions, train)
     facts["margin_of"] = margin_of(experiment)
     try:
         write_json(folder / "evaluation.json", facts | found)
-        if answers is not None:
-            write_classes(folder / "per_class.csv", answers, train)
+        if predictions is not None:
+            write_per_class(folder / "per_class.csv", predictions, train)
     except OSError as e:
         log.warning("%s cannot be written: %s", folder, e.strerror)
     return found
 
 
-def details(answers: Predictions, train: Source) -> Numbers:
+def details(predictions: Predictions, train: Source) -> Numbers:
     """Returns what classes and training images tell beyond accuracy."""
-    counts = counted(train)
+    counts = training_counts(train)
     if counts is not None and np.count_nonzero(taxonomy.group_sizes(counts)) < 2:
         counts = None  # one group is all classes
-    found = taxonomy.evaluation_report(answers.predictions, answers.labels, train.metadata, counts)
+    found = taxonomy.evaluation_report(
+        predictions.predictions, predictions.labels, train.metadata, counts
+    )
     own = {k: v for k, v in found.items() if k not in ("accuracy", "balanced", "count")}
-    return own | {"margin": float(answers.margins.mean(dtype=np.float64))}
+    return own | {"margin": float(predictions.margins.mean(dtype=np.float64))}
 
 
-def counted(train: Source) -> Int[np.ndarray, " C"] | None:
+def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
     """Returns the training images of each class; None where counting would take long."""
     return train.counts() if train.labels_known or len(train) <= READ else None
 
@@ -107,16 +112,39 @@ def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
     return table([f"{split}, {numbers['count']} images", ""], rows)
 
 
-def write_classes(path: Path, answers: Predictions, train: Source) -> None:
-    """Writes a line a class as CSV; a class without images has no accuracy."""
-    size = train.num_classes
-    shown = np.bincount(answers.labels, minlength=size)
-    right = np.bincount(answers.labels[answers.labels == answers.predictions], minlength=size)
-    trained = counted(train)
-    trained = [""] * size if trained is None else trained.tolist()
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["label", "class", "images", "right", "accuracy", "training_images"])
-        for i, name in enumerate(train.classes):
-            share = f"{100 * right[i] / shown[i]:.4f}" if shown[i] else ""
-            writer.writerow([i, name, shown[i], right[i], share, trained[i]])
+def write_per_class(path: Path, predictions: Predictions, train: Source) -> None:
+    """Writes a row a class as CSV; a class without images has no accuracy."""
+    size, labels = train.num_classes, predictions.labels
+    images = np.bincount(labels, minlength=size)
+    correct = np.bincount(labels[labels == predictions.predictions], minlength=size)
+    trained = training_counts(train)
+    rows = [
+        {
+            "label": i,
+            "class": name,
+            "images": images[i],
+            "correct": correct[i],
+            "accuracy": f"{100 * correct[i] / images[i]:.4f}" if images[i] else "",
+            "training_images": "" if trained is None else trained[i],
+        }
+        for i, name in enumerate(train.classes)
+    ]
+    write_csv(path, rows)
+
+
+def evaluate_run(folder: Path) -> dict[str, Any]:
+    """Restores a run and evaluates its test split, or else val; writes the files of `score`.
+
+    Raises:
+        UserError: as `reopen_run` does, or if the run has no such split.
+    """
+    experiment, state = reopen_run(folder)
+    split = "test" if "test" in experiment.sources else "val"
+    if split not in experiment.sources:
+        raise UserError("the run has neither a test nor a val split to evaluate")
+    facts = {"step": int(state.step), "checkpoint": experiment.config.train.select}
+    with workdir.own_folder(folder) as own:
+        values = score(experiment, state, [split], own, **facts)[split]
+    log.info("\n%s\n", as_table(split, values, margin_of(experiment)))
+    facts["metric"] = experiment.metric
+    return facts | {f"{split}_{k}": v for k, v in values.items()}

@@ -3,27 +3,23 @@
 import importlib.metadata
 import logging
 import platform
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from vpjax.core.table import table
+from vpjax.models.partition import trainable_table
 from vpjax.runs.advice import advice
-from vpjax.runs.history import read_history
-
-if TYPE_CHECKING:
-    from vpjax.runs.experiment import Experiment
+from vpjax.runs.experiment import Experiment
 
 log = logging.getLogger(__name__)
-ROWS = 30  # of the parameter table
 
 
-def opening(experiment: "Experiment") -> None:
+def log_opening(experiment: Experiment) -> None:
     """Logs what is about to happen: parameters, data, weights, devices, kernels."""
     e, config = experiment, experiment.config
-    log.info("%s", parameter_table(e))
-    surroundings(e)
+    log.info("%s", trainable_table(e.parts))
+    log_setup(e)
     log.info(
         "plan      %d steps of %d images (%d an epoch), %s, peak lr %.3g",
         e.plan.steps,
@@ -32,15 +28,15 @@ def opening(experiment: "Experiment") -> None:
         config.optim.name,
         float(np.max(e.rate(np.arange(e.plan.steps)))),
     )
-    warn(e)
+    log_advice(e)
 
 
-def surroundings(experiment: "Experiment") -> None:
+def log_setup(experiment: Experiment) -> None:
     """Logs data, weights, devices, kernels."""
     e, config = experiment, experiment.config
     for split, source in e.sources.items():
         log.info("data      %-5s %6d images  %s", split, len(source), source.name)
-    log.info("          %d classes, preset %s", e.sources["train"].num_classes, e.preset)
+    log.info("          %d classes, preset %s", len(e.classes.names), e.preset)
     if e.loaded is None:
         log.info("weights   drawn from seed %d", config.seed)
     else:
@@ -60,36 +56,13 @@ def surroundings(experiment: "Experiment") -> None:
     log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, e.remat)
 
 
-def warn(experiment: "Experiment") -> None:
+def log_advice(experiment: Experiment) -> None:
     """Logs what is known to go wrong with such a config."""
     for text in advice(experiment.config, experiment.preset):
         log.warning("warning   %s", text)
 
 
-def parameter_table(experiment: "Experiment") -> str:
-    """Returns what trains: name, shape, count, and the share of all parameters."""
-    trainable, frozen = experiment.parts.trainable, experiment.parts.frozen
-    total = sum(v.size for v in (*trainable.values(), *frozen.values()))
-    rows = [
-        [name, " x ".join(map(str, v.shape)) or "scalar", f"{v.size:,}", percent(v.size, total)]
-        for name, v in trainable.items()
-    ]
-    if len(rows) > ROWS:
-        rest = sum(v.size for v in list(trainable.values())[ROWS:])
-        more = [f"... and {len(rows) - ROWS} more", "", f"{rest:,}", percent(rest, total)]
-        rows = rows[:ROWS] + [more]
-    count = sum(v.size for v in trainable.values())
-    rows.append(["trainable", "", f"{count:,}", percent(count, total)])
-    rows.append(["frozen", "", f"{total - count:,}", percent(total - count, total)])
-    return table(["parameter", "shape", "count", "share"], rows, "llrr")
-
-
-def percent(part: int, whole: int) -> str:
-    """Returns "1.63 %"."""
-    return f"{100 * part / whole:.2f} %"
-
-
-def cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
+def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
     """Logs and returns what the compiled step needs, by the compiler's own count."""
     memory, out = compiled.memory_analysis(), {}
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
@@ -109,13 +82,14 @@ def cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
     return out
 
 
-def facts(experiment: "Experiment") -> dict[str, Any]:
+def result_facts(experiment: Experiment) -> dict[str, Any]:
     """Returns all that could make another run's number differ."""
     e, config = experiment, experiment.config
     trainable = sum(v.size for v in e.parts.trainable.values())
     total = trainable + sum(v.size for v in e.parts.frozen.values())
     return {
         "method": config.method.name,
+        "metric": e.metric,
         "trainable": trainable,
         "total": total,
         "percent": 100 * trainable / total,
@@ -128,7 +102,7 @@ def facts(experiment: "Experiment") -> dict[str, Any]:
         "data_fingerprint": e.sources["train"].fingerprint,
         "steps_per_epoch": e.plan.steps_per_epoch,
         "preset": e.preset,
-        "on_features": e.features is not None,
+        "cached_features": e.inputs.cached,
         "dtype": config.dtype,
         "attention": e.attention,
         "remat": e.remat,
@@ -139,50 +113,52 @@ def facts(experiment: "Experiment") -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of what computes."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "vpjax")
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Returns the versions of Python and of packages; "not installed" of a bare checkout."""
+    out = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+def reported_split(result: dict[str, Any]) -> str:
+    """Returns the split that a result is about: "test", or else "val"."""
+    return "test" if f"test_{result.get('metric', 'accuracy')}" in result else "val"
 
 
 def one_line(result: dict[str, Any]) -> str:
     """Returns "test accuracy 96.41 % (167 images), 1,781 trainable parameters (1.53 %)"."""
-    split = "test" if "test_accuracy" in result else "val"
+    split, metric = reported_split(result), result.get("metric", "accuracy")
     text = f"step {result['step']}"
-    if f"{split}_accuracy" in result:
-        accuracy, count = result[f"{split}_accuracy"], result[f"{split}_count"]
-        name = "mAP" if f"{split}_map" in result else "accuracy"
-        text += f", {split} {name} {accuracy:.2f} % ({count} images)"
+    if f"{split}_{metric}" in result:
+        name = "mAP" if metric == "map" else metric
+        text += f", {split} {name} {result[f'{split}_{metric}']:.2f} %"
+        text += f" ({result[f'{split}_count']} images)"
     if "trainable" in result:
         text += f", {result['trainable']:,} trainable parameters ({result['percent']:.2f} %)"
     return text
 
 
-def draw_curves(folder: Path) -> None:
-    """Draws the history of a run to curves.png."""
-    from vpjax.report.plots.curves import (
-        curves,  # here: a run needs no pictures before its first step
-    )
-
-    rows = read_history(folder / "metrics.jsonl")
-    curves(rows, title=folder.name).savefig(folder / "curves.png", dpi=150)
-
-
-def compare_with_recorded(result: dict[str, Any], recorded: dict[str, Any] | None) -> None:
+def log_comparison(result: dict[str, Any], recorded: dict[str, Any] | None) -> None:
     """Logs whether an evaluation repeats what training recorded."""
-    split = "test" if "test_accuracy" in result else "val"
-    key = f"{split}_accuracy"
+    split, metric = reported_split(result), result["metric"]
+    key = f"{split}_{metric}"
     if recorded is None or recorded["step"] != result["step"]:
         log.info("the run is not finished: nothing is recorded for step %d yet", result["step"])
     elif recorded[key] == result[key]:
-        log.info("equal to the recorded %s accuracy", split)
+        log.info("equal to the recorded %s %s", split, metric)
     else:
         log.warning(
-            "recorded %s accuracy is %r, this evaluation gives %r: other data, weights, device or "
+            "the recorded %s %s is %r, this evaluation gives %r: other data, weights, device or "
             "versions; compare result.json",
             split,
+            metric,
             recorded[key],
             result[key],
         )

@@ -44,8 +44,8 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
         begin = time.perf_counter()
         experiment = with_cached_features(prepare(config))
         configs.save(config, folder / "config.json")
-        summary.surroundings(experiment)
-        summary.warn(experiment)
+        summary.log_setup(experiment)
+        summary.log_advice(experiment)
         splits = [s for s in ("val", "test") if s in experiment.sources]
         found = score(experiment, experiment.state, splits, folder)
         result = {"status": "finished", "step": 0}
@@ -53,7 +53,7 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
             log.info("\n%s\n", as_table(split, numbers, margin_of(experiment)))
             result |= {f"{split}_{k}": v for k, v in numbers.items()}
         # What is there to be learnt belongs to the mixture.
-        result |= summary.facts(experiment) | {
+        result |= summary.result_facts(experiment) | {
             "method": "zero_shot",
             "trainable": 0,
             "percent": 0.0,

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import distributed, files
 from vpjax.core.errors import InUse, UserError, unknown
-from vpjax.data.lock import locked
+from vpjax.data.lock import lock_split
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
 from vpjax.runs.fit import fit
@@ -171,7 +171,9 @@ def missing(config: ConfigDict, folder: Path) -> list[str]:
 @contextlib.contextmanager
 def protected(plan: Plan) -> Iterator[None]:
     """Locks the test split until the choice is made, and notes what the folder belongs to."""
-    with locked(plan.config.data, until=plan.choice_path):
+    data = plan.config.data
+    where = {"data_dir": data.dir or None, "classes": data.classes}
+    with lock_split(data.name, data.test, plan.choice_path, **where):
         once(plan, keep)
         yield
 

@@ -1,7 +1,7 @@
 """Checkpoints with Orbax: what changes while training, and nothing else.
 
     <workdir>/checkpoints/last/<step>/weights     trainable part and running statistics
-                                      optimiser   its state, the step, the key
+                                      optimizer   its state, the step, the key
                                       meta        config, backbone, digests, early stopping
 
 The frozen backbone is named by its file's sha256, never copied. Orbax keeps no checksums and
@@ -122,7 +122,7 @@ def parts(state: State) -> dict[str, Any]:
     """Returns what is stored together: evaluation reads "weights" alone."""
     return {
         "weights": {"trainable": state.trainable, "stats": state.stats},
-        "optimiser": {"opt": state.opt, "step": state.step, "key": state.key},
+        "optimizer": {"opt": state.opt, "step": state.step, "key": state.key},
     }
 
 

@@ -3,8 +3,10 @@
 Percent, but for the loss, the threshold and the count:
 
     one class an image    accuracy, top5 (of 2 classes: auc), mean_class_accuracy
-    several               accuracy, which is map, the mean average precision; mean_recall, over
-                          thresholds and classes; f1_micro, f1_macro, f1_samples at `threshold`
+    several               map, the mean average precision; mean_recall, over thresholds and
+                          classes; f1_micro, f1_macro, f1_samples at `threshold`
+
+The first of each is the primary metric: it chooses checkpoints and stops early.
 
 A number that the split does not define, such as the AUC of a single class, is left out.
 """
@@ -23,11 +25,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vpjax.core.errors import UserError
 from vpjax.models.partition import merge
-from vpjax.nn.context import Context
+from vpjax.nn.context import EVALUATION
 from vpjax.train import losses
 from vpjax.train.metrics import average_precision, best_f1, mean_recall, roc_auc
 from vpjax.train.sharding import prefetch, to_host
-from vpjax.train.step import Prepare
+from vpjax.train.step import ToInput
+
+
+def primary_metric(multilabel: bool) -> str:
+    """Returns the metric that chooses among checkpoints: "map" of several classes an image."""
+    return "map" if multilabel else "accuracy"
 
 
 class Predictions(NamedTuple):
@@ -85,21 +92,21 @@ class MultiLabel(metrics.Collection):
 
 
 def make_eval_step(
-    graph: tuple, prepare: Prepare, criterion: Callable = losses.softmax
+    graph: tuple, to_input: ToInput, criterion: Callable = losses.softmax
 ) -> Callable:
     """Returns step(trainable, stats, frozen, batch, key=None) -> sums, scores of the batch.
 
-    `key` goes to `prepare`: with one, images are augmented as in training where it can do that.
+    `key` goes to `to_input`: with one, images are augmented as in training where it can do that.
     Scores are what is said of each image: labels, mask, predictions, margins; logits where numbers
     need those of the whole split.
     """
 
     def eval_step(trainable, stats, frozen, batch, key=None):
         model = merge(graph, trainable, stats, frozen)
-        ctx = Context(criterion=criterion)
-        out = model(prepare(batch["image"], key), ctx)
+        ctx = EVALUATION
+        out = model(to_input(batch, key), ctx)
         logits, labels = out["logits"], batch["label"]
-        found = {"loss": model.method.loss(out, labels, ctx), "mask": batch["mask"]}
+        found = {"loss": model.method.loss(out, labels, criterion, ctx), "mask": batch["mask"]}
         scores = {"labels": labels, "mask": batch["mask"]}
         if labels.ndim == 2:
             return MultiLabel.single_from_model_output(**found), scores | {"logits": logits}
@@ -135,7 +142,7 @@ def evaluate(
 ) -> tuple[dict[str, float], Predictions | None]:
     """Returns the numbers of a split, and what was said of its images if they have one class each.
 
-    "accuracy", "loss" and "count" are always among the numbers.
+    The primary metric, "loss" and "count" are always among the numbers.
 
     `weights` holds "trainable" and "stats". Padding is masked, so every image counts once. `key`
     asks for images augmented as in training. `batch_loss` adds the mean of the batches' own losses,
@@ -162,7 +169,8 @@ def evaluate(
     out = {k: v if k == "threshold" else 100 * v for k, v in numbers.items() if math.isfinite(v)}
     if batch_loss:
         out["batch_loss"] = float(np.mean(jax.device_get(means)))
-    numbers = {"accuracy": out["accuracy"], "loss": loss, "count": int(count)} | out
+    metric = primary_metric(multilabel="map" in out)
+    numbers = {metric: out[metric], "loss": loss, "count": int(count)} | out
     return numbers, Predictions(**scores) if "predictions" in scores else None
 
 
@@ -199,7 +207,6 @@ def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, flo
     f1 = best_f1(np.exp(-np.logaddexp(0, -logits.astype(np.float64))), targets)
     ap = float(average_precision(logits, targets)[found].mean())
     return {
-        "accuracy": ap,
         "map": ap,
         "mean_recall": float(mean_recall(logits, targets)[found].mean()),
         **{f"f1_{k}": f1[k] for k in ("micro", "macro", "samples")},

@@ -1,6 +1,6 @@
 """The jitted training step.
 
-Gradients, optimiser state and returned arrays exist for the trainable part only. The frozen part is
+Gradients, optimizer state and returned arrays exist for the trainable part only. The frozen part is
 an argument that is neither donated nor returned. Images arrive as uint8; augmentation and
 normalisation are part of the step.
 """
@@ -18,7 +18,7 @@ from vpjax.models.partition import merge, partition
 from vpjax.nn.context import Context
 from vpjax.train import losses
 
-Prepare = Callable  # images, key or None -> normalised images
+ToInput = Callable  # batch, key or None -> what the model takes: images normalised, or features
 
 
 @functools.partial(
@@ -30,7 +30,7 @@ Prepare = Callable  # images, key or None -> normalised images
 class State:
     """All that changes while training, and the key all randomness comes from."""
 
-    step: Any  # int32, optimiser steps done
+    step: Any  # int32, optimizer steps done
     trainable: dict[str, Any]
     stats: dict[str, Any]
     opt: Any
@@ -40,53 +40,64 @@ class State:
 def init_state(
     trainable: dict[str, Any],
     stats: dict[str, Any],
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     seed: int,
 ) -> State:
     """Returns the state of step 0. Its arrays are new ones, as the state will be donated."""
 
     def init(trainable, stats):
         key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 2))
-        return State(jnp.zeros((), jnp.int32), trainable, stats, optimiser.init(trainable), key)
+        return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer.init(trainable), key)
 
     return jax.jit(init)(trainable, stats)
 
 
 def make_train_step(
     graph: tuple,
-    optimiser: optax.GradientTransformation,
-    prepare: Prepare,
+    optimizer: optax.GradientTransformation,
+    to_input: ToInput,
     steps: int,
     remat: str = "none",
     criterion: Callable = losses.softmax,
     segments: int = 0,
     accumulate: int = 1,
 ) -> Callable:
-    """Returns step(state, frozen, batch) -> state, metrics; `state` is donated.
+    """Returns the jitted step(state, frozen, batch) -> state, metrics; `state` is donated.
 
-    A batch is {"image": uint8 B H W C, "label": int32 B or B C, "mask": bool B}; the loss is the
-    mean over images whose mask is set. Accuracy is among the metrics if images have one class;
-    "images" counts those of the mask; the method's `terms` are there too.
-    `remat` and `segments` are those of `vpjax.nn.stack.run_layers`. `accumulate=k` works through a batch in k
-    parts, one after the other, and adds up their gradients: less memory, the same step.
-    Raises, when traced: UserError for a choice of these that cannot be.
+    A batch holds what `to_input` reads ("image": uint8 B H W C, or "features": float32 B D),
+    "label" (int32 B, or B C of zeros and ones) and "mask" (bool B, False for padding).
+
+    Args:
+        graph: of the model, see `vpjax.models.partition`.
+        to_input: batch, key -> what the model takes; augmentation and normalisation.
+        steps: the length of the run, which a method's annealing follows.
+        remat: see `vpjax.nn.stack.run_layers`, as for `segments`.
+        criterion: logits, labels -> loss of each image; its mean over unmasked images is minimised.
+        accumulate: parts that a batch is worked through in, one after the other, adding up their
+            gradients: less memory, the same step.
+
+    Returns:
+        The metrics are means over unmasked images: "loss", the other terms of the method,
+        "accuracy" (percent, where images have one class), and "grad_norm", "images" (a count).
+
+    Raises:
+        UserError: when traced, for a combination of these that cannot be.
     """
 
     def gradient(state, stats, frozen, batch, key):
         """Returns the gradient of a part of a batch, its numbers, and running averages after it."""
-        images = prepare(batch["image"], jax.random.fold_in(key, 0))
+        inputs = to_input(batch, jax.random.fold_in(key, 0))
         weight, labels = batch["weight"], batch["label"]
         ctx = Context(
             key=jax.random.fold_in(key, 1),
             progress=state.step / steps,
             mask=weight > 0,
-            criterion=criterion,
         )
 
         def loss_fn(trainable):
             model = merge(graph, trainable, stats, frozen)
-            out = model(images, ctx, remat, segments)
-            terms = model.method.loss_terms(out, labels, ctx)
+            out = model(inputs, ctx, remat, segments)
+            terms = model.method.loss_terms(out, labels, criterion, ctx)
             numbers = {name: (term * weight).sum() for name, term in terms.items()}
             loss = numbers["loss"]
             if labels.ndim == 1:
@@ -101,7 +112,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         images = batch["mask"].sum()
         weight = batch["mask"] / jnp.maximum(1, images)
-        batch = {"image": batch["image"], "label": batch["label"], "weight": weight}
+        batch = {k: v for k, v in batch.items() if k != "mask"} | {"weight": weight}
         if accumulate == 1:
             (grads, numbers), stats = gradient(state, state.stats, frozen, batch, key)
         else:
@@ -118,7 +129,7 @@ def make_train_step(
             nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
             start = nothing, state.stats
             ((grads, numbers), stats), _ = jax.lax.scan(add, start, jnp.arange(accumulate))
-        updates, opt = optimiser.update(grads, state.opt, state.trainable)
+        updates, opt = optimizer.update(grads, state.opt, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         numbers |= {"grad_norm": optax.tree.norm(grads), "images": images}
         return State(state.step + 1, trainable, stats, opt, state.key), numbers

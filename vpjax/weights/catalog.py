@@ -1,17 +1,21 @@
-"""Weights that can be named instead of downloaded by hand: name -> file, address, preprocessing.
+"""Public files of weights that vpjax knows by name: address, digest, backbone, preprocessing.
 
 The original ImageNet-21k files belong to the ViT paper (Dosovitskiy et al. 2020, arXiv 2010.11929).
 The AugReg files (Steiner et al. 2021, arXiv 2106.10270) are the best of each size by upstream
 validation accuracy: the table of recommended checkpoints in google-research/vision_transformer.
 timm's AugReg models of B/32, S/32 and L/16 come from other files of the same sweep, so their
-numbers differ. Google publishes no digests of these files in text; the storage server sends the MD5
-of a file as it sends the file, and `fetch` checks it then.
+numbers differ. Google publishes no digests of these files; its server sends the MD5 of a file with
+the file, and `vpjax.weights.download` checks that.
 
-The torch files below them are those VPT's experiments use, from their authors' own addresses. MD5
-prefixes are from the authors' tables or from VPT's; torchvision has SHA-256 prefixes in its names.
+The torch files after them are those that VPT's experiments use, from their authors' own addresses.
+MD5 prefixes come from the authors' tables or from VPT's; torchvision puts SHA-256 prefixes into its
+file names.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
 
 _BUCKET = "https://storage.googleapis.com/vit_models"
 _META = "https://dl.fbaipublicfiles.com"
@@ -21,65 +25,86 @@ _TORCH = "https://download.pytorch.org/models"
 
 @dataclasses.dataclass(frozen=True)
 class CatalogEntry:
-    """A public file of weights; without `url` it is part of vpjax, in vpjax/weights/assets.
+    """A public file of weights.
 
-    `preset` names the normalisation it was trained with ("inception": mean 0.5, deviation 0.5).
-    `digest`, where one is published, is "algorithm:prefix of the hexadecimal digest".
-    `backbone` and `variant` are the config's backbone.name and backbone.variant.
+    Attributes:
+        url: where it is downloaded from; "" for a file that comes with vpjax (`weights/assets`).
+        file: its public name, under which the cache keeps it.
+        preset: the preprocessing it was trained with, a name in `vpjax.data.PRESETS`.
+        variant: `backbone.variant` of a config.
+        description: architecture, training data and paper, for people.
+        digest: "algorithm:prefix of the hexadecimal digest" where one is published.
+        backbone: `backbone.name` of a config; "" for a file that is not a backbone's.
+        options: other options of the backbone that differ from its variant's.
     """
 
     url: str
     file: str
     preset: str
     variant: str
-    about: str
+    description: str
     digest: str | None = None
     backbone: str = "vit.ViT"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _original(variant: str) -> CatalogEntry:
     file = f"ViT-{variant.replace('/', '_')}.npz"
-    about = f"ViT-{variant}, supervised ImageNet-21k, 224 px (arXiv 2010.11929)"
-    return CatalogEntry(f"{_BUCKET}/imagenet21k/{file}", file, "inception", variant, about)
+    description = f"ViT-{variant}, supervised ImageNet-21k, 224 px (arXiv 2010.11929)"
+    return CatalogEntry(f"{_BUCKET}/imagenet21k/{file}", file, "inception", variant, description)
 
 
-def _augreg(variant: str, recipe: str, then: str = "", second: str = "") -> CatalogEntry:
-    file = f"{variant.replace('/', '_')}-i21k-300ep-lr_0.001-{recipe}{then}.npz"
-    about = f"ViT-{variant}, AugReg ImageNet-21k, 300 epochs{second}, 224 px (arXiv 2106.10270)"
-    return CatalogEntry(f"{_BUCKET}/augreg/{file}", file, "inception", variant, about)
+def _augreg(variant: str, recipe: str, suffix: str = "", also: str = "") -> CatalogEntry:
+    file = f"{variant.replace('/', '_')}-i21k-300ep-lr_0.001-{recipe}{suffix}.npz"
+    description = f"ViT-{variant}, AugReg ImageNet-21k, 300 epochs{also}, 224 px (arXiv 2106.10270)"
+    return CatalogEntry(f"{_BUCKET}/augreg/{file}", file, "inception", variant, description)
 
 
-def _torch(backbone: str, variant: str, url: str, about: str, digest=None, file="") -> CatalogEntry:
+def _torch(
+    backbone: str,
+    variant: str,
+    url: str,
+    description: str,
+    digest: str | None = None,
+    file: str = "",
+) -> CatalogEntry:
     file = file or url.rpartition("/")[2]
-    return CatalogEntry(url, file, "imagenet", variant, about, digest, backbone)
+    return CatalogEntry(url, file, "imagenet", variant, description, digest, backbone)
 
 
 def _mae(variant: str, size: str, md5: str) -> CatalogEntry:
     url = f"{_META}/mae/pretrain/mae_pretrain_vit_{size}.pth"
-    about = f"ViT-{variant}, MAE on ImageNet-1k, 224 px (arXiv 2111.06377)"
-    return _torch("vit.MAE", variant, url, about, f"md5:{md5}")
+    description = f"ViT-{variant}, MAE on ImageNet-1k, 224 px (arXiv 2111.06377)"
+    return _torch("vit.MAE", variant, url, description, f"md5:{md5}")
 
 
 def _swin(variant: str, file: str, data: str, digest=None) -> CatalogEntry:
-    about = f"Swin-{variant}, supervised {data} px (arXiv 2103.14030)"
-    return _torch("swin.Swin", variant, f"{_SWIN}/v1.0.0/swin_{file}.pth", about, digest)
+    description = f"Swin-{variant}, supervised {data} px (arXiv 2103.14030)"
+    entry = _torch("swin.Swin", variant, f"{_SWIN}/v1.0.0/swin_{file}.pth", description, digest)
+    return dataclasses.replace(entry, options={"image_size": 384} if "_384" in file else {})
 
 
 def _convnext(variant: str, file: str, data: str) -> CatalogEntry:
-    about = f"ConvNeXt-{variant}, supervised {data}, 224 px (arXiv 2201.03545)"
+    description = f"ConvNeXt-{variant}, supervised {data}, 224 px (arXiv 2201.03545)"
     url = f"{_META}/convnext/convnext_{file}.pth"
-    return _torch("convnext.ConvNeXt", variant, url, about)
+    return _torch("convnext.ConvNeXt", variant, url, description)
 
 
 def _resnet(variant: str, sha256: str) -> CatalogEntry:
-    about = f"ResNet-{variant}, supervised ImageNet-1k, torchvision (arXiv 1512.03385)"
+    description = f"ResNet-{variant}, supervised ImageNet-1k, torchvision (arXiv 1512.03385)"
     url = f"{_TORCH}/resnet{variant}-{sha256}.pth"
-    return _torch("resnet.ResNet", variant, url, about, f"sha256:{sha256}")
+    return _torch("resnet.ResNet", variant, url, description, f"sha256:{sha256}")
 
 
 CATALOG: dict[str, CatalogEntry] = {
     "digits_vit": CatalogEntry(
-        "", "digits_vit.npz", "digits", "Ti/4", "the first run: digits 0-4, 8 px"
+        "",
+        "digits_vit.npz",
+        "digits",
+        "Ti/4",
+        "the first run: digits 0-4, 8 px",
+        options={"image_size": 8, "dim": 48, "mlp_dim": 192, "heads": 4, "depth": 4}
+        | {"dropout": 0.0, "pos_std": 0.3},
     ),
     "vit_b16_in21k": _original("B/16"),
     "vit_b32_in21k": _original("B/32"),
@@ -107,7 +132,7 @@ CATALOG: dict[str, CatalogEntry] = {
         f"{_META}/moco-v3/vit-b-300ep/linear-vit-b-300ep.pth.tar",
         "ViT-B/16, MoCo v3 on ImageNet-1k, 300 epochs, with a linear head (arXiv 2104.02057)",
         "md5:8f39ce",
-        "mocov3_linear-vit-b-300ep.pth.tar",  # VPT's name of it; the address alone says little
+        "mocov3_linear-vit-b-300ep.pth.tar",  # VPT's name; the one in the address says little
     ),
     "swin_t_in1k": _swin("T", "tiny_patch4_window7_224", "ImageNet-1k, 224"),
     "swin_t_moby": _torch(
@@ -143,3 +168,27 @@ CATALOG: dict[str, CatalogEntry] = {
         "",  # no backbone here
     ),
 }
+
+
+def list_weights(backbone: str = "") -> list[str]:
+    """Returns the names of the catalogue, in alphabetical order.
+
+    Args:
+        backbone: return only weights of this backbone, such as "swin.Swin".
+    """
+    return sorted(n for n, entry in CATALOG.items() if backbone in ("", entry.backbone))
+
+
+def find_entry(weights: str) -> CatalogEntry | None:
+    """Returns the entry of a name in the catalogue, or of a path ending in a public file name."""
+    by_file = {entry.file: entry for entry in CATALOG.values()}
+    return CATALOG.get(weights) or by_file.get(PurePath(weights).name)
+
+
+def preset_of(weights: str) -> str | None:
+    """Returns the preset (preprocessing) that weights were trained with; None if it is not known.
+
+    `weights` is a name in the catalogue, or a path or address ending in a file's public name.
+    """
+    entry = find_entry(weights)
+    return entry.preset if entry else None

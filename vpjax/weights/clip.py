@@ -1,13 +1,13 @@
-"""CLIP's files: both towers, in the names of the Hugging Face hub, of its Flax files, of OpenAI.
+"""Names of CLIP files: of the Hugging Face hub, of its Flax files, of OpenAI.
 
     hub      vision_model.encoder.layers.7.self_attn.q_proj.weight    (out, in)
     flax     vision_model/encoder/layers/7/self_attn/q_proj/kernel    (in, out)
     OpenAI   visual.transformer.resblocks.7.attn.in_proj_weight       query, key, value in one
     ours     layers/7/attn/query/kernel                               (D, N, d)
 
-Everything is brought to the hub's names first. A tower takes its own half; the other half's names
-are known and go to "unused/"; a name that is of neither half stays as it is, for the report.
-OpenAI's `.pt` files are programs: `python -m vpjax.weights.convert --unsafe` turns them into files.
+Everything is brought to the hub's names first. What belongs to the other tower goes to "unused/"; a
+name that belongs to neither stays as it is, so that the loader reports it.
+OpenAI's `.pt` files are programs: `python main.py convert --unsafe IN OUT` reads them with torch.
 """
 
 import re
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 VISION, TEXT = "vision_model.", "text_model."
-BESIDE = ("logit_scale", "input_resolution", "context_length", "vocab_size")  # single numbers
+SCALARS = ("logit_scale", "input_resolution", "context_length", "vocab_size")
 VISION_MARK = "vision_model.embeddings.class_embedding"
 TEXT_MARK = "text_model.embeddings.token_embedding.weight"
 OPENAI_MARKS = ("visual.class_embedding", "token_embedding.weight")
@@ -48,7 +48,7 @@ BLOCK = {
     "mlp.fc2": "mlp/fc2",
 }
 PROJECTIONS = {"visual_projection.weight": VISION, "text_projection.weight": TEXT}
-# What stands in OpenAI's names, and in the hub's.
+# Patterns in OpenAI's names, and their replacements in the hub's.
 OPENAI = {
     r"^visual\.conv1\.": "vision_model.embeddings.patch_embedding.",
     r"^visual\.class_embedding$": "vision_model.embeddings.class_embedding",
@@ -67,11 +67,11 @@ OPENAI = {
     r"\.mlp\.c_fc\.": ".mlp.fc1.",
     r"\.mlp\.c_proj\.": ".mlp.fc2.",
 }
-APPLIED = ("visual.proj", "text_projection")  # stored as x @ M has it, not (out, in)
+TRANSPOSED = ("visual.proj", "text_projection")  # stored (in, out), unlike other matrices
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether names are those of a CLIP, or of one of its towers."""
+    """Returns whether names are those of a CLIP, or of one of its towers."""
     dotted = {n.removeprefix("params/").replace("/", ".") for n in names}
     dotted |= {re.sub(r"\.embedding$", ".weight", n) for n in dotted}
     return any(mark in dotted for mark in (VISION_MARK, TEXT_MARK, *OPENAI_MARKS))
@@ -80,12 +80,12 @@ def recognises(names: Collection[str]) -> bool:
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], tower: str = VISION
 ) -> dict[str, np.ndarray]:
-    """Returns one tower's arrays by our names; heads are split as `expected` has them."""
+    """Returns the arrays of `tower` by our names; heads are split as in `expected`."""
     out = {}
     for name, array in to_hub(arrays).items():
         found = our_name(name)
         if found is None:
-            out[f"unused/{name}" if _beside(name) else name] = array
+            out[f"unused/{name}" if _is_scalar(name) else name] = array
         elif found[0] != tower:
             out[f"unused/{name}"] = array
         else:
@@ -94,7 +94,7 @@ def translate(
 
 
 def our_name(name: str) -> tuple[str, str] | None:
-    """Returns the tower and our name of one of the hub's names; None if it is of neither tower."""
+    """Returns the tower and our name for one of the hub's; None if it belongs to neither tower."""
     if name in PROJECTIONS:
         return PROJECTIONS[name], "projection/kernel"
     tower = next((t for t in TOP if name.startswith(t)), None)
@@ -113,7 +113,7 @@ def our_name(name: str) -> tuple[str, str] | None:
 
 
 def to_hub(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns a file's arrays in the hub's names and layout, whichever of the three it has."""
+    """Returns the arrays of any of the three kinds of files in the hub's names and layout."""
     if any("/" in name for name in arrays):
         return dict(_from_flax(n, a) for n, a in arrays.items())
     if any(mark in arrays for mark in OPENAI_MARKS):
@@ -130,7 +130,7 @@ def _from_flax(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def _from_openai(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    array = array.T if name in APPLIED else array
+    array = array.T if name in TRANSPOSED else array
     for pattern, instead in OPENAI.items():
         name = re.sub(pattern, instead, name)
     m = re.fullmatch(r"(.*)\.attn\.in_proj_(weight|bias)", name)
@@ -140,12 +140,12 @@ def _from_openai(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [(f"{m[1]}.self_attn.{letter}_proj.{m[2]}", part) for letter, part in parts]
 
 
-def _beside(name: str) -> bool:
-    return name in BESIDE or name.endswith(".position_ids")
+def _is_scalar(name: str) -> bool:
+    return name in SCALARS or name.endswith(".position_ids")
 
 
 def _our_layout(ours: str, array: np.ndarray, like: Any | None) -> np.ndarray:
-    """Turns (out, in) to (in, out); what does not fit stays, for the report."""
+    """Turns (out, in) to (in, out); what does not fit stays, for the error message."""
     if ours == "cls_token":
         return array.reshape(1, -1)
     if ours.endswith("kernel"):

@@ -1,21 +1,19 @@
-"""Weights of any readable kind into one that every tool reads, under their own names.
+"""Rewrites weights as safetensors or npz, under the names they have.
 
-    python -m vpjax.weights.convert mae_pretrain_vit_base.pth mae_b16.safetensors
-    python -m vpjax.weights.convert mae_b16 mae_b16.npz                 a known name, or an address
+    convert("mae_pretrain_vit_base.pth", "mae_b16.safetensors")
 
-Loading needs no conversion: vpjax reads torch files itself. This is for the few it cannot read,
-for which torch is used if it is installed, and for sharing a file that cannot run code.
+Loading needs no conversion: vpjax reads torch files itself. This is for the few that it cannot
+read, for which torch is used if it is installed, and for sharing a file that cannot run code.
 """
 
-import argparse
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
+from vpjax.core import files
 from vpjax.core.errors import UserError, unknown
 from vpjax.weights import formats, torch_file
 from vpjax.weights.download import fetch, sha256
@@ -26,12 +24,25 @@ UNSAFE = (
 )
 
 
-def convert(source: str, target: Path, *, force: bool = False, unsafe: bool = False) -> str:
-    """Writes the arrays of `source` (path, address or known name) to `target`; returns a summary.
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    force: bool = False,
+    unsafe: bool = False,
+) -> str:
+    """Writes the arrays of a file of weights to another file; returns a line that describes it.
 
-    `unsafe` lets torch run what the file says, for files that hold whole objects.
-    Raises: UserError if the source cannot be read or the target may not be written.
+    Args:
+        source: a path, an address or a name in the catalogue.
+        target: a path that ends in ".safetensors" or ".npz".
+        force: replace `target` if it exists.
+        unsafe: let torch run whatever code `source` holds, for files of whole objects.
+
+    Raises:
+        UserError: if `source` cannot be read or `target` may not be written.
     """
+    target = Path(target)
     write = {".npz": _write_npz, ".safetensors": _write_safetensors}.get(target.suffix)
     if write is None:
         raise unknown("kind of output", target.suffix, (".npz", ".safetensors"))
@@ -39,14 +50,9 @@ def convert(source: str, target: Path, *, force: bool = False, unsafe: bool = Fa
         raise UserError(f"{target} exists already. Give --force to replace it.")
     if not target.absolute().parent.is_dir():
         raise UserError(f"there is no folder {target.absolute().parent}. Make it first.")
-    path = fetch(source)
-    arrays = _read(path, unsafe)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        write(temporary, {n: np.ascontiguousarray(a) for n, a in arrays.items()})
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    arrays = _read(fetch(source), unsafe)
+    with files.atomic(target) as new:
+        write(new, {n: np.ascontiguousarray(a) for n, a in arrays.items()})
     size = target.stat().st_size
     return f"{target}  {len(arrays)} arrays  {size:,} bytes  sha256 {sha256(target)}"
 
@@ -60,7 +66,7 @@ def _read(path: Path, unsafe: bool) -> dict[str, np.ndarray]:
         return formats.read(path)
     except UserError as error:
         if not _has_torch():
-            hint = "With torch installed (pip install torch) this command can read more files."
+            hint = "With torch installed (pip install torch) more files can be converted."
             raise UserError(f"{error}\n{hint}") from error
         return with_torch(path)
 
@@ -103,26 +109,3 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
     safetensors.numpy.save_file(arrays, path)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog=formats.CONVERT,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", metavar="IN", help="a path, an address or a known name")
-    parser.add_argument("target", metavar="OUT", type=Path, help=".safetensors or .npz")
-    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--unsafe", action="store_true", help="let torch run code in the file")
-    flags = parser.parse_args(arguments)
-    try:
-        print(convert(flags.source, flags.target, force=flags.force, unsafe=flags.unsafe))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
-"""ConvNeXt's names: as released, in timm, in torchvision.
+"""Names of ConvNeXt files: as released, of timm, of torchvision.
 
     released        stages.2.1.pwconv1.weight
     timm            stages.2.blocks.1.mlp.fc1.weight
     torchvision     features.5.1.block.3.weight
-    ours            layers/9/mlp/fc1/kernel             (T; what halves a stage is a layer too)
+    ours            layers/9/mlp/fc1/kernel             (size T; a downsampling is a layer too)
 
 timm's and torchvision's names are brought to the released ones first.
 """
@@ -16,8 +16,8 @@ import numpy as np
 
 from vpjax.weights.resnet import depths, our_layout, our_leaf
 
-KNOWN_BY = r"stages\.0\.(blocks\.)?0\.(dwconv|conv_dw)\.weight|features\.1\.0\.layer_scale"
-# Patterns in other names, and what stands there in the released ones.
+MARKS = r"stages\.0\.(blocks\.)?0\.(dwconv|conv_dw)\.weight|features\.1\.0\.layer_scale"
+# Patterns in other names, and their replacements in the released ones.
 OTHERS = {
     r"^module\.": "",
     # timm
@@ -44,14 +44,14 @@ INSIDE = {"dwconv": "conv", "norm": "norm", "pwconv1": "mlp/fc1", "pwconv2": "ml
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether names are those of a ConvNeXt."""
-    return any(re.fullmatch(KNOWN_BY, n.removeprefix("module.")) for n in names)
+    """Returns whether names are those of a ConvNeXt."""
+    return any(re.fullmatch(MARKS, n.removeprefix("module.")) for n in names)
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Renames a file's arrays to ours; a name of no known form stays as it is."""
+    """Returns a file's arrays by our names; an unknown name stays as it is."""
     released = {n: released_name(n) for n in arrays}
     counts = depths(released.values(), r"stages\.(\d+)\.(\d+)\.")
     first = [stage + sum(counts[:stage]) for stage in range(len(counts))]
@@ -62,14 +62,14 @@ def translate(
 
 
 def released_name(name: str) -> str:
-    """stages.2.1.pwconv1.weight, from any spelling of it."""
+    """Returns the released name, such as "stages.2.1.pwconv1.weight", for any of the three."""
     for pattern, instead in OTHERS.items():
         name = re.sub(pattern, instead, name)
     return name
 
 
 def our_name(name: str, first: Sequence[int]) -> str:
-    """layers/9/mlp/fc1/kernel, from the released name; `first[s]` is the first block of stage s."""
+    """Returns our name for a released one; layer `first[s]` is the first block of stage s."""
     path, _, leaf = name.rpartition(".")
     if path in ("norm", "head"):
         ours = path
@@ -88,7 +88,7 @@ def our_name(name: str, first: Sequence[int]) -> str:
 
 
 def _flat(ours: str, array: np.ndarray) -> np.ndarray:
-    """Leaves out the two axes of length 1 of files that store matrices as convolutions."""
+    """Drops the two axes of length 1 of files that store matrices as convolutions."""
     if ours.endswith("/gamma"):
         return array.reshape(-1)
     return array.reshape(array.shape[:2]) if "/mlp/" in ours else array

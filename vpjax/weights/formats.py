@@ -1,9 +1,11 @@
-"""Files of weights into arrays: {name in the file: array}, whatever the file is called.
+"""Reads a file of weights as {name in the file: array}.
 
-npz            numpy                                        told apart by their first bytes,
-safetensors    Hugging Face and others                      never by the extension
-torch          .pth, .pt, .pth.tar: see `torch_file`
-msgpack        Flax: trees, names joined by "/"
+    npz            numpy
+    safetensors    Hugging Face and others
+    torch          .pth, .pt, .pth.tar: see `vpjax.weights.torch_file`
+    msgpack        Flax: trees, whose names are joined by "/"
+
+The first bytes of a file decide which it is, not its extension.
 """
 
 import zipfile
@@ -18,9 +20,9 @@ from flax import serialization, traverse_util
 from vpjax.core.errors import UserError
 from vpjax.weights import torch_file
 
-CONVERT = "python -m vpjax.weights.convert"
+CONVERT = "python main.py convert"
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-# How files begin that people take for weights.
+# First bytes of files that are often taken for weights.
 OTHERS = {
     b"<!doctype html": "a web page: a login page, a proxy or a wrong address. Download it again",
     b"<html": "a web page: a login page, a proxy or a wrong address. Download it again",
@@ -32,7 +34,7 @@ OTHERS = {
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads every array of a file; half precision comes back as float32, which loses nothing.
+    """Returns every array of a file by its name there; half precision becomes float32.
 
     Raises: UserError if the file is truncated, damaged, or of another kind.
     """
@@ -56,9 +58,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
-    """Returns what reads a file of this content.
+    """Returns the function that reads a file of this content.
 
-    Raises: UserError if it is of no kind that can be read.
+    Raises: UserError if no function can read it.
     """
     with open(path, "rb") as stream:
         start = stream.read(64)

@@ -1,16 +1,16 @@
-"""Google's ViT checkpoints: npz files of JAX arrays, layers already in our shapes.
+"""Names of Google's ViT checkpoints: npz files of JAX arrays, which have our shapes.
 
     Transformer/encoderblock_7/MultiHeadDotProductAttention_1/query/kernel  (D, N, d)
     layers/7/attn/query/kernel                                              (D, N, d)
 
-One table serves reading and writing. Newer files of the same family number their parts
-differently or add a prefix ("opt/target/", "params/"); both spellings are read.
+One table serves reading and writing. Newer files of the same family number their parts differently
+or add a prefix ("opt/target/", "params/"); both forms are read.
 """
 
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,14 +40,14 @@ WITH_LEADING_AXIS = ("cls_token", "pos_embed")
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether names are those of a Google ViT."""
+    """Returns whether names are those of a Google ViT."""
     return any("Transformer/encoderblock_" in name for name in names)
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Renames a file's arrays to ours; a name of no known form stays as it is."""
+    """Returns a file's arrays by our names; an unknown name stays as it is."""
     out = {}
     for name, array in arrays.items():
         ours = our_name(name)
@@ -56,7 +56,7 @@ def translate(
 
 
 def our_name(name: str) -> str:
-    """layers/7/attn/query/kernel, from Google's name of it."""
+    """Returns our name, such as "layers/7/attn/query/kernel", for one of Google's."""
     name = re.sub(r"^(opt/target|params)/", "", name)
     if name == "pos_embedding":
         return "pos_embed"
@@ -68,15 +68,15 @@ def our_name(name: str) -> str:
 
 
 def google_name(name: str) -> str:
-    """Google's name of layers/7/attn/query/kernel."""
+    """Returns Google's name for one of ours, such as "layers/7/attn/query/kernel"."""
     swapped = lambda table: {ours: google for google, ours in table.items()}  # noqa: E731
     if m := re.fullmatch(r"layers/(\d+)/(.*)", name):
         return f"Transformer/encoderblock_{m[1]}/{_swap(m[2], swapped(BLOCK))}"
     return _swap(name, swapped(TOP))
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a ViT's arrays, by our names, as a file that `translate` reads back."""
+def save(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a ViT's arrays, given by our names, as an npz file with Google's names."""
     out = {}
     for name, array in arrays.items():
         array = np.asarray(array, np.float32)
@@ -85,7 +85,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _swap(name: str, table: Mapping[str, str]) -> str:
-    """Replaces the front of `name` by the entry of {ours: theirs} whose `theirs` it begins with."""
+    """Replaces the beginning of `name` by the table {ours: theirs}."""
     for ours, theirs in table.items():
         if name == theirs or (theirs.endswith("/") and name.startswith(theirs)):
             return ours + name[len(theirs) :]

@@ -1,7 +1,7 @@
-"""Folders as the Hugging Face hub has them, one a model: config.json, weights, tokenizer files.
+"""Folders of models as on the Hugging Face hub: config.json, weights, tokenizer files.
 
-    /models/clip-vit-base-patch16            a folder somewhere
-    openai/clip-vit-base-patch16             a name: what its own tools left in their cache
+    /models/clip-vit-base-patch16            a folder
+    openai/clip-vit-base-patch16             a name: the folder in the hub's own cache
 
 Nothing is downloaded here.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vpjax.core.errors import UserError
 
-# Of weights, the first that is there.
+# Names of weights; the first that exists counts.
 FILES = (
     "model.safetensors",
     "flax_model.msgpack",
@@ -24,8 +24,9 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def folder_of(where: str | os.PathLike) -> Path | None:
-    """Returns the folder that `where` is, lies in, or names; None if it is neither path nor name.
+    """Returns a model's folder: `where` itself, the folder of a file, or that of a hub name.
 
+    None if `where` is neither a path that exists nor of the form of a name.
     Raises: UserError for a name that is not in the cache.
     """
     where = os.fspath(where)
@@ -47,7 +48,7 @@ def folder_of(where: str | os.PathLike) -> Path | None:
 
 
 def cached(name: str) -> Path | None:
-    """Returns the folder of a model in the hub's cache on this machine."""
+    """Returns the folder of a model in the hub's cache on this machine; None if there is none."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -58,7 +59,7 @@ def cached(name: str) -> Path | None:
 
 
 def weights_in(where: str) -> str:
-    """Returns the file of weights in a model's folder; whatever else `where` is, it stays."""
+    """Returns the file of weights in the folder that `where` is or names, else `where`."""
     folder = None if Path(where).expanduser().is_file() else folder_of(where)
     if folder is None:
         return where

@@ -1,15 +1,15 @@
-"""Foreign checkpoints into a backbone, strictly.
+"""Loads public checkpoints into a backbone, strictly.
 
     file -> arrays by our names -> resized -> every name and shape checked -> values
 
-A format is a module with two functions, found by the names in the file:
+A format is a module with two functions, chosen by the names in the file:
 
-    recognises(names)               whether they are of this format
+    recognises(names)               whether the names are of this format
     translate(arrays, expected)     arrays by our names; "head/..." for the file's classifier and
                                     "unused/..." for what is left out on purpose
 
-`expected` holds the backbone's names with shapes (a fused qkv is split by them). What does not fit
-is reported all at once: missing, unexpected and mis-shaped names together.
+`expected` holds the backbone's names with shapes (a fused qkv is split by them). Everything that
+does not fit is reported in one error: missing, unexpected and mis-shaped names.
 """
 
 import dataclasses
@@ -35,14 +35,23 @@ OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, e
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """Values by our names, and what a run records about their source."""
+    """Values for a backbone, and what a run records about their source.
 
-    values: dict[str, np.ndarray]  # names relative to the backbone
-    head: dict[str, np.ndarray]  # "kernel" and "bias" where the head was asked for
+    Attributes:
+        values: arrays by the backbone's names.
+        head: "kernel" (D C) and "bias" (C) of the file's classifier, with `head="load"`; else {}.
+        path: the file.
+        sha256: the hexadecimal digest of the file.
+        dropped: names in the file that were left out on purpose.
+        resized: such as "positions 14x14 -> 8x8, patches 16x16 -> 4x4", or "".
+    """
+
+    values: dict[str, np.ndarray]
+    head: dict[str, np.ndarray]
     path: Path
     sha256: str
     dropped: tuple[str, ...]
-    resized: str  # "positions 14x14 -> 8x8, patches 16x16 -> 4x4", or ""
+    resized: str
 
 
 def load(
@@ -52,13 +61,19 @@ def load(
     head: str = "new",
     resample: str = "align_corners",
 ) -> Loaded:
-    """Reads `where` for a backbone with `expected` names and shapes.
+    """Reads weights for a backbone.
 
-    It is a path, a URL, a known name, or a model's folder or name on the Hugging Face hub.
-    `grid` is the model's token grid; position embeddings of another grid are resized to it.
-    `head="load"` also returns the file's classification head. `resample` is a rule of
-    `vpjax.weights.resample`; all but "align_corners" also resize a patch embedding of other patches.
-    Raises: UserError if the file is missing, broken or does not fit.
+    Args:
+        where: a path, an address, a name in the catalogue, or a folder or name of the Hugging Face
+            hub.
+        expected: the backbone's names with arrays or shapes.
+        grid: the backbone's token grid (h, w); positions of another grid are resized to it.
+        head: "new" leaves out the file's classifier, "load" returns it too.
+        resample: a rule of `vpjax.weights.resample`. All but "align_corners" also resize the patch
+            embedding where the patch size differs.
+
+    Raises:
+        UserError: if the file is missing, damaged, or does not fit.
     """
     if head not in HEAD_POLICIES:
         raise unknown("head policy", head, HEAD_POLICIES)
@@ -74,8 +89,8 @@ def load(
 
     resized = []
     if "pos_embed" in values and "pos_embed" in expected:
-        values["pos_embed"], said = fit_positions(values["pos_embed"], grid, path, resample)
-        resized += [f"positions {said}"] if said else []
+        values["pos_embed"], change = fit_positions(values["pos_embed"], grid, path, resample)
+        resized += [f"positions {change}"] if change else []
     if other_patches(values, expected) and resample != "align_corners":
         old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]
         values[PATCHES] = resize_patches(values[PATCHES], new, resample)
@@ -94,7 +109,7 @@ def load(
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names; arrays of no known format keep their names."""
+    """Returns a file's arrays by our names; arrays of an unknown format keep their names."""
     for form in FORMATS:
         if form.recognises(arrays.keys()):
             return form.translate(arrays, expected)
@@ -102,7 +117,10 @@ def translate(
 
 
 def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Raises a UserError that lists everything that does not fit."""
+    """Compares names and shapes of `values` with those expected.
+
+    Raises: UserError that lists everything that does not fit; `path` is for the message.
+    """
     missing = sorted(expected.keys() - values.keys())
     extra = sorted(values.keys() - expected.keys())
     wrong = [
@@ -124,7 +142,7 @@ def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) ->
 
 
 def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    """Whether the file's patch embedding would fit the model's but for the size of its patch."""
+    """Returns whether the patch embeddings of file and model differ in their patch size only."""
     if PATCHES not in values or PATCHES not in expected:
         return False
     old, new = values[PATCHES].shape, expected[PATCHES].shape
@@ -134,9 +152,19 @@ def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> boo
 def fit_positions(
     positions: np.ndarray, grid: tuple[int, int], path: Path, resample: str = "align_corners"
 ) -> tuple[np.ndarray, str]:
-    """Returns (1 + T) D position embeddings for `grid`, and what was done.
+    """Resizes position embeddings to another token grid.
 
-    The row of the class token stays; the rest is a square grid, resized by `resize_grid`.
+    Args:
+        positions: (1 + T) D, the class token's first, the rest a square grid.
+        grid: rows and columns of the new grid.
+        path: the file, for messages.
+        resample: a rule of `vpjax.weights.resample`.
+
+    Returns:
+        Positions, (1 + h w) D, and the change, such as "14x14 -> 8x8", or "".
+
+    Raises:
+        UserError: if T is not the square of a whole number.
     """
     count = len(positions) - 1
     if count == grid[0] * grid[1] and (grid[0] == grid[1] or math.isqrt(count) ** 2 != count):

@@ -1,4 +1,4 @@
-"""Weights made for one patch size and token grid, carried to another.
+"""Resizes position and patch embeddings to another token grid or patch size.
 
     positions   h w D -> H W D          the grid is resized as an image is: rows, then columns
     patches     p p C D -> q q C D      <resized image, new kernel> = <image, kernel>, least squares
@@ -7,9 +7,9 @@ With R (q p) the resizing of a row of pixels, a patch x becomes R x R^T, and the
 it the old response is pinv(R)^T w pinv(R). This is not the resized kernel: its numbers are larger
 by about the ratio of the areas. Source: FlexiViT (Beyer et al. 2022, arXiv 2212.08013).
 
-    corners    between corner cells, which stay; positions alone (VPT's rule, a first-order spline)
-    bicubic    Keys' cubic (a = -1/2), antialiased; what timm does with a model's own checkpoint
-    bilinear   a triangle, not antialiased; what timm does with Google's npz files
+    align_corners    linear between corner cells, which stay; positions only (VPT's rule)
+    bicubic          Keys' cubic (a = -1/2), antialiased; timm's rule for its own checkpoints
+    bilinear         a triangle, not antialiased; timm's rule for Google's npz files
 
 All are computed in float64.
 """
@@ -26,7 +26,7 @@ RULES = ("align_corners", "bicubic", "bilinear")
 def resize_grid(
     cells: np.ndarray, grid: tuple[int, int], rule: str = "align_corners"
 ) -> np.ndarray:
-    """Resizes h w D to the rows and columns of `grid`.
+    """Resizes position embeddings h w D to the rows and columns of `grid`.
 
     Raises: UserError for an unknown rule.
     """
@@ -36,13 +36,13 @@ def resize_grid(
 
 
 def resize_patches(kernel: np.ndarray, patch_size: tuple[int, int], rule: str) -> np.ndarray:
-    """Returns the kernel p p C D for patches of `patch_size` pixels, by pseudo-inverse.
+    """Resizes a patch embedding p p C D to patches of `patch_size` pixels, by pseudo-inverse.
 
     Exact where patches grow: then every response to a resized image is the old one.
-    Raises: UserError for a rule that resizes no patches.
+    Raises: UserError for the rule "align_corners", which does not resize patches.
     """
     if rule == "align_corners":
-        raise UserError("resample='corners' resizes positions only; patches need 'bicubic'")
+        raise UserError("resample='align_corners' resizes positions only; patches need 'bicubic'")
     sizes = zip(kernel.shape[:2], patch_size, strict=True)
     rows, columns = (np.linalg.pinv(matrix(old, new, rule)) for old, new in sizes)  # p q
     out = np.einsum("yi,xj,yxcd->ijcd", rows, columns, kernel.astype(np.float64))
@@ -50,7 +50,7 @@ def resize_patches(kernel: np.ndarray, patch_size: tuple[int, int], rule: str) -
 
 
 def matrix(old: int, new: int, rule: str) -> np.ndarray:
-    """Returns what resizes a row of `old` numbers to `new`: new old, float64, rows sum to 1."""
+    """Returns the matrix (new old, float64) that resizes a row; its rows sum to 1."""
     if rule not in RULES:
         raise unknown("resample", rule, RULES)
     if rule == "align_corners":
@@ -63,7 +63,7 @@ def matrix(old: int, new: int, rule: str) -> np.ndarray:
 
 
 def _weights(position: np.ndarray, old: int, kernel: Callable, width: float = 1.0) -> np.ndarray:
-    """Evaluates a kernel `width` cells wide around positions; what falls outside is left out."""
+    """Samples a kernel `width` cells wide around each position; cells outside do not count."""
     out = kernel(np.abs(position[:, None] - np.arange(old)[None]) / width)
     return out / out.sum(1, keepdims=True)
 

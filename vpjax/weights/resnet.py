@@ -1,4 +1,4 @@
-"""torchvision's ResNet names, and those of files that keep a ResNet under a prefix.
+"""Names of ResNet files: torchvision's, also below a prefix.
 
     layer3.1.bn2.running_var        layers/8/norm2/var
     layer3.0.downsample.0.weight    layers/7/downsample/conv/kernel
@@ -21,14 +21,14 @@ NORM = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether names are those of a ResNet."""
+    """Returns whether names are those of a ResNet."""
     return _prefix(names) is not None
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Renames a file's arrays to ours; a name of no known form stays as it is."""
+    """Returns a file's arrays by our names; an unknown name stays as it is."""
     prefix = _prefix(arrays) or ""
     inside = {n: n.removeprefix(prefix) for n in arrays if n.startswith(prefix)}
     first = list(itertools.accumulate(depths(inside.values(), r"layer(\d+)\.(\d+)\."), initial=0))
@@ -40,7 +40,7 @@ def translate(
 
 
 def our_name(name: str, first: Sequence[int]) -> str:
-    """layers/8/norm2/var, from torchvision's name; `first[s]` is the first layer of stage s."""
+    """Returns our name for torchvision's; layer `first[s]` is the first of stage s."""
     path, _, leaf = name.rpartition(".")
     if leaf == "num_batches_tracked" or path.startswith("fc."):  # fc.0: a projection head
         return f"unused/{name}"
@@ -56,17 +56,20 @@ def our_name(name: str, first: Sequence[int]) -> str:
 
 
 def our_leaf(module: str, leaf: str) -> str:
-    """scale, mean, var of a norm; kernel of anything else."""
+    """Returns our name of a parameter: "scale", "mean", "var" of a norm, "kernel" elsewhere."""
     return NORM.get(leaf, leaf) if "norm" in module else {"weight": "kernel"}.get(leaf, leaf)
 
 
 def our_layout(array: np.ndarray) -> np.ndarray:
-    """out in H W becomes H W in out, and out in becomes in out."""
+    """Turns a kernel "out in H W" to "H W in out", and a matrix "out in" to "in out"."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
 def depths(names: Collection[str], block: str) -> list[int]:
-    """Returns the number of blocks of each stage; `block` matches a name's stage and block."""
+    """Returns the number of blocks of each stage.
+
+    `block` is a regular expression whose two groups are the stage and the block of a name.
+    """
     found = {m.groups() for m in (re.match(block, n) for n in names) if m}
     stages = sorted({int(stage) for stage, _ in found})
     return [sum(int(s) == stage for s, _ in found) for stage in stages]

@@ -1,10 +1,10 @@
-"""Swin's released torch checkpoints, and timm's spelling of them.
+"""Names of Swin files: as released, and of timm.
 
     layers.2.blocks.5.attn.qkv.weight (3 D, D)    layers/11/attn/{query,key,value}/kernel (D, N, d)
     layers.2.downsample.reduction.weight          layers/24/reduction/kernel
 
-Our layers are one list in which a merging follows its stage. In the released files
-`layers.2.downsample` is the merging after stage 2; timm counts it to the stage it leads to.
+Our layers are one list, in which patch merging follows its stage. In the released files
+`layers.2.downsample` is the merging after stage 2; in timm's it is the one before stage 2.
 """
 
 import re
@@ -24,7 +24,7 @@ NORMS = ("norm", "norm1", "norm2", "patch_norm")
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether names are those of a Swin Transformer, version 1."""
+    """Returns whether names are those of a Swin Transformer, version 1."""
     table = re.compile(PREFIXES + BLOCK + TABLE.replace("/", r"\."))
     return any(table.fullmatch(name) for name in names)
 
@@ -32,7 +32,7 @@ def recognises(names: Collection[str]) -> bool:
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Renames a file's arrays to ours, splits qkv and brings kernels to our layout.
+    """Returns a file's arrays by our names, in our shapes, a fused qkv as three.
 
     Where names begin with "encoder.", as after self-supervised training, all others are unused.
     Raises: UserError if the file's windows have another size than the model's.
@@ -69,7 +69,13 @@ def split(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def our_layer(name: str, depths: list[int], timm: bool) -> str:
-    """layers/11/mlp/fc1/weight, from layers.2.blocks.5.mlp.fc1.weight."""
+    """Returns a name with our number of the layer, such as "layers/11/mlp/fc1/weight".
+
+    Args:
+        name: such as "layers.2.blocks.5.mlp.fc1.weight".
+        depths: number of blocks of every stage.
+        timm: whether the file is timm's.
+    """
     if m := re.match(BLOCK, name):
         stage, block = int(m[1]), int(m[2])
         name = f"layers.{sum(depths[:stage]) + stage + block}.{name[m.end() :]}"
@@ -80,7 +86,7 @@ def our_layer(name: str, depths: list[int], timm: bool) -> str:
 
 
 def parameter(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Brings one parameter of torch to our name and layout."""
+    """Returns the name and layout here of one parameter of torch."""
     module, _, kind = name.rpartition("/")
     if kind in BUFFERS:
         return f"unused/{name}", array
@@ -93,12 +99,15 @@ def parameter(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def with_heads(array: np.ndarray, like: Any | None) -> np.ndarray:
-    """Splits the axis of all heads in two; what does not fit stays, for the loader to report."""
+    """Splits the axis of all heads in two; what does not fit stays, for the error message."""
     return array.reshape(like.shape) if like is not None and like.size == array.size else array
 
 
 def check_windows(values: Mapping[str, np.ndarray], expected: Mapping[str, Any]) -> None:
-    """Raises a UserError where tables of relative positions have rows for other windows."""
+    """Compares the tables of relative positions.
+
+    Raises: UserError if they are of windows of another size.
+    """
     edge = lambda table: (round(table.shape[0] ** 0.5) + 1) // 2  # noqa: E731
     for name in sorted(n for n in values.keys() & expected.keys() if n.endswith(TABLE)):
         theirs, ours = edge(values[name]), edge(expected[name])

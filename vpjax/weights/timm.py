@@ -1,11 +1,11 @@
-"""ViT files with timm's names: MAE, MoCo v3 and others of that family.
+"""Names of ViT files written with timm's modules: MAE, MoCo v3 and others.
 
     blocks.7.attn.qkv.weight   (3 D, D), rows in the order query, key, value, heads within
     layers/7/attn/query/kernel (D, N, d), and key and value
 
 Linear weights are stored (out, in), the patch convolution (D, 3, p, p). Pre-training files hold
-more than an encoder, which goes to "unused/": MAE's decoder; MoCo v3's momentum encoder, projector
-and predictor. Register tokens and layer scale (DINOv2) are not understood and do not load.
+more than the encoder, which goes to "unused/": MAE's decoder; MoCo v3's momentum encoder, projector
+and predictor. Register tokens and layer scale (DINOv2) are not supported: such files do not load.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# What the training scripts put before the encoder's names.
+# Prefixes of the training scripts before the encoder's names.
 PREFIX = re.compile(r"^module\.(base_encoder\.)?")
 UNUSED = re.compile(r"decoder_.*|mask_token|(momentum_encoder|predictor|head\.\d+)\..*")
 
@@ -29,17 +29,17 @@ BLOCK = {
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether names are those of a timm ViT."""
+    """Returns whether names are those of a timm ViT."""
     return any(PREFIX.sub("", n) == "blocks.0.attn.qkv.weight" for n in names)
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Renames and reshapes a file's arrays to ours; a name of no known form stays as it is.
+    """Returns a file's arrays by our names, in our shapes; an unknown name stays as it is.
 
-    A model that pools before its last norm (`fc_norm`) starts it at scale 1, bias 0 where the file
-    has none; the file's own last norm, which saw other tokens, is then unused.
+    A backbone that pools before its last norm (`fc_norm`) starts that norm at scale 1, bias 0 where
+    the file has none; the file's own last norm, which saw other tokens, is then unused.
     """
     heads = next((v.shape[1] for n, v in expected.items() if n.endswith("query/kernel")), 1)
     out = {}
@@ -83,7 +83,7 @@ def _translate(name: str, array: np.ndarray, heads: int) -> dict[str, np.ndarray
 
 
 def _split(array: np.ndarray, kind: str, heads: int) -> dict[str, np.ndarray]:
-    """Splits the fused projection; a width that `heads` do not divide is left for the report."""
+    """Splits a fused qkv; a width that `heads` do not divide stays whole, for the error message."""
     ours = "kernel" if kind == "weight" else "bias"
     out = {}
     for name, part in zip(("query", "key", "value"), np.split(array, 3), strict=True):

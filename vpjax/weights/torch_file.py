@@ -1,13 +1,14 @@
-"""The arrays of a torch file (.pth, .pt, .pth.tar), without torch and without running the file.
+"""Reads the arrays of a torch file (.pth, .pt, .pth.tar) without torch and without running code.
 
     zip      name/data.pkl, name/data/0, name/data/1 ...              torch 1.6 and later
-    legacy   pickles: magic, version, machine, tree, storage keys;    before, and still written
+    legacy   pickles: magic, version, machine, tree, storage keys;    older, and still written
              then for each key: count of numbers (8 bytes), numbers
 
-The tree is a pickle, and a pickle is a program: a plain reader imports and calls whatever the file
-names. Here dictionaries and tensors are built by the few functions of `_KNOWN`; any other name
-(argparse.Namespace, an optimiser, os.system) becomes an empty object that does nothing. Numbers are
-read for the chosen part of the tree alone, so an optimiser's state costs no memory.
+The tree is a pickle, and a pickle is a program: an ordinary reader imports and calls whatever the
+file names. Here only the few functions of `_ALLOWED` are called, which build dictionaries and
+tensors; any other name (argparse.Namespace, an optimiser, os.system) becomes an object that does
+nothing. Numbers are read for the chosen part of the tree only, so an optimiser's state costs no
+memory.
 """
 
 import io
@@ -22,7 +23,8 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-# Where training scripts keep the model's arrays, looked for in this order, at most twice deep.
+# Keys below which training scripts store the model's arrays, in the order of search, at most two
+# levels deep.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "model_ema", "teacher")
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # begins a legacy file
 
@@ -41,11 +43,11 @@ STORAGES = {
 
 
 class Unsupported(Exception):
-    """A sound file with something in it that only torch can read."""
+    """An undamaged file with something in it that only torch can read."""
 
 
 class Tensor(NamedTuple):
-    """A strided view of a storage, in numbers; nothing is read yet."""
+    """A strided view of a storage, counted in elements; nothing is read yet."""
 
     storage: "Storage"
     offset: int
@@ -64,7 +66,7 @@ class Storage(NamedTuple):
 def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a torch file by the file's names; tensors that share memory still do.
 
-    Raises: Unsupported if torch is needed to read it; nearly anything if the file is damaged.
+    Raises: Unsupported if only torch can read it; nearly any exception if the file is damaged.
     """
     with open(path, "rb") as stream:
         legacy = stream.read(len(MAGIC)) == MAGIC
@@ -150,8 +152,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in STORAGES:
             return name
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
         if module == "torch._utils" and name.startswith("_rebuild"):
             raise Unsupported(f"it holds tensors of a special kind ({name})")
         return type(f"{module}.{name}", (_Inert,), {})
@@ -212,7 +214,7 @@ def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any
     return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-_KNOWN = {
+_ALLOWED = {
     ("collections", "OrderedDict"): _Builder(_Dict),
     ("torch", "Size"): _Builder(tuple),
     ("builtins", "set"): _Builder(set),

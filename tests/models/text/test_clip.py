@@ -19,12 +19,13 @@ from vpjax.core.errors import UserError
 from vpjax.models import factory
 from vpjax.models.text import encode, tokenizer, zero_shot
 from vpjax.models.text.encode import encode_prompts
-from vpjax.models.text.pretrained import load_text, open_clip
+from vpjax.models.text.pretrained import load_text
 from vpjax.models.text.tower import TextTower
 from vpjax.nn.activations import ACTIVATIONS, gelu, quick_gelu
 from vpjax.nn.context import EVALUATION
 from vpjax.runs import defaults
 from vpjax.runs.experiment import preset_name
+from vpjax.weights.clip_config import read_clip_config
 
 COUNTS = {  # parameters of the vision and of the text tower
     "B/32": (87_849_216, 63_428_096),
@@ -159,7 +160,7 @@ def test_a_token_sees_what_is_before_it():
     changed = np.abs(before - after).max(-1)[0] > 1e-6
     assert changed.tolist() == [False, False, False, True, True, True, True]
     np.testing.assert_allclose(first, before[:, :3], atol=1e-6)
-    with pytest.raises(ValueError, match="no place in a causal order"):
+    with pytest.raises(ValueError, match="extra_kv has no place in a causal order"):
         jax.eval_shape(lambda: layer(tower.embed(ids), EVALUATION, extra_kv=jnp.ones((2, 8))))
 
 
@@ -359,7 +360,7 @@ def test_transformers_own_model_gives_the_same(tmp_path):
         out = theirs(pixel_values=torch.tensor(images), input_ids=torch.tensor(ids))
     text = load_text(str(tmp_path))
     parts, _ = factory.build(recipe(str(tmp_path)), 2)
-    options = open_clip(str(tmp_path)).vision
+    options = read_clip_config(str(tmp_path)).vision
     graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0))))
     values = {n.removeprefix("backbone/"): v for n, v in parts.frozen.items()}
     vision = nnx.merge(graph, params.fill(state, {n: values[n] for n in params.flatten(state)}))

@@ -1,7 +1,7 @@
-"""What CLIP's text tower says of every class: one vector a class, kept on disk.
+"""Text features of classes: one vector a class from CLIP's text tower, kept on disk.
 
     t_c = unit(mean over templates of unit(feature of the template filled with the class))
-    t_c = unit(mean over templates and names of the feature)    by name, as zero-shot CLIP has it
+    t_c = unit(mean over names and templates of the feature)    with a name type: zero-shot CLIP
 
     <cache>/text_features/<key>.npz    key: hash of the weights, templates, prompts in order, dtype
 
@@ -12,20 +12,17 @@ evaluation needs the same numbers.
 import hashlib
 import json
 import logging
-import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Float32, Int
 
+from vpjax.core import files
 from vpjax.core.errors import UserError
-from vpjax.core.files import cache_folder
-from vpjax.data.source import Source
 from vpjax.models.text import zero_shot
 from vpjax.models.text.encode import encode_prompts
 from vpjax.models.text.pretrained import load_text
@@ -37,106 +34,145 @@ log = logging.getLogger(__name__)
 
 
 class TextFeatures(NamedTuple):
-    """Vectors of length 1, C D, and the hash of all that they depend on."""
+    """Vectors of length 1, and the hash of all that they depend on."""
 
     values: Float32[np.ndarray, "C D"]
     key: str
 
 
-def of_classes(config: ConfigDict, source: Source) -> TextFeatures:
-    """Returns the text features of a data set's classes, by the config's weights and templates.
+class ClassPrompts(NamedTuple):
+    """Sentences about classes, all of class 0 first."""
 
-    Raises: UserError if there are no weights, no tokenizer, or a class lacks what a template asks.
+    prompts: list[str]
+    templates: tuple[str, ...]
+    owners: Int[np.ndarray, " N"] | None  # the class of each prompt; None: one prompt a template
+
+
+def class_text_features(
+    weights: str,
+    classes: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    templates: str | Sequence[str] = "auto",
+    name_type: str = "",
+    tokenizer: str = "",
+    dataset: str = "",
+) -> TextFeatures:
+    """Returns the text features of classes, from the cache where they are there.
+
+    Args:
+        weights: folder, file, address or hub name of a CLIP with a text tower.
+        classes, metadata, templates, name_type, dataset: see `prompts_of_classes`.
+        tokenizer: folder or file of CLIP's tokenizer; "": beside the weights, else on this machine.
+
+    Raises:
+        UserError: if there are no weights or no tokenizer, or a class lacks what a template needs.
     """
-    where = config.backbone.weights
-    if not where:
+    if not weights:
         raise UserError(
-            f"{config.method.name} starts from what CLIP's text tower says of the classes, and "
+            "this method starts from text features of the class names, which need a CLIP, and "
             "backbone.weights is empty. Name the folder or file of a CLIP."
         )
-    prompts, templates, owners = prompts_of(config, source)
-    text = load_text(where)
-    tokenizer = open_tokenizer(config.text.tokenizer or where, text.tower.context)
-    encode = lambda texts: encode_prompts(text.tower, tokenizer, texts)  # noqa: E731
-    weights = f"{text.sha256} {tokens_of(tokenizer)}"
-    return text_features(encode, prompts, templates, weights, owners=owners)
+    prompts = prompts_of_classes(
+        classes, metadata, templates=templates, name_type=name_type, dataset=dataset
+    )
+    text = load_text(weights)
+    tokenize = open_tokenizer(tokenizer or weights, text.tower.context)
+    encode = lambda texts: encode_prompts(text.tower, tokenize, texts)  # noqa: E731
+    return cached_text_features(encode, prompts, f"{text.sha256} {tokenizer_sample(tokenize)}")
 
 
-def prompts_of(
-    config: ConfigDict, source: Source
-) -> tuple[list[str], tuple[str, ...], np.ndarray | None]:
-    """Returns the prompts of the classes in order, the templates, and the class of each prompt.
+def prompts_of_classes(
+    classes: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    templates: str | Sequence[str] = "auto",
+    name_type: str = "",
+    dataset: str = "",
+) -> ClassPrompts:
+    """Fills templates with the names of classes.
 
-    The last is None where classes have one prompt a template.
-    Raises: UserError for a list of templates that does not exist, or a class that lacks a name.
+    Args:
+        classes: names, in the order of the labels.
+        metadata: what is known of each class, see `vpjax.data.source.Source`; None: its name.
+        templates: the name of a list of `vpjax.models.text.templates`, "auto" for the list that
+            suits the data, templates separated by ";", or a sequence of them.
+        name_type: "common", "scientific" or "both": the names that fill templates with one "{}",
+            as zero-shot CLIP does. "": templates with named fields, such as "{species}".
+        dataset: the data set's name, by which "auto" chooses where metadata does not decide.
+
+    Raises:
+        UserError: for a list of templates or a name type that does not exist, or a class that lacks
+            a name.
     """
-    choice, name_type, facts = config.text.templates, config.text.name_type, source.metadata
-    if isinstance(choice, str) and "{" in choice:
-        choice = [t.strip() for t in choice.split(";") if t.strip()]
+    if metadata is None:
+        metadata = [{"name": c.replace("_", " ")} for c in classes]
+    if isinstance(templates, str) and "{" in templates:
+        templates = [t.strip() for t in templates.split(";") if t.strip()]
     if name_type:
-        templates = choose_zero_shot(choice, facts, name_type, config.data.name)
-        prompts, owners = zero_shot.class_prompts(zero_shot_names(facts, name_type), templates)
+        chosen = choose_zero_shot(templates, metadata, name_type, dataset)
+        prompts, owners = zero_shot.class_prompts(zero_shot_names(metadata, name_type), chosen)
     else:
-        templates = choose(choice, facts, config.data.name)
-        prompts, owners = class_prompts(facts, templates), None
-    if all(c.isdecimal() for c in source.classes) and not any("digit" in t for t in templates):
-        called = ", ".join(source.classes[:3])
+        chosen = choose(templates, metadata, dataset)
+        prompts, owners = class_prompts(metadata, chosen), None
+    if all(c.isdecimal() for c in classes) and not any("digit" in t for t in chosen):
         log.warning(
-            "classes of %s are called %s ...: such names tell CLIP nothing", source.name, called
+            "classes are called %s ...: numbers tell CLIP nothing about them",
+            ", ".join(classes[:3]),
         )
-    return prompts, templates, owners
+    return ClassPrompts(prompts, chosen, owners)
 
 
-def tokens_of(tokenizer: Callable) -> str:
-    """Returns what a tokenizer makes of a sentence: another vocabulary, another answer."""
-    return str(tokenizer(["a wildlife photo of Danaus plexippus"])[0].tolist())
+def tokenizer_sample(tokenize: Callable[[list[str]], np.ndarray]) -> str:
+    """Returns the ids of one sentence, which tell tokenizers with different vocabularies apart."""
+    return str(tokenize(["a wildlife photo of Danaus plexippus"])[0].tolist())
 
 
-def text_features(
+def cached_text_features(
     encode: Callable[[Sequence[str]], np.ndarray],
-    prompts: Sequence[str],
-    templates: Sequence[str],
+    prompts: ClassPrompts,
     weights: str,
     folder: Path | None = None,
-    owners: np.ndarray | None = None,
 ) -> TextFeatures:
-    """Returns text features from `folder` (default: of the cache), encoding what is not there.
+    """Returns the text features of classes from a file, after encoding them if there is none.
 
-    `prompts` are all templates of class 0, then of class 1 ...; `encode` returns their features, N
-    D; `weights` stands for whatever else these depend on. With `owners`, the class of each prompt,
-    features are averaged as they are.
+    Args:
+        encode: returns the features of sentences, N D.
+        prompts: the sentences. Features are normalised before they are averaged over templates,
+            unless `prompts.owners` names the class of each.
+        weights: identifies what features depend on besides the prompts: a digest of the weights.
+        folder: where the file is; default: `text_features` in the cache folder.
     """
-    facts = {"weights": weights, "templates": list(templates), "prompts": list(prompts)}
+    texts, templates, owners = prompts
+    facts = {"weights": weights, "templates": list(templates), "prompts": list(texts)}
     facts |= {} if owners is None else {"owners": owners.tolist()}
-    text = json.dumps(facts | {"dtype": "float32"}, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    path = (folder or cache_folder() / "text_features") / f"{key}.npz"
-    if (values := read(path)) is None:
-        log.info("text      %d prompts, such as %r", len(prompts), prompts[0])
-        features = encode(prompts)
-        if owners is None:
-            values = of_prompts(features, len(templates))
-        else:
-            values = zero_shot.class_embeddings(features, owners, int(owners.max()) + 1)
-        values = np.asarray(values)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        with open(new, "wb") as file:
-            np.savez(file, text=values, templates=np.array(templates))
-        new.replace(path)
-    else:
+    content = json.dumps(facts | {"dtype": "float32"}, sort_keys=True)
+    key = hashlib.sha256(content.encode()).hexdigest()
+    path = (folder or files.cache_folder() / "text_features") / f"{key}.npz"
+    if (values := _read(path)) is not None:
         log.info("text      features of %d classes from %s", len(values), path)
+        return TextFeatures(values, key)
+    log.info("text      %d prompts, such as %r", len(texts), texts[0])
+    features = encode(texts)
+    if owners is None:
+        values = np.asarray(mean_over_templates(features, len(templates)))
+    else:
+        values = np.asarray(zero_shot.class_embeddings(features, owners, int(owners.max()) + 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic(path) as new, open(new, "wb") as file:
+        np.savez(file, text=values, templates=np.array(templates))
     return TextFeatures(values, key)
 
 
-def of_prompts(features: Float[Array | np.ndarray, "N D"], count: int) -> Float[Array, "C D"]:
-    """Returns one vector a class from the features of its `count` prompts."""
+def mean_over_templates(
+    features: Float[Array | np.ndarray, "N D"], num_templates: int
+) -> Float[Array, "C D"]:
+    """Returns one vector of length 1 a class from the features of its prompts, N = C templates."""
     each = unit(jnp.asarray(features, jnp.float32))
-    return unit(each.reshape(-1, count, each.shape[-1]).mean(1))
+    return unit(each.reshape(-1, num_templates, each.shape[-1]).mean(1))
 
 
-def read(path: Path) -> np.ndarray | None:
-    """Returns the features of a file; None if there is none, or it is damaged."""
+def _read(path: Path) -> np.ndarray | None:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["text"]

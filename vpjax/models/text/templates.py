@@ -1,11 +1,11 @@
-"""Sentences around class names, which CLIP's text tower reads.
+"""Sentences around class names for CLIP's text tower.
 
     class_prompts(source.metadata, choose("auto", source.metadata))
     -> ["a photo of danaus plexippus", "a wildlife photo of the species danaus plexippus", ...]
 
-A template is a format string over what is known of a class (`Source.metadata`). `WILDLIFE` and
-`CARS` are hierarchical: from the species, or model, up to what it shares with others. The lists by
-data set say what the images show and no more. `ZERO_SHOT` holds those of the zero-shot baseline,
+A template is a format string over the metadata of a class (`vpjax.data.source.Source.metadata`).
+`WILDLIFE` and `CARS` are hierarchical: from the species, or model, up to larger groups. The lists
+by data set say only what the images show. `ZERO_SHOT` holds the lists of the zero-shot baseline,
 with "{}" for a name.
 """
 
@@ -50,7 +50,7 @@ TEMPLATES = {
     "small": ("a photo of a {name}", "a small, blurry photo of a {name}"),
     "digits": ('a photo of the digit "{name}"', "the number {name}"),
 }
-# What a data set's images show, by the beginning of its name without OWNER; others: "photo".
+# The list of a data set, by the beginning of its name without OWNER; for others: "photo".
 OWNER = re.compile("^(vtab/)?(oxford_(iiit_)?)?")
 SHOWN = {
     "fgvc_aircraft": "aircraft",
@@ -78,12 +78,17 @@ Facts = Mapping[str, Any]
 def choose(
     choice: str | Sequence[str], metadata: Sequence[Facts], dataset: str = ""
 ) -> tuple[str, ...]:
-    """Returns templates: a list by name, the user's own, or for "auto" what suits the classes.
+    """Returns templates for a data set.
 
-    "auto" is `WILDLIFE` for classes with a species (without the levels that are not known), `CARS`
-    for those with a make, else the list of the data set, else "a photo of a {name}".
+    Args:
+        choice: the name of a list of `TEMPLATES`; one template, or a sequence of them; or "auto":
+            `WILDLIFE` for classes with a species (without levels that the metadata lack), `CARS`
+            for classes with a make, else the list of the data set, else "a photo of a {name}".
+        metadata: what is known of each class.
+        dataset: the data set's name.
 
-    Raises: UserError for a list that does not exist, or an empty one.
+    Raises:
+        UserError: for a list that does not exist, or an empty sequence.
     """
     if not isinstance(choice, str):
         if not choice:
@@ -106,9 +111,9 @@ def choose(
 
 
 def keys(template: str) -> set[str]:
-    """Returns the names in braces.
+    """Returns the names of the fields of a template.
 
-    Raises: UserError if the template is no format string, or has braces without a name.
+    Raises: UserError if the template is not a format string, or has a field without a name.
     """
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(template)]
@@ -125,8 +130,12 @@ def keys(template: str) -> set[str]:
 def class_prompts(classes: Sequence[Facts | str], templates: Sequence[str]) -> list[str]:
     """Returns C x T sentences: all templates of class 0, then of class 1 ...
 
-    `classes` are facts as `Source.metadata` has them, or just names.
-    Raises: UserError for something that a template asks for and a class has not.
+    Args:
+        classes: metadata of each class, or its name.
+        templates: T format strings.
+
+    Raises:
+        UserError: if a class lacks what a template asks for.
     """
     out = []
     wanted = [(t, keys(t)) for t in templates]
@@ -175,7 +184,7 @@ ZERO_SHOT = {
 def choose_zero_shot(
     choice: str | Sequence[str], metadata: Sequence[Facts], name_type: str, dataset: str = ""
 ) -> tuple[str, ...]:
-    """Returns templates with one "{}" for a name: as `choose` does, and the lists of `ZERO_SHOT`.
+    """Returns templates with one "{}" for a name, of `ZERO_SHOT` or as `choose` does.
 
     "auto" is the list of the name type for classes with a species, "cars" for those with a make,
     else the list of the data set.
@@ -193,11 +202,17 @@ def choose_zero_shot(
 
 
 def zero_shot_names(classes: Sequence[Facts | str], name_type: str = "both") -> list[list[str]]:
-    """Returns the names of every class, as `vpjax.models.text.zero_shot.class_prompts` takes them.
+    """Returns the names of each class, for `vpjax.models.text.zero_shot.class_prompts`.
 
-    Names keep their case. "common" falls back to the scientific name where there is no other;
-    "both" gives two names to a class that has them.
-    Raises: UserError for an unknown name type, or a class without a name.
+    Names keep their case.
+
+    Args:
+        classes: metadata of each class, or its name.
+        name_type: "scientific"; "common", which is the scientific name where there is no other; or
+            "both", where a class may have two names.
+
+    Raises:
+        UserError: for an unknown name type, or a class without a name.
     """
     if name_type not in NAME_TYPES:
         raise unknown("name type", name_type, NAME_TYPES)

@@ -3,8 +3,8 @@
     tokenizer = open_tokenizer("/models/clip-vit-base-patch16")
     tokenizer(["a photo of a cat"])         1 77: start, tokens, end, zeros
 
-transformers' CLIPTokenizer does the work. OpenAI's first repairs its text, which transformers
-leaves out; `clean` does what names of things need of it.
+transformers' CLIPTokenizer does the work. OpenAI's code repairs text first, which transformers
+leaves out; `clean` does as much of it as names need.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from vpjax.weights.hub import cached, folder_of
 log = logging.getLogger(__name__)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-MERGES = 48_894  # pairs of OpenAI's table; its file holds more lines than are used
+MERGES = 48_894  # pairs of OpenAI's table; the file has more lines than are used
 BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
 QUOTES = str.maketrans("\u2018\u2019\u201a\u201b\u02bc\u201c\u201d\u201e\u201f", "'''''\"\"\"\"")
 SOURCES = f"""Give one of
@@ -42,13 +42,13 @@ class Tokenizer:
     """Turns texts into rows of ids, zeros behind the end token."""
 
     def __init__(self, backend: Any, context: int = CONTEXT):
-        """Wraps a CLIPTokenizer.
+        """Wraps a CLIPTokenizer of transformers; rows have `context` ids.
 
-        Raises: UserError if its vocabulary cannot be a CLIP's.
+        Raises: UserError if its vocabulary cannot be that of a CLIP.
         """
         self.backend, self.context = backend, context
         words = backend.get_vocab()
-        # Given files in a way it does not know, transformers makes a vocabulary of two words.
+        # transformers makes a vocabulary of two words where it does not find its files.
         if len(words) < 256 or words.get(END) != max(words.values()) or START not in words:
             raise UserError(
                 f"this tokenizer has {len(words)} tokens, the end token's id is {words.get(END)} "
@@ -58,14 +58,14 @@ class Tokenizer:
 
     @property
     def vocab(self) -> int:
-        """How many ids a tower needs."""
+        """Number of ids that a text tower needs."""
         return max(self.backend.get_vocab().values()) + 1
 
     def __call__(self, texts: Sequence[str], truncate: bool = False) -> Int32[np.ndarray, "N T"]:
-        """Returns ids of `texts`; `truncate` cuts long ones, which are errors otherwise.
+        """Returns the ids of `texts`, zeros after the end token.
 
-        A cut text keeps its start, and its last id becomes the end token.
-        Raises: UserError for a text that is too long.
+        With `truncate` a text that is too long is cut, and its last id becomes the end token.
+        Raises: UserError for a text that is too long, without `truncate`.
         """
         out = np.zeros((len(texts), self.context), np.int32)
         if not len(texts):
@@ -84,21 +84,25 @@ class Tokenizer:
 
 
 def clean(text: str) -> str:
-    """Resolves HTML entities, makes quotes straight and runs of white space one blank.
+    """Resolves HTML entities, makes quotes straight and each run of white space one blank.
 
-    OpenAI's code has ftfy do more: mojibake, ligatures, full-width letters and control characters
-    stay here as they are.
+    OpenAI's code repairs more by ftfy: mojibake, ligatures, full-width letters and control
+    characters stay here as they are.
     """
     text = html.unescape(html.unescape(text)).translate(QUOTES)
     return re.sub(r"\s+", " ", text).strip()
 
 
 def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
-    """Finds CLIP's tokenizer in `where`, or else on this machine.
+    """Returns CLIP's tokenizer from files in `where`, or else elsewhere on this machine.
 
-    `where` is a folder, the file of merges, a file of weights that the tokenizer lies beside, or a
-    name of the hub; "": whatever is there. `context` is how many ids the text tower takes.
-    Raises: UserError if no tokenizer is found, or its files are damaged.
+    Args:
+        where: a folder, the file of merges, a file of weights beside the tokenizer's files, or a
+            name of the Hugging Face hub; "": search only elsewhere.
+        context: number of ids the text tower takes.
+
+    Raises:
+        UserError: if there is no tokenizer, or its files are damaged.
     """
     path = Path(where).expanduser()
     if where and path.is_file() and path.name.endswith((".txt", ".txt.gz")):
@@ -113,15 +117,15 @@ def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
 
 
 def elsewhere() -> Iterable[Path]:
-    """Yields the folders outside the user's own that may hold CLIP's table, always the same one."""
-    # Found without importing the package, which would import torch.
+    """Yields other folders on this machine that may hold CLIP's files, which are all the same."""
+    # Without importing the package, which would import torch.
     spec = importlib.util.find_spec("open_clip")
     yield from map(Path, (spec.submodule_search_locations or ()) if spec else ())
     yield from filter(None, (cached(v.hub) for v in VARIANTS.values()))
 
 
 def from_folder(folder: Path) -> Any | None:
-    """Returns the CLIPTokenizer of a folder, None if it holds none.
+    """Returns the CLIPTokenizer of a folder; None if there are no files of one.
 
     Raises: UserError if its files are damaged.
     """
@@ -135,13 +139,16 @@ def from_folder(folder: Path) -> Any | None:
 
 
 def from_merges(merges: Sequence[str], vocab: Mapping[str, int] | None = None) -> Any:
-    """Returns a CLIPTokenizer of merges ("i n", by rank); `vocab` follows from a whole table."""
+    """Returns a CLIPTokenizer of merges such as "i n", by rank.
+
+    `vocab` maps tokens to ids; None: that of a whole table, see `vocabulary`.
+    """
     words = dict(vocab or vocabulary(merges))
     return clip_tokenizer()(vocab=words, merges=[tuple(m.split(" ")) for m in merges])
 
 
 def read_merges(path: Path) -> list[str]:
-    """Reads OpenAI's table of merges, with its first line of remarks or without.
+    """Reads OpenAI's table of merges, with or without its first line, a comment.
 
     Raises: UserError if it cannot be read or is too short.
     """
@@ -153,16 +160,16 @@ def read_merges(path: Path) -> list[str]:
     lines = lines[1:] if lines and "#version" in lines[0] else lines
     if len(lines) < MERGES or any(len(m.split(" ")) != 2 for m in lines[:MERGES]):
         raise UserError(
-            f"{path} is no table of CLIP's merges: expected {MERGES:,} lines of two tokens, found "
-            f"{len(lines):,} lines. {SOURCES}"
+            f"{path} is not a table of CLIP's merges: expected {MERGES:,} lines of two tokens, "
+            f"found {len(lines):,} lines. {SOURCES}"
         )
     return lines[:MERGES]
 
 
 def vocabulary(merges: Sequence[str]) -> dict[str, int]:
-    """Returns the id of every token: bytes, bytes that end a word, merges by rank, the two marks.
+    """Returns the id of every token: bytes, bytes that end a word, merges by rank, start and end.
 
-    Bytes that print stand for themselves and come first; the others are letters from 256 on.
+    Printable bytes come first, as themselves; the others are letters from 256 on.
     """
     prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = range(256, 512 - len(prints))

@@ -1,10 +1,10 @@
-"""CLIP's text encoder: a transformer in which a token sees itself and those before it.
+"""CLIP's text encoder: a transformer in which a token attends to itself and those before it.
 
-    ids -> tokens + positions -> blocks, causal -> norm -> the end token's -> projection
+    ids -> tokens + positions -> blocks, causal -> norm -> end token -> projection
 
-The end token is the highest id, so its place is the first of the largest id in a row. What follows
-it is seen by no one: padding may be any id, and a batch may be cut at its longest text. Radford et
-al. 2021, arXiv 2103.00020. The blocks are those of the vision tower.
+The end token has the largest id, so its position is that of the largest id in a row. Nothing up to
+it attends to what follows: padding may be any id, and a batch may be cut at its longest text.
+Radford et al. 2021, arXiv 2103.00020. The blocks are those of the vision tower.
 """
 
 import jax
@@ -22,14 +22,25 @@ from vpjax.nn.stack import run_layers
 from vpjax.nn.tokens import Tokens
 
 WORDS, CONTEXT, DEPTH = 49408, 77, 12  # of every released CLIP
-HEAD = 64  # width of an attention head, likewise
 
 
 class TextTower(nnx.Module):
     """Token ids to text features `joint_dim` wide.
 
-    `vocab` counts the ids, `context` the positions. Sizes not given are those of `variant`.
-    Raises: UserError for an unknown variant or activation, or a width the heads do not divide.
+    Args:
+        variant: a size of `vpjax.backbones.clip_variants`, whose numbers replace those not given.
+        vocab: number of ids.
+        context: number of positions, the most tokens of a text.
+        dim: width of tokens.
+        mlp_dim: hidden width of MLPs; None: 4 `dim`.
+        heads: number of attention heads.
+        depth: number of layers.
+        joint_dim: width of the features, which image and text share.
+        eps: of every LayerNorm.
+        activation: of MLPs, see `vpjax.nn.activations`.
+
+    Raises:
+        UserError: for an unknown variant or activation, or a width that the heads do not divide.
     """
 
     def __init__(
@@ -73,12 +84,12 @@ class TextTower(nnx.Module):
     def embed(
         self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Tokens:
-        """Tokens with their positions, without a grid."""
+        """Returns tokens with their positions, without a grid."""
         x = self.token_embed[...][ids] + self.pos_embed[...][: ids.shape[1]]
         return Tokens(x.astype(dtype), num_prefix_tokens=ids.shape[1], grid=(0, 0))
 
     def pool(self, tokens: Tokens, ids: Int[Array | np.ndarray, "N T"]) -> Float[Array, "N D"]:
-        """The end token after the last norm, projected."""
+        """Returns the end token after the last norm, projected."""
         x = tokens.x[jnp.arange(len(ids)), ids.argmax(-1)]
         return self.projection(self.norm(x))
 
@@ -100,7 +111,7 @@ class _CausalAttention(Attention):
         num_outputs: int | None = None,
     ) -> Float[Array, "B K D"]:
         if extra_kv is not None:
-            raise ValueError("tokens that are only read have no place in a causal order")
+            raise ValueError("extra_kv has no place in a causal order")
         return super().__call__(x, ctx, num_outputs=num_outputs)
 
     def mix(

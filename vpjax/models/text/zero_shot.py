@@ -1,10 +1,10 @@
-"""Classification by text alone: an image is of the class whose name its feature is nearest to.
+"""Zero-shot classification: an image belongs to the class whose text feature is nearest to its own.
 
     t_c = unit(mean of the class's text features)        not normalised before the mean
     logits = 100 <unit(f), t_c>
 
 Radford et al. 2021, arXiv 2103.00020, normalise each text feature before the mean, as `each=True`
-does. The default is what MoP-CLIP is compared with.
+does. The default is the baseline of MoP-CLIP.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,17 @@ SCALE = 100.0  # exp(logit_scale) of the trained models
 def class_prompts(
     names: Sequence[Sequence[str]], templates: Sequence[str]
 ) -> tuple[list[str], Int[np.ndarray, " N"]]:
-    """Fills templates ("a photo of a {}") with the names of each class; returns whose each is too.
+    """Fills templates with the names of each class.
 
-    Prompts are in the order of classes, then names, then templates. Underscores become blanks.
-    Raises: UserError for a class without names, or a template without a place for one.
+    Args:
+        names: the names of each class; underscores become blanks.
+        templates: sentences with one "{}", such as "a photo of a {}".
+
+    Returns:
+        Prompts in the order of classes, then names, then templates; and the class of each, N.
+
+    Raises:
+        UserError: for a class without names, or a template without one "{}".
     """
     for template in templates:
         if template.count("{}") != 1:
@@ -34,7 +41,7 @@ def class_prompts(
     prompts, classes = [], []
     for index, several in enumerate(names):
         if not several:
-            raise UserError(f"class {index} has no name to make a prompt of")
+            raise UserError(f"class {index} has no name to fill templates with")
         for name in several:
             prompts += [t.replace("{}", name.replace("_", " ")) for t in templates]
             classes += [index] * len(templates)
@@ -47,7 +54,14 @@ def class_embeddings(
     num_classes: int,
     each: bool = False,
 ) -> Float[Array, "C D"]:
-    """Returns a vector of length 1 a class from the features of its prompts."""
+    """Returns one vector of length 1 for each class from the features of its prompts.
+
+    Args:
+        features: of N prompts.
+        classes: the class of each prompt.
+        num_classes: C.
+        each: whether each feature is normalised before the mean.
+    """
     features = jnp.asarray(features, jnp.float32)
     features = unit(features) if each else features
     # Their sum has the direction of their mean.

@@ -26,7 +26,7 @@ from PIL import Image
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import Loader, preset
 from vpjax.data.source import Source
-from vpjax.data.subset import find, only
+from vpjax.data.subset import find_classes, select_labels
 from vpjax.methods.mop import MoP
 from vpjax.models.partition import merge
 from vpjax.report.plots.style import INK, PALETTE, SIZE, figure_of, plain
@@ -58,7 +58,7 @@ def subprompts(subject: Subject) -> list[Path]:
     if split not in sources:
         raise unknown("split of the run", split, sources)
     label, facts = labelled(subject), sources["train"].metadata
-    own = only(sources[split], [label])
+    own = select_labels(sources[split], [label])
     name = str(facts[label].get("species") or facts[label].get("name") or label)
     files = [r.file or str(i) for i, r in enumerate(own.records.__getitems__(range(len(own))))]
     pixels = lambda i: own[i]["image"]  # noqa: E731
@@ -78,7 +78,7 @@ def labelled(subject: Subject) -> int:
     if chosen.name and chosen.label is not None:
         raise UserError("give --class_name or --class_idx, not both")
     if chosen.name:
-        found = find(train, [chosen.name])
+        found = find_classes(train, [chosen.name])
         if len(found) > 1:
             log.warning("%d classes are called %s: %s", len(found), chosen.name, found)
         return found[0]

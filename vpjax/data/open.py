@@ -1,0 +1,62 @@
+"""Opens data sets by name: the one module that knows every format.
+
+source = open_source("cifar10", "train[:90%]")
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+from vpjax.data import cars, digits, folder, inat, prepare, tfds, vtab
+from vpjax.data.source import Source
+from vpjax.data.subset import select_classes
+
+# Called with every source before `open_source` returns it: see `vpjax.data.lock`.
+GUARDS: list[Callable[[Source], None]] = []
+
+
+def open_source(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    classes: str | Sequence[str | int] = "",
+) -> Source:
+    """Opens a data set by name, preparing it first where that is possible.
+
+    Args:
+        name: one of
+            "digits/low", "digits/high"    bundled
+            "cifar10", "eurosat/rgb:2.0.0" any TFDS data set, with config and version
+            "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
+            "inat2018", "inat2021"         iNaturalist as JSON and photos in `data_dir`
+            "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`
+        split: TFDS split string, "train", "train[:90%]", "train[:800]+validation[:200]".
+        data_dir: the data's folder. For TFDS the default is `TFDS_DATA_DIR`, or
+            `~/tensorflow_datasets`.
+        classes: the only classes to read, see `vpjax.data.subset`; empty for all.
+
+    Raises:
+        UserError: for an unknown name or split, or for data that cannot be prepared here.
+    """
+    source = _open(name, split, data_dir)
+    for guard in GUARDS:
+        guard(source)
+    return select_classes(source, classes) if len(classes) else source
+
+
+def _open(name, split, data_dir):
+    kind, _, path = name.partition(":")
+    if kind in folder.READERS:
+        return folder.open_listing(kind, path, split, data_dir)
+    if kind.partition("/")[0] == "digits":
+        return digits.open_digits(name, split)
+    if name.startswith("vtab/"):
+        return vtab.open_task(name, split, data_dir)
+    if name in inat.VERSIONS:
+        return inat.open_json(name, split, data_dir)
+    prepared = prepare.prepare(name, data_dir)
+    if kind in inat.TFDS:
+        return inat.open_tfds(prepared, split)
+    source = tfds.read(prepared, split)
+    if kind == "cars196":
+        source.metadata = tuple(cars.facts(c) for c in source.classes)
+    return source

@@ -1,0 +1,205 @@
+"""What a notebook calls: a backbone by name, and a method on top of it.
+
+backbone = load_backbone("digits_vit")
+model = create_model(backbone, "vpt.VPT", num_tokens=8, num_classes=5)
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vpjax.backbones.base import Backbone
+from vpjax.core import params, registry
+from vpjax.core.errors import UserError, unknown
+from vpjax.data.transforms import preset as find_preset
+from vpjax.methods.base import Method
+from vpjax.models import factory
+from vpjax.models.factory import BackboneSpec, MethodSpec
+from vpjax.models.model import Model
+from vpjax.models.text.features import class_text_features
+from vpjax.weights.catalog import CATALOG
+from vpjax.weights.load import Loaded
+
+
+@dataclasses.dataclass(eq=False)
+class Origin:
+    """How a backbone was made, so that a run can make it again.
+
+    Attributes:
+        spec: its class, options and weights.
+        loaded: the record of its weights; None where they were drawn.
+        seed: that they were drawn from.
+    """
+
+    spec: BackboneSpec
+    loaded: Loaded | None
+    seed: int
+
+
+def load_backbone(
+    name: str | type,
+    weights: str | None = None,
+    *,
+    preset: str | None = None,
+    dtype: str = "float32",
+    attention: str = "auto",
+    resample: str = "align_corners",
+    seed: int = 0,
+    **options: Any,
+) -> Backbone:
+    """Returns a pretrained backbone: an `nnx.Module`, uint8 images -> features.
+
+    Args:
+        name: a name of `list_weights()`, which knows its class and weights; else a class for
+            `list_backbones()` ("vit.ViT", "mylab.nets.Mine", or the class itself).
+        weights: a path, an address, or a name of the catalogue or the hub; "" draws them from
+            `seed`. None: those that `name` names.
+        preset: the preprocessing, see `vpjax.data.PRESETS`; None: that of the weights.
+        dtype: of computation, "float32" or "bfloat16".
+        attention: see `vpjax.nn.attention`.
+        resample: how weights are carried to another image or patch size.
+        seed: for weights that are drawn.
+        options: of the backbone's class, such as `image_size=384`.
+
+    Raises:
+        UserError: if there is no such backbone, or weights or options do not fit.
+    """
+    if isinstance(name, type):
+        name = registry.name_of("backbones", name)
+    if name in CATALOG:
+        entry = CATALOG[name]
+        if not entry.backbone:
+            raise UserError(f"weights {name!r} are of no backbone: {entry.description}")
+        options = {"variant": entry.variant} | dict(entry.options) | options
+        name, weights = entry.backbone, name if weights is None else weights
+    elif weights is None:
+        if "." not in name:
+            known = [*CATALOG, *registry.available("backbones")]
+            raise unknown("backbone", name, known)
+        raise UserError(
+            f"backbone {name!r} needs weights: a path, an address or a name of list_weights(); "
+            'weights="" draws them from the seed.'
+        )
+    spec = BackboneSpec(name, options, weights, resample=resample)
+    plain = MethodSpec("finetune.Linear")
+    resolved = factory.resolve_attention(spec, plain, attention, dtype)
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    build = lambda: factory.make_backbone(spec, plain, key, resolved)  # noqa: E731
+    if weights:
+        backbone = nnx.eval_shape(build)
+        loaded = factory.load_weights(backbone, spec)
+        values = {n: jnp.asarray(v) for n, v in loaded.values.items()}
+        loaded = dataclasses.replace(loaded, values={}, head={})
+    else:
+        backbone, loaded = build(), None
+        values = params.flatten(nnx.state(backbone))
+    values = factory.cast_kernels(values, jnp.dtype(dtype))
+    graph, state = nnx.split(backbone)
+    backbone = nnx.merge(graph, params.fill(state, values))
+    backbone.preset = preset or factory.preset_of(name, weights)
+    if backbone.preset is not None:
+        find_preset(backbone.preset)
+    backbone.dtype = dtype
+    backbone.origin = Origin(spec, loaded, seed)
+    return backbone
+
+
+def create_model(
+    backbone: Backbone,
+    method: str | type[Method],
+    num_classes: int,
+    *,
+    trainable: str = "",
+    match_reference_code: bool = False,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> Model:
+    """Returns a model: a frozen backbone and a method on top, uint8 images -> outputs.
+
+    `print(model)` shows what trains. The backbone itself is not changed.
+
+    Args:
+        backbone: from `load_backbone`, or one's own.
+        method: a name of `list_methods()` ("vpt.VPT"), of one's own ("mylab.prompts.Mine"), or the
+            class itself.
+        num_classes: logits of an image.
+        trainable: regular expression of the parameters that train; "": the method's own.
+        match_reference_code: whether to repeat published code where it differs from its paper.
+        class_names: for methods that start from the text features of the classes' names.
+        seed: for what is drawn.
+        options: of the method's class, such as `num_tokens=8`.
+
+    Raises:
+        UserError: if there is no such method or option, or they do not suit the backbone.
+    """
+    name = registry.name_of("methods", method) if isinstance(method, type) else method
+    cls = registry.lookup("methods", name)
+    spec = MethodSpec(name, options)
+    body = _of_size(backbone, cls, spec)
+    key = jax.random.key(seed)
+    rngs = nnx.Rngs(jax.random.fold_in(key, 1))
+    model = factory.make_model(body, spec, num_classes, rngs, match_reference_code)
+    values = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
+    values = {f"backbone/{n}": v for n, v in values.items()}
+    if cls.reads_class_names:
+        values["method/text"] = _text(model, class_names, num_classes, name)
+    if values:
+        graph, state = nnx.split(model)
+        model = nnx.merge(graph, params.fill(state, params.flatten(state) | values))
+    model.trainable_pattern = trainable
+    model.match_reference_code = match_reference_code
+    model.method_spec = _Static(spec)
+    return model
+
+
+class _Static:
+    """Holds a value that is no part of a model's numbers; compared by identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Backbone:
+    """Returns a copy of the backbone, which shares its numbers, of the size the method needs."""
+    size = method.input_size(tuple(backbone.image_size), dict(spec.options))
+    if tuple(size) == tuple(backbone.image_size):
+        return nnx.merge(*nnx.split(backbone))
+    raise UserError(
+        f"{spec.name} changes the size of what the backbone sees, from {backbone.image_size} to "
+        f"{size} pixels; such a model is built from a config: vpjax.fit(config)."
+    )
+
+
+def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> jax.Array:
+    if len(names) != num_classes:
+        raise UserError(
+            f"{method} starts from the names of the classes: class_names has {len(names)}, and "
+            f"num_classes is {num_classes}"
+        )
+    origin = getattr(model.backbone, "origin", None)
+    where = origin.spec.weights if origin else ""
+    metadata = [{"name": str(name).replace("_", " ")} for name in names]
+    text = class_text_features(where, tuple(names), metadata)
+    return jnp.asarray(factory.text_rows(text.values, model.method.text.shape))
+
+
+def list_backbones() -> list[str]:
+    """Returns the names of backbone classes, such as "vit.ViT"."""
+    return registry.available("backbones")
+
+
+def list_methods() -> list[str]:
+    """Returns the names of methods, such as "vpt.VPT"."""
+    return registry.available("methods")
+
+
+def options_of(name: str) -> Mapping[str, Any]:
+    """Returns the options of a method or backbone, with their defaults."""
+    package = "methods" if name in list_methods() else "backbones"
+    found = registry.options(registry.lookup(package, name))
+    return {key: parameter.default for key, parameter in found.items()}

@@ -1,0 +1,114 @@
+"""What a run's steps are given: images here, cached features in `vpjax.runs.features`.
+
+This is the one place that decides between them: an experiment has one of the two, and nobody else
+asks which.
+
+    inputs.graph             of the model that takes them
+    inputs.to_input(train)   what turns a batch into that, inside a jitted step
+    inputs.loader(split)     batches of a split, in the same order for both
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from vpjax.core import distributed
+from vpjax.data import Loader, preset
+from vpjax.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are made of a split.
+
+    Attributes:
+        batch_size: images of a training batch, over all devices.
+        eval_batch_size: the same in evaluation.
+        seed: the order of training images is a function of it.
+        remainder: what becomes of training images that fill no batch, see `vpjax.data.loader`.
+        reshuffle: whether every epoch has an order of its own.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    seed: int = 0
+    remainder: str = "wrap"
+    reshuffle: bool = True
+
+    def of(self, split: str) -> dict[str, Any]:
+        """Returns the arguments of a loader of a split."""
+        training = split == "train"
+        return {
+            "batch_size": self.batch_size if training else self.eval_batch_size,
+            "seed": self.seed,
+            "train": training,
+            "remainder": self.remainder if training else None,
+            "reshuffle": self.reshuffle,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInputs:
+    """Images as they are stored, which the step augments and normalises.
+
+    Attributes:
+        graph: of the model, see `vpjax.models.partition`.
+        sources: by split.
+        preset: the name of the preprocessing.
+        image_size: (height, width) in pixels.
+        channels: that the model takes.
+        dtype: of computation.
+        settings: of the loaders.
+        loaders: by split, made when they are first asked for.
+    """
+
+    graph: tuple
+    sources: Mapping[str, Source]
+    preset: str
+    image_size: tuple[int, int]
+    channels: int
+    dtype: str
+    settings: LoaderSettings
+    loaders: dict[str, Loader] = dataclasses.field(default_factory=dict)
+
+    cached = False  # whether the backbone's features take the place of images
+
+    @property
+    def images(self) -> "ImageInputs":
+        """Returns the images, whatever the steps are given."""
+        return self
+
+    def to_input(self, train: bool) -> Callable:
+        """Returns batch, key -> images as the model takes them; augmented if `train` and a key."""
+        return image_to_input(self.preset, self.image_size, self.channels, self.dtype, train)
+
+    def loader(self, split: str) -> Loader:
+        """Returns the batches of a split: shuffled and endless for "train", else one pass."""
+        if split not in self.loaders:
+            self.loaders[split] = Loader(
+                self.sources[split],
+                preset=preset(self.preset),
+                image_size=self.image_size,
+                process_index=distributed.index(),
+                process_count=distributed.count(),
+                **self.settings.of(split),
+            )
+        return self.loaders[split]
+
+
+def image_to_input(
+    preset_name: str, image_size: tuple[int, int], channels: int, dtype: str, train: bool = False
+) -> Callable:
+    """Returns what turns a batch's "image" (uint8 B H W C) into the model's input inside a step.
+
+    With `train` it augments, unless its key is None.
+    """
+    chosen, dtype = preset(preset_name), jnp.dtype(dtype)
+
+    def to_input(batch, key):
+        augments = train and key is not None
+        return chosen.device(batch["image"], image_size, augments, key, dtype, channels)
+
+    return to_input

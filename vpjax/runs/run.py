@@ -1,0 +1,274 @@
+"""A trained run in use: `load_run(folder).predict("holiday/")`, without its training data."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+
+from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError
+from vpjax.core.files import read_json
+from vpjax.data import Loader, from_arrays, open_images, open_source, preset
+from vpjax.data.source import Source
+from vpjax.models.create import create_model
+from vpjax.models.model import Model
+from vpjax.models.partition import ModelParts, merge, partition, trainable_line
+from vpjax.runs import config as configs
+from vpjax.runs.experiment import (
+    BY_HAND,
+    BuiltModel,
+    ClassInfo,
+    GivenModel,
+    build_model,
+    make_criterion,
+    method_spec,
+)
+from vpjax.runs.inputs import image_to_input
+from vpjax.runs.restore import read_classes, selected_state
+from vpjax.runs.scores import evaluate_run
+from vpjax.train import sharding
+from vpjax.train.evaluate import evaluate, make_eval_step
+from vpjax.train.step import State
+
+BATCH = 64  # images at once, unless asked otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a run makes of n images.
+
+    Attributes:
+        labels: index of the most probable class of each image.
+        class_names: its name.
+        probabilities: of every class; softmax, or sigmoid where an image has several classes.
+        paths: the images' files; their numbers where they are arrays.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    class_names: tuple[str, ...]
+    probabilities: Float[np.ndarray, "n C"]
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        best = self.probabilities.max(-1)
+        shown = zip(self.paths, self.class_names, best, strict=True)
+        lines = [f"{path}: {name} ({100 * share:.1f} %)" for path, name, share in shown]
+        more = [f"... and {len(lines) - 10} more"] * (len(lines) > 10)
+        return "\n".join([f"{len(self)} images", *lines[:10], *more])
+
+
+class Run:
+    """A trained run, from `load_run` or `fit`.
+
+    Attributes:
+        folder: where it lives.
+        config: its whole config.
+        classes: names of the classes, in the order of the logits.
+        result: what training measured; None of a run that has not finished.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        classes: ClassInfo,
+        built: BuiltModel,
+        state: State,
+    ):
+        self.folder, self.config = folder, config
+        self.classes, self._classes = classes.names, classes
+        self._built, self._state = built, state
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return read_json(self.folder / "result.json")
+
+    @property
+    def model(self) -> Model:
+        """The trained model: uint8 images -> outputs."""
+        parts = self._parts
+        model = merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
+        model.backbone.preset, model.backbone.dtype = self._built.preset, self.config.dtype
+        return model
+
+    @property
+    def _parts(self) -> ModelParts:
+        state = self._state
+        return self._built.parts._replace(trainable=state.trainable, stats=state.stats)
+
+    def backbone_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the numbers of the backbone by name, such as "layers/0/attn/out/kernel"."""
+        parts, start = self._parts, "backbone/"
+        values = parts.frozen | parts.trainable | parts.stats
+        return {
+            n.removeprefix(start): np.asarray(v) for n, v in values.items() if n.startswith(start)
+        }
+
+    def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
+        """Returns the classes of images.
+
+        Args:
+            images: uint8 `B H W C`, a list of uint8 `H W C`, a path, a list of paths, or a folder.
+            batch_size: images at once.
+
+        Raises:
+            UserError: for images that cannot be read.
+        """
+        source = images if isinstance(images, Source) else open_images(images)
+        outputs = list(self._outputs(source, batch_size))
+        probabilities = np.concatenate([self._probabilities(out["logits"]) for out in outputs])
+        labels = probabilities.argmax(-1)
+        names = tuple(self.classes[i] for i in labels)
+        paths = getattr(source.records, "names", None) or range(len(source))
+        return Prediction(labels, names, probabilities, tuple(map(str, paths)))
+
+    def features(self, images: Any, batch_size: int = BATCH) -> Float[np.ndarray, "n D"]:
+        """Returns what the head reads of images; see `predict` for the arguments."""
+        source = images if isinstance(images, Source) else open_images(images)
+        return np.concatenate([out["features"] for out in self._outputs(source, batch_size)])
+
+    def evaluate(
+        self, data: Any = None, split: str = "test", batch_size: int = BATCH
+    ) -> dict[str, float]:
+        """Returns the metrics of labelled images.
+
+        Args:
+            data: (images, labels); or the name of a data set, such as "folder:PATH"; None: the
+                data that the run was trained with, whose test split (or else val) is read.
+            split: of a data set that is named.
+            batch_size: images at once.
+
+        Raises:
+            UserError: if the data are not there, or their classes are not those of the run.
+        """
+        if data is None:
+            return evaluate_run(self.folder)
+        if isinstance(data, str):
+            source = open_source(data, split)
+        else:
+            images, labels = data
+            source = from_arrays(images, labels, classes=self.classes)
+        if tuple(source.classes) != self.classes:
+            raise UserError(
+                f"{source.name} has classes {', '.join(source.classes[:10])}; the run has "
+                f"{', '.join(self.classes[:10])}, in this order"
+            )
+        config = self.config.copy_and_resolve_references()
+        config.train.class_weights = "none"
+        parts, mesh = self._parts, sharding.make_mesh(1)
+        to_input = self._to_input()
+        eval_step = make_eval_step(parts.graph, to_input, make_criterion(config, source))
+        weights = {"trainable": parts.trainable, "stats": parts.stats}
+        batches = self._loader(source, batch_size).batches()
+        return evaluate(eval_step, weights, parts.frozen, batches, mesh)[0]
+
+    def _loader(self, source: Source, batch_size: int) -> Loader:
+        chosen = preset(self._built.preset)
+        size = min(batch_size, max(1, len(source)))
+        return Loader(source, size, chosen, self._built.image_size, train=False)
+
+    def _to_input(self) -> Callable:
+        channels = self.config.backbone.get("channels", 3)
+        built = self._built
+        return image_to_input(built.preset, built.image_size, channels, self.config.dtype)
+
+    @functools.cached_property
+    def _forward(self) -> Callable:
+        graph, to_input = self._built.parts.graph, self._to_input()
+
+        @jax.jit
+        def forward(trainable, stats, frozen, batch):
+            out = merge(graph, trainable, stats, frozen)(to_input(batch, None))
+            return {k: out[k].astype(jnp.float32) for k in ("logits", "features") if k in out}
+
+        return forward
+
+    def _outputs(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        if not len(source):
+            raise UserError(f"{source.name} has no images")
+        parts = self._parts
+        for batch in self._loader(source, batch_size).batches():
+            images = {"image": jnp.asarray(batch["image"])}
+            out = self._forward(parts.trainable, parts.stats, parts.frozen, images)
+            yield {k: np.asarray(v)[batch["mask"]] for k, v in out.items()}
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        share = jax.nn.sigmoid if self._classes.multilabel else jax.nn.softmax
+        return np.asarray(share(jnp.asarray(logits)))
+
+    def __repr__(self) -> str:
+        method, backbone = self.config.method.name, self.config.backbone.name
+        lines = [
+            f"Run {self.folder}: {method} on {backbone}, {trainable_line(self._parts)}",
+            f"classes: {', '.join(self.classes[:10])}"
+            + (f" and {len(self.classes) - 10} more" if len(self.classes) > 10 else ""),
+        ]
+        if (result := self.result) is not None:
+            metric = result["metric"]
+            for split in ("val", "test"):
+                if (value := result.get(f"{split}_{metric}")) is not None:
+                    lines.append(f"{split} {metric} {value:.2f} %")
+        return "\n".join(lines)
+
+
+def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
+    """Returns a trained run; its training data are not needed.
+
+    Args:
+        folder: of the run.
+        backbone: what it was trained on, where it cannot be made again from the run's config, as
+            of a module that was made by hand.
+
+    Raises:
+        UserError: if there is no run or no intact checkpoint, or the weights are others now.
+    """
+    folder = Path(folder).expanduser()
+    config = configs.load(folder / "config.json")
+    classes = read_classes(folder)
+    if backbone is None and config.backbone.weights == BY_HAND:
+        raise UserError(
+            f"{folder} was trained on a backbone that was made by hand, {config.backbone.name}. "
+            "Give it: load_run(folder, backbone=...)."
+        )
+    split = config.mesh.model != 1  # classes are padded to a multiple of these devices
+    mesh = sharding.make_mesh(config.mesh.data if split else 1, model=config.mesh.model)
+    given = None if backbone is None else model_on(config, backbone, classes)
+    built = build_model(config, classes, mesh, given=given)
+    parts = built.parts
+    arrays = jax.tree.map(jnp.asarray, (parts.trainable, parts.stats, parts.frozen))
+    built = built._replace(parts=ModelParts(parts.graph, *arrays))
+    like = State(jnp.int32(0), *arrays[:2], None, None)
+    return Run(folder, config, classes, built, selected_state(folder, config, like, built.identity))
+
+
+def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> GivenModel:
+    """Returns a config's model on a backbone that is there already."""
+    spec = method_spec(config)
+    model = create_model(
+        backbone,
+        spec.name,
+        len(classes.names),
+        trainable=config.train.trainable,
+        match_reference_code=config.match_reference_code,
+        class_names=classes.names,
+        seed=config.seed,
+        **spec.options,
+    )
+    return given_model(model)
+
+
+def given_model(model: Model) -> GivenModel:
+    """Returns a model as `vpjax.runs.experiment` takes it."""
+    origin = getattr(model.backbone, "origin", None)
+    loaded = origin.loaded if origin else None
+    return GivenModel(partition(model, model.trainable_pattern), loaded, model.backbone.preset)

@@ -1,0 +1,143 @@
+"""Learning-rate schedules: functions of the step, from the settings of `vpjax.train.optim`.
+
+    cosine              linear warm-up, then half a cosine from the peak to `min_lr`
+    cosine_hardrestart  the same with `cycles` half cosines, one after the other
+    step                linear warm-up, then `step_factor` times as high every `step_epochs`
+    constant            linear warm-up, then the peak
+    plateau             constant here; `vpjax.train.optim.reduce_lr` lowers it while training
+    onecycle            from peak / 25 to the peak over 30 % of the steps and down to
+                        peak / 250,000, by half cosines, without a further warm-up; momentum, or
+                        Adam's beta1, goes 0.95 - 0.85 - 0.95 (Smith and Topin 2019,
+                        arXiv 1708.07120, as torch implements it)
+
+With `schedule_by_epoch` the rate of an epoch is that of its first step.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from vpjax.core.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SCHEDULES = ("cosine", "cosine_hardrestart", "step", "onecycle", "constant", "plateau")
+# One cycle: share of the steps that rise, peak / start, start / end, momentum's ends and middle.
+RISE, START, END, MOMENTA = 0.3, 25.0, 1e4, (0.95, 0.85)
+
+
+class Plan(NamedTuple):
+    """The length of a run."""
+
+    steps: int
+    steps_per_epoch: int
+    batch_size: int  # images of a step, over all devices
+
+
+def peak_lr(settings: Any, plan: Plan) -> float:
+    """Returns the highest learning rate, scaled to the batch size where the settings ask for it.
+
+    Raises:
+        UserError: if `min_lr` is above it.
+    """
+    base = settings.lr_base_batch_size
+    peak = settings.lr * (plan.batch_size / base if base else 1)
+    if settings.min_lr > peak:
+        raise UserError(
+            f"optim.min_lr is {settings.min_lr}, above the peak learning rate of {peak:g}"
+        )
+    return peak
+
+
+def make_schedule(settings: Any, plan: Plan) -> Callable:
+    """Returns the schedule, step -> learning rate.
+
+    Args:
+        settings: a `vpjax.train.optim.Settings`.
+        plan: the length of the run.
+
+    Raises:
+        UserError: if `min_lr` is above the peak.
+    """
+    peak = peak_lr(settings, plan)
+    if settings.schedule == "onecycle":
+        share, _ = one_cycle(plan.steps)
+        return lambda step: peak * share(step)
+    unit = plan.steps_per_epoch if settings.schedule_by_epoch else 1  # steps of equal rate
+    warmup = round(settings.warmup_epochs * plan.steps_per_epoch) // unit
+    if settings.warmup_steps is not None:
+        warmup = settings.warmup_steps
+    total = math.ceil(plan.steps / unit)
+    warn_of_warmup(warmup * unit, plan.steps, peak)
+    rising = _warmup(settings, peak, warmup)
+    falling = _decay(settings, plan, peak, unit, warmup, max(1, total - warmup))
+    joined = optax.join_schedules([rising, falling], [warmup])
+    return lambda step: joined(step // unit)
+
+
+def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
+    """Logs a warning if the warm-up is as long as the run."""
+    if warmup >= steps:
+        log.warning(
+            "the warm-up of %d steps is as long as the run, %d: the learning rate never reaches "
+            "its peak of %.3g. Shorten the warm-up, or train longer.",
+            warmup,
+            steps,
+            peak,
+        )
+
+
+def _warmup(settings: Any, peak: float, warmup: int) -> Callable:
+    """Returns the rate of the first `warmup` units of the run."""
+    if settings.warmup_steps is not None:  # step 0 has rate 0, step `warmup` the peak
+        return lambda now: peak * (now / max(1, warmup))
+    if settings.warmup_from_zero:  # the first has rate 0, the last the peak
+        return lambda now: peak * (now / max(1, warmup - 1))
+    return lambda now: peak * ((now + 1) / max(1, warmup))  # the first step already learns
+
+
+def _decay(settings: Any, plan: Plan, peak: float, unit: int, warmup: int, length: int) -> Callable:
+    """Returns the rate of the units after the warm-up, counted from its end."""
+    low = settings.min_lr
+    if settings.schedule == "cosine":
+        return optax.cosine_decay_schedule(peak, length, low / peak if peak else 0.0)
+    if settings.schedule == "cosine_hardrestart":
+
+        def restarting(now):
+            progress = now / length
+            falling = 0.5 * (1 + jnp.cos(jnp.pi * (settings.cycles * progress % 1)))
+            return low + (peak - low) * jnp.where(progress < 1, falling, 0.0)
+
+        return restarting
+    if settings.schedule == "step":
+
+        def in_steps(now):
+            epoch = (now + warmup) * unit / plan.steps_per_epoch  # of the run
+            falls = jnp.floor(epoch / settings.step_epochs)
+            return low + (peak - low) * settings.step_factor**falls
+
+        return in_steps
+    return optax.constant_schedule(peak)
+
+
+def one_cycle(steps: int) -> tuple[Callable, Callable]:
+    """Returns step -> share of the peak learning rate, and step -> momentum."""
+    turn = RISE * steps - 1
+
+    def between(first, last, progress):
+        return last + (first - last) / 2 * (1 + jnp.cos(jnp.pi * progress))
+
+    def at(step, outer, middle, end):
+        rising = between(outer, middle, step / max(turn, 1))
+        falling = between(middle, end, (step - turn) / max(steps - 1 - turn, 1))
+        return jnp.where(step <= turn, rising, falling)
+
+    outer, middle = MOMENTA
+    return (
+        lambda step: at(step, 1 / START, 1.0, 1 / START / END),
+        lambda step: at(step, outer, middle, outer),
+    )
