@@ -18,13 +18,13 @@ def add_flags(parser: flags.Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluate, and compare with what the run recorded; see `vpjax.runs.fit.evaluate_run`."""
+    """Evaluate, and compare with what the run recorded; see `vpjax.runs.scores.evaluate_run`."""
     from vpjax.cli import process
     from vpjax.runs import summary
-    from vpjax.runs.fit import evaluate_run
+    from vpjax.runs.scores import evaluate_run
     from vpjax.runs.workdir import read_result
 
     process.start(arguments)
     result = evaluate_run(arguments.workdir)
     log.info("%s", summary.one_line(result))
-    summary.compare_with_recorded(result, read_result(arguments.workdir))
+    summary.log_comparison(result, read_result(arguments.workdir))

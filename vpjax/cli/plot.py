@@ -28,10 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw; see `vpjax.report.plots`."""
     from vpjax.cli import process
     from vpjax.report.plots.run import draw_run
-    from vpjax.report.plots.subject import OfClass
+    from vpjax.report.plots.subject import SubpromptOptions
 
     process.start()
     a = arguments
+    options = SubpromptOptions(a.class_name, a.class_idx, a.top_n, a.tau, a.split)
     draw_run(
         a.workdir,
         image=a.image,
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         target=a.target,
         baseline=a.baseline,
         wanted=a.picture,
-        of_class=OfClass(a.class_name, a.class_idx, a.top_n, a.tau, a.split),
+        subprompt_options=options,
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import vpjax
@@ -18,7 +18,7 @@ COLUMNS = ("path", "label", "class", "probability")
 
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="images, or folders of images")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="images, or one folder of images")
     flags.add_workdir(parser, "folder of the run", required=True)
     parser.add_argument(
         "--top_k", type=int, default=1, metavar="K", help="lines an image, best first"
@@ -34,8 +34,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     logs.to_screen(sys.stderr)  # standard output is for the predictions
     process.start()
-    model = vpjax.load_run(arguments.workdir)
-    rows = list(lines(model.predict(arguments.paths), arguments.top_k))
+    trained = vpjax.load_run(arguments.workdir)
+    count = len(trained.classes)
+    if not 1 <= arguments.top_k <= count:
+        raise UserError(f"--top_k is {arguments.top_k}; the run has {count} classes")
+    paths = arguments.paths
+    predictions = trained.predict(paths if len(paths) > 1 else paths[0])
+    rows = list(lines(predictions, trained.classes, arguments.top_k))
     if arguments.output:
         write_csv(arguments.output, rows, COLUMNS)
         return
@@ -44,12 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     writer.writerows(rows)
 
 
-def lines(predictions: Any, top_k: int) -> Iterator[dict[str, Any]]:
+def lines(
+    predictions: "vpjax.Prediction", classes: Sequence[str], top_k: int
+) -> Iterator[dict[str, Any]]:
     """Yield the `top_k` most probable classes of every image, the most probable first."""
-    count = len(predictions.class_names)
-    if not 1 <= top_k <= count:
-        raise UserError(f"--top_k is {top_k}; the run has {count} classes")
     for path, row in zip(predictions.paths, predictions.probabilities, strict=True):
         for label in (-row).argsort(kind="stable")[:top_k]:
-            name, share = predictions.class_names[label], f"{row[label]:.6f}"
-            yield dict(zip(COLUMNS, (path, label, name, share), strict=True))
+            cells = (path, label, classes[label], f"{row[label]:.6f}")
+            yield dict(zip(COLUMNS, cells, strict=True))

@@ -51,8 +51,7 @@ def train_all(config: "ConfigDict", folder: Path) -> None:
 
     rows = compare.compare(config, folder)
     log.info("\n%s\n", compare.as_table(rows))
-    light = [r for r in rows if r["percent"] < 10] or rows
-    best = max(light, key=lambda r: r["accuracy"])["label"]
+    best = compare.best_row(rows)["label"]
     log.info("table     %s", folder / "comparison.md")
     for picture in sorted(folder.glob("comparison*.png")):
         log.info("picture   %s", picture)
