@@ -24,12 +24,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import measure, step
-from vpjax import cli
+from vpjax.cli import flags
 from vpjax.core.errors import UserError
 from vpjax.core.table import table
 from vpjax.data import Loader, images, open_source, preset
@@ -50,19 +49,17 @@ MEMORY = "loader, from memory"
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
-    argv = cli.with_recipe(list(argv), str(step.HOME / "configs" / "vpt_cifar224.py"))
-    chosen = cli.another_class(argv)
-    given = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "A recipe.", given, sys_argv=argv)
-    flags.DEFINE_enum("images", "photos", KINDS, "What is read.", flag_values=given)
-    flags.DEFINE_integer("count", 256, "Images made up.", lower_bound=1, flag_values=given)
-    flags.DEFINE_integer("batch", 32, "Images a step.", lower_bound=1, flag_values=given)
-    flags.DEFINE_integer("steps", 3, "Training steps timed.", lower_bound=1, flag_values=given)
-    flags.DEFINE_float("train_rate", None, "Images/s to compare with.", flag_values=given)
-    flags.DEFINE_string("out", None, "JSON file; Markdown goes beside it.", flag_values=given)
-    if rest := cli.parse(argv, given)[1:]:
-        raise UserError(f"found {rest}; options begin with --")
-    config = cli.settle(given.config, chosen)
+    parser = flags.Parser("benchmarks.input", allow_abbrev=False)
+    flags.add_recipe(parser, default="vpt_cifar224")
+    parser.add_argument("--images", choices=KINDS, default="photos", help="what is read")
+    parser.add_argument("--count", type=int, default=256, help="images made up")
+    parser.add_argument("--batch", type=int, default=32, help="images a step")
+    parser.add_argument("--steps", type=int, default=3, help="training steps timed")
+    parser.add_argument("--train_rate", type=float, help="images/s to compare with")
+    parser.add_argument("--out", type=Path, help="JSON file; Markdown goes beside it")
+    given, config = measure.read(parser, argv[1:])
+    if min(given.count, given.batch, given.steps) < 1:
+        raise UserError("--count, --batch and --steps must be above 0")
     with tempfile.TemporaryDirectory() as folder:
         source = make_source(config, given.images, given.count, Path(folder))
         record = benchmark(config, source, given.batch, given.steps, given.train_rate)
@@ -70,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     text = report(record)
     print(text, flush=True)
     if given.out:
-        measure.save(Path(given.out), record, text)
+        measure.save(given.out, record, text)
 
 
 def make_source(config: ConfigDict, kind: str, count: int, folder: Path) -> Source:

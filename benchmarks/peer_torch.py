@@ -55,7 +55,7 @@ HEADER += ("ours / this", "turn by turn [middle half]", "shortest", "of floor pe
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
     given = parser().parse_args(argv)
-    allocator.keep()  # as the command line does; PyTorch gains from it too
+    allocator.keep()  # where it is asked for; PyTorch gains from it too
     tasks = [chosen(task, given) for task in listed(given.tasks)]
     forms = (given.forms or USUAL[platform()]).split(",")
     keep = lambda record: given.out and measure.save(given.out, record, report(record))  # noqa: E731

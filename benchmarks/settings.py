@@ -1,8 +1,8 @@
 """What both sides of a race run with; imported before JAX and PyTorch, which read it when they are.
 
 `our_settings` is the one place for what the command line sets by default on our side: what holds
-for users must hold in a benchmark, and nothing else may. What it does once JAX is there, keeping
-memory (`vpjax.core.allocator`), `benchmarks.peer_torch` does for both sides.
+for users must hold in a benchmark, and nothing else may. With VPJAX_KEEP_MEMORY=1
+`benchmarks.peer_torch` keeps memory (`vpjax.core.allocator`) for both sides.
 """
 
 import os

@@ -23,10 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from benchmarks import measure
-from vpjax import cli
+from vpjax.cli import flags, overrides
 from vpjax.core.errors import UserError
 from vpjax.core.table import table
 
@@ -47,21 +45,22 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
-    changes = [a for a in argv if a.startswith("--config.")]
-    given = flags.FlagValues()
-    flags.DEFINE_string("recipe", RECIPE, "A recipe.", flag_values=given)
-    flags.DEFINE_integer("repeats", 3, "Processes of each kind.", 1, flag_values=given)
-    flags.DEFINE_string("out", None, "JSON file; Markdown goes beside it.", flag_values=given)
-    rest = cli.parse([a for a in argv if a not in changes], given)[1:]
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; options begin with --")
+    parser = flags.Parser("benchmarks.startup", allow_abbrev=False)
+    parser.add_argument("--recipe", default=RECIPE, help="a recipe")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each kind")
+    parser.add_argument("--out", type=Path, help="JSON file; Markdown goes beside it")
+    changes, rest = overrides.take(argv[1:])
+    given = parser.parse_args(rest)
+    if given.repeats < 1:
+        raise UserError("--repeats must be above 0")
     settings = (SMALL if given.recipe == RECIPE else {}) | SHORT
     arguments = [f"--config={given.recipe}", *(f"--config.{k}={v}" for k, v in settings.items())]
-    record = benchmark([*arguments, *changes], given.repeats)
+    arguments += [f"--config.{key}={value}" for key, value in changes]
+    record = benchmark(arguments, given.repeats)
     text = report(record)
     print(text, flush=True)
     if given.out:
-        measure.save(Path(given.out), record, text)
+        measure.save(given.out, record, text)
 
 
 def benchmark(arguments: list[str], repeats: int) -> dict[str, Any]:

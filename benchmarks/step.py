@@ -21,12 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from benchmarks import floors, measure
-from vpjax import cli
+from vpjax.cli import flags
 from vpjax.core import allocator
 from vpjax.core.errors import UserError
 from vpjax.core.table import table
@@ -65,29 +64,26 @@ class Recipe(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     """Measures what the command line asks for, prints it, and writes it where --out says."""
     allocator.keep()
-    # As an argument: a flag's default would be read, and could fail, before flags are parsed.
-    argv = cli.with_recipe(list(argv), str(HOME / "configs" / "digits.py"))
-    chosen = cli.another_class(argv)
-    given = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "A recipe.", given, sys_argv=argv)
-    flags.DEFINE_list("batch", "8", "Images a step, over all devices.", flag_values=given)
-    flags.DEFINE_integer("classes", 100, "Classes of the head.", flag_values=given)
-    flags.DEFINE_integer("steps", 20, "Steps timed.", lower_bound=1, flag_values=given)
-    flags.DEFINE_bool("synthetic", True, "Random images, not the recipe's.", flag_values=given)
-    flags.DEFINE_string("out", None, "JSON file; Markdown goes beside it.", flag_values=given)
-    rest = cli.parse(argv, given)[1:]
+    parser = flags.Parser("benchmarks.step", allow_abbrev=False)
+    flags.add_recipe(parser, default="digits")
+    parser.add_argument("--batch", type=flags.words, default=["8"], help="images a step, on all")
+    parser.add_argument("--classes", type=int, default=100, help="classes of the head")
+    parser.add_argument("--steps", type=int, default=20, help="steps timed")
+    text = "the recipe's images, not random ones"
+    parser.add_argument("--nosynthetic", dest="synthetic", action="store_false", help=text)
+    parser.add_argument("--out", type=Path, help="JSON file; Markdown goes beside it")
+    given, config = measure.read(parser, argv[1:])
     try:
         batches = [int(b) for b in given.batch]
     except ValueError as e:
         raise UserError(str(e)) from e
-    if rest or not batches or min(batches) < 1:
-        raise UserError(f"found {rest or given.batch}; options begin with --, a batch is above 0")
-    config = cli.settle(given.config, chosen)
+    if not batches or min(*batches, given.steps) < 1:
+        raise UserError("--batch and --steps must be above 0")
     record = benchmark(config, batches, given.classes, given.steps, given.synthetic)
     text = report(record)
     print(text, flush=True)
     if given.out:
-        measure.save(Path(given.out), record, text)
+        measure.save(given.out, record, text)
 
 
 def benchmark(

@@ -1,6 +1,7 @@
 """Pre-trains the small ViT of the first run on the digits 0-4, and writes its weights.
 
-    python main.py --config configs/digits_pretrain.py --config.export=vpjax/weights/assets/digits_vit.npz
+    python main.py --config configs/digits_pretrain.py --workdir runs/digits_pretrain
+    python main.py export --workdir runs/digits_pretrain vpjax/weights/assets/digits_vit.npz
 
 About 15 seconds on two CPU cores. The seed was chosen among 0-3: how far prompts get ahead of a
 linear probe depends on what the backbone happens to have learned (4 to 10 points over these four).

@@ -1,8 +1,8 @@
 """VTAB-1k with any method, by an honest protocol: choose on 200 images, then read the test split.
 
-    python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
-    python main.py --mode tune --config configs/vtab.py:method=linear,task=all --workdir DIR
-    python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn,recipe=paper ...
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
+    python main.py tune --config configs/vtab.py:method=linear,task=all --workdir DIR
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn,recipe=paper ...
 
     task     a task, several ("svhn+dtd"), a group (natural, specialised, structured), or "all"
     method   a key of METHODS below

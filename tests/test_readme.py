@@ -22,8 +22,8 @@ OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 EXPECTED = {
     "python main.py --config configs/digits.py:vpt_deep --config.method.num_tokens=16 "
     "--workdir runs/sixteen": (QUICK, "test accuracy", 0),
-    "python main.py --mode eval --workdir runs/sixteen": ([], "equal to the recorded", 0),
-    "python -m vpjax.data.prepare cifar10": ([], "cifar-10-binary.tar.gz", 2),
+    "python main.py eval --workdir runs/sixteen": ([], "equal to the recorded", 0),
+    "python main.py prepare-data cifar10": ([], "cifar-10-binary.tar.gz", 2),
     "python main.py --config configs/vpt_cifar.py --workdir runs/vpt_cifar": ([], "cifar10", 2),
     "python main.py --config configs/vit_b4_compare.py --workdir runs/vit_b4": ([], "cifar10", 2),
     "python main.py --config configs/digits_baselines.py --workdir runs/baselines": (
@@ -37,19 +37,18 @@ EXPECTED = {
         "comparison.png",
         0,
     ),
-    "python main.py --mode report --workdir runs/baselines": ([], "report.html", 0),
+    "python main.py report --workdir runs/baselines": ([], "report.html", 0),
     "python main.py convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
-    "python main.py --mode class_embeddings --config configs/digits.py:vpt_deep "
+    "python main.py class-embeddings --config configs/digits.py:vpt_deep "
     "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 prototypes", 0),
-    "python main.py --mode draw --workdir runs/baselines/sa2vp/seed0 --image 3 --patch 0,1": (
+    "python main.py plot --workdir runs/baselines/sa2vp/seed0 --image 3 --patch 0,1": (
         [],
         "prompt_map.png",
         0,
     ),
-    "python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn "
+    "python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn "
     "--workdir runs/svhn --dry_run": ([], "4 to choose from", 0),
-    "python main.py --mode ablate --config configs/ablate_fusion.py:data=digits "
-    "--workdir runs/fusion": (
+    "python main.py ablate --config configs/ablate_fusion.py:data=digits --workdir runs/fusion": (
         [
             *QUICK,
             "--config.study.seeds=(0,)",
@@ -59,12 +58,17 @@ EXPECTED = {
         "ablation_fusion.png",
         0,
     ),
-    "python main.py --mode doctor --config configs/digits.py": ([], "no fault", 0),
+    "python main.py check-data --config configs/digits.py": ([], "no fault", 0),
     "python -m tests.golden tests/golden/data/vpt": (["--only=vit_de*"], " 0 failed", 0),
     "python -m benchmarks.step --config configs/digits.py:vpt_deep": ([], "images/s", 0),
-    "python main.py --config configs/digits_pretrain.py --config.export=digits_vit.npz": (
-        [*QUICK, "--workdir=runs/pretrain"],
-        "wrote the backbone",
+    "python main.py --config configs/digits_pretrain.py --workdir runs/digits_pretrain": (
+        QUICK,
+        "test accuracy",
+        0,
+    ),
+    "python main.py export --workdir runs/digits_pretrain digits_vit.npz": (
+        [],
+        "digits_vit.npz",
         0,
     ),
 }

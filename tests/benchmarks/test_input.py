@@ -66,7 +66,6 @@ def test_the_verdict_counts_cores():
     )
 
 
-@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 def test_the_command_line(tmp_path, capsys):
     out = tmp_path / "x.json"
     options = ["--images=small", "--count=16", "--batch=8", "--train_rate=5", f"--out={out}"]

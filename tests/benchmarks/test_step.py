@@ -68,7 +68,6 @@ def test_the_loader_is_timed_with_the_recipes_images():
     assert "-" in step.cells(rows[0])
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections, which reads recipes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

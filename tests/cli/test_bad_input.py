@@ -169,9 +169,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 def test_a_workdir_in_use(tmp_path):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".owner").write_text("4711")
     with open(tmp_path / "run" / ".lock", "w") as lock:
-        lock.write("4711")
-        lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         wrong(tmp_path, r"in use by another run \(process 4711\)")
 

@@ -1,4 +1,4 @@
-"""The command line, as a user starts it."""
+"""Training, evaluation and mistakes on the command line; processes where a process is the point."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.data.fake import fake_tfds
-from tests.helpers.runs import digests, main, newest, result
+from tests.helpers.runs import command, digests, main, newest, result
 
 QUICK = ("--config.train.steps=60", "--config.train.log_every=10", "--config.train.save_every=0")
 
@@ -86,7 +86,7 @@ def test_progress_without_a_terminal_is_plain_lines_with_rate_and_eta(run):
 
 def test_a_new_process_reproduces_the_recorded_accuracy(run):
     folder, _ = run
-    again = main("--mode=eval", f"--workdir={folder}")
+    again = main("eval", f"--workdir={folder}")
     assert again.returncode == 0, again.stderr_text
     assert "equal to the recorded test accuracy" in again.stdout_text
     assert f"{result(folder)['test_accuracy']:.2f} %" in again.stdout_text
@@ -95,7 +95,7 @@ def test_a_new_process_reproduces_the_recorded_accuracy(run):
 def test_a_finished_run_is_not_run_again(run):
     folder, _ = run
     before = newest(folder).stat().st_mtime_ns
-    done = main("--config=configs/digits.py:vpt_deep", f"--workdir={folder}", *QUICK)
+    done = command("--config=configs/digits.py:vpt_deep", f"--workdir={folder}", *QUICK)
     assert done.returncode == 0
     assert "is finished: step 60, test accuracy" in done.stdout_text
     assert newest(folder).stat().st_mtime_ns == before
@@ -103,7 +103,7 @@ def test_a_finished_run_is_not_run_again(run):
 
 def test_another_config_in_the_same_folder_is_refused(run):
     folder, _ = run
-    done = main(
+    done = command(
         "--config=configs/digits.py:vpt_deep",
         f"--workdir={folder}",
         *QUICK,
@@ -176,7 +176,7 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
         "--config.train.select=best",
         *(f"--config.backbone.{k}={v}" for k, v in tiny.items()),
     ]
-    done = main(*arguments)
+    done = command(*arguments)
     assert done.returncode == 0, done.stderr_text
     found = result(tmp_path / "run")
     assert found["data"]["train"] == {"name": "cifar10:3.0.2[train[:90%]]", "images": 54}
@@ -185,18 +185,17 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 14
     assert found["step"] in (7, 14)  # the better of the two
-    again = main("--mode=eval", f"--workdir={tmp_path / 'run'}")
+    again = command("eval", f"--workdir={tmp_path / 'run'}")
     assert "equal to the recorded test accuracy" in again.stdout_text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.method.num_tokns=3"], 'Did you mean "num_tokens"'),
-        (["--config.methd.num_tokens=3"], 'Did you mean "method"'),
-        (["--config.train.steps=many"], "steps"),
-        (["--worksdir=x"], "Did you mean: workdir"),
-        (["--mode=trian"], "Did you mean 'train'"),
+        (["--config.method.num_tokns=3"], "Did you mean 'num_tokens'"),
+        (["--config.methd.num_tokens=3"], "Did you mean 'method'"),
+        (["--config.train.steps=many"], "config.train.steps is 'many'; expected a whole number"),
+        (["--worksdir=x"], "Did you mean '--workdir'"),
         (["--config.method.name=vpt.VTP"], "Did you mean 'vpt.VPT'"),
         (["--config.method.name=finetun.Linear"], "Did you mean 'finetune.Linear'"),
         (["--config.backbone.variant=Q/16"], "unknown ViT variant"),
@@ -210,12 +209,16 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
         (["--config.data.preset=digit"], "Did you mean 'digits'"),
         (["extra"], "unexpected argument 'extra'"),
         (["--config=configs/digits.py:vpt"], "Did you mean 'vpt_deep'"),
-        (["--config=configs/digit.py"], "Did you mean 'configs/digits.py'"),
+        (
+            ["--config=configs/digit.py"],
+            "configs/digit.py does not exist; unknown recipe 'digit'. Did",
+        ),
+        (["--config=digts"], "Did you mean 'digits'"),
     ],
 )
 def test_mistakes_get_one_message(tmp_path, arguments, message):
     recipe = [] if arguments[0].startswith("--config=") else ["--config=configs/digits.py:vpt_deep"]
-    done = main(*recipe, *arguments, f"--workdir={tmp_path / 'run'}")
+    done = command("train", *recipe, *arguments, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr_text
     assert message in done.stderr_text
     assert "Traceback" not in done.stderr_text
@@ -223,14 +226,14 @@ def test_mistakes_get_one_message(tmp_path, arguments, message):
 
 
 def test_a_mistake_without_a_recipe_gets_one_message_too(tmp_path):
-    done = main("--config.method.num_tokns=3", f"--workdir={tmp_path / 'run'}")
+    done = command("--config.method.num_tokns=3", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2
-    assert 'Did you mean "num_tokens"' in done.stderr_text
+    assert "Did you mean 'num_tokens'" in done.stderr_text
     assert "Traceback" not in done.stderr_text
 
 
 def test_a_method_changed_on_the_command_line_keeps_what_fits(tmp_path):
-    done = main(
+    done = command(
         "--config=configs/digits.py:vpt_deep",
         "--config.method.name=finetune.Linear",
         f"--workdir={tmp_path}",
@@ -241,7 +244,7 @@ def test_a_method_changed_on_the_command_line_keeps_what_fits(tmp_path):
 
 
 def test_a_method_named_on_the_command_line_brings_its_options(tmp_path):
-    done = main(
+    done = command(
         "--config=configs/digits.py:vpt_deep",
         "--config.method.name=adapter.Adapter",
         "--config.method.reduction=8",
@@ -254,7 +257,7 @@ def test_a_method_named_on_the_command_line_brings_its_options(tmp_path):
 
 
 def test_evaluating_what_was_never_trained(tmp_path):
-    done = main("--mode=eval", f"--workdir={tmp_path / 'nothing'}")
+    done = command("eval", f"--workdir={tmp_path / 'nothing'}")
     assert done.returncode == 2
     assert "is no run of vpjax" in done.stderr_text
 

@@ -252,15 +252,15 @@ def test_shapes_several_labels_and_arrays():
 
 def test_the_command_and_its_exit_status(photos, tmp_path):
     splits = [f"--config.data.{s}={s}" for s in ("train", "val", "test")]
-    options = ["--mode=doctor", f"--config.data.name=folder:{photos}", *splits]
+    options = ["check-data", f"--config.data.name=folder:{photos}", *splits]
     recipe = f"--config={HOME}/configs/vpt_cifar.py"
     for i in range(40):  # enough for a rate
         Image.new("RGB", (9, 12), (i, 0, 0)).save(photos / "train" / "ant" / f"x{i}.png")
-    done = main(recipe, *options, f"--workdir={tmp_path}/fine")
+    done = main(*options, recipe, f"--workdir={tmp_path}/fine")
     assert done.returncode == 0, done.stderr_text
     assert "img/s" in done.stderr_text and "ETA" in done.stderr_text
     (photos / "val" / "ant" / "0.png").write_bytes(b"GIF89a")
-    done = main(recipe, *options, f"--workdir={tmp_path}/faulty")
+    done = main(*options, recipe, f"--workdir={tmp_path}/faulty")
     assert done.returncode == 2
     assert "fault    val: 1 images cannot be read" in done.stdout_text
     assert "val/ant/0.png" in done.stdout_text

@@ -1,14 +1,18 @@
 """Small real runs, in this process or as a user would start them."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs import digits
+from vpjax import cli
 
 HOME = Path(__file__).resolve().parents[2]
 FAST = "--xla_backend_optimization_level=0"  # fast to compile, for programs that run once or twice
@@ -23,12 +27,31 @@ def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
     return config
 
 
-def main(*arguments: str, wait: bool = True, **environment: str):
-    """Starts main.py in a process of its own, on one CPU device, as quick to compile as tests."""
-    command = [sys.executable, str(HOME / "main.py"), *arguments]
+class Done(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    returncode: int
+    stdout_text: str
+    stderr_text: str
+
+
+def command(*words: str) -> Done:
+    """Run a command in this process, on all its devices."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(list(words))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def main(*words: str, wait: bool = True, **environment: str):
+    """Start main.py in a process of its own, on one CPU device, as quick to compile as tests.
+
+    For what `command` cannot show: signals, several processes, what a user sees.
+    """
+    arguments = [sys.executable, str(HOME / "main.py"), *words]
     env = os.environ | {"XLA_FLAGS": FAST, "PYTHONWARNINGS": "default"} | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
-    process = subprocess.Popen(command, cwd=HOME, **pipes)
+    process = subprocess.Popen(arguments, cwd=HOME, **pipes)
     if not wait:
         return process
     process.stdout_text, process.stderr_text = process.communicate(timeout=300)

@@ -1,4 +1,4 @@
-"""--mode=class_embeddings writes what prompts can start from."""
+"""`class-embeddings` writes what prompts can start from."""
 
 import json
 

@@ -19,14 +19,14 @@ from tests.cli.test_main import wait_for
 from tests.data.fake import fake_tfds
 from tests.helpers import clip as files
 from tests.helpers.photos import SPECIES, VAL, write_clip, write_data
-from tests.helpers.runs import digests, main, result
-from vpjax.cli import settle
+from tests.helpers.runs import command, digests, main, result
 from vpjax.core.errors import UserError
 from vpjax.data import open_source
 from vpjax.models.text.features import class_text_features
 from vpjax.report.plots.run import subject
 from vpjax.report.plots.subject import OfClass, Subject
 from vpjax.report.plots.subprompts import subprompts
+from vpjax.runs.config import merged
 from vpjax.runs.experiment import prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.zero_shot import zero_shot
@@ -104,7 +104,7 @@ def test_a_killed_run_ends_as_one_that_was_not(place, run):
 
 
 def test_evaluation_has_levels_groups_and_classes(run):
-    done = main("--mode=eval", f"--workdir={run}")
+    done = command("eval", f"--workdir={run}")
     assert done.returncode == 0, done.stderr_text
     assert "equal to the recorded val accuracy" in done.stdout_text
     said, known = table(done.stdout_text), result(run)
@@ -129,7 +129,7 @@ def test_evaluation_has_levels_groups_and_classes(run):
 
 def test_zero_shot(place):
     folder = place / "zero_shot"
-    done = main("--mode=zero_shot", *options(place), f"--workdir={folder}")
+    done = command("zero-shot", *options(place), f"--workdir={folder}")
     assert done.returncode == 0, done.stderr_text
     assert "96 prompts, such as 'a photo of a Monarch'" in done.stdout_text  # 8 x 2 names x 6
     found, said = result(folder), table(done.stdout_text)
@@ -143,7 +143,7 @@ def test_zero_shot(place):
 
 def test_zero_shot_of_any_data_whose_classes_have_names(place, tmp_path, caplog):
     fake_tfds(tmp_path / "data", "cifar10", {"train": 20, "test": 10})
-    config = settle(vpt_cifar224.get_config(), {"backbone": {"name": "clip.CLIP"}})
+    config = merged(vpt_cifar224.get_config(), {"backbone": {"name": "clip.CLIP"}})
     config.backbone.weights, config.data.dir = str(place / "clip"), str(tmp_path / "data")
     config.data.eval_batch_size = config.train.batch_size = 8
     with caplog.at_level("INFO", logger="vpjax"):
@@ -155,8 +155,8 @@ def test_zero_shot_of_any_data_whose_classes_have_names(place, tmp_path, caplog)
 
 
 def test_sub_prompts_of_a_class(run):
-    command = ["--mode=draw", "--picture=subprompts", f"--workdir={run}"]
-    done = main(*command, "--class_name=monarch", "--split=train", "--top_n=4")
+    words = ["plot", "--picture=subprompts", f"--workdir={run}"]
+    done = command(*words, "--class_name=monarch", "--split=train", "--top_n=4")
     assert done.returncode == 0, done.stderr_text
     assert "danaus plexippus: 20 images of train" in done.stdout_text
     stem = run / "subprompts" / "class0_danaus_plexippus"
@@ -214,9 +214,9 @@ def test_classes_that_cannot_be_drawn(whole, of_class, match):
 
 
 def test_the_sweep_of_k(place):
-    command = options(place, "mop_k_sweep.py:k=1+2", **{"train.steps": 40})
-    command = [c for c in command if "num_prompts" not in c]
-    done = main(*command, f"--workdir={place / 'sweep'}")
+    words = options(place, "mop_k_sweep.py:k=1+2", **{"train.steps": 40})
+    words = [w for w in words if "num_prompts" not in w]
+    done = command(*words, f"--workdir={place / 'sweep'}")
     assert done.returncode == 0, done.stderr_text
     assert done.stdout_text.count("computed once") in (0, 2)  # by another run, or train and val
     rows = json.loads((place / "sweep" / "comparison.json").read_text())

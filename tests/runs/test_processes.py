@@ -46,21 +46,23 @@ def whole(tmp_path_factory):
     return folder
 
 
-def start(folder, *more, recipe="digits.py:vpt_deep", slurm=False):
+def start(folder, *more, recipe="digits.py:vpt_deep", command="train", slurm=False):
     """Starts two processes that share a run, by hand or as SLURM would."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    words = [f"--config=configs/{recipe}", f"--workdir={folder}"]
-    words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    words = [command, f"--workdir={folder}"]
+    if command == "train":
+        words += [f"--config=configs/{recipe}"]
+        words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
     if slurm:
         words += [*more, "--distributed"]
         job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
         job |= {"JAX_COORDINATOR_PORT": str(port)} | EACH
         own = [{"SLURM_PROCID": i, "SLURM_LOCALID": i} for i in "01"]
         return [runs.main(*words, wait=False, **job | ids) for ids in own]
-    words += [*more, f"--coordinator=localhost:{port}", "--processes=2"]
-    return [runs.main(*words, f"--process={i}", wait=False, **EACH) for i in (0, 1)]
+    words += [*more, f"--coordinator=localhost:{port}", "--num_processes=2"]
+    return [runs.main(*words, f"--process_id={i}", wait=False, **EACH) for i in (0, 1)]
 
 
 # Its threads write word by word, so that one's line may begin in the middle of another's.
@@ -145,7 +147,7 @@ def test_two_processes_are_killed_and_one_or_two_go_on(tmp_path, whole):
     there = {p.name for p in two.iterdir()}
     assert {"result.json", "curves.png", "per_class.csv", "metrics.csv", "config.json"} <= there
 
-    codes, texts = ended(start(two, "--mode=eval", slurm=True))
+    codes, texts = ended(start(two, command="eval", slurm=True))
     assert codes == [0, 0], texts
     assert "equal to the recorded test accuracy" in texts[0]
     assert not texts[1]
@@ -157,23 +159,19 @@ def test_two_processes_share_a_comparison_and_refuse_what_cannot_be(tmp_path):
     assert codes == [0, 0], texts
     assert (tmp_path / "all" / "comparison.md").exists()
     assert "vpt_deep" in texts[0] and not texts[1]
-    for more, message in (
-        (("--config.mesh.data=3",), "4 devices in 2 processes"),
-        (("--mode=doctor",), "is for one process"),
-    ):
-        codes, texts = ended(start(tmp_path / "wrong", *more))
-        assert codes == [2, 2]
-        for i, text in enumerate(texts):
-            assert f"process {i}: error: " in text and message in text
-            assert "Traceback" not in text
+    codes, texts = ended(start(tmp_path / "wrong", "--config.mesh.data=3"))
+    assert codes == [2, 2]
+    for i, text in enumerate(texts):
+        assert f"process {i}: error: " in text and "4 devices in 2 processes" in text
+        assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("node1:77", None, None), "--processes and --process not given"),
-        ((None, 2, None), "--coordinator and --process not given"),
-        (("node1:77", 2, 2), "--processes=2 are 0 to 1"),
+        (("node1:77", None, None), "--num_processes and --process_id not given"),
+        ((None, 2, None), "--coordinator and --process_id not given"),
+        (("node1:77", 2, 2), "those of --num_processes=2 are 0 to 1"),
         (("node1", 2, 1), "expected HOST:PORT"),
     ],
 )

@@ -39,17 +39,17 @@ QUICK = (
 )
 def test_trains_restores_and_draws(backbone, method, tmp_path):
     options = (*QUICK, *backbone, *method, "--config.train.save_every=0", f"--workdir={tmp_path}")
-    whole = runs.main(*options, "--config.train.steps=40")
+    whole = runs.command(*options, "--config.train.steps=40")
     assert whole.returncode == 0, whole.stderr_text
     losses = [float(r["loss"]) for r in history(tmp_path) if r.get("loss")]
     assert losses[-1] < 0.97 * losses[0]
-    again = runs.main("--mode=eval", f"--workdir={tmp_path}")
+    again = runs.command("eval", f"--workdir={tmp_path}")
     assert "equal to the recorded" in again.stdout_text + again.stderr_text, again.stderr_text
-    drawn = runs.main("--mode=draw", "--image=3", "--patch=0,1", f"--workdir={tmp_path}")
+    drawn = runs.command("plot", "--image=3", "--patch=0,1", f"--workdir={tmp_path}")
     if method:
         assert drawn.returncode == 0, drawn.stderr_text
         assert np.asarray(Image.open(tmp_path / "prompt_map.png")).std() > 10
-        outside = runs.main("--mode=draw", "--patch=9,9", f"--workdir={tmp_path}")
+        outside = runs.command("plot", "--patch=9,9", f"--workdir={tmp_path}")
         assert outside.returncode == 2 and "outside the grid" in outside.stderr_text
 
 

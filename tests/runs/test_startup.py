@@ -52,7 +52,7 @@ def run(code, **environment):
 
 
 def test_what_pictures_and_other_data_need_is_imported_when_they_come():
-    code = "import sys, vpjax.cli, vpjax.runs.fit; print('\\n'.join(sys.modules))"
+    code = "import sys, vpjax.cli.process, vpjax.runs.fit; print('\\n'.join(sys.modules))"
     heavy = {"matplotlib", "tensorflow", "tensorflow_datasets", "scipy", "pandas", "torch"}
     heavy |= {
         "transformers",
@@ -67,7 +67,7 @@ def test_what_pictures_and_other_data_need_is_imported_when_they_come():
 
 SMALL = """
 import jax, jax.numpy as jnp
-from vpjax.cli import cache_compilations
+from vpjax.cli.process import cache_compilations
 cache_compilations()
 jax.jit(lambda x: jnp.sin(x) + 1)(jnp.ones(3)).block_until_ready()
 """

@@ -30,8 +30,8 @@ def rows(path):
 def study(tmp_path_factory):
     """A finished study of two seeds."""
     folder = tmp_path_factory.mktemp("study")
-    done = runs.main(
-        "--mode=ablate", FUSION, f"--workdir={folder}", *QUICK, "--config.study.seeds=(0,1)"
+    done = runs.command(
+        "ablate", FUSION, f"--workdir={folder}", *QUICK, "--config.study.seeds=(0,1)"
     )
     assert done.returncode == 0, done.stderr_text
     return folder, done
@@ -75,8 +75,8 @@ def test_a_study_goes_on_and_a_failed_cell_does_not_stop_it(study, tmp_path):
     config = json.loads((bad / "config.json").read_text())
     config["optim"]["lr"] = 7.0  # its checkpoints belong to another run now
     (bad / "config.json").write_text(json.dumps(config))
-    again = runs.main(
-        "--mode=ablate", FUSION, f"--workdir={folder}", *QUICK, "--config.study.seeds=(0,1)"
+    again = runs.command(
+        "ablate", FUSION, f"--workdir={folder}", *QUICK, "--config.study.seeds=(0,1)"
     )
     assert again.returncode == 2
     assert "1 of 6 runs failed" in again.stderr_text and "gated with seed 0" in again.stderr_text

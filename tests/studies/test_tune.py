@@ -45,7 +45,7 @@ def command(data, folder, method, task=SUITE, **tuned):
     options = [f"--config.{s}.{k}={v}" for s, keys in sections.items() for k, v in keys.items()]
     recipe = f"--config=configs/vtab.py:method={method},task={task}"
     whole = ["--config.study.seeds=(1,)", "--config.dtype=float32", "--config.draw=False"]
-    return ["--mode=tune", recipe, f"--workdir={folder}", *options, *whole]
+    return ["tune", recipe, f"--workdir={folder}", *options, *whole]
 
 
 def config(data, /, method="linear", task="svhn", **sections):
@@ -243,11 +243,13 @@ def test_nothing_to_choose_from(data, tmp_path, quick):
 
 def test_trials_by_number(data, tmp_path, quick, capsys, monkeypatch):
     setting = config(data)
-    monkeypatch.setattr(sys, "orig_argv", ["python", "main.py", "--mode=tune", "--list", "--x=a b"])
-    listed = lambda: tune.command(setting, tmp_path, dry_run=False, listing=True, trial=None)  # noqa: E731
+    monkeypatch.setattr(
+        sys, "orig_argv", ["python", "main.py", "tune", "--print_commands", "--x=a b"]
+    )
+    listed = lambda: tune.command(setting, tmp_path, dry_run=False, print_commands=True, trial=None)  # noqa: E731
     listed()
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"python main.py --mode=tune '--x=a b' --trial={k}" for k in (0, 1)]
+    assert lines == [f"python main.py tune '--x=a b' --trial={k}" for k in (0, 1)]
     with pytest.raises(UserError, match="2 of 2 trials are not there yet: lr=0.01, lr=0.1"):
         tune.one(setting, tmp_path, "2")
     tune.one(setting, tmp_path, "1")

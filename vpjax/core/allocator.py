@@ -1,9 +1,10 @@
-"""Memory of a step on a CPU: kept from step to step, in large pages.
+"""Memory of a step on a CPU: kept from step to step, in large pages, where a user asks for it.
 
-A step's results in between are one block, a gigabyte for ViT-B/16, that XLA asks the C library for
+A step's temporary arrays are one block, a gigabyte for ViT-B/16, that XLA asks the C library for
 and gives back every time. By default it then goes back to the system, which hands it out anew as
-hundreds of thousands of zeroed pages: 5 to 15 % of a step's time. Here the C library keeps it, so a
-process stays as large as its largest step.
+hundreds of thousands of zeroed pages: 5 to 15 % of a step's time. With VPJAX_KEEP_MEMORY=1 in the
+environment the C library keeps it, so a process stays as large as its largest step. This changes
+the allocator of the whole process, so it is not done unasked.
 """
 
 import ctypes
@@ -19,12 +20,15 @@ PAGE = 4096  # bytes
 
 
 def keep() -> bool:
-    """Make this process keep freed memory for its next step; return whether it will.
+    """Make this process keep freed memory for its next step, if VPJAX_KEEP_MEMORY is 1.
 
-    Call it before anything asks for a device. VPJAX_KEEP_MEMORY=0 in the environment leaves all as
-    it is, as do other devices than CPUs and systems without the C library of GNU.
+    Call it before anything asks for a device.
+
+    Returns:
+        Whether memory is kept: never for other devices than CPUs, nor without Linux and the C
+        library of GNU.
     """
-    if os.environ.get("VPJAX_KEEP_MEMORY") == "0" or sys.platform != "linux":
+    if os.environ.get("VPJAX_KEEP_MEMORY") != "1" or sys.platform != "linux":
         return False
     # From a thread of its own XLA would not be given the memory that is kept.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -40,7 +44,7 @@ def keep() -> bool:
 
 
 def _large_pages(library: ctypes.CDLL) -> None:
-    """Ask for large pages wherever the heap will grow to; touches none of them."""
+    """Ask for large pages wherever the heap will grow to; touch none of them."""
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     library.free.restype, library.free.argtypes = None, (ctypes.c_void_p,)
     library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

@@ -1,13 +1,13 @@
 """Which of the processes that `jax.distributed` joined this is, and how they agree.
 
-    join(...)           before anything else asks for a device
-    told(call)          process 0 calls, all get the result or the error
-    largest(number)     the largest of the processes' numbers
-    with alone():
-        ...             runs in here know of no other process: they use this one's devices
+    join(...)                    before anything else asks for a device
+    broadcast_from_zero(call)    process 0 calls, all get the result or the error
+    all_max(number)              the largest of the processes' numbers
+    with single_process():
+        ...                      runs in here use this process's devices and no others
 
-All processes run the same program; only process 0 speaks, and writes (see `vpjax.runs.workdir`).
-What `told` and `largest` ask, all processes must ask at the same place of it.
+All processes run the same program; only process 0 prints, and writes (see `vpjax.runs.workdir`).
+`broadcast_from_zero` and `all_max` must be called by all processes, at the same place of it.
 """
 
 import contextlib
@@ -34,26 +34,39 @@ _ALONE = [False]
 def join(
     distributed: bool,
     coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """Join this process to the others, if it was started to be one of several.
 
-    With `distributed` alone, what started them (SLURM, Open MPI, a cloud) says who and where they
-    are. Else `coordinator` is HOST:PORT of process 0, and this is number `process` of `processes`.
-    Raises: UserError if they cannot be found.
+    Args:
+        distributed: join the processes that SLURM, Open MPI or a cloud has started; where they
+            are is known from there.
+        coordinator: to join by hand instead, HOST:PORT of process 0.
+        num_processes: by hand, how many there are.
+        process_id: by hand, which this is, from 0 on.
+
+    Raises:
+        UserError: if the others cannot be found, or only some of what joins by hand is given.
     """
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
+    given = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
     if absent := [f"--{name}" for name, value in given.items() if value is None]:
         if len(absent) < len(given):
             raise UserError(
-                "processes that join by hand need --coordinator, --processes and --process; "
+                "processes that join by hand need --coordinator, --num_processes and --process_id; "
                 f"{' and '.join(absent)} not given"
             )
         if not distributed:
             return
-    elif not 0 <= process < processes:
-        raise UserError(f"--process is {process}; --processes={processes} are 0 to {processes - 1}")
+    elif not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id is {process_id}; those of --num_processes={num_processes} are 0 to "
+            f"{num_processes - 1}"
+        )
     elif not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator is {coordinator!r}; expected HOST:PORT, as node1:7733")
     # Signals are for vpjax.train.signals, which saves and leaves; jax would only take note of them.
@@ -62,12 +75,12 @@ def join(
     ask = "deactivate" if coordinator else None
     more = {"cluster_detection_method": ask, "shutdown_timeout_seconds": PATIENCE}
     try:
-        jax.distributed.initialize(coordinator, processes, process, **more)
+        jax.distributed.initialize(coordinator, num_processes, process_id, **more)
     except (ValueError, RuntimeError) as e:
         reason = (str(e).splitlines() or [""])[0]
         raise UserError(
             f"the processes could not join: {reason} Start them with srun or mpirun, or give each "
-            "--coordinator=HOST:PORT --processes=N --process=I."
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I."
         ) from e
     for screen in logging.getLogger("vpjax").handlers:
         screen.addFilter(lambda message: not index() or message.levelno >= logging.ERROR)

@@ -5,15 +5,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from typing import TextIO
 
 
-def to_screen() -> None:
-    """Send the library's messages to standard output, as plain lines."""
-    handler = logging.StreamHandler(sys.stdout)
+def to_screen(stream: TextIO | None = None) -> None:
+    """Send the library's messages to `stream`, by default standard output, as plain lines."""
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("vpjax")
     logger.handlers = [handler]

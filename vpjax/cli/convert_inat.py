@@ -1,0 +1,25 @@
+"""Turn iNaturalist's JSON files into a folder of classes."""
+
+import argparse
+
+from vpjax.cli import flags
+
+POSITIONALS = ()
+EXAMPLE = "convert-inat --root data/iNat2021 --version 2021"
+
+
+def add_flags(parser: flags.Parser) -> None:
+    """Add this command's flags."""
+    add = parser.add_argument
+    root = flags.folder("data/iNat2021")
+    add("--root", type=flags.folder, default=root, metavar="DIR", help="JSON files and photos")
+    add("--version", choices=("2018", "2021"), default="2021", help="default: 2021")
+    add("--categories", action="store_true", help="write categories.json and nothing else")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Convert; see `vpjax.data.convert_inat`."""
+    from vpjax.data.convert_inat import convert_inat
+
+    a = arguments
+    print(convert_inat(a.root, a.version, categories_only=a.categories))

@@ -1,0 +1,137 @@
+"""Flags: those that commands share, how help looks, and what is wrong with a command line."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from vpjax.cli import overrides, recipes
+from vpjax.core.errors import UserError, unknown
+
+CONFIG = "--config"
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of one command; mistakes are `UserError`s."""
+
+    def error(self, message: str) -> None:
+        """Raise what argparse would print."""
+        raise UserError(f"{message}. See {self.prog} --help.")
+
+    @property
+    def flags(self) -> list[str]:
+        """Return the names of the flags, "--workdir" ..."""
+        return [s for action in self._actions for s in action.option_strings if s.startswith("--")]
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, width=80, max_help_position=27)
+
+
+def program() -> str:
+    """Return how a user starts vpjax: "python main.py" in a checkout, else "vpjax"."""
+    return "python main.py" if Path(sys.argv[0]).name == "main.py" else "vpjax"
+
+
+def sentence(command: ModuleType) -> str:
+    """Return what a command does: the first line of its module's docstring."""
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def make_parser(name: str, command: ModuleType) -> Parser:
+    """Return the parser of a command."""
+    start = f"{program()} {name}"
+    parser = Parser(
+        prog=start,
+        usage=f"{' '.join([start, *command.POSITIONALS])} [flags]",
+        description=sentence(command),
+        epilog=f"example:\n  {program()} {command.EXAMPLE}",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    command.add_flags(parser)
+    return parser
+
+
+def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argparse.Namespace:
+    """Read the flags of a command.
+
+    Args:
+        name: the command.
+        words: what follows it.
+        parsers: those of all commands.
+
+    Returns:
+        The values; `overrides` holds the config keys that the command line sets.
+
+    Raises:
+        UserError: for a flag of another command, an unknown one, or a value that cannot be.
+    """
+    parser = parsers[name]
+    changes, rest = overrides.take(words)
+    if changes:
+        _check(name, CONFIG, f"{CONFIG}.{changes[0][0]}", parsers)
+    for word in rest:
+        if word == "--":
+            break
+        if word.startswith("--"):
+            flag = word.partition("=")[0]
+            _check(name, flag, flag, parsers)
+    arguments, extra = parser.parse_known_args(rest)
+    if extra:
+        raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
+    arguments.overrides = changes
+    return arguments
+
+
+def _check(name: str, flag: str, shown: str, parsers: Mapping[str, Parser]) -> None:
+    if flag in parsers[name].flags:
+        return
+    if owners := [other for other, parser in parsers.items() if flag in parser.flags]:
+        text = f"{shown} is a flag of {', '.join(owners)}, not of {name}"
+        if flag == CONFIG and "--workdir" in parsers[name].flags:
+            text += ", which reads the config of the run in --workdir"
+        raise UserError(f"{text}. See {parsers[name].prog} --help.")
+    raise unknown(f"flag of {name}", flag, parsers[name].flags)
+
+
+def add_recipe(parser: Parser, *, default: str | None = None) -> None:
+    """Add --config, and what help says of single keys."""
+    text = "recipe: a name, or a file; choices follow a colon"
+    text += f"; default: {default}" if default else ""
+    kind = {"type": _recipe, "metavar": "RECIPE", "required": default is None}
+    parser.add_argument(CONFIG, default=default, help=text, **kind)
+    # Those are taken off the command line before it is parsed, see `overrides.take`.
+    parser.add_argument(f"{CONFIG}.KEY", metavar="VALUE", help="change any key of the recipe")
+
+
+def _recipe(text: str) -> str:
+    recipes.find(text)  # at once: reading one takes seconds
+    return text
+
+
+def add_workdir(parser: Parser, text: str, *, required: bool = False) -> None:
+    """Add --workdir."""
+    kind = {"type": folder, "metavar": "DIR", "required": required, "help": text}
+    parser.add_argument("--workdir", **kind)
+
+
+def add_joining(parser: Parser) -> None:
+    """Add the flags of commands that several processes may share."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument("--distributed", action="store_true", help="join what srun or mpirun starts")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, to join by hand")
+    group.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0 on")
+
+
+def folder(text: str) -> Path:
+    """Return a path, with ~ for the user's home."""
+    return Path(text).expanduser()
+
+
+def words(text: str) -> list[str]:
+    """Return comma-separated words."""
+    return [word for word in text.split(",") if word]

@@ -1,0 +1,44 @@
+"""What a command does to its process before it computes."""
+
+import argparse
+import logging
+import warnings
+
+import jax
+
+from vpjax.core import allocator, distributed
+from vpjax.core.files import cache_folder
+
+
+def start(arguments: argparse.Namespace | None = None) -> None:
+    """Make this process ready to compute: one of several if asked to, and with kept programs.
+
+    Args:
+        arguments: values of the flags of `flags.add_joining`; None: a command without them.
+
+    Raises:
+        UserError: if the other processes cannot be found.
+    """
+    hide_notices()
+    if arguments is not None:
+        a = arguments
+        distributed.join(a.distributed, a.coordinator, a.num_processes, a.process_id)
+    cache_compilations()
+    allocator.keep()
+
+
+def cache_compilations() -> None:
+    """Keep compiled programs on disk, so that the same run starts faster the next time.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        # Small ones too: a run begins with dozens, which together take a second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def hide_notices() -> None:
+    """Hide other libraries' notices that a user cannot act on."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(orbax|tensorflow_datasets|google)\b.*")

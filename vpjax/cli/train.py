@@ -1,0 +1,63 @@
+"""Train a recipe, or go on training; the default command.
+
+A recipe that lists several runs (`study.compare`) trains them all, as `compare` does.
+"""
+
+import argparse
+import logging
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpjax.cli import flags, recipes
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+log = logging.getLogger(__name__)
+
+POSITIONALS = ()
+EXAMPLE = "train --config vpt_cifar --config.optim.lr=0.1"
+
+
+def add_flags(parser: flags.Parser) -> None:
+    """Add this command's flags."""
+    flags.add_recipe(parser, default=recipes.FIRST_RUN)
+    flags.add_workdir(parser, "folder of the run; default: runs/<recipe>")
+    flags.add_joining(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train; see `vpjax.runs.fit` and `vpjax.studies.compare`."""
+    from vpjax.cli import process
+    from vpjax.report.finish import draw_results
+    from vpjax.runs.fit import fit
+    from vpjax.runs.startup import of_process
+
+    config, folder = recipes.chosen(arguments)
+    startup = of_process()
+    process.start(arguments)
+    if config.study.compare:
+        train_all(config, folder)
+        return
+    fit(config, folder, startup, finish=draw_results)
+    log.info("files     %s", folder)
+    say_how_to_evaluate(folder)
+
+
+def train_all(config: "ConfigDict", folder: Path) -> None:
+    """Train all runs of a recipe, and show the table and which run to look at."""
+    from vpjax.studies import compare
+
+    rows = compare.compare(config, folder)
+    log.info("\n%s\n", compare.as_table(rows))
+    best = compare.best_row(rows)["label"]
+    log.info("table     %s", folder / "comparison.md")
+    for picture in sorted(folder.glob("comparison*.png")):
+        log.info("picture   %s", picture)
+    say_how_to_evaluate(folder / best / f"seed{config.study.seeds[0]}")
+
+
+def say_how_to_evaluate(folder: Path) -> None:
+    """Log the command that evaluates a run."""
+    log.info("evaluate  %s eval --workdir %s", flags.program(), shlex.quote(str(folder)))
