@@ -69,6 +69,11 @@ def numbers(pattern: re.Pattern, text: str, what: str = "tolerance") -> tuple[fl
     return tuple(float(g) for g in match.groups())
 
 
+def limits(stated: Mapping[str, Any]) -> dict[str, float]:
+    """Return `atol` and `rtol` as a case states them, 0 where it does not."""
+    return {"atol": stated.get("atol", 0.0), "rtol": stated.get("rtol", 0.0)}
+
+
 def outputs(meta: Mapping[str, Any]) -> dict[str, float]:
     """Return `atol` and `rtol` of outputs: numbers named so, or stated in a sentence."""
     stated = meta["tolerance"]
@@ -79,21 +84,27 @@ def outputs(meta: Mapping[str, Any]) -> dict[str, float]:
 
 
 def judge(comparisons: Iterable[Comparison]) -> tuple[bool, str]:
-    """Return whether all arrays agree, and a line about the worst of them."""
-    worst, text, count = -1.0, "", 0
+    """Return whether all arrays agree, and a line about the worst of them.
+
+    Each array is looked at when it arrives, as a later training step may reuse its memory, and all
+    are looked at, so that a case is read to its end.
+    """
+    worst, text, count, bad = -1.0, "", 0, ""
     for c in comparisons:
         count += 1
         ours, recorded = np.asarray(c.ours, np.float64), np.asarray(c.recorded, np.float64)
         if ours.shape != recorded.shape:
-            return False, f"{c.name}: shape {ours.shape}, recorded {recorded.shape}"
+            bad = bad or f"{c.name}: shape {ours.shape}, recorded {recorded.shape}"
+            continue
         error = np.abs(ours - recorded)
         allowed = c.atol + c.rtol * np.abs(recorded)
         # 0 / 0 where exact equality is asked for and found.
         share = np.where(error == 0, 0.0, error / np.maximum(allowed, 1e-300)).max(initial=0.0)
         if not np.isfinite(share):
-            return False, f"{c.name}: not a number"
-        if share > worst:
+            bad = bad or f"{c.name}: not a number"
+        elif share > worst:
             worst, text = share, f"{c.name} off by {error.max(initial=0.0):.1e}"
     if not count:
         return False, "nothing was compared"
-    return worst <= 1, f"{count:3d} arrays, worst {worst:.3g} of what is allowed ({text})"
+    line = f"{count:3d} arrays, worst {worst:.3g} of what is allowed ({text})"
+    return worst <= 1 and not bad, bad or line

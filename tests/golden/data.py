@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.comparison import Comparison
+from tests.golden.comparison import Comparison, limits, scaled
 from tests.golden.record import NotUnderstood, Record, under
 from vpjax.data import preset, vtab
 
@@ -39,7 +39,7 @@ def stretched(meta: Record, arrays: Record) -> Iterator[Comparison]:
         host = chosen.host(image, size, False)
         for where, batch in {"device": image, "host": host}.items():
             out = chosen.device(batch[None], size, False)[0]
-            yield Comparison(f"{name} on {where}", out, recorded, **meta["tolerance"])
+            yield scaled(f"{name} on {where}", out, recorded, **limits(meta["tolerance"]))
 
 
 def fgvc(meta: Record, arrays: Record) -> Iterator[Comparison]:

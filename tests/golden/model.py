@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tests.golden.comparison import Comparison, scaled
+from tests.golden.comparison import Comparison, limits, scaled
 from tests.golden.methods import method_of
 from tests.golden.record import NotUnderstood, Record, under
 from tests.golden.training import losses
@@ -65,17 +65,17 @@ def compare(family: ModuleType, meta: Record, arrays: Record, folder: Path) -> I
         out = model(images, ctx)
         return losses(model, out, labels, ctx).mean(), out
 
-    tolerance = meta["tolerance"]
+    tolerance = {kind: limits(meta["tolerance"][kind]) for kind in ("loss", "logits", "grad")}
     grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnums=1)
     (loss, out), grads = grad_fn(trainable, EVALUATION)
     yield scaled("loss", loss, arrays["loss"], **tolerance["loss"])
     yield scaled("logits", out["logits"], arrays["out/logits"], **tolerance["logits"])
     yield scaled("features", out["features"], arrays["out/features"], **tolerance["logits"])
     for name, value in gather(family, model, arrays, "grad/").items():
-        limits = tolerance["grad"]
+        allowed = tolerance["grad"]
         if name.endswith("attn/key/bias"):  # zero in theory
-            limits = {"atol": limits["atol"]}
-        yield scaled(f"grad {name}", grads[name], value, **limits)
+            allowed = {"atol": allowed["atol"]}
+        yield scaled(f"grad {name}", grads[name], value, **allowed)
 
     whole = merge(parts.graph, trainable, stats, frozen)
     for name, ours, theirs in family.intermediates(whole, images, arrays):

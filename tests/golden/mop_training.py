@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.golden import training
 from tests.golden.clip import pixels
-from tests.golden.comparison import NUMBER, Comparison, gradient, numbers
+from tests.golden.comparison import NUMBER, Comparison, gradient, numbers, scaled
 from tests.golden.mop import build
 from tests.golden.record import Record
 from vpjax.models.partition import ModelParts
@@ -74,7 +74,7 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
             best.append(f"best_epoch{epoch + 1}.pt")
             if epoch + 1 == meta["best_epoch"]:
                 yield Comparison("best accuracy", accuracy, meta["best_val"], 1e-6)
-                yield Comparison("best tau", results["tau"], meta["best_tau"], run.limits.rate)
+                yield scaled("best tau", results["tau"], meta["best_tau"], run.limits.rate)
                 yield from compare_checkpoint(meta, run, state)
                 kept = jax.device_get(state)
     if best != meta["checkpoints"] or meta["resumed_from"] != f"best_epoch{meta['best_epoch']}.pt":
@@ -143,7 +143,7 @@ def compare_step(
     lr, limit = training.learning_rate(run.rate, state, step), run.limits.rate
     yield Comparison(f"{prefix}lr {step}", lr, run.arrays[f"out/{prefix}lr"][i], limit)
     tau = run.arrays[f"out/{prefix}tau"][i]
-    yield Comparison(f"{prefix}tau {step}", results["tau"], tau, limit)
+    yield scaled(f"{prefix}tau {step}", results["tau"], tau, limit)
     for name in ("loss", "loss_mixture", "loss_cls", "loss_reg"):
         if (recorded := run.arrays.get(f"out/{prefix}{name}")) is not None:
             # A cross entropy near 0 is the exponential of 714 times what drifts: of it no digit

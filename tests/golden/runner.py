@@ -90,13 +90,13 @@ def run(
     """
     meta, arrays = Record(meta), Record(arrays)
     with jax.default_matmul_precision("highest"):
-        comparisons = list(compare(meta, arrays, folder))
+        verdict = judge(compare(meta, arrays, folder))
     if unread := meta.unread():
         known = meta.asked() - set(unread)
         raise NotUnderstood("; ".join(f"key {k!r} of meta{nearest(k, known)}" for k in unread))
     if unread := [n for n in arrays.unread() if not n.startswith(INPUTS)]:
         raise NotUnderstood(f"recorded but not compared: {', '.join(unread)}")
-    return judge(comparisons)
+    return verdict
 
 
 def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tests.golden import training
-from tests.golden.comparison import Comparison, scaled
+from tests.golden.comparison import Comparison, limits, scaled
 from tests.golden.record import Record
 from vpjax.train.optim import HEAD_BIAS
 
@@ -21,12 +21,12 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     plan = training.Plan(meta["total_epoch"] * per_epoch, per_epoch, 1)
     optimiser, rate = training.make_optimiser(settings(meta), map(ours, names), plan, True)
     params = {ours(n): jnp.asarray(arrays[f"init/{n}"]) for n in names}
-    state, limits = optimiser.init(params), dict(meta["tolerance"])
+    state, allowed = optimiser.init(params), limits(meta["tolerance"])
     adaptive = any(hasattr(part, "mu") for part in state)
     published = meta["optimizer_class_really_used"] in ("Adam", "AdamW")
     yield Comparison("Adam", adaptive, published, 0.0)
     for epoch, lr in enumerate(arrays["lr_first_group_by_epoch"]):
-        yield scaled(f"lr {epoch}", rate(epoch * per_epoch), lr, **limits)
+        yield scaled(f"lr {epoch}", rate(epoch * per_epoch), lr, **allowed)
     update = jax.jit(optimiser.update)
     for step in range(plan.steps):
         grads = {ours(n): jnp.asarray(arrays[f"grad/{step}/{n}"]) for n in names}
@@ -34,7 +34,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
         params = optax.apply_updates(params, updates)
         for n in names:
             recorded = arrays[f"after/{step + 1}/{n}"]
-            yield scaled(f"{n} after {step + 1}", params[ours(n)], recorded, **limits)
+            yield scaled(f"{n} after {step + 1}", params[ours(n)], recorded, **allowed)
     # A parameter that does not train stays as it was, in ours by not being handed over.
     for name in arrays:
         if name.startswith("after/") and (frozen := name.split("/", 2)[2]) not in names:
