@@ -44,7 +44,7 @@ def method_of(meta: Record, arrays: Record, folder: Path) -> tuple[type, dict[st
     transfer = given.pop("TRANSFER_TYPE")
     chosen = {"head_hidden": given.pop("MLP_NUM", 0)}
     if transfer.startswith("partial-"):
-        cls, chosen["k"] = finetune.Partial, int(transfer.removeprefix("partial-"))
+        cls, chosen["num_layers"] = finetune.Partial, int(transfer.removeprefix("partial-"))
     elif transfer in TRANSFER:
         cls = TRANSFER[transfer]
     else:
@@ -91,7 +91,7 @@ def prompt_options(
         "num_deep_layers": take("NUM_DEEP_LAYERS", None),
         "reverse_deep": take("REVERSE_DEEP", False),
         "dropout": take("DROPOUT", 0.0),
-        "project": project if project > 0 else None,
+        "projection_dim": project if project > 0 else None,
     }
     if location in ("add", "add-1"):
         chosen["single"] = location == "add-1"

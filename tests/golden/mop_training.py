@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.golden import training
 from tests.golden.clip import pixels
-from tests.golden.comparison import NUMBER, Comparison, gradient, numbers, scaled
+from tests.golden.comparison import NUMBER, Comparison, gradient, largest, numbers, summed
 from tests.golden.mop import build
 from tests.golden.record import Record
 from vpjax.models.partition import ModelParts
@@ -74,7 +74,7 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
             best.append(f"best_epoch{epoch + 1}.pt")
             if epoch + 1 == meta["best_epoch"]:
                 yield Comparison("best accuracy", accuracy, meta["best_val"], 1e-6)
-                yield scaled("best tau", results["tau"], meta["best_tau"], run.limits.rate)
+                yield Comparison("best tau", arrays["out/tau"][i], meta["best_tau"], 1e-12)
                 yield from compare_checkpoint(meta, run, state)
                 kept = jax.device_get(state)
     if best != meta["checkpoints"] or meta["resumed_from"] != f"best_epoch{meta['best_epoch']}.pt":
@@ -142,15 +142,23 @@ def compare_step(
     """Yield learning rate, temperature and terms of the i-th recorded step."""
     lr, limit = training.learning_rate(run.rate, state, step), run.limits.rate
     yield Comparison(f"{prefix}lr {step}", lr, run.arrays[f"out/{prefix}lr"][i], limit)
-    tau = run.arrays[f"out/{prefix}tau"][i]
-    yield scaled(f"{prefix}tau {step}", results["tau"], tau, limit)
+    tau = run.arrays[f"out/{prefix}tau"]
+    # As closely as float32 has the largest of the run, which the others are computed from.
+    limit *= max(1.0, largest(run.arrays["out/tau"]))
+    yield Comparison(f"{prefix}tau {step}", results["tau"], tau[i], limit)
+    loss = run.limits.loss
     for name in ("loss", "loss_mixture", "loss_cls", "loss_reg"):
-        if (recorded := run.arrays.get(f"out/{prefix}{name}")) is not None:
+        if (recorded := run.arrays.get(f"out/{prefix}{name}")) is None:
+            continue
+        title = f"{prefix}{name} {step}"
+        if name == "loss":
+            terms = [results[part] for part in ("loss_mixture", "loss_cls", "loss_reg")]
+            yield summed(title, results[name], recorded[i], terms, loss)
+        else:
             # A cross entropy near 0 is the exponential of 714 times what drifts: of it no digit
             # stays, so it is held to the allowance of the loss that it is a part of.
-            loss = run.limits.loss
             atol = loss * abs(run.arrays["out/loss"][i]) if name == "loss_cls" else 0.0
-            yield Comparison(f"{prefix}{name} {step}", results[name], recorded[i], atol, loss)
+            yield Comparison(title, results[name], recorded[i], atol, loss)
 
 
 def compare_undrifted(run: Run, state: training.State, i: int) -> Iterator[Comparison]:
@@ -158,10 +166,14 @@ def compare_undrifted(run: Run, state: training.State, i: int) -> Iterator[Compa
     recorded = {"method/offsets": jnp.asarray(run.arrays["out/offsets_mid"])}
     state = dataclasses.replace(jax.tree.map(jnp.copy, state), trainable=recorded)
     _, results = one(run, state, run.arrays["in/batch_indices"][i])
-    for name in ("loss", "loss_mixture", "loss_cls", "loss_reg"):
-        value = run.arrays[f"out/{name}"][i]
+    names = ("loss_mixture", "loss_cls", "loss_reg")
+    values = {name: run.arrays[f"out/{name}"][i] for name in names}
+    for name, value in values.items():
         title = f"{name} {i} from recorded offsets"
         yield Comparison(title, results[name], value, 0.0, run.limits.loss)
+    total = run.arrays["out/loss"][i]
+    title = f"loss {i} from recorded offsets"
+    yield summed(title, results["loss"], total, values.values(), run.limits.loss)
 
 
 def compare_first(run: Run, state: training.State) -> Iterator[Comparison]:

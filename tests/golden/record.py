@@ -45,6 +45,7 @@ class Record(Mapping):
         self._read, self._asked = set(REMARKS & self._values.keys()), set()
         self._inner: dict[str, Any] = {}
         self._whole: set[str] = set()
+        self._ignored: set[str] = set(self._read)
 
     def __getitem__(self, key: str) -> Any:
         self._asked.add(key)
@@ -84,6 +85,7 @@ class Record(Mapping):
 
     def ignore(self, *keys: str) -> None:
         """Declare keys as documentation, which changes nothing that is compared."""
+        self._ignored |= self._values.keys() & set(keys)
         for key in keys:
             self.whole(key)
 
@@ -102,6 +104,11 @@ class Record(Mapping):
         """Return the paths of all keys that were not read."""
         found = [f"{self._path}{key}" for key in self._values if key not in self._read]
         return found + [path for one in self._records() for path in one.unread()]
+
+    def ignored(self) -> list[str]:
+        """Return the paths of all keys that are documentation."""
+        found = [f"{self._path}{key}" for key in sorted(self._ignored)]
+        return found + [path for one in self._records() for path in one.ignored()]
 
     def asked(self) -> set[str]:
         """Return the paths of all keys that were asked for, whether or not they exist."""

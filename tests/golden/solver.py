@@ -23,8 +23,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     params = {ours(n): jnp.asarray(arrays[f"init/{n}"]) for n in names}
     state, allowed = optimiser.init(params), limits(meta["tolerance"])
     adaptive = any(hasattr(part, "mu") for part in state)
-    published = meta["optimizer_class_really_used"] in ("Adam", "AdamW")
-    yield Comparison("Adam", adaptive, published, 0.0)
+    meta.expect("optimizer_class_really_used", *(("Adam", "AdamW") if adaptive else ("SGD",)))
     for epoch, lr in enumerate(arrays["lr_first_group_by_epoch"]):
         yield scaled(f"lr {epoch}", rate(epoch * per_epoch), lr, **allowed)
     update = jax.jit(optimiser.update)

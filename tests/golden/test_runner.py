@@ -6,7 +6,6 @@ the published formulas. Whole models and training runs are in test_own_cases.py.
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from tests.golden import mop_training, sa2vp, training, vit_b4, vit_b4_model
 from tests.golden.comparison import GRADIENT, Comparison, gradient, judge, numbers, scaled, summed
 from tests.golden.record import NotUnderstood, Record, under
 from tests.golden.runner import check, handler, read, run
+from vpjax.backbones.vit import ViT
 from vpjax.methods.mop import MoP
 
 DATA = Path(__file__).parent / "data"
@@ -79,7 +79,6 @@ def test_names_under_a_prefix_are_read():
 
 CHEAP = {
     "vpt/solver_sgd": ("nesterov", "tolerance/exact"),
-    "vpt/metrics": ("average",),
     "vpt/data_vtab": ("interpolation", "tolerance/levels"),
     "vpt/data_fgvc_eval": ("jitter",),
     "msvp/schedules": ("warmup_epochs", "tolerance/lr"),
@@ -342,7 +341,8 @@ def test_annealing_can_be_switched_off_and_defaults_are_the_published_ones():
     conf = {"model": {"em_tau_start": 2.0, "em_tau_end": 0.5}, "train": {"temp_cls": 0.1}}
     options = lambda conf: mop_training.method_options(Record(conf))  # noqa: E731
     assert options(conf)["anneal"] and options(conf)["temp_cls"] == 0.1
-    backbone = SimpleNamespace(dim=4)
+    small = {"dim": 4, "mlp_dim": 4, "heads": 1, "depth": 1}
+    backbone = nnx.eval_shape(lambda: ViT("Ti/4", 8, **small, rngs=nnx.Rngs(0)))
     for section in conf:
         still = conf | {section: conf[section] | {"use_tau_annealing": False}}
         for given, tau in ((conf, 0.65), (still, 2.0)):
