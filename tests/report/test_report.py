@@ -161,7 +161,11 @@ def test_one_run_has_a_page_of_its_own(tmp_path):
     report(folder)
     page = parsed(folder / "report.html")
     text = " ".join(page.text)
-    assert "69.25 %" in text and "this run differs by -0.8 points" in text and "method.num_tokens" in text
+    assert (
+        "69.25 %" in text
+        and "this run differs by -0.8 points" in text
+        and "method.num_tokens" in text
+    )
     assert "step 20, test accuracy" in text  # the log
     assert [image["alt"] for image in page.images] == ["curves", "prompt map"]
     report(folder)  # a second time
@@ -206,7 +210,8 @@ def real(tmp_path_factory):
     """Two short trainings of the embedded data."""
     top = tmp_path_factory.mktemp("real")
     for label in ("linear", "vpt_deep"):
-        fit(runs.config(label), top / label / "seed0", finish=draw_results)
+        config = runs.config(label, train={"steps": 4, "log_every": 2, "eval_every": 1.0})
+        fit(config, top / label / "seed0", finish=draw_results)
     return top
 
 

@@ -10,11 +10,11 @@ from vpjax.core import files
 from vpjax.core.errors import Diverged, UserError
 from vpjax.data.benchmarks import BENCHMARKS
 from vpjax.report import sections
-from vpjax.report.tables import split_off_trials, tables
+from vpjax.report.comparability import assign_columns
 from vpjax.report.markdown import markdown
 from vpjax.report.means import means, overall, ranks
 from vpjax.report.run_folders import find
-from vpjax.report.comparability import assign_columns
+from vpjax.report.tables import split_off_trials, tables
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
 
@@ -84,7 +84,9 @@ def test_an_incomplete_benchmark_has_no_mean(tmp_path):
     assert "mean of the 2 data sets all methods have" in text
     name, values = overall(table)
     np.testing.assert_allclose(values["linear"].value, np.mean([50.5, 51.5]))
-    assert "-" in [cell.strip() for cell in markdown([sections.by_data_set(table)], tmp_path).split("|")]
+    assert "-" in [
+        cell.strip() for cell in markdown([sections.by_data_set(table)], tmp_path).split("|")
+    ]
 
 
 def test_ranks_share_ties_and_skip_what_is_missing(tmp_path):
@@ -108,7 +110,9 @@ def test_a_data_set_counts_for_the_benchmark_whose_splits_it_uses(tmp_path):
     other = results.config_of("vtab", "dtd", data={"name": "folder:birds"})
     results.write(tmp_path / "other" / "vpt" / "seed0", other, 50.0)
     found = find([tmp_path], tmp_path)
-    where = {run.name.split(os.sep)[0]: c for run, c in zip(found, assign_columns(found), strict=True)}
+    where = {
+        run.name.split(os.sep)[0]: c for run, c in zip(found, assign_columns(found), strict=True)
+    }
     assert {name: column.suite for name, column in where.items()} == {
         "fgvc": "fgvc",
         "hta": "hta",

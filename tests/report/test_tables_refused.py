@@ -9,10 +9,10 @@ from tests.helpers import results
 from vpjax.core.errors import UserError
 from vpjax.data.benchmarks import BENCHMARKS
 from vpjax.report import sections
-from vpjax.report.tables import tables
 from vpjax.report.markdown import markdown
 from vpjax.report.means import means
 from vpjax.report.run_folders import find
+from vpjax.report.tables import tables
 from vpjax.report.write import report
 
 # What is refused
@@ -96,11 +96,15 @@ def test_a_cell_holds_seeds_of_one_config(tmp_path):
     for seed, rate in enumerate((0.1, 0.5)):
         config = results.config_of("vtab", "dtd", seed, optim={"lr": rate})
         results.write(tmp_path / "vpt" / f"seed{seed}", config, 60.0)
-    with pytest.raises(UserError, match=r"not seeds of one config: optim.lr 0.1 and 0.5. --group_by=opt"):
+    with pytest.raises(
+        UserError, match=r"not seeds of one config: optim.lr 0.1 and 0.5. --group_by=opt"
+    ):
         results.tables_of(tmp_path)
     (table,) = results.tables_of(tmp_path, ["optim.lr"])
     assert set(table.methods) == {"vpt, lr 0.1", "vpt, lr 0.5"}
-    with pytest.raises(UserError, match="unknown name in --group_by 'optim.lrr'. Did you mean 'optim.lr"):
+    with pytest.raises(
+        UserError, match="unknown name in --group_by 'optim.lrr'. Did you mean 'optim.lr"
+    ):
         results.tables_of(tmp_path, ["optim.lrr"])
 
 
