@@ -3,7 +3,7 @@
 mop_base, mop_hard, mop_k1, mop_zero_init, extras_diversity    a batch, several temperatures
 mop_text     text features of classes
 mop_viz      which sub-prompt gets which image
-mop_train    24 steps by the library's own step, optimiser and checkpoints
+mop_train    24 steps by the library's own step, optimizer and checkpoints
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """The recorded run of MoP: 24 steps, validation after every epoch, the best epoch, and its resume.
 
-Steps, optimiser, schedule, choice of the best and checkpoints are the library's. Adam divides tiny
+Steps, optimizer, schedule, choice of the best and checkpoints are the library's. Adam divides tiny
 gradients by their own size, so two right implementations drift apart; from the recorded state
 of the checkpoint they do not.
 """
@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
     arrays: Record
     parts: ModelParts
-    optimiser: Any
+    optimizer: Any
     rate: Callable
     step: Callable
     evaluate: Callable
@@ -58,7 +58,7 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
     """Yield every step, every epoch, the checkpoint, and the resumed run."""
     meta.ignore("metadata", "checkpoint_keys", "ckpt_model_keys_head", "ckpt_n_model_keys")
     run = prepare(meta, arrays, folder)
-    state = training.start(run.parts, run.optimiser)
+    state = training.start(run.parts, run.optimizer)
     early, best = EarlyStopping(0), []
     for epoch in range(meta["conf"]["train"]["epochs"]):
         for i in range(epoch * run.plan.steps_per_epoch, (epoch + 1) * run.plan.steps_per_epoch):
@@ -103,11 +103,11 @@ def prepare(meta: Record, arrays: Record, folder: Path) -> Run:
         raise AssertionError(f"{plan.steps} steps in {train['epochs']} epochs")
     if arrays["in/batch_indices"].shape != (plan.steps, batch_size):
         raise AssertionError(f"batches of {arrays['in/batch_indices'].shape}, not {batch_size}")
-    optimiser, rate = training.make_optimiser(settings, parts.trainable, plan)
-    step = training.make_step(parts, optimiser, plan.steps)
+    optimizer, rate = training.make_optimizer(settings, parts.trainable, plan)
+    step = training.make_step(parts, optimizer, plan.steps)
     limits = Limits(*numbers(SENTENCE, meta["tolerance"]))
     evaluate = training.make_evaluation(parts)
-    return Run(arrays, parts, optimiser, rate, step, evaluate, plan, limits)
+    return Run(arrays, parts, optimizer, rate, step, evaluate, plan, limits)
 
 
 def method_options(conf: Record) -> dict[str, Any]:

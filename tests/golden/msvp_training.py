@@ -9,7 +9,7 @@ from tests.golden import training
 from tests.golden.comparison import Comparison, scaled
 from tests.golden.msvp_model import build, fill, gather, pixels
 from tests.golden.record import Record, under
-from vpjax.train import metrics, optim
+from vpjax.train import metrics
 from vpjax.train.early_stopping import EarlyStopping
 
 PEAK = 10  # the peak of one cycle where the case has no max_lr, in learning rates
@@ -26,10 +26,10 @@ def compare_training(meta: Record, arrays: Record) -> Iterator[Comparison]:
     plan = training.Plan(meta["schedule_epochs"] * per_epoch, per_epoch, len(batches[0]["label"]))
     settings = solver(meta)
     shipped = meta["scheduler"] == "onecycle"  # the published cycle never turned
-    optimiser, rate = training.make_optimiser(settings, parts.trainable, plan, shipped)
-    train_step = training.make_step(parts, optimiser, plan.steps)
+    optimizer, rate = training.make_optimizer(settings, parts.trainable, plan, shipped)
+    train_step = training.make_step(parts, optimizer, plan.steps)
     evaluate = training.make_evaluation(parts)
-    state, limits = training.start(parts, optimiser), meta["tolerance"]
+    state, limits = training.start(parts, optimizer), meta["tolerance"]
     floor = 1e-9 * meta["lr"]
     for epoch in range(epochs):
         used, logged = (float(rate((epoch + i) * per_epoch)) for i in (0, 1))
@@ -63,7 +63,7 @@ def padded(arrays: Record, prefix: str) -> list[dict[str, np.ndarray]]:
 
 
 def solver(meta: Record) -> Any:
-    """Return the optimiser's settings, all taken from the case."""
+    """Return the optimizer's settings, all taken from the case."""
     cycle = meta["scheduler"] == "onecycle"
     return training.settings(
         name=meta["optimizer"],
@@ -102,7 +102,7 @@ def compare_schedules(meta: Record, arrays: Record) -> Iterator[Comparison]:
     steps = meta["epochs"] * per_epoch
     end = meta["max_lr"] * 1e-6
     found = rates("onecycle", meta["epochs"], meta["max_lr"])[:-1]
-    momenta = optim.one_cycle(steps)[1](np.arange(steps))
+    momenta = one_cycle(steps)[1](np.arange(steps))
     for kind in ("adam", "sgd"):
         yield Comparison(f"{kind} lr", found, recorded[f"onecycle_{kind}_lr_per_step"], end, rtol)
         name = f"onecycle_{kind}_momentum_per_step"
@@ -110,7 +110,7 @@ def compare_schedules(meta: Record, arrays: Record) -> Iterator[Comparison]:
     shipped = np.full(steps + 1, recorded["onecycle_as_shipped_lr"])
     still = rates("onecycle", meta["epochs"], PEAK * meta["lr"], shipped=True)
     yield Comparison("as shipped", still, shipped, 0.0, rtol)
-    beta1 = optim.one_cycle(steps, still=True)[1](steps // 2)
+    beta1 = constant_momentum(steps // 2)
     yield Comparison("beta1 as shipped", beta1, recorded["onecycle_as_shipped_beta1"], 0.0, rtol)
 
 

@@ -212,14 +212,14 @@ def compare_training(
     options = settings(meta)
     check_decay(meta, arrays, model, parts)
     plan = training.Plan(epochs * steps, steps, accumulate * meta["batch"])
-    optimiser, _ = training.make_optimiser(options, parts.trainable, plan)
+    optimizer, _ = training.make_optimizer(options, parts.trainable, plan)
     rates = training.schedule(options, plan)[:-1]
     for name in ("lr_schedule", "lr_used"):
         yield Comparison(name, rates, arrays[f"out/{name}"], 1e-6 * meta["lr"])
     batches = stacked(arrays, steps, accumulate)
     limit, count = meta["tolerance"]["loss"], itertools.count()
-    state = training.start(parts, optimiser)
-    train_step = training.make_step(parts, optimiser, plan.steps, accumulate)
+    state = training.start(parts, optimizer)
+    train_step = training.make_step(parts, optimizer, plan.steps, accumulate)
     evaluate = training.make_evaluation(parts)
     for epoch in range(epochs):
         found = []
@@ -252,7 +252,7 @@ def compare_training(
 
 
 def settings(meta: Record) -> Any:
-    """Return the optimiser's settings; all numbers are the case's, what decays is the recipe's."""
+    """Return the optimizer's settings; all numbers are the case's, what decays is the recipe's."""
     return training.settings(
         name="adamw",
         lr=meta["lr"],

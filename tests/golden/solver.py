@@ -1,4 +1,4 @@
-"""Cases of an optimiser: recorded gradients go in, parameters after every step come out."""
+"""Cases of an optimizer: recorded gradients go in, parameters after every step come out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +19,14 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     meta.ignore("case", "groups")
     names, per_epoch = meta["trainable"], meta["steps_per_epoch"]
     plan = training.Plan(meta["total_epoch"] * per_epoch, per_epoch, 1)
-    optimiser, rate = training.make_optimiser(settings(meta), map(ours, names), plan, True)
+    optimizer, rate = training.make_optimizer(settings(meta), map(ours, names), plan, True)
     params = {ours(n): jnp.asarray(arrays[f"init/{n}"]) for n in names}
-    state, allowed = optimiser.init(params), limits(meta["tolerance"])
+    state, allowed = optimizer.init(params), limits(meta["tolerance"])
     adaptive = any(hasattr(part, "mu") for part in state)
     meta.expect("optimizer_class_really_used", *(("Adam", "AdamW") if adaptive else ("SGD",)))
     for epoch, lr in enumerate(arrays["lr_first_group_by_epoch"]):
         yield scaled(f"lr {epoch}", rate(epoch * per_epoch), lr, **allowed)
-    update = jax.jit(optimiser.update)
+    update = jax.jit(optimizer.update)
     for step in range(plan.steps):
         grads = {ours(n): jnp.asarray(arrays[f"grad/{step}/{n}"]) for n in names}
         updates, state = update(grads, state, params)
@@ -41,7 +41,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
 
 
 def settings(meta: Record) -> Any:
-    """Return the optimiser's settings, all taken from the case."""
+    """Return the optimizer's settings, all taken from the case."""
     return training.settings(
         name=meta["optimizer"],
         lr=meta["base_lr"],

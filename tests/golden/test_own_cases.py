@@ -1,7 +1,7 @@
 """Own cases of training runs and whole models, whose expectations are computed independently.
 
 Each takes parameters or images of a recorded case, other values in `meta`, and recomputes what the
-original would have recorded: optimisers and MoP by numpy, a ViT in the original's layout by a few
+original would have recorded: optimizers and MoP by numpy, a ViT in the original's layout by a few
 lines of jax. What ignores a key of such a case fails it.
 """
 

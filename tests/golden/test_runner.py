@@ -198,7 +198,7 @@ def test_tolerances_in_words_are_read():
         numbers(GRADIENT, "close enough")
 
 
-# The optimiser of a case
+# The optimizer of a case
 
 
 def sgd(meta, arrays):
@@ -240,7 +240,7 @@ LAST = "after/12/enc.norm1.bias"
     ],
     ids=str,
 )
-def test_every_number_of_an_optimiser_is_taken_from_the_case(change):
+def test_every_number_of_an_optimizer_is_taken_from_the_case(change):
     meta, arrays, folder = recorded("vpt/solver_sgd")
     changed = meta | change
     expected = sgd(changed, arrays)

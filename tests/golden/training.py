@@ -1,6 +1,6 @@
 """Every call of the library's training that the recorded cases make.
 
-The cases train through the library's own step, optimiser and evaluation, never through a loop of
+The cases train through the library's own step, optimizer and evaluation, never through a loop of
 their own. The calls stand here, once, because their form changes more often than what they do.
 """
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from vpjax.models.partition import ModelParts
 from vpjax.nn.context import Context
-from vpjax.runs import defaults, fit
-from vpjax.train import evaluate, optim, sharding, step
+from vpjax.runs import fit
+from vpjax.train import evaluate, optim, parity, schedules, sharding, step
 from vpjax.train.checkpoint import Checkpoints
+from vpjax.train.losses import softmax
 
-Plan, State = optim.Plan, step.State
+Plan, State = schedules.Plan, step.State
 # Whatever a case does not state is off; nothing comes from the defaults of a recipe.
 NEUTRAL = {
     "lr_base_batch_size": 0,
@@ -34,22 +35,21 @@ NEUTRAL = {
 
 
 def settings(**options: Any) -> Any:
-    """Return the settings of an optimiser: `options`, and `NEUTRAL` for what they leave out."""
-    config = defaults.get_config().optim
-    config.update(NEUTRAL | options)
-    return config
+    """Return the settings of an optimizer: `options`, and `NEUTRAL` for what they leave out."""
+    return optim.Settings(**NEUTRAL | options)
 
 
-def make_optimiser(
+def make_optimizer(
     settings: Any, trainable: Iterable[str], plan: Plan, match_reference_code: bool = False
 ) -> tuple[Any, Callable]:
-    """Return the optimiser of the named parameters, and step -> learning rate."""
-    return optim.make_optimiser(settings, trainable, plan, match_reference_code)
+    """Return the optimizer of the named parameters, and step -> learning rate."""
+    return optim.make_optimizer(settings, trainable, plan, match_reference_code)
 
 
 def schedule(settings: Any, plan: Plan, match_reference_code: bool = False) -> np.ndarray:
     """Return the learning rates of all steps and of the one after the last, [steps + 1]."""
-    rate = optim.schedule(settings, plan, match_reference_code)
+    make = parity.reference_schedule if match_reference_code else schedules.make_schedule
+    rate = make(settings, plan)
     return np.asarray(rate(np.arange(plan.steps + 1)))
 
 
@@ -60,34 +60,38 @@ def learning_rate(rate: Callable, state: State, step: int) -> float:
 
 def decayed(settings: Any, trainable: Iterable[str]) -> set[str]:
     """Return the names of the parameters that decay."""
-    return {n for n, yes in optim.decays(settings, trainable, False).items() if yes}
+    return {n for n, yes in optim.decay_mask(settings, trainable).items() if yes}
 
 
-def start(parts: ModelParts, optimiser: Any) -> State:
+def as_they_are(batch: Mapping[str, Any], key: Any) -> Any:
+    """Return the images of a batch: cases record them as the model takes them."""
+    return batch["image"]
+
+
+def start(parts: ModelParts, optimizer: Any) -> State:
     """Return the state before the first step; nothing random depends on its seed."""
-    return step.init_state(parts.trainable, parts.stats, optimiser, 0)
+    return step.init_state(parts.trainable, parts.stats, optimizer, 0)
 
 
 def make_step(
-    parts: ModelParts, optimiser: Any, steps: int, accumulate: int = 1
+    parts: ModelParts, optimizer: Any, steps: int, accumulate: int = 1
 ) -> Callable[[State, dict], tuple[State, dict]]:
     """Return (state, batch) -> state, numbers: one step of the library; `state` is donated.
 
     Args:
         parts: The model; images reach it as they are.
-        optimiser: As `make_optimiser` returns it.
+        optimizer: As `make_optimizer` returns it.
         steps: Length of the run.
         accumulate: Parts that a batch is worked through in: part i has the images i, i +
             accumulate, i + 2 accumulate ...
     """
-    as_is = lambda images, key: images  # noqa: E731
-    train = step.make_train_step(parts.graph, optimiser, as_is, steps, accumulate=accumulate)
+    train = step.make_train_step(parts.graph, optimizer, as_they_are, steps, accumulate=accumulate)
     return lambda state, batch: train(state, parts.frozen, batch)
 
 
 def make_evaluation(parts: ModelParts) -> Callable[[State, Iterable[dict]], dict]:
     """Return (state, batches) -> numbers; "batch_loss" is the mean of the batches' losses."""
-    eval_step = evaluate.make_eval_step(parts.graph, lambda images, key: images)
+    eval_step = evaluate.make_eval_step(parts.graph, as_they_are)
     mesh = sharding.make_mesh(1)
 
     def numbers(state: State, batches: Iterable[dict]) -> dict[str, float]:
@@ -108,7 +112,7 @@ def saved_and_restored(state: State) -> State:
     ):
         checkpoints.save(state, {})
         items, _ = checkpoints.restore(state)
-    return State(**items["weights"], **items["optimiser"])
+    return State(**items["weights"], **items["optimizer"])
 
 
 def averaged(numbers: list[dict], now: int) -> dict[str, float]:
@@ -118,12 +122,12 @@ def averaged(numbers: list[dict], now: int) -> dict[str, float]:
 
 def losses(model: Any, out: Mapping[str, Any], labels: Any, ctx: Context) -> jax.Array:
     """Return the loss of each image."""
-    return model.method.loss(out, labels, ctx)
+    return model.method.loss(out, labels, softmax, ctx)
 
 
 def loss_terms(model: Any, out: Mapping[str, Any], labels: Any, ctx: Context) -> dict:
     """Return "loss" and what else the method reports, each of every image or one number."""
-    return model.method.loss_terms(out, labels, ctx)
+    return model.method.loss_terms(out, labels, softmax, ctx)
 
 
 def batch(images: Any, labels: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:

@@ -122,12 +122,12 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
         raise NotUnderstood(f"{meta['epochs']} epochs, but {len(order)} orders of the images")
     per_epoch = -(-order.shape[1] // size)
     plan = training.Plan(per_epoch * meta["epochs"], per_epoch, size)
-    optimiser, _ = training.make_optimiser(settings(meta), parts.trainable, plan)
+    optimizer, _ = training.make_optimizer(settings(meta), parts.trainable, plan)
     rates = training.schedule(settings(meta), plan)[:-1]
     yield Comparison("rates", rates, arrays["out64/lr_used_per_step"], 0.0, 1e-6)
 
-    state = training.start(parts, optimiser)
-    train_step = training.make_step(parts, optimiser, plan.steps)
+    state = training.start(parts, optimizer)
+    train_step = training.make_step(parts, optimizer, plan.steps)
     evaluate = training.make_evaluation(parts)
     train = (pixels(arrays["in/train_x"]), arrays["in/train_label"])
     test = (pixels(arrays["in/test_x"]), arrays["in/test_label"])
@@ -158,7 +158,7 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
 
 
 def settings(meta: Record) -> Any:
-    """Return the optimiser's settings: Adam with L2, a cosine by epochs, numbers of the case."""
+    """Return the optimizer's settings: Adam with L2, a cosine by epochs, numbers of the case."""
     return training.settings(
         name="adam",
         lr=meta["lr"],
