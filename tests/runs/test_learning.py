@@ -112,7 +112,13 @@ def test_a_plateau_lowers_the_rate_and_is_resumed_bit_for_bit(tmp_path, monkeypa
     rates = {r["step"]: r["lr"] for r in rows if "lr" in r}
     expected = {2: 0.03, 4: 0.03, 6: 0.03, 8: 0.003, 10: 0.003, 12: 0.0003}
     assert rates == pytest.approx(expected)
-    assert rows[-1].keys() == {"step", "val_accuracy", "val_loss", "val_top5", "val_mean_class_accuracy"}
+    assert rows[-1].keys() == {
+        "step",
+        "val_accuracy",
+        "val_loss",
+        "val_top5",
+        "val_mean_class_accuracy",
+    }
     for split in ("val", "test"):
         assert found[f"{split}_top5"] == 100  # of five digits
         assert 0 < found[f"{split}_per_class"] < 100

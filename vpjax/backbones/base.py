@@ -104,7 +104,7 @@ class Backbone(nnx.Module):
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
-        """Fills in options that the weights decide, before the backbone is built.
+        """Fill in options that the weights decide, before the backbone is built.
 
         Args:
             options: keyword arguments of the class as the user gave them; None: not given.
@@ -116,7 +116,7 @@ class Backbone(nnx.Module):
         return options
 
     def __call__(self, images: Num[Array | np.ndarray, "B H W C"]) -> Float[Array, "B D"]:
-        """Returns the pooled features of images.
+        """Return the pooled features of images.
 
         Args:
             images: uint8, which `preprocess` prepares; or floats, which are taken as prepared.
@@ -129,7 +129,7 @@ class Backbone(nnx.Module):
         return self.pool(tokens).astype(jnp.float32)
 
     def preprocess(self, images: Any) -> Float[Array, "B H W C"]:
-        """Returns images (uint8 `B H W C`, or a list of uint8 `H W C`) as the weights need them.
+        """Return images (uint8 `B H W C`, or a list of uint8 `H W C`) as the weights need them.
 
         Raises:
             UserError: if the preprocessing of the weights is not known.
@@ -143,7 +143,7 @@ class Backbone(nnx.Module):
         return preprocess(images, self.preset, self.image_size, channels, self.dtype)
 
     def __repr__(self) -> str:
-        """Returns a line: class, size, weights, preprocessing."""
+        """Return a line: class, size, weights, preprocessing."""
         count = sum(v.size for v in jax.tree.leaves(nnx.state(self)))
         origin = getattr(self, "origin", None)
         weights = (origin.spec.weights if origin else "") or "no weights file"
@@ -156,16 +156,16 @@ class Backbone(nnx.Module):
     __str__ = __repr__
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Returns the tokens of normalised images, which enter the first layer."""
+        """Return the tokens of normalised images, which enter the first layer."""
         tokens = self.add_positions(self.patchify(images, ctx), ctx)
         return dataclasses.replace(tokens, x=ctx.tap("embed", tokens.x, images))
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Applies the stem, or projects patches."""
+        """Apply the stem, or project patches."""
         raise NotImplementedError
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Adds positions and a class token where the backbone has them.
+        """Add positions and a class token where the backbone has them.
 
         Patches need not come from pixels. A backbone with a class token takes one to use in its
         place as a third argument, B 1 D.
@@ -173,7 +173,7 @@ class Backbone(nnx.Module):
         raise NotImplementedError
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Applies the last norm and pools tokens to features.
+        """Apply the last norm and pool tokens to features.
 
         `over` replaces the backbone's own pooling by the mean of these tokens.
         Raises: UserError if `over` is given and there is nothing but a feature map.
@@ -181,7 +181,7 @@ class Backbone(nnx.Module):
         raise NotImplementedError
 
     def partial(self, k: int) -> str:
-        """Returns a regular expression of what "partial-k" trains: the last k groups of layers.
+        """Return a regular expression of what "partial-k" trains: the last k groups of layers.
 
         It is relative to the backbone and matches whole layers, "layers/(10|11)/.*", and the last
         norm. Each backbone says what its groups are.
@@ -191,5 +191,5 @@ class Backbone(nnx.Module):
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of an edge or a pair."""
+    """Return (height, width) of an edge or a pair."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -76,7 +76,7 @@ class CLIP(ViT):
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
-        """Fills options that are None with the sizes of the weights, see `read_clip_config`.
+        """Fill options that are None with the sizes of the weights, see `read_clip_config`.
 
         Raises: UserError if the weights, or the config.json beside them, cannot be read.
         """
@@ -97,5 +97,5 @@ class CLIP(ViT):
         return Tokens(self.pre_norm(tokens.x), tokens.num_prefix_tokens, tokens.grid)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the class token after the last norm, projected."""
+        """Return the class token after the last norm, projected."""
         return self.projection(super().pool(tokens, over))

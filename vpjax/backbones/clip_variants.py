@@ -38,7 +38,7 @@ VARIANTS = {
 
 
 def variant(name: str) -> Variant:
-    """Returns a variant by its name here, OpenAI's ("ViT-L/14@336px") or the hub's.
+    """Return a variant by its name here, OpenAI's ("ViT-L/14@336px") or the hub's.
 
     Raises: UserError for an unknown name.
     """

@@ -67,23 +67,23 @@ class CNN(Backbone):
         self.sites = tuple(sites)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Applies the first convolution, its norm and relu."""
+        """Apply the first convolution, its norm and relu."""
         x = ctx.tap("stem", self.patch_embed(images), images)
         return jax.nn.relu(self.patch_norm(x, ctx))
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Returns the feature map as tokens; convolutions need no positions."""
+        """Return the feature map as tokens; convolutions need no positions."""
         return to_tokens(patches)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the output of the last layer.
+        """Return the output of the last layer.
 
         Raises: UserError if `over` is given.
         """
         return global_mean(tokens, over)  # of one token
 
     def partial(self, k: int) -> str:
-        """Returns the last k groups: the dense layer, then pairs of convolutions; no last norm."""
+        """Return the last k groups: the dense layer, then pairs of convolutions; no last norm."""
         return last_stages(k, [site.stage for site in self.sites])
 
 
@@ -130,7 +130,7 @@ class _Hidden(nnx.Module):
 
 
 def _halved(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """Returns the maximum of every 2 x 2 cells.
+    """Return the maximum of every 2 x 2 cells.
 
     The gradient depends on which of two cells is larger. That of `max` depends on which one equals
     the result, which is wrong where the compiler computes a cell twice and rounds it differently.

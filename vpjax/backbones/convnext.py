@@ -90,22 +90,22 @@ class ConvNeXt(Backbone):
         self.norm = LayerNorm(dim)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Projects the patches of images."""
+        """Project the patches of images."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Returns the normalised patches as tokens; convolutions need no positions."""
+        """Return the normalised patches as tokens; convolutions need no positions."""
         return to_tokens(self.patch_norm(patches))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the mean of the feature map, normalised.
+        """Return the mean of the feature map, normalised.
 
         Raises: UserError if `over` is given.
         """
         return self.norm(global_mean(tokens, over))
 
     def partial(self, k: int) -> str:
-        """Returns the last k stages with their downsampling, or for 0 the last block; and norm.
+        """Return the last k stages with their downsampling, or for 0 the last block; and norm.
 
         VPT's published code has 0 only.
         """

@@ -96,24 +96,24 @@ class ResNet(Backbone):
         self.sites, self.dim = tuple(sites), dim
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Applies the stem: convolution, norm, relu and, where it has one, max pooling."""
+        """Apply the stem: convolution, norm, relu and, where it has one, max pooling."""
         x = ctx.tap("stem", self.patch_embed(images), images)
         x = jax.nn.relu(self.patch_norm(x, ctx))
         return max_pool(x) if self.pools else x
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Returns the feature map as tokens; convolutions need no positions."""
+        """Return the feature map as tokens; convolutions need no positions."""
         return to_tokens(patches)
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the mean of the feature map.
+        """Return the mean of the feature map.
 
         Raises: UserError if `over` is given.
         """
         return global_mean(tokens, over)
 
     def partial(self, k: int) -> str:
-        """Returns the last k stages, or for 0 the last block; there is no last norm."""
+        """Return the last k stages, or for 0 the last block; there is no last norm."""
         return last_stages(k, [site.stage for site in self.sites])
 
 

@@ -124,22 +124,22 @@ class Swin(Backbone):
         self.norm = LayerNorm(self.dim, eps=EPS)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Projects the patches of images."""
+        """Project the patches of images."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Returns the normalised patches as tokens; each block has its own position bias."""
+        """Return the normalised patches as tokens; each block has its own position bias."""
         batch, h, w, dim = patches.shape
         return Tokens(
             self.patch_norm(patches).reshape(batch, h * w, dim), num_prefix_tokens=0, grid=(h, w)
         )
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the mean of all tokens, prompts included, after the last norm."""
+        """Return the mean of all tokens, prompts included, after the last norm."""
         return self.norm(tokens.x if over is None else tokens.x[:, over]).mean(1)
 
     def partial(self, k: int) -> str:
-        """Returns the last block for 1 or the last stage for 2, and the last norm.
+        """Return the last block for 1 or the last stage for 2, and the last norm.
 
         4 is the last stage with two blocks and the merging before it.
         Raises: UserError for another k.
@@ -214,7 +214,7 @@ class _WindowAttention(Attention):
         return self.gather(y, len(q))
 
     def scatter(self, x: Float[Array, "B L N d"]) -> Float[Array, "BW M N d"]:
-        """Divides cells into W windows of T cells, each after a copy of the other tokens."""
+        """Divide cells into W windows of T cells, each after a copy of the other tokens."""
         grid = self.windows.grid
         batch, others = len(x), x.shape[1] - math.prod(grid)
         own = self.windows.divide(x[:, others:].reshape(batch, *grid, *x.shape[2:]))  # B W T N d
@@ -227,7 +227,7 @@ class _WindowAttention(Attention):
         return jnp.concatenate([copies, own], 2).reshape(-1, shape[2] + own.shape[2], *x.shape[2:])
 
     def gather(self, y: Float[Array, "BW M N d"], batch: int) -> Float[Array, "B L N d"]:
-        """Joins windows again: the mean of the copies of each other token, then the grid."""
+        """Join windows again: the mean of the copies of each other token, then the grid."""
         y = y.reshape(batch, -1, *y.shape[1:])
         others = y.shape[2] - self.windows.size**2
         cells = self.windows.unite(y[:, :, others:]).reshape(batch, -1, *y.shape[3:])
@@ -239,7 +239,7 @@ class _WindowAttention(Attention):
         return jnp.concatenate([means, cells], 1)
 
     def bias(self, queries: int, keys: int) -> Float[Array, "W N M S"]:
-        """Returns what is added to scores, 0 for tokens outside the grid.
+        """Return what is added to scores, 0 for tokens outside the grid.
 
         W is 1 where all windows have the same.
         """
@@ -288,7 +288,7 @@ class _Reduction(nnx.Module):
 
 
 def check(dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
-    """Checks that every stage has a number of heads that divides its width.
+    """Check that every stage has a number of heads that divides its width.
 
     Raises: UserError if not.
     """
@@ -300,7 +300,7 @@ def check(dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
 
 
 def check_grids(grid: tuple[int, int], window: int, stages: int, patch: int) -> None:
-    """Checks that windows divide every grid, and merging halves all but the last.
+    """Check that windows divide every grid, and merging halves all but the last.
 
     Raises: UserError if not.
     """

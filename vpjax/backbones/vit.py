@@ -131,13 +131,13 @@ class ViT(Backbone):
         self.pre_logits = Dense((dim,), (dim,), rngs=rngs) if pre_logits else None
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Returns class token and patches of normalised images, with their positions."""
+        """Return class token and patches of normalised images, with their positions."""
         tokens = self.add_positions(self.patchify(images, ctx), ctx)
         x = ctx.backbone_dropout(tokens.x, self.dropout, "embed")
         return Tokens(ctx.tap("embed", x, images), tokens.num_prefix_tokens, tokens.grid)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
-        """Projects the patches of images."""
+        """Project the patches of images."""
         return ctx.tap("stem", self.patch_embed(images), images)
 
     def add_positions(
@@ -154,12 +154,12 @@ class ViT(Backbone):
         return Tokens(x + self.pos_embed[...].astype(x.dtype), num_prefix_tokens=1, grid=(h, w))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the class token after the last norm."""
+        """Return the class token after the last norm."""
         x = self.norm(tokens.x[:, 0]) if over is None else self.norm(tokens.x[:, over]).mean(1)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     def partial(self, k: int) -> str:
-        """Returns the last k layers and the last norm."""
+        """Return the last k layers and the last norm."""
         return f"{last_layers(k, len(self.layers))}|norm/.*"
 
 
@@ -189,11 +189,11 @@ class MAE(ViT):
         self.norm, self.fc_norm = None, self.norm
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Returns the normalised mean of tokens, which are not normalised before."""
+        """Return the normalised mean of tokens, which are not normalised before."""
         return self.fc_norm(tokens.x[:, over or slice(1, None)].mean(1))
 
     def partial(self, k: int) -> str:
-        """Returns the last k layers and the norm after pooling."""
+        """Return the last k layers and the norm after pooling."""
         return f"{last_layers(k, len(self.layers))}|fc_norm/.*"
 
 
@@ -216,7 +216,7 @@ class MoCoV3(ViT):
         self.pos_embed = _Fixed(waves(self.grid, self.dim))
 
     def partial(self, k: int) -> str:
-        """Returns the last k layers; the last norm stays frozen, as in VPT's code."""
+        """Return the last k layers; the last norm stays frozen, as in VPT's code."""
         return last_layers(k, len(self.layers))
 
 
@@ -225,7 +225,7 @@ class _Fixed(nnx.Variable):
 
 
 def waves(grid: tuple[int, int], dim: int) -> Float[Array, "L D"]:
-    """Returns positions, (1 + h w) D: zeros for the class token, then sines and cosines.
+    """Return positions, (1 + h w) D: zeros for the class token, then sines and cosines.
 
     A quarter of the width each: sin and cos of the row, then of the column, at the frequencies
     10000^(-j / (dim / 4)). Source: MoCo v3's code, which calls the row w; grids there are square.
@@ -242,7 +242,7 @@ def waves(grid: tuple[int, int], dim: int) -> Float[Array, "L D"]:
 
 
 def last_layers(k: int, depth: int) -> str:
-    """Returns a regular expression of the parameters of the last k of `depth` layers.
+    """Return a regular expression of the parameters of the last k of `depth` layers.
 
     Raises: UserError if there are not that many.
     """
@@ -252,7 +252,7 @@ def last_layers(k: int, depth: int) -> str:
 
 
 def parse(variant: str) -> tuple[str, int]:
-    """Returns size and patch size of a variant: ("B", 16) for "B/16".
+    """Return size and patch size of a variant: ("B", 16) for "B/16".
 
     Raises: UserError for an unknown size, or without a patch size.
     """

@@ -88,7 +88,7 @@ def join(
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """Makes this process work by itself."""
+    """Make this process work by itself."""
     before, _ALONE[0] = _ALONE[0], True
     try:
         yield
@@ -97,12 +97,12 @@ def single_process() -> Iterator[None]:
 
 
 def index() -> int:
-    """Returns the number of this process."""
+    """Return the number of this process."""
     return 0 if _ALONE[0] or not jax.distributed.is_initialized() else jax.process_index()
 
 
 def count() -> int:
-    """Returns how many processes work on a run. Asks for no device where none were joined."""
+    """Return how many processes work on a run. Asks for no device where none were joined."""
     return 1 if _ALONE[0] or not jax.distributed.is_initialized() else jax.process_count()
 
 
@@ -112,22 +112,22 @@ def is_single() -> bool:
 
 
 def devices() -> list[Any]:
-    """Returns the devices of a run."""
+    """Return the devices of a run."""
     return jax.local_devices() if _ALONE[0] else jax.devices()
 
 
 def screen() -> TextIO:
-    """Returns where progress is shown: standard error, in process 0."""
+    """Return where progress is shown: standard error, in process 0."""
     return io.StringIO() if index() else sys.stderr
 
 
 def prefix() -> str:
-    """Returns what a message of this process begins with: "process 3: " where there are several."""
+    """Return what a message of this process begins with: "process 3: " where there are several."""
     return f"process {index()}: " if jax.distributed.is_initialized() else ""
 
 
 def broadcast_from_zero(call: Callable[[], Any]) -> Any:
-    """Returns what `call` returns in process 0, where alone it is called.
+    """Return what `call` returns in process 0, where alone it is called.
 
     Raises: UserError, in all processes, if it does there.
     """
@@ -148,7 +148,7 @@ def broadcast_from_zero(call: Callable[[], Any]) -> Any:
 
 
 def all_max(number: int, meet: bool = True) -> int:
-    """Returns the largest of the processes' numbers; 0 where there are several and none `meet`."""
+    """Return the largest of the processes' numbers; 0 where there are several and none `meet`."""
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max()) if meet else 0

@@ -22,7 +22,7 @@ class InUse(UserError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Returns the error for a name that does not exist, with the nearest that do."""
+    """Return the error for a name that does not exist, with the nearest that do."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""

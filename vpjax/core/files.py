@@ -13,7 +13,7 @@ from vpjax.core.errors import InUse, UserError
 
 
 def cache_folder() -> Path:
-    """Returns the folder for files that can be rebuilt.
+    """Return the folder for files that can be rebuilt.
 
     `VPJAX_CACHE` names it; otherwise it is `vpjax` in the user's cache folder.
     """
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, which becomes `path` when the block ends.
+    """Yield a path to write to, which becomes `path` when the block ends.
 
     A process that is killed, or a block that raises, leaves the old file or none.
     """
@@ -37,24 +37,24 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text with "\\n" line ends, see `atomic`."""
+    """Write UTF-8 text with "\\n" line ends, see `atomic`."""
     with atomic(path) as new:
         new.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes indented JSON, see `atomic`."""
+    """Write indented JSON, see `atomic`."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Returns what a file holds; None if there is none."""
+    """Return what a file holds; None if there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the lock file `path`, which stays, for this process.
+    """Hold the lock file `path`, which stays, for this process.
 
     Args:
         wait: whether to wait until no other process holds it.
@@ -76,7 +76,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds a folder for this process, and creates it if need be.
+    """Hold a folder for this process, and creates it if need be.
 
     Args:
         wait: whether to wait until no other process holds it.

@@ -20,7 +20,7 @@ def to_screen(stream: TextIO | None = None) -> None:
 
 @contextlib.contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Copies the library's messages to a file, with times."""
+    """Copy the library's messages to a file, with times."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger("vpjax").addHandler(handler)

@@ -19,12 +19,12 @@ from vpjax.core.errors import UserError
 
 
 def flatten(state: nnx.State) -> dict[str, Any]:
-    """Returns the arrays of a state by name."""
+    """Return the arrays of a state by name."""
     return {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
 
 
 def fill(state: nnx.State, values: Mapping[str, Any]) -> nnx.State:
-    """Returns a state like `state` whose arrays are `values`; names must match one to one."""
+    """Return a state like `state` whose arrays are `values`; names must match one to one."""
     flat = nnx.to_flat_state(state)
     named = {"/".join(map(str, path)): (path, v) for path, v in flat}
     if named.keys() != values.keys():
@@ -33,7 +33,7 @@ def fill(state: nnx.State, values: Mapping[str, Any]) -> nnx.State:
 
 
 def matching(pattern: str, names: Iterable[str], what: str = "pattern") -> set[str]:
-    """Returns the names that `pattern` matches in full.
+    """Return the names that `pattern` matches in full.
 
     Raises: UserError if the pattern is not a regular expression, or matches nothing.
     """

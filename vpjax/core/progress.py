@@ -60,7 +60,7 @@ class Progress:
             self._bar = _bar(self.stream, total_steps, start, bar_format=form)
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-        """Notes that `step` steps are done, with their values, and shows them if it is time.
+        """Note that `step` steps are done, with their values, and show them if it is time.
 
         Values stay on the device until they are shown.
         """
@@ -86,14 +86,14 @@ class Progress:
         return None if rate is None else rate * self.batch_size
 
     def line(self, text: str) -> None:
-        """Prints a message of its own, above the bar where there is one."""
+        """Print a message of its own, above the bar where there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Shows the last step if it was not yet, and ends the bar. May be called again."""
+        """Show the last step if it was not yet, and end the bar. May be called again."""
         if self._closed:
             return
         if self._pending:
@@ -164,7 +164,7 @@ class DownloadBar:
             self._bar = _bar(sys.stderr, size, done, desc=name, **unit)
 
     def add(self, count: int) -> None:
-        """Notes that `count` bytes have come."""
+        """Note that `count` bytes have come."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)

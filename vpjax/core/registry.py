@@ -17,7 +17,7 @@ BASES = {"methods": "Method", "backbones": "Backbone"}  # classes of base.py in 
 
 
 def lookup(package: str, name: str) -> type:
-    """Returns the class that a config's `name` stands for.
+    """Return the class that a config's `name` stands for.
 
     Args:
         package: "methods" or "backbones", a folder of vpjax.
@@ -40,18 +40,18 @@ def lookup(package: str, name: str) -> type:
 
 
 def available(package: str) -> list[str]:
-    """Returns the names of all backbones or methods of vpjax, such as "vpt.VPT"."""
+    """Return the names of all backbones or methods of vpjax, such as "vpt.VPT"."""
     modules = {f: importlib.import_module(f"vpjax.{package}.{f}") for f in _files(package)}
     return [f"{file}.{n}" for file, module in modules.items() for n in _classes(package, module)]
 
 
 def name_of(package: str, cls: type) -> str:
-    """Returns the name by which `lookup` finds a class."""
+    """Return the name by which `lookup` finds a class."""
     return f"{cls.__module__}.{cls.__qualname__}".removeprefix(f"vpjax.{package}.")
 
 
 def construct(package: str, config: Mapping[str, Any], *args: Any, **fixed: Any) -> Any:
-    """Calls what `config["name"]` stands for with the config's other keys as keyword arguments.
+    """Call what `config["name"]` stands for with the config's other keys as keyword arguments.
 
     Raises: UserError naming the right keys if one does not exist.
     """
@@ -65,7 +65,7 @@ def construct(package: str, config: Mapping[str, Any], *args: Any, **fixed: Any)
 
 
 def options(cls: type) -> dict[str, inspect.Parameter]:
-    """Returns the options of a class: what its constructor takes by keyword or with a default.
+    """Return the options of a class: what its constructor takes by keyword or with a default.
 
     A constructor that passes `**inherited` on has the options of its base class too.
     Raises: TypeError if a constructor hides its options behind other **kwargs.
@@ -85,7 +85,7 @@ def _files(package: str) -> list[str]:
 
 
 def _classes(package: str, module: ModuleType) -> list[str]:
-    """Returns the public classes that a module defines; what only helps them is none."""
+    """Return the public classes that a module defines; what only helps them is none."""
     base = getattr(importlib.import_module(f"vpjax.{package}.base"), BASES[package])
     own = (n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, base))
     return [
@@ -94,7 +94,7 @@ def _classes(package: str, module: ModuleType) -> list[str]:
 
 
 def _import(package: str, name: str, file: str) -> ModuleType:
-    """Imports somebody's own module."""
+    """Import somebody's own module."""
     if not file:
         raise unknown(package, name, available(package))
     try:

@@ -10,7 +10,7 @@ from vpjax.core.files import write_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
-    """Returns an aligned table that is also valid Markdown.
+    """Return an aligned table that is also valid Markdown.
 
     `align` has a letter a column, l, c or r; the last one holds for all further columns.
     Raises: ValueError if a row has not as many cells as the header, or `align` another letter.
@@ -39,7 +39,7 @@ def _cell(text: str) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Writes rows as CSV, with a line of names; what a row lacks stays empty.
+    """Write rows as CSV, with a line of names; what a row lacks stays empty.
 
     Args:
         columns: names that come first; those that only rows have follow in order.
@@ -50,3 +50,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def mean_std(mean: float | None, std: float | None = None, digits: int = 2) -> str:
+    """Return "91.23 ± 0.45", the mean alone without a deviation, and "-" without a mean."""
+    if mean is None:
+        return "-"
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")

@@ -20,7 +20,7 @@ TRUTH = "GT-final_test.csv"
 
 
 def birds(path: Path) -> Listing:
-    """Reads the splits train and test of CUB or NABirds.
+    """Read the splits train and test of CUB or NABirds.
 
     A label is the rank of a class id among those of train.
 
@@ -47,7 +47,7 @@ def birds(path: Path) -> Listing:
 
 
 def _pairs(file: Path) -> dict[str, str]:
-    """Reads lines "key value"; the value may hold blanks."""
+    """Read lines "key value"; the value may hold blanks."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -56,7 +56,7 @@ def _pairs(file: Path) -> dict[str, str]:
 
 
 def signs(path: Path) -> Listing:
-    """Reads the splits of GTSRB: train and, if its table exists, test. Classes are 0 to 42.
+    """Read the splits of GTSRB: train and, if its table exists, test. Classes are 0 to 42.
 
     Raises: UserError if there is no folder of training images.
     """
@@ -82,7 +82,7 @@ def signs(path: Path) -> Listing:
 
 
 def _table(file, folder):
-    """Reads the classes of the test images: columns Filename and ClassId, between semicolons."""
+    """Read the classes of the test images: columns Filename and ClassId, between semicolons."""
     with open(file, newline="", encoding="utf-8") as text:
         rows = list(csv.DictReader(text, delimiter=";"))
     try:

@@ -64,7 +64,7 @@ def from_arrays(
 
 
 def open_images(where: ArrayLike | Paths, channels: int = 3) -> Source:
-    """Opens images without labels, for prediction.
+    """Open images without labels, for prediction.
 
     Args:
         where: arrays as in `from_arrays`, a path, a list of paths, or a folder, of which all images
@@ -124,7 +124,7 @@ class Arrays:
 
 
 def _pixels(images):
-    """Returns uint8 B H W C, or a list of H W C."""
+    """Return uint8 B H W C, or a list of H W C."""
     if isinstance(images, list | tuple):
         pixels = [_one(np.asarray(image), i) for i, image in enumerate(images)]
         if {image.shape[2] for image in pixels} == {1, 3}:  # grey becomes RGB among colours
@@ -148,7 +148,7 @@ def _pixels(images):
 
 
 def _one(image, index):
-    """Returns uint8 H W C."""
+    """Return uint8 H W C."""
     _check_type(image.dtype, f"image {index}")
     if image.ndim == 2:
         image = image[..., None]
@@ -198,7 +198,7 @@ def _check_labels(labels, num_classes, several):
 
 
 def _expand(path):
-    """Returns the paths of a folder's images, or of one file."""
+    """Return the paths of a folder's images, or of one file."""
     if path.is_file():
         return [os.fspath(path)]
     if not path.is_dir():

@@ -167,7 +167,7 @@ def _vtab_folders() -> dict[str, Published]:
 
 
 def _sets(benchmark: str, share: int, sets: Mapping[str, tuple[str, ...]]) -> dict[str, DataSet]:
-    """Returns a benchmark without groups; if val is cut from train, `share` percent remain."""
+    """Return a benchmark without groups; if val is cut from train, `share` percent remain."""
     out = {}
     for name, opened in sets.items():
         openings = []
@@ -221,7 +221,7 @@ BENCHMARKS = {
 
 
 def find(benchmark: str, name: str) -> DataSet:
-    """Returns a data set of a benchmark.
+    """Return a data set of a benchmark.
 
     Raises: UserError if there is no such benchmark, or no such data set in it.
     """
@@ -233,7 +233,7 @@ def find(benchmark: str, name: str) -> DataSet:
 
 
 def settings(benchmark: str, name: str, kind: str = "") -> dict[str, str]:
-    """Returns the keys of config.data for a data set: name, train, val and test.
+    """Return the keys of config.data for a data set: name, train, val and test.
 
     Args:
         benchmark: such as "fgvc".
@@ -251,14 +251,14 @@ def settings(benchmark: str, name: str, kind: str = "") -> dict[str, str]:
 
 
 def columns(name: str) -> list[DataSet]:
-    """Returns the data sets, of all benchmarks, that config.data.name opens."""
+    """Return the data sets, of all benchmarks, that config.data.name opens."""
     name = known_name(name)
     sets = (s for benchmark in BENCHMARKS.values() for s in benchmark.values())
     return [s for s in sets if name in (o.name for o in s.openings)]
 
 
 def known_name(name: str) -> str:
-    """Returns the published form of config.data.name: "fgvc:/x/cub/" is fgvc:CUB_200_2011.
+    """Return the published form of config.data.name: "fgvc:/x/cub/" is fgvc:CUB_200_2011.
 
     Version, path and spelling are removed; a name that is not published is returned as it is.
     """
@@ -273,7 +273,7 @@ def known_name(name: str) -> str:
 
 
 def published(name: str) -> Published | None:
-    """Returns the published facts about the data that config.data.name opens, or None."""
+    """Return the published facts about the data that config.data.name opens, or None."""
     name = known_name(name)
     if not name.startswith("vtab/"):
         return PUBLISHED.get(name)
@@ -283,7 +283,7 @@ def published(name: str) -> Published | None:
 
 
 def parts(name: str, split: str) -> list[tuple[str, int, int]] | None:
-    """Returns (whole split, first image, end) of each part of a split; None if not published."""
+    """Return (whole split, first image, end) of each part of a split; None if not published."""
     whole = published(name)
     if whole is None:
         return None
@@ -297,6 +297,6 @@ def parts(name: str, split: str) -> list[tuple[str, int, int]] | None:
 
 
 def expected(name: str, split: str) -> int | None:
-    """Returns the published number of images of a split, or None."""
+    """Return the published number of images of a split, or None."""
     found = parts(name, split)
     return None if found is None else sum(stop - start for _, start, stop in found)

@@ -22,7 +22,7 @@ TYPES = {
 
 
 def facts(name: str) -> dict[str, str]:
-    """Returns the facts that templates for cars ask for; without a type in the name it is "car"."""
+    """Return the facts that templates for cars ask for; without a type in the name it is "car"."""
     words = name.replace("_", " ").split()
     year = next((w for w in words if re.fullmatch(r"(19|20)\d\d", w)), "")
     words = [w for w in words if w != year]

@@ -71,13 +71,13 @@ class Split(NamedTuple):
         return self.published == len(self.source)
 
     def class_counts(self) -> Int64[np.ndarray, " C"]:
-        """Returns how many images each class has; labels out of range do not count."""
+        """Return how many images each class has; labels out of range do not count."""
         each = [k for label in self.examined.labels for k in classes_of(label)]
         inside = [k for k in each if 0 <= k < self.source.num_classes]
         return np.bincount(np.array(inside, np.int64), minlength=self.source.num_classes)
 
     def named(self, index: int) -> str:
-        """Returns an image's index and, if it has one, its file."""
+        """Return an image's index and, if it has one, its file."""
         records = self.source.records
         try:
             names = getattr(records, "names", None)
@@ -89,7 +89,7 @@ class Split(NamedTuple):
     def finding(
         self, level: str, problem: str, text: str, count: int = 1, examples: Iterable[str] = ()
     ) -> Finding:
-        """Returns a finding; only the examples that are shown are taken from the iterable."""
+        """Return a finding; only the examples that are shown are taken from the iterable."""
         shown = tuple(itertools.islice(examples, SHOWN))
         return Finding(level, self.part, problem, text, count, shown)
 
@@ -138,14 +138,14 @@ def check_data(
 
 
 def examine_split(part: str, source: Source) -> Examined:
-    """Examines a split, with progress on the screen."""
+    """Examine a split, with progress on the screen."""
     log.info("%-5s  %d images, %s", part, len(source), source.name)
     with Progress(len(source), batch_size=1) as progress:
         return examine(source, os.cpu_count() or 1, progress.update)
 
 
 def check_split(split: Split, name: str) -> list[Finding]:
-    """Returns the findings about one split."""
+    """Return the findings about one split."""
     source, examined, out = split.source, split.examined, []
     published = benchmarks.published(name)
     if not len(source):
@@ -173,7 +173,7 @@ def check_split(split: Split, name: str) -> list[Finding]:
 
 
 def check_labels(split: Split, name: str) -> list[Finding]:
-    """Returns the findings about labels out of range and classes without images."""
+    """Return the findings about labels out of range and classes without images."""
     source, labels, out = split.source, split.examined.labels, []
     last = source.num_classes - 1
     wrong = [i for i, x in enumerate(labels) if any(not 0 <= k <= last for k in classes_of(x))]
@@ -192,7 +192,7 @@ def check_labels(split: Split, name: str) -> list[Finding]:
 
 
 def check_duplicates(split: Split) -> list[Finding]:
-    """Returns the findings about pictures that occur more than once in a split."""
+    """Return the findings about pictures that occur more than once in a split."""
     labels, out = split.examined.labels, []
     pairs = [(first, copy) for first, *copies in duplicates(split.examined) for copy in copies]
     if same := [(a, b) for a, b in pairs if labels[a] == labels[b]]:
@@ -211,7 +211,7 @@ def check_duplicates(split: Split) -> list[Finding]:
 
 
 def duplicates(examined: Examined) -> list[list[int]]:
-    """Returns, for each picture that occurs several times, the indices of its images in order."""
+    """Return, for each picture that occurs several times, the indices of its images in order."""
     rows = examined.readable[np.argsort(examined.pixels[examined.readable], kind="stable")]
     _, starts = np.unique(examined.pixels[rows], return_index=True)
     parts = np.split(rows, starts[1:])
@@ -219,7 +219,7 @@ def duplicates(examined: Examined) -> list[list[int]]:
 
 
 def compare(one: Split, other: Split, name: str) -> list[Finding]:
-    """Returns the findings about what two splits share, by definition or by their pictures."""
+    """Return the findings about what two splits share, by definition or by their pictures."""
     both = f"{one.part} and {other.part}"
     if shared := overlap(benchmarks.parts(name, one.split), benchmarks.parts(name, other.split)):
         text = f"{one.split!r} and {other.split!r} share {shared} images"
@@ -236,21 +236,21 @@ def compare(one: Split, other: Split, name: str) -> list[Finding]:
 
 
 def overlap(one: Sequence | None, other: Sequence | None) -> int:
-    """Returns how many images the parts of two splits share; 0 if that is not known."""
+    """Return how many images the parts of two splits share; 0 if that is not known."""
     pairs = itertools.product(one or (), other or ())
     shared = (min(a[2], b[2]) - max(a[1], b[1]) for a, b in pairs if a[0] == b[0])
     return sum(n for n in shared if n > 0)
 
 
 def classes_of(label: Label) -> tuple[int, ...]:
-    """Returns the classes of a label: one, several, or none if the label is unknown."""
+    """Return the classes of a label: one, several, or none if the label is unknown."""
     if label is None:
         return ()
     return tuple(label) if isinstance(label, tuple) else (label,)
 
 
 def report(folder: Path, name: str, splits: Sequence[Split], findings: Sequence[Finding]) -> None:
-    """Logs a table and the findings, and writes data_check.json."""
+    """Log a table and the findings, and write data_check.json."""
     facts = [describe(s) for s in splits]
     rows = [
         [
@@ -285,7 +285,7 @@ def report(folder: Path, name: str, splits: Sequence[Split], findings: Sequence[
 
 
 def describe(split: Split) -> dict[str, Any]:
-    """Returns the facts about a split that data_check.json holds."""
+    """Return the facts about a split that data_check.json holds."""
     examined, counts = split.examined, split.class_counts()
     sizes = examined.sizes[examined.readable]
     ranges = [(s.min(), s.max()) for s in sizes.T if len(s)]

@@ -20,7 +20,7 @@ VERSIONS = ("2018", "2021")
 
 
 def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> Path:
-    """Writes the class folder, metadata.json and, if it is missing, categories.json.
+    """Write the class folder, metadata.json and, if it is missing, categories.json.
 
     Args:
         root: folder of the JSON files and photos, such as data/iNat2021.
@@ -62,7 +62,7 @@ def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> 
 
 
 def link_photo(photo: Path, link: Path) -> None:
-    """Links to a photo by a relative path, so that the whole may be moved; copies if links fail.
+    """Link to a photo by a relative path, so that the whole may be moved; copy if links fail.
 
     Raises: UserError if another file is in its place.
     """
@@ -82,7 +82,7 @@ def link_photo(photo: Path, link: Path) -> None:
 
 
 def write_categories(root: Path, version: str) -> Path:
-    """Writes categories.json from the train JSON.
+    """Write categories.json from the train JSON.
 
     Raises: UserError if that holds no names, as in 2018.
     """

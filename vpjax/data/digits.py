@@ -32,7 +32,7 @@ ROWS = {  # of the file
 
 
 def open_digits(name: str, split: str) -> Source:
-    """Opens a split of "digits/low" or "digits/high": train, test, slices and sums.
+    """Open a split of "digits/low" or "digits/high": train, test, slices and sum.
 
     Raises: UserError for another name, or a split that does not exist.
     """
@@ -52,7 +52,7 @@ def open_digits(name: str, split: str) -> Source:
 
 
 def load() -> tuple[UInt8[np.ndarray, "n 8 8"], Int64[np.ndarray, "n"]]:
-    """Returns all images, in 0..255, and the digit each one shows."""
+    """Return all images, in 0..255, and the digit each one shows."""
     with np.load(FILE) as file:
         images, digits = file["images"], file["digits"]
     return np.rint(images * (255 / 16)).astype(np.uint8), digits.astype(np.int64)

@@ -55,14 +55,14 @@ class Examined(NamedTuple):
         return np.setdiff1d(np.arange(len(self.labels)), list(self.unreadable))
 
     def digest(self) -> str:
-        """Returns the sha256 of all pixels and labels, in order: equal for equal data."""
+        """Return the sha256 of all pixels and labels, in order: equal for equal data."""
         out = hashlib.sha256(self.pixels.astype("<u8").tobytes())
         out.update(repr(self.labels).encode())
         return out.hexdigest()
 
 
 def examine(source: Source, threads: int, done: Callable[[int], None] = lambda n: None) -> Examined:
-    """Reads and decodes all images.
+    """Read and decode all images.
 
     Args:
         source: the data.

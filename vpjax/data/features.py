@@ -45,14 +45,14 @@ class FeatureLoader(Order):
         self.rows = Rows(*map(np.array, rows)) if small else rows
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields this process's part of each batch from step `start` on; in training, endlessly."""
+        """Yield this process's part of each batch from step `start` on; in training, endlessly."""
         step = start
         while self.train or step < self.steps_per_epoch:
             yield self.batch(step)
             step += 1
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Returns this process's part of the batch of one step."""
+        """Return this process's part of the batch of one step."""
         indices = self.indices(step)[self._rows.start : self._rows.stop]
         real = indices >= 0
         features, labels = (array[np.maximum(indices, 0)] for array in self.rows)
@@ -87,12 +87,12 @@ class Store:
         return self.done == self.count
 
     def write(self, start: int, features: np.ndarray, labels: np.ndarray) -> None:
-        """Writes the rows from `start` on; they count after the next `save`."""
+        """Write the rows from `start` on; they count after the next `save`."""
         rows = slice(start, start + len(features))
         self.rows.features[rows], self.rows.labels[rows] = features, labels
 
     def save(self, done: int) -> None:
-        """Flushes the arrays, then notes that the rows before `done` are done."""
+        """Flush the arrays, then note that the rows before `done` are done."""
         for array in self.rows:
             array.flush()
         write_json(self.path, self.facts | {"done": done})
@@ -101,7 +101,7 @@ class Store:
 
 @contextlib.contextmanager
 def filling(folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]) -> Iterator[Store]:
-    """Opens a folder of rows to fill; waits while another process fills it.
+    """Open a folder of rows to fill; wait while another process fills it.
 
     Args:
         folder: made if need be.
@@ -128,12 +128,12 @@ def filling(folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]) 
 
 
 def read_rows(folder: Path) -> Rows:
-    """Returns the rows of a finished folder, memory-mapped."""
+    """Return the rows of a finished folder, memory-mapped."""
     return Rows(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Rows._fields))
 
 
 def content(source: Source) -> str:
-    """Returns a hash of a split: name, classes, length, and up to 1000 examples as stored.
+    """Return a hash of a split: name, classes, length, and up to 1000 examples as stored.
 
     The examples are spread evenly over the split; changes in others go unnoticed.
     """

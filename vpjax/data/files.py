@@ -48,7 +48,7 @@ class Files:
         return len(self.names)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        """Raises: UserError for a file that has gone or may not be read."""
+        """Raise: UserError for a file that has gone or may not be read."""
         return [self._record(int(i)) for i in indices]
 
     def _record(self, index):
@@ -63,7 +63,7 @@ class Files:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Returns the image files in a folder and its subfolders, relative to it, with "/".
+    """Return the image files in a folder and its subfolders, relative to it, with "/".
 
     Hidden files and folders are left out; links to folders are followed.
     """

@@ -35,7 +35,7 @@ COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "cl
 
 
 def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Source:
-    """Opens a split of image files.
+    """Open a split of image files.
 
     Args:
         kind: a format, a key of `READERS`.
@@ -76,12 +76,12 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
 
 
 def _trained(listing):
-    """Returns the split whose classes are those of the data set."""
+    """Return the split whose classes are those of the data set."""
     return "train" if "train" in listing.splits else next(iter(listing.splits))
 
 
 def _split(where, name, known):
-    """Returns the listing's name of a split."""
+    """Return the listing's name of a split."""
     if name in known:
         return name
     for names in SYNONYMS:
@@ -96,7 +96,7 @@ def _few(names: Iterable[Any]) -> str:
 
 
 def _prefix(where, folder, listed):
-    """Returns the subfolder, "" or "images/", that listed files are relative to.
+    """Return the subfolder, "" or "images/", that listed files are relative to.
 
     Raises: UserError if a file is missing.
     """
@@ -115,14 +115,14 @@ def _prefix(where, folder, listed):
 
 
 def ordered(keys: Iterable[Key]) -> list[Key]:
-    """Returns distinct keys in order: as numbers if all are, else as text."""
+    """Return distinct keys in order: as numbers if all are, else as text."""
     found = {str(k): k for k in keys}
     whole = all(k.isdecimal() for k in found)
     return [found[k] for k in sorted(found, key=int if whole else str)]
 
 
 def class_folder(path: Path) -> Listing:
-    """Reads a folder whose subfolders are classes, or splits with a subfolder for each class."""
+    """Read a folder whose subfolders are classes, or split with a subfolder for each class."""
     if not path.is_dir():
         raise UserError(f"{path} is no folder. Give the folder that holds a folder per class.")
     below = _subfolders(path)
@@ -143,7 +143,7 @@ def _subfolders(path):
 
 
 def _images(path, part):
-    """Returns (file, class) of the images in a split's class folders, however deep."""
+    """Return (file, class) of the images in a split's class folders, however deep."""
     out = []
     for name in _subfolders(path / part):
         start = "/".join(filter(None, (part, name)))
@@ -152,7 +152,7 @@ def _images(path, part):
 
 
 def csv_list(path: Path) -> Listing:
-    """Reads rows path,label[,split]; rows without a split belong to "train"."""
+    """Read rows path,label[,split]; rows without a split belong to "train"."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
     columns = {"path": 0, "label": 1, "split": 2}
@@ -174,7 +174,7 @@ def csv_list(path: Path) -> Listing:
 
 
 def json_splits(path: Path) -> Listing:
-    """Reads a folder with a JSON file for each split, {file: class id}.
+    """Read a folder with a JSON file for each split, {file: class id}.
 
     Ids may have gaps: a label is an id's rank among those of train.
     """
@@ -189,7 +189,7 @@ def json_splits(path: Path) -> Listing:
 
 
 def text_lists(path: Path) -> Listing:
-    """Reads a folder with a text file for each split, lines "file label".
+    """Read a folder with a text file for each split, lines "file label".
 
     Labels count from 0, and train need not show every class.
     """
@@ -212,7 +212,7 @@ def _lines(file):
 
 
 def zhou(path: Path) -> Listing:
-    """Reads one JSON file with all splits and the classes' names."""
+    """Read one JSON file with all splits and the classes' names."""
     content = _json(path)
     try:
         rows = {split: [(f, int(c), n) for f, c, n in part] for split, part in content.items()}

@@ -16,7 +16,7 @@ GREY = ("L", "LA", "La", "1", *SIXTEEN_BIT)
 
 
 def decode(data: bytes, channels: int | None = None) -> UInt8[np.ndarray, "H W C"]:
-    """Decodes a JPEG, PNG or any other still image that Pillow can read.
+    """Decode a JPEG, PNG or any other still image that Pillow can read.
 
     Transparency is dropped, not blended. Of 16-bit values the high byte is kept.
 
@@ -37,7 +37,7 @@ def decode(data: bytes, channels: int | None = None) -> UInt8[np.ndarray, "H W C
 
 
 def pixels(image: Image.Image, channels: int | None = None) -> UInt8[np.ndarray, "H W C"]:
-    """Returns the pixels of an opened image; see `decode`."""
+    """Return the pixels of an opened image; see `decode`."""
     if channels is None:
         channels = 1 if image.mode in GREY else 3
     if image.mode in SIXTEEN_BIT:

@@ -36,7 +36,7 @@ Category = Mapping[str, Any]
 
 
 def open_json(name: str, split: str, data_dir: Any) -> Source:
-    """Opens a split of iNaturalist from its JSON files.
+    """Open a split of iNaturalist from its JSON files.
 
     Photos that are listed but missing are left out, with one warning that counts them.
 
@@ -77,7 +77,7 @@ def open_json(name: str, split: str, data_dir: Any) -> Source:
 
 
 def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
-    """Returns (file relative to `root`, category id) of every photo on the disk, in order.
+    """Return (file relative to `root`, category id) of every photo on the disk, in order.
 
     Raises: UserError if no listed photo is on the disk, or none has a category.
     """
@@ -113,12 +113,12 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
 
 
 def image_folder(root: Path, version: str) -> str:
-    """Returns the folder of photos, relative to `root`: "2021/", "images/" or "" for `root`."""
+    """Return the folder of photos, relative to `root`: "2021/", "images/" or "" for `root`."""
     return next((f"{f}/" for f in (version, "images") if (root / f).is_dir()), "")
 
 
 def candidates(name: str, base: str) -> list[str]:
-    """Returns the paths, relative to the root, where a photo may lie, the likeliest first.
+    """Return the paths, relative to the root, where a photo may lie, the likeliest first.
 
     A prefix such as "train/" or "train_val2018/" may have been lost in unpacking, and photos of the
     mini set are also among those of the whole.
@@ -137,7 +137,7 @@ def candidates(name: str, base: str) -> list[str]:
 
 
 def annotation_file(root: Path, version: str, split: str) -> Path:
-    """Returns the JSON file of a split.
+    """Return the JSON file of a split.
 
     Raises: UserError, with the names that were tried.
     """
@@ -149,7 +149,7 @@ def annotation_file(root: Path, version: str, split: str) -> Path:
 
 
 def categories(root: Path, version: str) -> list[Category]:
-    """Returns the categories, sorted by id, from categories.json or else from the train JSON.
+    """Return the categories, sorted by id, from categories.json or else from the train JSON.
 
     The train JSON of 2021 holds them; that of 2018 holds codes for names and no taxonomy. Where it
     holds none, the categories are the ids that occur in its annotations.
@@ -187,7 +187,7 @@ def _of_train(path: Path, version: str, changed: int):
 
 
 def read(path: Path, kind: type = dict) -> Any:
-    """Reads a JSON file: annotations (`dict`) or categories (`list`).
+    """Read a JSON file: annotations (`dict`) or categories (`list`).
 
     Raises: UserError if it is broken or holds something else.
     """
@@ -203,7 +203,7 @@ def read(path: Path, kind: type = dict) -> Any:
 
 
 def describe(category: Category) -> dict[str, Any]:
-    """Returns the facts about a class: its category as stored, and the taxonomy in lower case.
+    """Return the facts about a class: its category as stored, and the taxonomy in lower case.
 
     `species` and `scientific_name` are both the name. Of a category without a genus only the id is
     used, because its name is a code.
@@ -216,19 +216,19 @@ def describe(category: Category) -> dict[str, Any]:
 
 
 def from_name(label: str) -> dict[str, Any]:
-    """Returns the facts that follow from a binomial, "Danaus plexippus" or "danaus_plexippus"."""
+    """Return the facts that follow from a binomial, "Danaus plexippus" or "danaus_plexippus"."""
     name = with_blanks(label)
     lower = name.lower()
     return {"name": name, "species": lower, "scientific_name": lower, "genus": lower.split()[0]}
 
 
 def with_blanks(name: str) -> str:
-    """Returns a name with single blanks instead of underscores."""
+    """Return a name with single blanks instead of underscores."""
     return " ".join(re.split(r"[\s_]+", name.strip()))
 
 
 def open_tfds(folder: Path, split: str) -> Source:
-    """Opens a prepared i_naturalist2018 or 2021, with the taxonomy of JSON files near `folder`.
+    """Open a prepared i_naturalist2018 or 2021, with the taxonomy of JSON files near `folder`.
 
     categories.json or the train JSON may lie in the data set's folder or one of the two above it.
     Without them a class has a species and a genus, read from its name.

@@ -104,7 +104,7 @@ class Order:
             )
 
     def indices(self, step: int) -> Int64[np.ndarray, "batch_size"]:
-        """Returns which examples the global batch of a step holds; -1 is padding."""
+        """Return which examples the global batch of a step holds; -1 is padding."""
         n, b = len(self.source), self.batch_size
         if self.remainder == "wrap":
             positions = np.arange(step * b, (step + 1) * b)
@@ -172,7 +172,7 @@ class Loader(Order):
             self._fill_memory()
 
     def _fill_memory(self):
-        """Keeps images decoded: at once if that also checks them, else as they are first read."""
+        """Keep images decoded: at once if that also checks them, else as they are first read."""
         n = len(self.source)
         eager = not self._on_host
         if eager:
@@ -189,7 +189,7 @@ class Loader(Order):
         return None if self._memory is None else int(self._present.sum())
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields this process's part of each batch, from step `start` on.
+        """Yield this process's part of each batch, from step `start` on.
 
         A batch is {"image": uint8 b H W C, "label": int32 (b,), "mask": bool (b,)}; labels are
         zeros and ones (b, C) where the source is multilabel, and images float32 where the preset
@@ -210,7 +210,7 @@ class Loader(Order):
             iterator.close()
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Returns this process's part of the batch of one step; see `batches`."""
+        """Return this process's part of the batch of one step; see `batches`."""
         indices = self.indices(step)[self._rows.start : self._rows.stop]
         real = indices >= 0
         b = len(indices)
@@ -224,7 +224,7 @@ class Loader(Order):
         return {"image": images, "label": labels, "mask": real}
 
     def _read(self, step, rows, indices):
-        """Yields row, image and label of the given examples, from memory as far as kept."""
+        """Yield row, image and label of the given examples, from memory as far as kept."""
         if self._memory is not None:
             absent = ~self._present[indices]
             for row, index in zip(rows[~absent], indices[~absent], strict=True):

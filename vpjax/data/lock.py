@@ -67,12 +67,12 @@ def lock_split(
 
 
 def extent(source: Source) -> list[Piece]:
-    """Returns where the images of a source are stored; [] if that is not known."""
+    """Return where the images of a source are stored; [] if that is not known."""
     return list(getattr(source.records, "pieces", ()))
 
 
 def shared(one: Iterable[Piece], other: Iterable[Piece]) -> int:
-    """Returns how many images two extents have in common."""
+    """Return how many images two extents have in common."""
     files: dict[str, list[Piece]] = {}
     for piece in one:
         files.setdefault(piece.file, []).append(piece)

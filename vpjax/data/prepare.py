@@ -86,7 +86,7 @@ def _command(name, root):
 
 
 def _check_packages(name, command, backend):
-    """Raises a UserError of one line if a package is missing, before gigabytes are downloaded."""
+    """Raise a UserError of one line if a package is missing, before gigabytes are downloaded."""
     absent = [n for n in NEEDS.get(name, ()) if not importlib.util.find_spec(n[0])]
     if backend == "standin" and TENSORFLOW in NEEDS.get(name, ()):
         raise UserError(f"{name} can only be prepared with TensorFlow, not with the stand-in.")
@@ -108,7 +108,7 @@ def _backend(name):
 
 
 def _builder(wanted, root):
-    """Returns TFDS's builder of a data set that is not prepared."""
+    """Return TFDS's builder of a data set that is not prepared."""
     try:
         builder_class = tfds.builder_cls(wanted.name)
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -159,13 +159,13 @@ def _versions_on_disk(wanted, root):
 
 
 def _archives(builder):
-    """Returns the registered archives of a data set: file name by URL."""
+    """Return the registered archives of a data set: file name by URL."""
     infos = builder.url_infos or {}
     return {url: info.filename or url.rsplit("/", 1)[-1] for url, info in infos.items()}
 
 
 def _unreachable(builder, root, manual):
-    """Returns why a download will fail, or None. TFDS would retry for minutes before saying so."""
+    """Return why a download will fail, or None. TFDS would retry for minutes before saying so."""
     absent = [url for url, file in _archives(builder).items() if not (manual / file).exists()]
     # Archives fetched earlier lie here under names that TFDS makes up.
     downloaded = root / "downloads" / builder.name
@@ -179,7 +179,7 @@ def _unreachable(builder, root, manual):
 
 
 def _advice(name, builder, root, manual, reason):
-    """Says what failed, which command prepares the data, and which files it needs."""
+    """Say what failed, which command prepares the data, and which files it needs."""
     files = _archives(builder)
     lines = [
         f"{builder.info.full_name} is not prepared in {root}, and preparing it failed: {reason}.",

@@ -53,7 +53,7 @@ class Records(Protocol):
 
 
 def parse_split(split: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:
-    """Returns (whole split, first image, end) of each part of a split string.
+    """Return (whole split, first image, end) of each part of a split string.
 
     Args:
         split: such as "train", "train[:90%]" or "train[:800]+val[100:200]".
@@ -77,7 +77,7 @@ def parse_split(split: str, count: Callable[[str], int]) -> list[tuple[str, int,
 
 
 def _position(text, default, n, part):
-    """Returns where a slice begins or ends; percent are rounded as in TFDS."""
+    """Return where a slice begins or ends; percent are rounded as in TFDS."""
     if text is None:
         return default
     position = round(int(text[:-1]) * n / 100) if text.endswith("%") else int(text)
@@ -87,7 +87,7 @@ def _position(text, default, n, part):
 
 
 def select_split(split: str, load: Callable[[str], Sequence[T]]) -> list[T]:
-    """Returns the items of a split string; `load` returns those of a whole split.
+    """Return the items of a split string; `load` returns those of a whole split.
 
     Raises: UserError as `parse_split` does.
     """
@@ -99,7 +99,7 @@ def select_split(split: str, load: Callable[[str], Sequence[T]]) -> list[T]:
 
 
 def label_message(name: str, index: int, label: int, num_classes: int) -> str:
-    """Returns the message for a label that is out of range."""
+    """Return the message for a label that is out of range."""
     hint = " Label -1 marks an example without a label." if label == -1 else ""
     return (
         f"{name}: example {index} has label {label}, but labels should be in "

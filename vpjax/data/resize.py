@@ -61,7 +61,7 @@ def on_device(
 
 
 def short_side(height: int, width: int, short: int) -> tuple[int, int]:
-    """Returns the size at which the shorter side is `short` and the aspect is kept.
+    """Return the size at which the shorter side is `short` and the aspect is kept.
 
     The longer side is rounded down.
     """
@@ -71,7 +71,7 @@ def short_side(height: int, width: int, short: int) -> tuple[int, int]:
 
 
 def _legacy(image, height, width):
-    """Resizes in TensorFlow's own order of operations: within rows, then between them."""
+    """Resize in TensorFlow's own order of operations: within rows, then between them."""
     left, right, across = legacy_places(image.shape[1], width)
     top, bottom, down = legacy_places(image.shape[0], height)
 
@@ -84,7 +84,7 @@ def _legacy(image, height, width):
 
 
 def _between(low, high, share):
-    """Returns low + (high - low) * share, in the memory of the two."""
+    """Return low + (high - low) * share, in the memory of the two."""
     high -= low
     high *= share
     low += high
@@ -92,7 +92,7 @@ def _between(low, high, share):
 
 
 def legacy_places(size: int, out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, for each of `out` pixels of an axis, its two source pixels and the second's share.
+    """Return, for each of `out` pixels of an axis, its two source pixels and the second's share.
 
     They are floor(x) and floor(x) + 1 at x = i * size / out; the last pixel repeats.
     """
@@ -104,7 +104,7 @@ def legacy_places(size: int, out: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @functools.lru_cache(maxsize=64)
 def legacy_weights(size: int, out: int) -> Float32[np.ndarray, "out size"]:
-    """Returns the matrix that resizes one axis as TensorFlow v1 does."""
+    """Return the matrix that resizes one axis as TensorFlow v1 does."""
     low, high, share = legacy_places(size, out)
     weights = np.zeros((out, size), np.float32)
     weights[np.arange(out), low] += 1 - share

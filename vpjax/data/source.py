@@ -79,7 +79,7 @@ class Source:
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Reads and decodes several examples, in the order of `indices`.
+        """Read and decode several examples, in the order of `indices`.
 
         Raises: UserError for an image that cannot be read or has another shape than the data set.
         """
@@ -91,7 +91,7 @@ class Source:
         ]
 
     def _target(self, index: int, record: Record) -> int | UInt8[np.ndarray, " C"]:
-        """Returns a class, or zeros and ones; only the latter is checked here."""
+        """Return a class, or zeros and ones; only the latter is checked here."""
         if not self.multilabel:
             return int(record.label)
         row = np.zeros(self.num_classes, np.uint8)
@@ -123,7 +123,7 @@ class Source:
         return image
 
     def labels(self) -> Int64[np.ndarray, "n *C"]:
-        """Returns the label of every example, n or n C; images are not decoded."""
+        """Return the label of every example, n or n C; images are not decoded."""
         return self._labels.copy()
 
     @functools.cached_property
@@ -142,7 +142,7 @@ class Source:
         return "_labels" in vars(self) or hasattr(self.records, "labels")
 
     def counts(self) -> Int64[np.ndarray, " C"]:
-        """Returns how many images each class has; labels must be in range."""
+        """Return how many images each class has; labels must be in range."""
         labels = self._labels
         return labels.sum(0) if self.multilabel else np.bincount(labels, minlength=self.num_classes)
 
@@ -151,7 +151,7 @@ class Source:
         return [range(i, min(i + BLOCK, stop)) for i in range(0, stop, BLOCK)]
 
     def read_all(self, threads: int) -> UInt8[np.ndarray, "n H W C"]:
-        """Decodes every image of a fixed-size data set into one array, and caches the labels."""
+        """Decode every image of a fixed-size data set into one array, and caches the labels."""
         array = np.empty((len(self), *self.image_shape), np.uint8)
         labels = np.empty((len(self), *self.label_shape), np.int64)
 
@@ -165,7 +165,7 @@ class Source:
         return array
 
     def check(self, num_classes: int) -> None:
-        """Checks that there are examples with labels, all of them in 0..num_classes-1.
+        """Check that there are examples with labels, all of them in 0..num_classes-1.
 
         Raises: UserError naming the data set, the split and the first example that is wrong.
         """

@@ -73,7 +73,7 @@ class Tensor:
 
 @contextlib.contextmanager
 def standin():
-    """Lets TFDS prepare data without TensorFlow, inside the `with` block.
+    """Let TFDS prepare data without TensorFlow, inside the `with` block.
 
     Raises: UserError if this version of TFDS reaches TensorFlow in another way.
     """
@@ -96,7 +96,7 @@ def standin():
 
 
 def namespace() -> Namespace:
-    """Returns the stand-in for the `tensorflow` module."""
+    """Return the stand-in for the `tensorflow` module."""
     gfile = Namespace(
         "tensorflow.io.gfile",
         GFile=_open,

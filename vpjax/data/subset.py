@@ -32,7 +32,7 @@ ALIASES = ("name", "common_name", "species")
 
 
 def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source:
-    """Returns the source with only these classes.
+    """Return the source with only these classes.
 
     Args:
         source: data set with one class an image.
@@ -51,7 +51,7 @@ def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source
 
 
 def select_labels(source: Source, labels: Sequence[int]) -> Source:
-    """Returns the source with only the classes of these labels, which become 0, 1 ..."""
+    """Return the source with only the classes of these labels, which become 0, 1 ..."""
     name = f"{source.name} ({len(labels)} of {source.num_classes} classes)"
     return Source(
         name,
@@ -63,7 +63,7 @@ def select_labels(source: Source, labels: Sequence[int]) -> Source:
 
 
 def find_classes(source: Source, entries: Sequence[str]) -> list[int]:
-    """Returns the labels, in order, of the classes with these names (in any case) or ids.
+    """Return the labels, in order, of the classes with these names (in any case) or ids.
 
     A name that several classes share, as some common names are, stands for all of them.
 

@@ -44,7 +44,7 @@ class Name(NamedTuple):
 
 
 def parse(name: str) -> Name:
-    """Splits "eurosat/rgb:2.0.0" into its parts.
+    """Split "eurosat/rgb:2.0.0" into its parts.
 
     Raises: UserError for a name of another form.
     """
@@ -58,12 +58,12 @@ def parse(name: str) -> Name:
 
 
 def root(data_dir: str | os.PathLike | None) -> Path:
-    """Returns the folder that holds prepared data sets: by default `TFDS_DATA_DIR`, or TFDS's."""
+    """Return the folder that holds prepared data sets: by default `TFDS_DATA_DIR`, or TFDS's."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
-    """Returns the folder of a prepared data set, or None if it is not prepared.
+    """Return the folder of a prepared data set, or None if it is not prepared.
 
     Args:
         name: such as "cifar10", "eurosat/rgb" or "cifar10:3.0.2". Without a config, the builder's
@@ -99,7 +99,7 @@ def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
 
 
 def versions(folder: Path) -> list[str]:
-    """Returns the prepared versions in a folder, lowest first."""
+    """Return the prepared versions in a folder, lowest first."""
     found = (f.parent.name for f in folder.glob("*/dataset_info.json"))
     return sorted(
         (v for v in found if VERSION.fullmatch(v)), key=lambda v: [int(n) for n in v.split(".")]
@@ -107,7 +107,7 @@ def versions(folder: Path) -> list[str]:
 
 
 def default_config(name: str) -> str | None:
-    """Returns the config TFDS takes when none is named, or None."""
+    """Return the config TFDS takes when none is named, or None."""
     try:
         configs = tfds.builder_cls(name).BUILDER_CONFIGS
     except tfds.core.registered.DatasetNotFoundError:
@@ -158,7 +158,7 @@ def read(
 
 
 def _file_instructions(info, name, split):
-    """Returns TFDS's list of (file, skip, take) for a split string."""
+    """Return TFDS's list of (file, skip, take) for a split string."""
     for part in split.split("+"):
         base = part.split("[")[0].strip()
         if base != "all" and base not in info.splits:
@@ -174,7 +174,7 @@ def _file_instructions(info, name, split):
 
 
 def _raw(builder, name, split, instructions):
-    """Returns the serialised examples of a split as a random-access list."""
+    """Return the serialised examples of a split as a random-access list."""
     file_format = builder.info.file_format.value
     if not instructions:
         return _Empty()
@@ -208,7 +208,7 @@ def _class_names(name, features, label):
 
 
 def sizes(folder: str | os.PathLike) -> dict[str, int]:
-    """Returns how many examples each split of a prepared data set has."""
+    """Return how many examples each split of a prepared data set has."""
     info = tfds.builder_from_directory(os.fspath(folder)).info
     return {name: split.num_examples for name, split in info.splits.items()}
 

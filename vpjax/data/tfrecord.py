@@ -60,7 +60,7 @@ class TFRecords:
 
 
 def index(path: str | os.PathLike) -> Int64[np.ndarray, "n 2"]:
-    """Returns offset and length, in bytes, of every payload in a file.
+    """Return offset and length, in bytes, of every payload in a file.
 
     The result is kept in the cache folder under the file's name, size and time of change.
 

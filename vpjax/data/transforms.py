@@ -94,7 +94,7 @@ class Preset:
         return train and any(op in HOST_OPS for op in self.augment)
 
     def host_dtype(self) -> type:
-        """Returns the type of the result of `host`."""
+        """Return the type of the result of `host`."""
         return np.float32 if self.resize == "legacy_bilinear" else np.uint8
 
     def host(
@@ -180,18 +180,18 @@ class Preset:
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """Returns (height, width)."""
+    """Return (height, width)."""
     return (size, size) if isinstance(size, int) else size
 
 
 def flip(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:
-    """Mirrors each image left to right with probability one half."""
+    """Mirror each image left to right with probability one half."""
     turned = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(turned, images[:, :, ::-1], images)
 
 
 def pad_crop(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:
-    """Pads each image by 4 black pixels on every side and crops the old size at random."""
+    """Pad each image by 4 black pixels on every side and crops the old size at random."""
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * PAD + 1)
     padded = jnp.pad(images, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
 
@@ -202,13 +202,13 @@ def pad_crop(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W
 
 
 def rotate(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:
-    """Rotates each image about its centre by -10 to 10 degrees: nearest pixel, black corners."""
+    """Rotate each image about its centre by -10 to 10 degrees: nearest pixel, black corners."""
     angles = jax.random.uniform(key, (len(images),), minval=-ANGLE, maxval=ANGLE)
     return jax.vmap(turn)(images, angles)
 
 
 def turn(image: Float[Array, "H W C"], degrees: Float[Array, ""]) -> Float[Array, "H W C"]:
-    """Rotates one image anticlockwise, as Pillow's nearest-neighbour `rotate` does."""
+    """Rotate one image anticlockwise, as Pillow's nearest-neighbour `rotate` does."""
     height, width, _ = image.shape
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     # Pixel centres relative to the image's centre; each target pixel looks up where it came from.
@@ -273,7 +273,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """Returns a preset by name.
+    """Return a preset by name.
 
     Raises: UserError with the nearest name if there is none.
     """

@@ -29,18 +29,18 @@ Example = Mapping[str, Any]
 
 
 def clevr_count(example: Example) -> int:
-    """Returns the number of objects, 3 to 10, as class 0 to 7."""
+    """Return the number of objects, 3 to 10, as class 0 to 7."""
     return len(example["objects"]["pixel_coords"]) - 3
 
 
 def clevr_distance(example: Example) -> int:
-    """Returns class 0 to 5 of the distance of the object nearest to the camera."""
+    """Return class 0 to 5 of the distance of the object nearest to the camera."""
     depths = np.asarray(example["objects"]["pixel_coords"], np.float32).reshape(-1, 3)[:, 2]
     return bin_of(float(depths.min(initial=np.inf)), CLEVR_DISTANCES)
 
 
 def kitti_distance(example: Example) -> int:
-    """Returns class 0 to 2 of the distance of the nearest car, van or truck; 3 without any."""
+    """Return class 0 to 2 of the distance of the nearest car, van or truck; 3 without any."""
     objects = example["objects"]
     depths = np.asarray(objects["location"], np.float32).reshape(-1, 3)[:, 2]
     vehicles = np.asarray(objects["type"]) < VEHICLES
@@ -48,17 +48,17 @@ def kitti_distance(example: Example) -> int:
 
 
 def dsprites_location(example: Example) -> int:
-    """Returns the horizontal position, 0 to 31, in 16 classes."""
+    """Return the horizontal position, 0 to 31, in 16 classes."""
     return int(example["label_x_position"]) // 2
 
 
 def dsprites_orientation(example: Example) -> int:
-    """Returns the orientation, 0 to 39, in 16 classes."""
+    """Return the orientation, 0 to 39, in 16 classes."""
     return int(int(example["label_orientation"]) // 2.5)
 
 
 def bin_of(value: float, thresholds: Sequence[float]) -> int:
-    """Returns the index of the last threshold strictly below `value`; -1 if there is none."""
+    """Return the index of the last threshold strictly below `value`; -1 if there is none."""
     return int((np.asarray(thresholds, np.float32) < np.float32(value)).sum()) - 1
 
 
@@ -103,7 +103,7 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """Returns the task "vtab/<task>".
+    """Return the task "vtab/<task>".
 
     Raises: UserError if there is none of that name.
     """
@@ -114,7 +114,7 @@ def find(name: str) -> Task:
 
 
 def splits(task: Task, train: int) -> dict[str, str]:
-    """Returns the benchmark's splits as TFDS split strings.
+    """Return the benchmark's splits as TFDS split strings.
 
     Args:
         task: the task.
@@ -129,7 +129,7 @@ def splits(task: Task, train: int) -> dict[str, str]:
 
 
 def open_task(name: str, split: str, data_dir: Any = None) -> Source:
-    """Opens a split of "vtab/<task>".
+    """Open a split of "vtab/<task>".
 
     Raises: UserError for an unknown task or split, or for data that cannot be prepared here.
     """

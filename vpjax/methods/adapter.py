@@ -50,7 +50,7 @@ class Adapter(Method):
                 )
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
-        """Adds the bottleneck to the MLP's output."""
+        """Add the bottleneck to the MLP's output."""
         if site != "mlp":
             return y
         return y + self.adapters[str(ctx.layer)](y)

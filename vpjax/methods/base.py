@@ -54,11 +54,11 @@ class Method(nnx.Module):
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
-        """Returns the size a backbone must be built for where images are `image_size` pixels."""
+        """Return the size a backbone must be built for where images are `image_size` pixels."""
         return image_size
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
-        """Returns parameters of the backbone that start anew, not from its weights file."""
+        """Return parameters of the backbone that start anew, not from its weights file."""
         return {}
 
     def num_outputs(self, backbone: Backbone) -> int | None:
@@ -66,23 +66,23 @@ class Method(nnx.Module):
         return backbone.num_pooled_tokens
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Any:
-        """Returns what enters the first layer."""
+        """Return what enters the first layer."""
         return backbone.embed(images, ctx)
 
     def step(self, layer: nnx.Module, state: Tokens, ctx: Context) -> Any:
-        """Applies one layer."""
+        """Apply one layer."""
         return layer(state, ctx, num_outputs=ctx.num_outputs)
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
-        """Returns what replaces the output `y` that a site inside a layer computed from `x`."""
+        """Return what replaces the output `y` that a site inside a layer computed from `x`."""
         return y
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
-        """Returns the outputs, "logits" (B C) and "features" (B D) among them."""
+        """Return the outputs, "logits" (B C) and "features" (B D) among them."""
         return self.classify(backbone.pool(state), ctx)
 
     def classify(self, features: Float[Array, "B D"], ctx: Context) -> dict[str, Array]:
-        """Returns the outputs for pooled features."""
+        """Return the outputs for pooled features."""
         return {"logits": self.head(features, ctx), "features": features}
 
     def loss_terms(

@@ -85,7 +85,7 @@ class Partial(Method):
         self.batch_from = trains[0] if backbone.batch_norm else len(backbone.sites)
 
     def step(self, layer: nnx.Module, state: Any, ctx: Context) -> Any:
-        """Lets BatchNorm of the layers that train see the batch."""
+        """Let BatchNorm of the layers that train see the batch."""
         if ctx.layer >= self.batch_from:
             ctx = dataclasses.replace(ctx, noisy_backbone=True)
         return super().step(layer, state, ctx)
@@ -118,7 +118,7 @@ class ClsToken(Method):
 
 
 def fresh_cls_token(backbone: Backbone, key: Array | None, wanted: bool) -> dict[str, Array]:
-    """Returns a class token drawn from N(0, 1e-6 squared) if it is wanted.
+    """Return a class token drawn from N(0, 1e-6 squared) if it is wanted.
 
     Raises: UserError if the backbone has none.
     """

@@ -92,7 +92,7 @@ class MoP(Method):
         return f"{SCALE / self.temp_cls:.4g} cosines"
 
     def classify(self, features: Float[Array, "B D"], ctx: Context) -> dict[str, Array]:
-        """Returns "logits" (B C), "features" (B D) of length 1, and "winners" (B C).
+        """Return "logits" (B C), "features" (B D) of length 1, and "winners" (B C).
 
         `winners` is each class's nearest sub-prompt.
         """
@@ -105,7 +105,7 @@ class MoP(Method):
         return {"logits": logits, "features": f, "winners": index[:, real]}
 
     def tau(self, progress: Array | float) -> Array:
-        """Returns the temperature of the assignments; `progress` is the share of steps done."""
+        """Return the temperature of the assignments; `progress` is the share of steps done."""
         left = 1 - jnp.minimum(1, jnp.asarray(progress, jnp.float32))
         return self.tau_end + (self.tau_start - self.tau_end) * left
 
@@ -140,7 +140,7 @@ class MoP(Method):
         return {"loss": loss} | parts
 
     def extras(self, gamma: Array, cosines: Array, ctx: Context) -> list[tuple[str, float, Array]]:
-        """Returns name, weight and value of the terms that are asked for.
+        """Return name, weight and value of the terms that are asked for.
 
         The published ones of `gamma` have no gradient, so they do nothing; these have.
         """
@@ -171,7 +171,7 @@ def check(
     init: str,
     assignment: str,
 ) -> None:
-    """Raises a UserError for options that cannot be."""
+    """Raise a UserError for options that cannot be."""
     if init not in INITS:
         raise unknown("init", init, INITS)
     if assignment not in ASSIGNMENTS:

@@ -73,11 +73,11 @@ class MSVP(Full):
         self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs) if has_attention else None
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Embeds the prompted images."""
+        """Embed the prompted images."""
         return super().start(backbone, self.prompted(images), ctx)
 
     def prompted(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Returns normalised images with the prompts fused into them."""
+        """Return normalised images with the prompts fused into them."""
         prompts = list(self.enlarged(images.shape[1:3]).values())
         mean = sum(prompts) / len(prompts)
         if self.fusion_type == "add":
@@ -90,7 +90,7 @@ class MSVP(Full):
         return images @ kernel[:channels].astype(images.dtype) + part.astype(images.dtype)
 
     def enlarged(self, size: tuple[int, int]) -> dict[str, Float[Array, "H W C"]]:
-        """Returns the prompts by scale at `size`: bilinear, with clamped edges."""
+        """Return the prompts by scale at `size`: bilinear, with clamped edges."""
         out = {}
         for scale in self.scales:
             prompt = getattr(self, f"{scale}_prompt")[...]
@@ -99,7 +99,7 @@ class MSVP(Full):
         return out
 
     def gate(self, mean: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        """Returns the share of the prompts' mean that is added."""
+        """Return the share of the prompts' mean that is added."""
         return jax.nn.sigmoid(mean @ self.fusion.kernel[...] + self.fusion.bias[...])
 
 

@@ -69,5 +69,5 @@ class Bottleneck(nnx.Module):
 
 
 def normal(shape: tuple[int, ...], rngs: nnx.Rngs) -> Array:
-    """Draws N(0, 0.02)."""
+    """Draw N(0, 0.02)."""
     return 0.02 * jax.random.normal(rngs.params(), shape)

@@ -104,7 +104,7 @@ class SA2VP(Method):
         )
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Streams:
-        """Returns the image's tokens and the prompts', these at batch 1 where nothing is random."""
+        """Return the image's tokens and the prompts', these at batch 1 where nothing is random."""
         image = super().start(backbone, images, ctx)
         x = self.prompt(image.x.dtype)[None]  # 1 L D
         patches = x[:, backbone.num_prefix_tokens :].reshape(1, *image.grid, -1)
@@ -116,7 +116,7 @@ class SA2VP(Method):
         return image, dataclasses.replace(prompt, x=x)
 
     def step(self, layer: nnx.Module, state: Streams, ctx: Context) -> Streams:
-        """Applies a layer to both streams, and lets one receive from the other."""
+        """Apply a layer to both streams, and let one receive from the other."""
         image, prompt = state
         if _random(layer, ctx):
             prompt = _each(prompt, len(image.x))
@@ -135,7 +135,7 @@ class SA2VP(Method):
         return after[IMAGE], after[PROMPT]
 
     def both(self, layer: nnx.Module, state: Streams, ctx: Context) -> tuple[list, list]:
-        """Returns both streams behind a layer, and the queries, keys and values of both.
+        """Return both streams behind a layer, and the queries, keys and values of both.
 
         Streams go together, stacked, once the image's too depends on what trains; before that, a
         pass of its own needs no derivative.
@@ -153,7 +153,7 @@ class SA2VP(Method):
         return streams, [tuple(part(y, i) for y in heads) for i in (IMAGE, PROMPT)]
 
     def watch(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> tuple[Tokens, tuple]:
-        """Returns a layer's tokens, and the queries, keys and values it computed (if any)."""
+        """Return a layer's tokens, and the queries, keys and values it computed (if any)."""
         seen = {}
 
         def hook(site, y, x, inner):
@@ -198,7 +198,7 @@ class SA2VP(Method):
         return self.adapters[str(ctx.layer)](y, self.dropout, ctx)
 
     def inject(self, layer: nnx.Module, like: Tokens, ctx: Context) -> Float[Array, "#B K D"]:
-        """Returns a fresh map of prompts behind the layer, weighted by channel."""
+        """Return a fresh map of prompts behind the layer, weighted by channel."""
         deep = self.deep[str(ctx.layer)]
         prompt = dataclasses.replace(like, x=deep.prompt(like.x.dtype)[None])
         if _random(layer, ctx) and not self.shared_dropout:
@@ -207,11 +207,11 @@ class SA2VP(Method):
         return x * deep.weight[...].astype(x.dtype)
 
     def alone(self, layer: nnx.Module, prompt: Tokens, ctx: Context) -> Tokens:
-        """Applies a layer to prompts that no stream has met: they have no positions."""
+        """Apply a layer to prompts that no stream has met: they have no positions."""
         return super().step(layer, prompt, ctx)
 
     def predict(self, backbone: Backbone, state: Streams, ctx: Context) -> dict[str, Array]:
-        """Adds "logits_prompt" and "features_prompt"; the image's alone are the prediction."""
+        """Add "logits_prompt" and "features_prompt"; the image's alone are the prediction."""
         out = super().predict(backbone, state[IMAGE], ctx)
         beside = super().predict(backbone, state[PROMPT], ctx.branch("prompt"))
         return out | {f"{name}_prompt": value for name, value in beside.items()}
@@ -225,7 +225,7 @@ class SA2VP(Method):
 
 
 def check(inter_dim: int, branch_weights: tuple[float, float], period: int, dropout: float) -> None:
-    """Raises a UserError for a number out of range."""
+    """Raise a UserError for a number out of range."""
     if inter_dim < 1:
         raise UserError(f"inter_dim is {inter_dim}; the bottleneck needs a width of at least 1")
     if len(branch_weights) != 2 or min(branch_weights) < 0:
@@ -237,7 +237,7 @@ def check(inter_dim: int, branch_weights: tuple[float, float], period: int, drop
 
 
 def deepest(backbone: Backbone) -> list[Site]:
-    """Returns the layers of the stage with most of them, the later one of two alike.
+    """Return the layers of the stage with most of them, the later one of two alike.
 
     Raises: UserError if the backbone's layers have no queries, keys and values to share.
     """
@@ -267,7 +267,7 @@ def _sharpen(x: Array, eps: float) -> Array:
 
 
 def _rescale(layer: nnx.Module, name: str, y: Array, ratio: Array) -> Array:
-    """Stretches the normalised tokens behind a projection; their bias and its own stay."""
+    """Stretche the normalised tokens behind a projection; their bias and its own stay."""
     still = getattr(layer.attn, name)(layer.norm1.bias[...]).astype(jnp.float32)  # N d
     return (still + ratio * (y - still)).astype(y.dtype)
 

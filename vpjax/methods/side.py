@@ -77,16 +77,16 @@ class Side(Method):
             log.warning("Side: AlexNet starts at random; published runs use ImageNet weights")
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Any:
-        """Returns the backbone's state and the side network's features (B D)."""
+        """Return the backbone's state and the side network's features (B D)."""
         return super().start(backbone, images, ctx), self.side(images)
 
     def step(self, layer: nnx.Module, state: Any, ctx: Context) -> Any:
-        """Applies a layer of the backbone."""
+        """Apply a layer of the backbone."""
         tokens, side = state
         return super().step(layer, tokens, ctx), side
 
     def predict(self, backbone: Backbone, state: Any, ctx: Context) -> dict[str, Array]:
-        """Blends both features."""
+        """Blend both features."""
         tokens, side = state
         share = jax.nn.sigmoid(self.alpha[...])
         features = share * backbone.pool(tokens) + (1 - share) * side
@@ -142,7 +142,7 @@ class _Conv(nnx.Module):
 
 
 def _bins(size: int) -> np.ndarray:
-    """Returns the matrix (6 size) of means over 6 nearly equal, possibly overlapping ranges."""
+    """Return the matrix (6 size) of means over 6 nearly equal, possibly overlapping ranges."""
     edges: Sequence[tuple[int, int]] = [
         (i * size // POOLED, -(-(i + 1) * size // POOLED)) for i in range(POOLED)
     ]

@@ -165,7 +165,7 @@ class VPT(_Prompted):
         return self.num_prefix_tokens + self.num_tokens if self.pool == "prompt" else None
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
-        """Lets the layer read its own prompts, or inserts those that live on."""
+        """Let the layer read its own prompts, or insert those that live on."""
         if ctx.layer not in self.at:
             return super().step(layer, tokens, ctx)
         prompt = self.prompt(len(tokens.x), ctx)
@@ -176,12 +176,12 @@ class VPT(_Prompted):
         return layer(tokens, ctx, extra_kv=prompt, num_outputs=ctx.num_outputs)
 
     def prompt(self, batch: int, ctx: Context) -> Float[Array, "... P D"]:
-        """Returns the prompts of the context's layer, as `ready` does."""
+        """Return the prompts of the context's layer, as `ready` does."""
         index = self.at[0] if self.shared else ctx.layer
         return self.ready(self.prompts[str(index)][...], batch, ctx)
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
-        """Pools as asked."""
+        """Pool as asked."""
         first = self.num_prefix_tokens
         last = first + self.num_tokens if self.miscounts else state.num_prefix_tokens
         over = {
@@ -245,7 +245,7 @@ class _Projection(nnx.Module):
 def prompted(
     backbone: Backbone, deep: bool, num_deep_layers: int | None, reverse_deep: bool
 ) -> list[Site]:
-    """Returns the layers that get prompts.
+    """Return the layers that get prompts.
 
     Raises: UserError if the backbone has no attention, or the options contradict each other.
     """

@@ -59,7 +59,7 @@ class Add(_Prompted):
                 self.prompts[str(site.index)] = nnx.Param(self.draw(backbone, count, site, rngs))
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
-        """Adds the layer's prompts to what enters it."""
+        """Add the layer's prompts to what enters it."""
         if ctx.layer in self.at:
             prompt = self.ready(self.prompts[str(ctx.layer)][...], len(tokens.x), ctx)
             tokens = dataclasses.replace(tokens, x=tokens.x + prompt.astype(tokens.x.dtype))
@@ -88,7 +88,7 @@ class PrependPixel(Method):
         self.prompts = nnx.Param(_draw(pixel_init, shape, backbone, rngs))
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Inserts the embedded prompts; they live on."""
+        """Insert the embedded prompts; they live on."""
         tokens = super().start(backbone, images, ctx)
         pixels = _normalised(self.prompts[...], self.pixel_init)
         patches = backbone.patchify(pixels[None].astype(images.dtype), ctx)  # 1 1 P D
@@ -134,7 +134,7 @@ class Pad(Method):
         return tuple(edge + 2 * options["num_tokens"] for edge in image_size)
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Frames the images."""
+        """Frame the images."""
         batch, n = len(images), self.width
         parts = [_normalised(p[...], self.pixel_init) for p in (self.rows, self.columns)]
         rows, columns = (jnp.broadcast_to(p.astype(images.dtype), (batch, *p.shape)) for p in parts)
@@ -177,13 +177,13 @@ class Below(Method):
         )
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Embeds the images; `tap` adds what the new channels contribute."""
+        """Embed the images; `tap` adds what the new channels contribute."""
         return super().start(
             backbone, images, dataclasses.replace(ctx, noisy_backbone=backbone.batch_norm)
         )
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
-        """Adds the new channels' part of the stem's convolution: the same for all images."""
+        """Add the new channels' part of the stem's convolution: the same for all images."""
         if site != "stem":
             return y
         pixels = _normalised(self.prompts[...], self.pixel_init)[None].astype(y.dtype)

@@ -165,7 +165,7 @@ class _Static:
 
 
 def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Backbone:
-    """Returns a copy of the backbone, which shares its numbers, of the size the method needs."""
+    """Return a copy of the backbone, which shares its numbers, of the size the method needs."""
     size = method.input_size(tuple(backbone.image_size), dict(spec.options))
     if tuple(size) == tuple(backbone.image_size):
         return nnx.merge(*nnx.split(backbone))
@@ -189,17 +189,17 @@ def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> 
 
 
 def list_backbones() -> list[str]:
-    """Returns the names of backbone classes, such as "vit.ViT"."""
+    """Return the names of backbone classes, such as "vit.ViT"."""
     return registry.available("backbones")
 
 
 def list_methods() -> list[str]:
-    """Returns the names of methods, such as "vpt.VPT"."""
+    """Return the names of methods, such as "vpt.VPT"."""
     return registry.available("methods")
 
 
 def options_of(name: str) -> Mapping[str, Any]:
-    """Returns the options of a method or backbone, with their defaults."""
+    """Return the options of a method or backbone, with their defaults."""
     package = "methods" if name in list_methods() else "backbones"
     found = registry.options(registry.lookup(package, name))
     return {key: parameter.default for key, parameter in found.items()}

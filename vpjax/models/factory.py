@@ -46,7 +46,7 @@ class BackboneSpec:
     resample: str = "align_corners"
 
     def completed(self) -> dict[str, Any]:
-        """Returns the options, with those that the weights decide and the size of the images."""
+        """Return the options, with those that the weights decide and the size of the images."""
         cls = registry.lookup("backbones", self.name)
         options = cls.complete(dict(self.options), self.weights)
         default = registry.options(cls)["image_size"].default
@@ -154,7 +154,7 @@ def make_model(
     match_reference_code: bool = False,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Joins a backbone, which may consist of shapes only, and a method."""
+    """Join a backbone, which may consist of shapes only, and a method."""
     decided = run_wide("methods", method.name, match_reference_code=match_reference_code, mesh=mesh)
     options = {"name": method.name} | dict(method.options)
     made = registry.construct("methods", options, backbone, num_classes, **decided, rngs=rngs)
@@ -183,31 +183,31 @@ def abstract_model(
 def resolve_attention(
     backbone: BackboneSpec, method: MethodSpec, attention: str, dtype: str
 ) -> str:
-    """Returns the attention implementation that will run; see `vpjax.nn.attention.resolve`."""
+    """Return the attention implementation that will run; see `vpjax.nn.attention.resolve`."""
     body = nnx.eval_shape(lambda: make_backbone(backbone, method, jax.random.key(0)))
     return attentions.resolve(attention, jnp.dtype(dtype), body.head_dim)
 
 
 def preset_of(name: str, weights: str) -> str | None:
-    """Returns the preprocessing that a backbone's weights were made with; None: not known."""
+    """Return the preprocessing that a backbone's weights were made with; None: not known."""
     own = registry.lookup("backbones", name).preset
     return own or catalog.preset_of(weights)
 
 
 def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
-    """Reads the weights of a backbone, which may consist of shapes only."""
+    """Read the weights of a backbone, which may consist of shapes only."""
     expected = params.flatten(nnx.state(body))
     return load(spec.weights, expected, body.grid, spec.head, spec.resample)
 
 
 def run_wide(package: str, name: str, **decided: Any) -> dict[str, Any]:
-    """Returns those options, decided once for a whole run, that the named class has."""
+    """Return those options, decided once for a whole run, that the named class has."""
     known = registry.options(registry.lookup(package, name))
     return {k: v for k, v in decided.items() if k in known}
 
 
 def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
-    """Returns the file's head by our names.
+    """Return the file's head by our names.
 
     Raises:
         UserError: if it has another number of classes than the data.
@@ -221,7 +221,7 @@ def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
 
 
 def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns the text features of the classes, with rows of zeros for padding.
+    """Return the text features of the classes, with rows of zeros for padding.
 
     Raises:
         UserError: if they are not as wide as image features.
@@ -235,6 +235,6 @@ def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def cast_kernels(frozen: dict[str, jax.Array], dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """Returns frozen matrices in the dtype they are used in; else they are cast at every use."""
+    """Return frozen matrices in the dtype they are used in; else they are cast at every use."""
     cast = lambda v: v.astype(dtype, copy=False)  # noqa: E731
     return {n: cast(v) if n.endswith("kernel") else v for n, v in frozen.items()}

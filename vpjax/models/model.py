@@ -41,7 +41,7 @@ class Model(nnx.Module):
 
     @property
     def trainable_stats(self) -> set[str]:
-        """Names of the running averages that training changes, such as "backbone/norm/mean"."""
+        """Name of the running averages that training changes, such as "backbone/norm/mean"."""
         names = params.flatten(nnx.state(self, nnx.BatchStat))
         return {n for n in names if re.fullmatch(self.method.trainable_stats, n)}
 
@@ -76,7 +76,7 @@ class Model(nnx.Module):
         return method.predict(backbone, state, ctx)
 
     def __repr__(self) -> str:
-        """Returns a table of what trains, and "trainable 1,781 of 117,610 (1.51 %)"."""
+        """Return a table of what trains, and "trainable 1,781 of 117,610 (1.51 %)"."""
         parts = partition(self, self.trainable_pattern)
         title = f"{type(self.method).__name__} on {type(self.backbone).__name__}"
         return f"{title}: {trainable_line(parts)}\n{trainable_table(parts)}"

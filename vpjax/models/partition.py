@@ -28,7 +28,7 @@ class ModelParts(NamedTuple):
 
 
 def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) -> ModelParts:
-    """Splits a model by the method's regular expression, or by `trainable` if given.
+    """Split a model by the method's regular expression, or by `trainable` if given.
 
     With a `mesh`, frozen layers are to be split over its devices, see `vpjax.nn.fsdp`.
     Raises: UserError if the expression matches no parameter.
@@ -48,19 +48,19 @@ def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) 
 
 
 def shapes(tree: Any) -> Any:
-    """Returns a pytree of arrays as shapes and dtypes, holding no memory."""
+    """Return a pytree of arrays as shapes and dtypes, holding no memory."""
     return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), tree)
 
 
 def merge(graph: tuple, *parts: dict[str, Any]) -> Any:
-    """Returns the `Model` of a graph and its numbers. Safe inside differentiated functions."""
+    """Return the `Model` of a graph and its numbers. Safe inside differentiated functions."""
     graphdef, like = graph
     values = {name: v for part in parts for name, v in part.items()}
     return nnx.merge(graphdef, params.fill(like, values), copy=True)
 
 
 def trainable_table(parts: ModelParts) -> str:
-    """Returns what trains as a table: name, shape, count, and the share of all parameters."""
+    """Return what trains as a table: name, shape, count, and the share of all parameters."""
     trainable, frozen = parts.trainable, parts.frozen
     total = sum(v.size for v in (*trainable.values(), *frozen.values()))
     rows = [
@@ -78,12 +78,12 @@ def trainable_table(parts: ModelParts) -> str:
 
 
 def trainable_line(parts: ModelParts) -> str:
-    """Returns "trainable 1,781 of 117,610 (1.51 %)"."""
+    """Return "trainable 1,781 of 117,610 (1.51 %)"."""
     count = sum(v.size for v in parts.trainable.values())
     total = count + sum(v.size for v in parts.frozen.values())
     return f"trainable {count:,} of {total:,} ({percent(count, total)})"
 
 
 def percent(part: int, whole: int) -> str:
-    """Returns "1.63 %"."""
+    """Return "1.63 %"."""
     return f"{100 * part / whole:.2f} %"

@@ -24,7 +24,7 @@ AUTO, MEASURED = "auto", "measured"
 
 
 def resolve(name: str, dtype: DTypeLike, head_dim: int | None, platform: str | None = None) -> str:
-    """Returns the implementation that will run: "xla", "cudnn" or "blockwise".
+    """Return the implementation that will run: "xla", "cudnn" or "blockwise".
 
     `head_dim` is None for a backbone without attention that could be fused.
 
@@ -54,7 +54,7 @@ def resolve(name: str, dtype: DTypeLike, head_dim: int | None, platform: str | N
 
 
 def candidates(dtype: DTypeLike, head_dim: int | None, platform: str | None = None) -> list[str]:
-    """Returns the implementations worth measuring: what stores probabilities, and what does not."""
+    """Return the implementations worth measuring: what stores probabilities, and what does not."""
     if head_dim is None:
         return ["xla"]
     fused = resolve(AUTO, dtype, head_dim, platform)

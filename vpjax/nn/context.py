@@ -27,22 +27,22 @@ class Context:
     hook: Callable = lambda site, y, x, ctx: y
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":
-        """Returns the context of layer `i`."""
+        """Return the context of layer `i`."""
         key = None if self.key is None else jax.random.fold_in(self.key, i)
         return dataclasses.replace(self, layer=i, key=key, num_outputs=num_outputs)
 
     def branch(self, tag: str) -> "Context":
-        """Returns a context with randomness of its own, for another pass through the same layer."""
+        """Return a context with randomness of its own, for another pass through the same layer."""
         if self.key is None:
             return self
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, zlib.crc32(tag.encode())))
 
     def tap(self, site: str, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Lets the method see, and replace, the output `y` a site computed from `x`."""
+        """Let the method see, and replace, the output `y` a site computed from `x`."""
         return self.hook(site, y, x, self)
 
     def dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
-        """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
+        """Zero elements with probability `rate` and scale the rest by 1 / (1 - rate).
 
         Two places of one layer need different tags.
         """

@@ -97,7 +97,7 @@ def _unbiased(count: Array) -> Array:
 
 
 def to_map(tokens: Tokens, extra_kv: Array | None = None) -> Float[Array, "B h w D"]:
-    """Returns the tokens as a feature map.
+    """Return the tokens as a feature map.
 
     Raises: UserError if there are extra tokens, or tokens to `extra_kv`: a convolution has no place
     for them.
@@ -111,19 +111,19 @@ def to_map(tokens: Tokens, extra_kv: Array | None = None) -> Float[Array, "B h w
 
 
 def to_tokens(x: Float[Array, "B h w D"]) -> Tokens:
-    """Returns a feature map as tokens, row by row."""
+    """Return a feature map as tokens, row by row."""
     batch, h, w, dim = x.shape
     return Tokens(x.reshape(batch, h * w, dim), num_prefix_tokens=0, grid=(h, w))
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """Returns the maximum of every 3 x 3 window, every 2 pixels; h = ceil(H / 2)."""
+    """Return the maximum of every 3 x 3 window, every 2 pixels; h = ceil(H / 2)."""
     edges = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
 
 def global_mean(tokens: Tokens, over: slice | None) -> Float[Array, "B D"]:
-    """Returns the mean of a feature map.
+    """Return the mean of a feature map.
 
     Raises: UserError if `over` asks for some of the tokens: there are none beside the map.
     """
@@ -136,7 +136,7 @@ def global_mean(tokens: Tokens, over: slice | None) -> Float[Array, "B D"]:
 
 
 def last_stages(k: int, stages: Sequence[int]) -> str:
-    """Returns a regular expression of the last k stages of layers; of the last layer for k = 0.
+    """Return a regular expression of the last k stages of layers; of the last layer for k = 0.
 
     `stages` holds the stage of every layer. The first stage is never among them.
     Raises: UserError for another k.

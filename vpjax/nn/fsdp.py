@@ -46,7 +46,7 @@ class Shards:
 
 
 def spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
-    """Returns how a frozen array is split: on the first axis that the devices divide; None: not."""
+    """Return how a frozen array is split: on the first axis that the devices divide; None: not."""
     if mesh.size == 1 or not KERNEL.fullmatch(name):
         return None
     for axis, size in enumerate(shape):
@@ -56,7 +56,7 @@ def spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
 
 
 def note(layers: Iterable[nnx.Module], frozen: Mapping[str, Any], mesh: Mesh) -> None:
-    """Notes on a backbone's layers which of the `frozen` arrays (or shapes) will be split."""
+    """Note on a backbone's layers which of the `frozen` arrays (or shapes) will be split."""
     found: dict[str, set[str]] = {}
     for name, value in frozen.items():
         if spec(name, value.shape, mesh) is not None:
@@ -73,7 +73,7 @@ def is_split(layer: Any) -> bool:
 
 
 def whole(layer: Any, state: Any) -> tuple[Any, Any]:
-    """Returns a layer with all of its numbers on every device, and the state that enters it.
+    """Return a layer with all of its numbers on every device, and the state that enters it.
 
     Only together with the state: else a compiler may gather all layers before the first begins.
     """

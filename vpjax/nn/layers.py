@@ -60,7 +60,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the last axis; statistics in float32."""
+    """Normalise the last axis; statistics in float32."""
 
     def __init__(self, dim: int, *, eps: float = 1e-6):
         self.scale = nnx.Param(jnp.ones(dim))

@@ -29,7 +29,7 @@ FORMS = ("rows", "dense")
 
 
 def check(variant: str, form: str) -> None:
-    """Raises a UserError for an unknown variant or form."""
+    """Raise a UserError for an unknown variant or form."""
     if variant not in VARIANTS:
         raise unknown("cross_attn", variant, VARIANTS)
     if form not in (*FORMS, "auto"):
@@ -60,7 +60,7 @@ def local_attention(
 
 
 def neighbours(grid: tuple[int, int], num_prefix_tokens: int) -> Bool[np.ndarray, "L L"]:
-    """Returns who (row) looks at whom (column).
+    """Return who (row) looks at whom (column).
 
     Extra tokens see everything, and are seen by extra tokens alone.
     Raises: UserError if the grid is empty.

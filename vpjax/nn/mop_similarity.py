@@ -32,7 +32,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def unit(x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
-    """Scales vectors to length 1; zero stays zero."""
+    """Scale vectors to length 1; zero stays zero."""
     return x * _inverse_norm(x)
 
 
@@ -80,14 +80,14 @@ def own(
 
 
 def assignments(scores: Float[Array, "B K"], tau: Array | float, hard: bool) -> Float[Array, "B K"]:
-    """Returns each image's share of the sub-prompts: softmax(scores / tau), or the best alone."""
+    """Return each image's share of the sub-prompts: softmax(scores / tau), or the best alone."""
     if hard:
         return jax.nn.one_hot(scores.argmax(-1), scores.shape[-1])
     return jax.nn.softmax(scores / tau)
 
 
 def diversity(cosines: Float[Array, "B K K"], count: Array | float) -> Float[Array, " B"]:
-    """Returns how alike the sub-prompts of each image's class are; `count` images are averaged.
+    """Return how alike the sub-prompts of each image's class are; `count` images are averaged.
 
     A cosine v costs v^8 above 0.7, v^4 above 0.5, v^2 above 0.3, v / 10 above 0.1, else nothing;
     half the mean of v^2, divided by the number of pairs of the batch, is added.
@@ -101,7 +101,7 @@ def diversity(cosines: Float[Array, "B K K"], count: Array | float) -> Float[Arr
 
 
 def concentration(gamma: Float[Array, "B K"]) -> Float[Array, " B"]:
-    """Returns the negative entropy of each image's assignments."""
+    """Return the negative entropy of each image's assignments."""
     return (gamma * jnp.log(gamma + 1e-10)).sum(-1)
 
 
@@ -120,17 +120,17 @@ def disuse(
 
 
 def chunk_of(chunk: int, images: int, classes: int, prompts: int, dim: int) -> int:
-    """Returns how many classes are looked at together."""
+    """Return how many classes are looked at together."""
     return min(classes, chunk or max(1, AT_ONCE // (prompts * max(images, dim))))
 
 
 def split(mesh: Mesh | None) -> int:
-    """Returns how many devices the classes are split over."""
+    """Return how many devices the classes are split over."""
     return mesh.shape.get("model", 1) if mesh is not None else 1
 
 
 def _split(call: Callable, mesh: Mesh | None, given: tuple, found: PartitionSpec) -> Callable:
-    """Runs `call` on each device's classes."""
+    """Run `call` on each device's classes."""
     if split(mesh) == 1:
         return call
     return jax.shard_map(call, mesh=mesh, in_specs=given, out_specs=found, check_vma=False)

@@ -49,7 +49,7 @@ def run_layers(
 
 
 def remat_segments(count: int, remat: str = "full", segments: int = 0) -> list[range]:
-    """Returns the layers of each segment: consecutive, their numbers differing by 1 at most.
+    """Return the layers of each segment: consecutive, their numbers differing by 1 at most.
 
     Raises: UserError as `run` does.
     """

@@ -26,18 +26,18 @@ class Tokens:
     grid: tuple[int, int]  # (h, w)
 
     def insert(self, prompts: Float[Array, "... P D"], at: int) -> "Tokens":
-        """Puts extra tokens before position `at`; P D is broadcast over the batch, B P D is not."""
+        """Put extra tokens before position `at`; P D is broadcast over the batch, B P D is not."""
         p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
         x = jnp.concatenate([self.x[:, :at], p, self.x[:, at:]], axis=1)  # B (L + P) D
         return dataclasses.replace(self, x=x, num_prefix_tokens=self.num_prefix_tokens + p.shape[1])
 
     def overwrite(self, prompts: Float[Array, "... P D"], at: int) -> "Tokens":
-        """Replaces the tokens from position `at` on."""
+        """Replace the tokens from position `at` on."""
         p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
         return dataclasses.replace(self, x=jax.lax.dynamic_update_slice_in_dim(self.x, p, at, 1))
 
     def first(self, count: int | None) -> "Tokens":
-        """Keeps the first `count` tokens (None: all). A cut inside the grid leaves no grid."""
+        """Keep the first `count` tokens (None: all). A cut inside the grid leaves no grid."""
         if count is None or count >= self.x.shape[1]:
             return self
         return Tokens(
@@ -46,5 +46,5 @@ class Tokens:
 
 
 def over_batch(prompts: Float[Array, "... P D"], batch: int) -> Float[Array, "B P D"]:
-    """Repeats P D over the batch; B P D stays as it is."""
+    """Repeat P D over the batch; B P D stays as it is."""
     return jnp.broadcast_to(prompts, (batch, *prompts.shape[-2:]))

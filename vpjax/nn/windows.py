@@ -33,14 +33,14 @@ class Windows(NamedTuple):
         return cls(grid, size, size // 2 if shifted else 0)
 
     def divide(self, x: Shaped[Array, "B h w *F"]) -> Shaped[Array, "B W T *F"]:
-        """Shifts the grid round its edges, then cuts it."""
+        """Shift the grid round its edges, then cuts it."""
         batch, h, w, *rest = x.shape
         x = jnp.roll(x, (-self.shift, -self.shift), (1, 2)) if self.shift else x
         x = x.reshape(batch, h // self.size, self.size, w // self.size, self.size, *rest)
         return x.swapaxes(2, 3).reshape(batch, -1, self.size**2, *rest)
 
     def unite(self, x: Shaped[Array, "B W T *F"]) -> Shaped[Array, "B h w *F"]:
-        """Undoes `divide`."""
+        """Undo `divide`."""
         batch, _, _, *rest = x.shape
         h, w = (n // self.size for n in self.grid)
         x = x.reshape(batch, h, w, self.size, self.size, *rest).swapaxes(2, 3)

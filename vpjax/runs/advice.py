@@ -18,7 +18,7 @@ MANY = 50  # prompts; above, accuracy has been seen to fall
 
 
 def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
-    """Yields a warning for every pair of choices that is known to be bad."""
+    """Yield a warning for every pair of choices that is known to be bad."""
     method = registry.lookup("methods", config.method.name)
     prompts = issubclass(method, _Prompted | PrependPixel)
     if prompts and config.backbone.name == "vit.MAE":

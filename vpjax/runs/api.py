@@ -44,7 +44,7 @@ def fit(
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Trains a model and returns the run; run again with the same `workdir`, it goes on.
+    """Train a model and return the run; run again with the same `workdir`, it goes on.
 
     Args:
         model: from `create_model`; or a config of a recipe, which says all the rest.
@@ -84,7 +84,7 @@ def fit(
 def open_data(
     data: str | None, train: Any, val: Any, test: Any
 ) -> tuple[dict[str, Source], dict[str, str]]:
-    """Returns the sources by split, and what config.data says of them.
+    """Return the sources by split, and what config.data says of them.
 
     Raises:
         UserError: if there are no training images.
@@ -109,7 +109,7 @@ def open_data(
 
 
 def check_model(model: Model, train: Source, seed: int) -> None:
-    """Checks that a model suits the data, and that a run can make it again.
+    """Check that a model suits the data, and that a run can make it again.
 
     Raises:
         UserError: if it has another number of classes, or was drawn from another seed.
@@ -140,7 +140,7 @@ def make_config(
     lr: float | None = None,
     seed: int = 0,
 ) -> ConfigDict:
-    """Returns the config of a run that trains a model on `images` images."""
+    """Return the config of a run that trains a model on `images` images."""
     config = defaults.get_config()
     config.backbone = backbone_section(model)
     spec = getattr(model, "method_spec", None)
@@ -165,7 +165,7 @@ def make_config(
 
 
 def backbone_section(model: Model) -> ConfigDict:
-    """Returns the section `backbone` of a model's config."""
+    """Return the section `backbone` of a model's config."""
     backbone = model.backbone
     origin = getattr(backbone, "origin", None)
     if origin is None:

@@ -60,7 +60,7 @@ def needs_autotune(config: ConfigDict) -> bool:
 
 
 def autotune(experiment: Experiment, folder: Path) -> Experiment:
-    """Returns the experiment with what suits it; the run's `folder` keeps that.
+    """Return the experiment with what suits it; the run's `folder` keeps that.
 
     Raises: UserError if several processes train, which could come to different answers.
     """
@@ -87,7 +87,7 @@ def autotune(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def load_choice(experiment: Experiment, folder: Path) -> Experiment:
-    """Returns the experiment with what the run in `folder` was trained with, on such a device."""
+    """Return the experiment with what the run in `folder` was trained with, on such a device."""
     if not needs_autotune(experiment.config) or experiment.inputs.cached:
         return experiment
     kept = read(folder / "choices.json", conditions(experiment))
@@ -95,7 +95,7 @@ def load_choice(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def conditions(experiment: Experiment) -> dict[str, Any]:
-    """Returns what a choice depends on, as JSON keeps it."""
+    """Return what a choice depends on, as JSON keeps it."""
     config, device = configs.flat(experiment.config), experiment.mesh.devices.flat[0]
     named = {k: v for k, v in config.items() if k.startswith(PARTS) or k in KEYS}
     del named["backbone.weights"]
@@ -110,7 +110,7 @@ def conditions(experiment: Experiment) -> dict[str, Any]:
 
 
 def read(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns what is kept there for these conditions; None if there is nothing of use."""
+    """Return what is kept there for these conditions; None if there is nothing of use."""
     if not path.exists():
         return None
     try:
@@ -129,7 +129,7 @@ def read(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def decide(experiment: Experiment, known: list[Row]) -> Form:
-    """Returns attention and remat. What is `known` is not measured again; what is new joins it.
+    """Return attention and remat. What is `known` is not measured again; what is new joins it.
 
     Raises: UserError if no form of the step can be.
     """
@@ -177,7 +177,7 @@ class Bench:
             return sharding.put_batch(next(batches), self.experiment.mesh)
 
     def program(self, *form: str) -> Any:
-        """Returns the compiled step."""
+        """Return the compiled step."""
         if form not in self.programs:
             e = with_choice(self.experiment, *form)
             lowered = training_step(e).lower(e.state, e.frozen, self.batch)
@@ -185,12 +185,12 @@ class Bench:
         return self.programs[form]
 
     def row(self, attention: str, remat: str) -> Row:
-        """Returns what a form needs, which is known without running it."""
+        """Return what a form needs, which is known without running it."""
         need = step_bytes(self.program(attention, remat))
         return {"attention": attention, "remat": remat, "bytes": need, "ms": None}
 
     def milliseconds(self, *form: str) -> float | None:
-        """Returns the shortest of a few steps; None if memory was too short for one after all."""
+        """Return the shortest of a few steps; None if memory was too short for one after all."""
         program, times = self.program(*form), []
         state = jax.tree.map(jnp.copy, self.experiment.state)  # it is donated
         try:
@@ -206,7 +206,7 @@ class Bench:
 
 
 def look_up(known: list[Row], *form: str) -> Row | None:
-    """Returns the row of a form, if it is known."""
+    """Return the row of a form, if it is known."""
     return next((row for row in known if (row["attention"], row["remat"]) == form), None)
 
 
@@ -216,7 +216,7 @@ def fits(row: Row, free: int | None) -> bool:
 
 
 def in_words(row: Row, free: int | None) -> str:
-    """Returns what is known of a form, for the log."""
+    """Return what is known of a form, for the log."""
     text = f"attention {row['attention']}, remat {row['remat']}: {row['bytes'] / 2**20:.0f} MiB"
     text += "" if free is None else f" of {free / 2**20:.0f} free"
     text += "" if fits(row, free) else ", too much"
@@ -224,7 +224,7 @@ def in_words(row: Row, free: int | None) -> str:
 
 
 def with_choice(experiment: Experiment, attention: str, remat: str) -> Experiment:
-    """Returns the experiment with these; its numbers stay where they are."""
+    """Return the experiment with these; its numbers stay where they are."""
     e, config = experiment._replace(remat=remat), experiment.config
     if attention == e.attention:
         return e

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def class_embeddings(config: ConfigDict, folder: Path) -> Path:
-    """Writes the prototypes of `config.data.train` to `folder`; returns the file.
+    """Write the prototypes of `config.data.train` to `folder`; return the file.
 
     Raises: UserError if the backbone has no class token, its layers differ in width, or there are
     fewer classes than prompts.
@@ -78,7 +78,7 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
 
 
 def class_means(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Returns C (L + 1) D means of the class token, and how many images each class has."""
+    """Return C (L + 1) D means of the class token, and how many images each class has."""
     source, inputs, parts = experiment.sources["train"], experiment.inputs, experiment.parts
     to_input = inputs.to_input(train=False)
 
@@ -107,7 +107,7 @@ def class_means(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cls_by_layer(backbone: Backbone, images: Float[Array, "B H W C"]) -> Float[Array, "B L D"]:
-    """Returns the class token before the first layer and after each."""
+    """Return the class token before the first layer and after each."""
     tokens = backbone.embed(images, EVALUATION)
 
     def step(layer, state, ctx):
@@ -120,7 +120,7 @@ def cls_by_layer(backbone: Backbone, images: Float[Array, "B H W C"]) -> Float[A
 
 
 def _without_empty(groups: np.ndarray, count: int) -> np.ndarray:
-    """Gives every empty group the first member of the largest one."""
+    """Give every empty group the first member of the largest one."""
     for g in range(count):
         if not (groups == g).any():
             groups[np.flatnonzero(groups == np.bincount(groups).argmax())[0]] = g

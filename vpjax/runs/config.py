@@ -23,7 +23,7 @@ RUN_WIDE = {"attention", "match_reference_code", "mesh"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
-    """Returns {name: ..., every option: its default or what was chosen}.
+    """Return {name: ..., every option: its default or what was chosen}.
 
     Raises: UserError if `name` or an option does not exist.
     """
@@ -43,7 +43,7 @@ def section(package: str, name: str, **chosen: Any) -> ConfigDict:
 
 
 def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) -> ConfigDict:
-    """Returns section `part` ("method", "backbone") for another class.
+    """Return section `part` ("method", "backbone") for another class.
 
     Options both classes have stay where they are not the old class's defaults, the others go, and
     `given` is added.
@@ -62,7 +62,7 @@ def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) 
 
 
 def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy of `config` with nested `changes`, in which a section may get a new name."""
+    """Return a copy of `config` with nested `changes`, in which a section may get a new name."""
     config = copy.deepcopy(config)  # empty entries keep their types, for the command line
     for key, value in changes.items():
         if not isinstance(value, Mapping | ConfigDict):
@@ -76,12 +76,12 @@ def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def save(config: ConfigDict, path: Path) -> None:
-    """Writes the resolved config as JSON."""
+    """Write the resolved config as JSON."""
     path.write_text(json.dumps(config.to_dict(), indent=2, default=list) + "\n")
 
 
 def load(path: Path) -> ConfigDict:
-    """Reads what `save` wrote.
+    """Read what `save` wrote.
 
     Raises: UserError if the file is missing or no JSON.
     """
@@ -97,7 +97,7 @@ def load(path: Path) -> ConfigDict:
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
-    """Returns a line for every key on which two configs differ."""
+    """Return a line for every key on which two configs differ."""
     a, b = flat(ours), flat(theirs)
     none = "absent"
     return [
@@ -108,7 +108,7 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
-    """Returns {"optim.lr": 0.1, ...} as JSON would keep it."""
+    """Return {"optim.lr": 0.1, ...} as JSON would keep it."""
     out = {}
 
     def visit(value, path):

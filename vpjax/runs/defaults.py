@@ -9,7 +9,7 @@ from vpjax.runs.config import section
 
 
 def get_config() -> ConfigDict:
-    """Returns the defaults: VPT-deep on an ImageNet-21k ViT-B/16, on CIFAR-10."""
+    """Return the defaults: VPT-deep on an ImageNet-21k ViT-B/16, on CIFAR-10."""
     config = ConfigDict()
 
     # What was pre-trained. Other keys of the section are options of the class.
@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
 
 
 def study() -> ConfigDict:
-    """Returns the section of commands that train several runs; one run makes no use of it."""
+    """Return the section of commands that train several runs; one run makes no use of it."""
     study = ConfigDict()
     study.name = ""  # `ablate`: which study it is, see `vpjax.studies.ablate.STUDIES`
     study.label = ""  # name of the method in tables; "": the folder's
@@ -124,13 +124,13 @@ def study() -> ConfigDict:
     study.tune.grid = ConfigDict()  # {section: {key: values}}; every combination is a trial
     study.tune.also = ConfigDict()  # what goes with a value: {section: {key: {"value": changes}}}
     study.tune.train = ""  # split that the final runs train on; "": data.train and data.val
-    study.tune.metric = "accuracy"  # of val, that chooses; any number of a result
+    study.tune.metric = ""  # of val, that chooses: any metric of a result; "": accuracy, or map
     study.tune.split = "trials"  # what several processes share out; "devices": each trial has all
     return study
 
 
 def single_run(config: ConfigDict) -> ConfigDict:
-    """Returns a copy that says nothing of other runs; what the run is called in tables stays."""
+    """Return a copy that says nothing of other runs; what the run is called in tables stays."""
     out = copy.deepcopy(config)  # empty entries keep their types, for the command line
     kept = {key: out.study[key] for key in ("label", "expected")}
     out.study = study()
@@ -155,7 +155,7 @@ def backbone(
 
 
 def choices(label: str, **defaults: str) -> dict[str, str]:
-    """Reads what follows a recipe's name: "task=svhn,mode=train_val", or "svhn" for the first key.
+    """Read what follows a recipe's name: "task=svhn,mode=train_val", or "svhn" for the first key.
 
     Raises: UserError for a key that is not among the defaults.
     """

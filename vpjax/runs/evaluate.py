@@ -13,7 +13,7 @@ from vpjax.train.step import State
 def evaluate_split(
     experiment: Experiment, state: State, split: str
 ) -> tuple[dict[str, float], Predictions | None]:
-    """Returns the metrics of a split, and its predictions if images have one class each.
+    """Return the metrics of a split, and its predictions if images have one class each.
 
     Raises:
         Diverged: if the loss is no number.
@@ -37,7 +37,7 @@ def evaluate_split(
 
 
 def evaluate_metrics(experiment: Experiment, state: State, split: str) -> dict[str, float]:
-    """Returns the metrics of a split, see `vpjax.train.evaluate`.
+    """Return the metrics of a split, see `vpjax.train.evaluate`.
 
     Raises:
         Diverged: if the loss is no number.
@@ -46,7 +46,7 @@ def evaluate_metrics(experiment: Experiment, state: State, split: str) -> dict[s
 
 
 def diverged(what: str, step: int) -> Diverged:
-    """Returns the error for a loss or a gradient that is no number any more."""
+    """Return the error for a loss or a gradient that is no number any more."""
     return Diverged(
         f"{what} at step {step}: the run has diverged. Lower optim.lr, lengthen the warm-up, or "
         "bound the gradient with optim.clip_norm=1. What was saved before is as it was."

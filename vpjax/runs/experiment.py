@@ -92,7 +92,7 @@ class Experiment(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """Returns the metric that chooses checkpoints, "accuracy" or "map"."""
+        """Return the metric that chooses checkpoints, "accuracy" or "map"."""
         return primary_metric(self.classes.multilabel)
 
 
@@ -102,7 +102,7 @@ def prepare(
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
 ) -> Experiment:
-    """Opens data, builds the model, places it. Nothing is compiled but small draws.
+    """Open data, builds the model, places it. Nothing is compiled but small draws.
 
     Choices that are left to measuring are those of the cheap rules: see `vpjax.runs.autotune`.
 
@@ -238,7 +238,7 @@ def identity(
 
 
 def backbone_spec(config: ConfigDict) -> BackboneSpec:
-    """Returns the section `backbone` as what the factory takes."""
+    """Return the section `backbone` as what the factory takes."""
     section = config.backbone.to_dict()
     options = {k: v for k, v in section.items() if k not in NOT_OPTIONS and k != "name"}
     own = {k: section[k] for k in NOT_OPTIONS if k in section}
@@ -246,26 +246,26 @@ def backbone_spec(config: ConfigDict) -> BackboneSpec:
 
 
 def method_spec(config: ConfigDict) -> MethodSpec:
-    """Returns the section `method` as what the factory takes."""
+    """Return the section `method` as what the factory takes."""
     section = config.method.to_dict()
     return MethodSpec(section.pop("name"), section)
 
 
 def abstract_model(config: ConfigDict, num_classes: int, **options: Any) -> Any:
-    """Returns the config's model, of shapes: see `vpjax.models.factory.abstract_model`."""
+    """Return the config's model, of shapes: see `vpjax.models.factory.abstract_model`."""
     options["match_reference_code"] = config.match_reference_code
     specs = backbone_spec(config), method_spec(config)
     return factory.abstract_model(*specs, num_classes, **options)
 
 
 def resolve_attention(config: ConfigDict) -> str:
-    """Returns the attention implementation that will run."""
+    """Return the attention implementation that will run."""
     specs = backbone_spec(config), method_spec(config)
     return factory.resolve_attention(*specs, config.attention, config.dtype)
 
 
 def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
-    """Returns what CLIP's text tower makes of the classes' names."""
+    """Return what CLIP's text tower makes of the classes' names."""
     return class_text_features(
         config.backbone.weights,
         classes.names,
@@ -278,7 +278,7 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
 
 
 def open_sources(config: ConfigDict) -> dict[str, Source]:
-    """Opens the splits that a config names."""
+    """Open the splits that a config names."""
     data = config.data
     return {
         split: open_source(data.name, data[split], data.dir or None, data.classes)
@@ -288,7 +288,7 @@ def open_sources(config: ConfigDict) -> dict[str, Source]:
 
 
 def loader_settings(config: ConfigDict) -> LoaderSettings:
-    """Returns how a config's batches are made."""
+    """Return how a config's batches are made."""
     return LoaderSettings(
         batch_size=config.train.batch_size,
         eval_batch_size=eval_batch_size(config),
@@ -299,7 +299,7 @@ def loader_settings(config: ConfigDict) -> LoaderSettings:
 
 
 def make_criterion(config: ConfigDict, train: Source) -> Callable:
-    """Returns the loss, (logits, labels) -> B, with the class weights of the training images.
+    """Return the loss, (logits, labels) -> B, with the class weights of the training images.
 
     Raises:
         UserError: for a loss that does not suit the labels.
@@ -319,7 +319,7 @@ def make_criterion(config: ConfigDict, train: Source) -> Callable:
 
 
 def make_plan(config: ConfigDict, examples: int) -> Plan:
-    """Returns the length of the run; a batch may continue into the next epoch."""
+    """Return the length of the run; a batch may continue into the next epoch."""
     per_epoch = math.ceil(examples / config.train.batch_size)
     if config.train.remainder == "drop":
         per_epoch = examples // config.train.batch_size
@@ -332,12 +332,12 @@ def make_plan(config: ConfigDict, examples: int) -> Plan:
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Returns the images in a batch of evaluation."""
+    """Return the images in a batch of evaluation."""
     return config.data.eval_batch_size or config.train.batch_size
 
 
 def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
-    """Returns the preprocessing: the config's, or what the weights were made with."""
+    """Return the preprocessing: the config's, or what the weights were made with."""
     if config.data.preset != "auto":
         chosen = preset(config.data.preset)
         if config.data.val_augmented and chosen.random_on_host(train=True):
@@ -357,7 +357,7 @@ def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
 
 
 def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> None:
-    """Checks choices that contradict each other.
+    """Check choices that contradict each other.
 
     Raises:
         UserError: for the first of them.

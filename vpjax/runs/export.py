@@ -17,7 +17,7 @@ SUFFIXES = (".npz", ".safetensors")
 
 
 def export_run(folder: Path, target: Path) -> Path:
-    """Writes the backbone of a run, as it was trained, to `target`; returns it.
+    """Write the backbone of a run, as it was trained, to `target`; return it.
 
     Args:
         folder: of the run.

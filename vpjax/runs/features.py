@@ -83,15 +83,15 @@ class FeatureInputs:
 
     @property
     def images(self) -> ImageInputs:
-        """Returns the images, whatever the steps are given."""
+        """Return the images, whatever the steps are given."""
         return self.experiment.inputs
 
     def to_input(self, train: bool) -> Callable:
-        """Returns batch, key -> features; nothing is augmented."""
+        """Return batch, key -> features; nothing is augmented."""
         return lambda batch, key: batch["features"]
 
     def loader(self, split: str) -> FeatureLoader:
-        """Returns the batches of a split, in the order that its images would have."""
+        """Return the batches of a split, in the order that its images would have."""
         if split not in self.loaders:
             settings = self.experiment.inputs.settings.of(split)
             source = self.experiment.sources[split]
@@ -99,7 +99,7 @@ class FeatureInputs:
         return self.loaders[split]
 
     def rows(self, split: str) -> Rows:
-        """Returns the features of a split from the disk, computing what is missing."""
+        """Return the features of a split from the disk, computing what is missing."""
         source = self.experiment.sources[split]
         facts = self.facts | {"data": source.name, "content": content(source)}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -115,7 +115,7 @@ class FeatureInputs:
         return read_rows(folder)
 
     def fill(self, store: Any, split: str) -> None:
-        """Computes the rows that are missing."""
+        """Compute the rows that are missing."""
         e, size = self.experiment, self.experiment.inputs.settings.eval_batch_size
         # In the order of evaluation whatever the split: as stored, once.
         images = Loader(e.sources[split], size, preset(e.preset), e.image_size, train=False)
@@ -138,13 +138,13 @@ class FeatureInputs:
             progress.update(count)
 
     def keep(self, store: Any, step: int, features: Array, batch: dict[str, Any]) -> None:
-        """Writes a batch's real rows."""
+        """Write a batch's real rows."""
         real, start = batch["mask"], step * len(batch["mask"])
         store.write(start, np.asarray(features)[real], batch["label"][real])
 
 
 def with_cached_features(experiment: Experiment) -> Experiment:
-    """Returns the experiment on cached features, where its config asks for it and nothing forbids.
+    """Return the experiment on cached features, where its config asks for it and nothing forbids.
 
     Raises:
         UserError: if features="cached" and something does.
@@ -166,7 +166,7 @@ def with_cached_features(experiment: Experiment) -> Experiment:
 
 
 def reason_against(experiment: Experiment) -> str | None:
-    """Returns why an experiment cannot run on features; None if it can."""
+    """Return why an experiment cannot run on features; None if it can."""
     config, parts = experiment.config, experiment.parts
     method = registry.lookup("methods", config.method.name)
     inside = [n for n in parts.trainable if n.startswith("backbone/")]
@@ -185,7 +185,7 @@ def reason_against(experiment: Experiment) -> str | None:
 
 
 def worth_caching(experiment: Experiment) -> bool:
-    """Returns whether computing features once saves time, and there is room for them."""
+    """Return whether computing features once saves time, and there is room for them."""
     e, dim = experiment, merge(*experiment.parts).backbone.dim
     size = sum(v.size for n, v in e.parts.frozen.items() if n.startswith("backbone/"))
     passes = e.plan.steps * e.plan.batch_size / len(e.sources["train"])
@@ -196,7 +196,7 @@ def worth_caching(experiment: Experiment) -> bool:
 
 
 def facts(experiment: Experiment) -> dict[str, Any]:
-    """Returns what features depend on besides the data."""
+    """Return what features depend on besides the data."""
     config = experiment.config
     spec = backbone_spec(config)
     preparation = dataclasses.asdict(preset(experiment.preset))
@@ -212,11 +212,11 @@ def facts(experiment: Experiment) -> dict[str, Any]:
 
 
 def make_forward(experiment: Experiment) -> Callable:
-    """Returns forward(backbone's numbers, batch of images) -> B D float32."""
+    """Return forward(backbone's numbers, batch of images) -> B D float32."""
     model = merge(*experiment.parts)  # shapes
     graphdef, like = nnx.split(model.backbone)
     method = model.method
-    to_input = experiment.inputs.to_input(train=False)
+    to_input = experiment.inputs.images.to_input(train=False)
     ctx = dataclasses.replace(EVALUATION, hook=method.tap)
 
     @jax.jit
@@ -230,6 +230,6 @@ def make_forward(experiment: Experiment) -> Callable:
 
 
 def backbone_values(frozen: dict[str, Array]) -> dict[str, Array]:
-    """Returns the backbone's arrays by its own names."""
+    """Return the backbone's arrays by its own names."""
     start = "backbone/"
     return {n.removeprefix(start): v for n, v in frozen.items() if n.startswith(start)}

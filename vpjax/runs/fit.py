@@ -54,7 +54,7 @@ def fit(
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
 ) -> dict[str, Any]:
-    """Trains, or goes on training, in `folder`; returns and writes the result.
+    """Train, or go on training, in `folder`; return and write the result.
 
     Args:
         config: a run's config.
@@ -189,7 +189,7 @@ def train(
 def selected_state(
     experiment: Experiment, state: step.State, best: Checkpoints
 ) -> tuple[step.State, dict[str, float]]:
-    """Returns the weights a run reports, its last or its best, and what else is to be reported."""
+    """Return the weights a run reports, its last or its best, and what else is to be reported."""
     config = experiment.config.train
     if config.select != "best" and not config.test_best:
         return state, {}
@@ -209,7 +209,7 @@ def conclude(
     seconds: float,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Reads the test split, once; returns and writes the result of training that took `seconds`."""
+    """Read the test split, once; return and write the result of training that took `seconds`."""
     begin = time.perf_counter()
     result = {"status": "finished", "step": int(state.step)}
     splits = [s for s in ("val", "test") if s in experiment.sources]
@@ -225,7 +225,7 @@ def conclude(
 
 
 def wait_for_device(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, dict] | None:
-    """Waits until the device is `AHEAD` steps behind at most.
+    """Wait until the device is `AHEAD` steps behind at most.
 
     Without this the host would queue up steps without end: their batches fill the memory, a signal
     is answered late, and the progress shown is not that of the device. The device never waits, as
@@ -245,7 +245,7 @@ def wait_for_device(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, 
 
 
 def evaluation_steps(config: ConfigDict, plan: Plan) -> set[int]:
-    """Returns the steps after which to evaluate and save; the last is one of them."""
+    """Return the steps after which to evaluate and save; the last is one of them."""
     every = max(1, round(config.train.eval_every * plan.steps_per_epoch))
     return {*range(every, plan.steps, every), plan.steps}
 
@@ -253,7 +253,7 @@ def evaluation_steps(config: ConfigDict, plan: Plan) -> set[int]:
 def reduce_on_plateau(
     experiment: Experiment, state: step.State, early: EarlyStopping
 ) -> step.State:
-    """Returns the state after an evaluation: on a plateau, where asked, with a lower rate."""
+    """Return the state after an evaluation: on a plateau, where asked, with a lower rate."""
     config = experiment.config.optim
     if config.schedule != "plateau" or not early.plateau(config.plateau_patience):
         return state
@@ -264,7 +264,7 @@ def reduce_on_plateau(
 
 
 def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
-    """Reads the numbers of the steps since the last line of the history, averaged over images.
+    """Read the numbers of the steps since the last line of the history, averaged over images.
 
     Raises: UserError if a loss or a gradient is no number any more.
     """

@@ -42,7 +42,7 @@ class Metrics:
             ) from error
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line. Values are numbers or arrays of one; infinite and NaN become null.
+        """Append one line. Values are numbers or arrays of one; infinite and NaN become null.
 
         Reads arrays from the device, which waits for them.
         Raises: ValueError if a value is not a number.
@@ -54,7 +54,7 @@ class Metrics:
         self._file.flush()
 
     def write_csv(self) -> None:
-        """Rewrites metrics.csv from all lines so far: a column a name, empty where not given."""
+        """Rewrite metrics.csv from all lines so far: a column a name, empty where not given."""
         rows = read_history(self.path)
         write_csv(self.path.with_suffix(".csv"), rows, () if rows else ("step",))
 
@@ -71,7 +71,7 @@ class Metrics:
 
 
 def read_history(path: str | os.PathLike) -> list[dict]:
-    """Returns the lines of a metrics.jsonl; null is None, a half-written last line is left out.
+    """Return the lines of a metrics.jsonl; null is None, a half-written last line is left out.
 
     Raises: UserError if another line is not a JSON object.
     """

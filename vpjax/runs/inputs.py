@@ -38,7 +38,7 @@ class LoaderSettings:
     reshuffle: bool = True
 
     def of(self, split: str) -> dict[str, Any]:
-        """Returns the arguments of a loader of a split."""
+        """Return the arguments of a loader of a split."""
         training = split == "train"
         return {
             "batch_size": self.batch_size if training else self.eval_batch_size,
@@ -77,15 +77,15 @@ class ImageInputs:
 
     @property
     def images(self) -> "ImageInputs":
-        """Returns the images, whatever the steps are given."""
+        """Return the images, whatever the steps are given."""
         return self
 
     def to_input(self, train: bool) -> Callable:
-        """Returns batch, key -> images as the model takes them; augmented if `train` and a key."""
+        """Return batch, key -> images as the model takes them; augmented if `train` and a key."""
         return image_to_input(self.preset, self.image_size, self.channels, self.dtype, train)
 
     def loader(self, split: str) -> Loader:
-        """Returns the batches of a split: shuffled and endless for "train", else one pass."""
+        """Return the batches of a split: shuffled and endless for "train", else one pass."""
         if split not in self.loaders:
             self.loaders[split] = Loader(
                 self.sources[split],
@@ -101,7 +101,7 @@ class ImageInputs:
 def image_to_input(
     preset_name: str, image_size: tuple[int, int], channels: int, dtype: str, train: bool = False
 ) -> Callable:
-    """Returns what turns a batch's "image" (uint8 B H W C) into the model's input inside a step.
+    """Return what turns a batch's "image" (uint8 B H W C) into the model's input inside a step.
 
     With `train` it augments, unless its key is None.
     """

@@ -10,7 +10,7 @@ from vpjax.train import step
 
 
 def training_step(experiment: Experiment) -> Callable:
-    """Returns the training step of an experiment, see `vpjax.train.step.make_train_step`."""
+    """Return the training step of an experiment, see `vpjax.train.step.make_train_step`."""
     config, inputs = experiment.config, experiment.inputs
     return step.make_train_step(
         inputs.graph,
@@ -25,7 +25,7 @@ def training_step(experiment: Experiment) -> Callable:
 
 
 def compiled(experiment: Experiment, state: step.State, batch: dict[str, Any]) -> Callable:
-    """Compiles the training step, and logs how long that took and what a step will need."""
+    """Compile the training step, and log how long that took and what a step will need."""
     begin = time.perf_counter()
     out = training_step(experiment).lower(state, experiment.frozen, batch).compile()
     # The compiler counts the parts of a batch that is worked through in several as one.

@@ -20,7 +20,7 @@ from vpjax.train.step import State
 
 
 def reopen_run(folder: Path) -> tuple[Experiment, State]:
-    """Returns a finished or interrupted run with its data, and the checkpoint that it selects.
+    """Return a finished or interrupted run with its data, and the checkpoint that it selects.
 
     Raises:
         UserError: if there is no intact checkpoint, or the weights file is another now.
@@ -33,7 +33,7 @@ def reopen_run(folder: Path) -> tuple[Experiment, State]:
 def selected_state(
     folder: Path, config: ConfigDict, like: State, identity: Mapping[str, str]
 ) -> State:
-    """Returns the state that a run selects, its last or its best; without the optimizer's.
+    """Return the state that a run selects, its last or its best; without the optimizer's.
 
     Raises:
         UserError: if there is no intact checkpoint, or its frozen numbers are others.
@@ -54,7 +54,7 @@ def restore_checkpoint(
     identity: Mapping[str, str],
     only_weights: bool = False,
 ) -> tuple[State, EarlyStopping] | None:
-    """Returns the newest intact state and where early stopping was; None if nothing was saved.
+    """Return the newest intact state and where early stopping was; None if nothing was saved.
 
     Args:
         like: a state of the same shapes.
@@ -81,7 +81,7 @@ def restore_checkpoint(
 
 
 def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[str, Any]:
-    """Returns what a checkpoint holds besides numbers."""
+    """Return what a checkpoint holds besides numbers."""
     return {
         "config": configs.flat(experiment.config),
         "backbone": experiment.identity,
@@ -92,12 +92,12 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
 
 
 def write_classes(classes: ClassInfo, folder: Path) -> None:
-    """Writes classes.json: names of the classes, and what is known of each."""
+    """Write classes.json: names of the classes, and what is known of each."""
     write_json(folder / "classes.json", classes._asdict())
 
 
 def read_classes(folder: Path) -> ClassInfo:
-    """Reads what `write_classes` wrote.
+    """Read what `write_classes` wrote.
 
     Raises:
         UserError: if it is not there.

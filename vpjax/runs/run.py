@@ -107,7 +107,7 @@ class Run:
         return self._built.parts._replace(trainable=state.trainable, stats=state.stats)
 
     def backbone_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the numbers of the backbone by name, such as "layers/0/attn/out/kernel"."""
+        """Return the numbers of the backbone by name, such as "layers/0/attn/out/kernel"."""
         parts, start = self._parts, "backbone/"
         values = parts.frozen | parts.trainable | parts.stats
         return {
@@ -115,7 +115,7 @@ class Run:
         }
 
     def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
-        """Returns the classes of images.
+        """Return the classes of images.
 
         Args:
             images: uint8 `B H W C`, a list of uint8 `H W C`, a path, a list of paths, or a folder.
@@ -133,7 +133,7 @@ class Run:
         return Prediction(labels, names, probabilities, tuple(map(str, paths)))
 
     def features(self, images: Any, batch_size: int = BATCH) -> Float[np.ndarray, "n D"]:
-        """Returns what the head reads of images; see `predict` for the arguments."""
+        """Return what the head reads of images; see `predict` for the arguments."""
         source = images if isinstance(images, Source) else open_images(images)
         return np.concatenate([out["features"] for out in self._outputs(source, batch_size)])
 
@@ -222,7 +222,7 @@ class Run:
 
 
 def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
-    """Returns a trained run; its training data are not needed.
+    """Return a trained run; its training data are not needed.
 
     Args:
         folder: of the run.
@@ -252,7 +252,7 @@ def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
 
 
 def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> GivenModel:
-    """Returns a config's model on a backbone that is there already."""
+    """Return a config's model on a backbone that is there already."""
     spec = method_spec(config)
     model = create_model(
         backbone,
@@ -268,7 +268,7 @@ def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> Give
 
 
 def given_model(model: Model) -> GivenModel:
-    """Returns a model as `vpjax.runs.experiment` takes it."""
+    """Return a model as `vpjax.runs.experiment` takes it."""
     origin = getattr(model.backbone, "origin", None)
     loaded = origin.loaded if origin else None
     return GivenModel(partition(model, model.trainable_pattern), loaded, model.backbone.preset)

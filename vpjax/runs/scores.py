@@ -56,7 +56,7 @@ Numbers = dict[str, float]
 def score(
     experiment: Experiment, state: State, splits: Iterable[str], folder: Path, **facts: Any
 ) -> dict[str, Numbers]:
-    """Evaluates splits, writes the files above with `facts`, and returns the numbers by split.
+    """Evaluate splits, writes the files above with `facts`, and return the numbers by split.
 
     per_class.csv is of the last split.
     Raises: UserError if a loss is no number.
@@ -77,7 +77,7 @@ def score(
 
 
 def details(predictions: Predictions, train: Source) -> Numbers:
-    """Returns what classes and training images tell beyond accuracy."""
+    """Return what classes and training images tell beyond accuracy."""
     counts = training_counts(train)
     if counts is not None and np.count_nonzero(taxonomy.group_sizes(counts)) < 2:
         counts = None  # one group is all classes
@@ -89,17 +89,17 @@ def details(predictions: Predictions, train: Source) -> Numbers:
 
 
 def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
-    """Returns the training images of each class; None where counting would take long."""
+    """Return the training images of each class; None where counting would take long."""
     return train.counts() if train.labels_known or len(train) <= READ else None
 
 
 def margin_of(experiment: Experiment) -> str:
-    """Returns what the margin's probabilities are made of: "softmax of 714.3 cosines"."""
+    """Return what the margin's probabilities are made of: "softmax of 714.3 cosines"."""
     return f"softmax of {merge(*experiment.parts).method.logit_description}"
 
 
 def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
-    """Returns the numbers of a split as text that is also Markdown."""
+    """Return the numbers of a split as text that is also Markdown."""
     rows = [[name, f"{numbers[key]:.2f} %"] for key, name in NAMES.items() if key in numbers]
     rows += [[f"{k} right", f"{numbers[k]:.2f} %"] for k in taxonomy.LEVELS if k in numbers]
     for group in taxonomy.SHOTS:
@@ -113,7 +113,7 @@ def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
 
 
 def write_per_class(path: Path, predictions: Predictions, train: Source) -> None:
-    """Writes a row a class as CSV; a class without images has no accuracy."""
+    """Write a row a class as CSV; a class without images has no accuracy."""
     size, labels = train.num_classes, predictions.labels
     images = np.bincount(labels, minlength=size)
     correct = np.bincount(labels[labels == predictions.predictions], minlength=size)
@@ -133,7 +133,7 @@ def write_per_class(path: Path, predictions: Predictions, train: Source) -> None
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:
-    """Restores a run and evaluates its test split, or else val; writes the files of `score`.
+    """Restore a run and evaluate its test split, or else val; write the files of `score`.
 
     Raises:
         UserError: as `reopen_run` does, or if the run has no such split.

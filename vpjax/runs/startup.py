@@ -26,13 +26,13 @@ class Startup:
         self.parts: dict[str, float] = {}
 
     def lap(self, part: str) -> None:
-        """Says that what has passed since the last lap was this part."""
+        """Say that what has passed since the last lap was this part."""
         now = time.monotonic()
         self.parts[part] = self.parts.get(part, 0.0) + now - self.last
         self.last = now
 
     def facts(self) -> dict[str, float]:
-        """Returns the seconds of every part, and their "total"."""
+        """Return the seconds of every part, and their "total"."""
         found = self.parts | {"total": sum(self.parts.values())}
         return {part: round(seconds, 3) for part, seconds in found.items()}
 
@@ -42,14 +42,14 @@ class Startup:
 
 
 def of_process() -> Startup:
-    """Returns a stopwatch that has run since this process began, its imports done."""
+    """Return a stopwatch that has run since this process began, its imports done."""
     startup = Startup(process_age())
     startup.lap("imports")
     return startup
 
 
 def process_age() -> float:
-    """Returns the seconds since this process began; elsewhere than on Linux, since `BEGIN`."""
+    """Return the seconds since this process began; elsewhere than on Linux, since `BEGIN`."""
     try:
         # Behind the name, which may have spaces: the 22nd field counts clock ticks since boot.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()

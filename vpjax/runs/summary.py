@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def log_opening(experiment: Experiment) -> None:
-    """Logs what is about to happen: parameters, data, weights, devices, kernels."""
+    """Log what is about to happen: parameters, data, weights, devices, kernels."""
     e, config = experiment, experiment.config
     log.info("%s", trainable_table(e.parts))
     log_setup(e)
@@ -32,7 +32,7 @@ def log_opening(experiment: Experiment) -> None:
 
 
 def log_setup(experiment: Experiment) -> None:
-    """Logs data, weights, devices, kernels."""
+    """Log data, weights, devices, kernels."""
     e, config = experiment, experiment.config
     for split, source in e.sources.items():
         log.info("data      %-5s %6d images  %s", split, len(source), source.name)
@@ -57,13 +57,13 @@ def log_setup(experiment: Experiment) -> None:
 
 
 def log_advice(experiment: Experiment) -> None:
-    """Logs what is known to go wrong with such a config."""
+    """Log what is known to go wrong with such a config."""
     for text in advice(experiment.config, experiment.preset):
         log.warning("warning   %s", text)
 
 
 def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
-    """Logs and returns what the compiled step needs, by the compiler's own count."""
+    """Log and return what the compiled step needs, by the compiler's own count."""
     memory, out = compiled.memory_analysis(), {}
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     out["gflop_per_image"] = flops / batch_size / 1e9
@@ -83,7 +83,7 @@ def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]
 
 
 def result_facts(experiment: Experiment) -> dict[str, Any]:
-    """Returns all that could make another run's number differ."""
+    """Return all that could make another run's number differ."""
     e, config = experiment, experiment.config
     trainable = sum(v.size for v in e.parts.trainable.values())
     total = trainable + sum(v.size for v in e.parts.frozen.values())
@@ -117,7 +117,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Returns the versions of Python and of packages; "not installed" of a bare checkout."""
+    """Return the versions of Python and of packages; "not installed" of a bare checkout."""
     out = {"python": platform.python_version()}
     for name in packages:
         try:
@@ -128,12 +128,12 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def reported_split(result: dict[str, Any]) -> str:
-    """Returns the split that a result is about: "test", or else "val"."""
+    """Return the split that a result is about: "test", or else "val"."""
     return "test" if f"test_{result.get('metric', 'accuracy')}" in result else "val"
 
 
 def one_line(result: dict[str, Any]) -> str:
-    """Returns "test accuracy 96.41 % (167 images), 1,781 trainable parameters (1.53 %)"."""
+    """Return "test accuracy 96.41 % (167 images), 1,781 trainable parameters (1.53 %)"."""
     split, metric = reported_split(result), result.get("metric", "accuracy")
     text = f"step {result['step']}"
     if f"{split}_{metric}" in result:
@@ -146,7 +146,7 @@ def one_line(result: dict[str, Any]) -> str:
 
 
 def log_comparison(result: dict[str, Any], recorded: dict[str, Any] | None) -> None:
-    """Logs whether an evaluation repeats what training recorded."""
+    """Log whether an evaluation repeats what training recorded."""
     split, metric = reported_split(result), result["metric"]
     key = f"{split}_{metric}"
     if recorded is None or recorded["step"] != result["step"]:

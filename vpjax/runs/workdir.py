@@ -25,7 +25,7 @@ from vpjax.runs import config as configs
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[Path]:
-    """Holds `workdir` for all processes that work on a run; yields where this one writes.
+    """Hold `workdir` for all processes that work on a run; yield where this one writes.
 
     Raises: as `claim` does, in all of them.
     """
@@ -36,7 +36,7 @@ def lock_workdir(workdir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def own_folder(workdir: Path) -> Iterator[Path]:
-    """Yields `workdir` in process 0, and in others a folder that is gone afterwards."""
+    """Yield `workdir` in process 0, and in others a folder that is gone afterwards."""
     if not distributed.index():
         yield workdir
         return
@@ -45,7 +45,7 @@ def own_folder(workdir: Path) -> Iterator[Path]:
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """Returns the result of a finished run, None of one to begin or to go on with.
+    """Return the result of a finished run, None of one to begin or to go on with.
 
     Process 0 looks, for all.
     Raises: UserError as `check_config` does.
@@ -59,7 +59,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
 
 
 def check_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises a UserError if `workdir` holds results of another config.
+    """Raise a UserError if `workdir` holds results of another config.
 
     The devices that a run goes on with may be others.
     """
@@ -77,18 +77,18 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Returns the result of a finished run, or None."""
+    """Return the result of a finished run, or None."""
     return read_json(workdir / "result.json")
 
 
 def write_failure(workdir: Path, error: UserError) -> None:
-    """Writes down why a run failed, for whoever runs many."""
+    """Write down why a run failed, for whoever runs many."""
     reason, final = " ".join(str(error).split()), isinstance(error, Diverged)
     write_json(workdir / "failed.json", {"reason": reason, "diverged": final})
 
 
 def read_failure(workdir: Path, *, final: bool = True) -> UserError | None:
-    """Returns why a run failed, or None. `final`: only what would fail again, as it diverged."""
+    """Return why a run failed, or None. `final`: only what would fail again, as it diverged."""
     found = read_json(workdir / "failed.json")
     if found is None:
         return None

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
-    """Evaluates, and writes the result and the files of `vpjax.runs.scores` to `folder`.
+    """Evaluate, and write the result and the files of `vpjax.runs.scores` to `folder`.
 
     Raises: UserError if there is no split to evaluate, no text tower, or a class without a name.
     """
@@ -65,7 +65,7 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
 
 
 def without_learning(config: ConfigDict) -> ConfigDict:
-    """Returns the config of the baseline.
+    """Return the config of the baseline.
 
     Raises: UserError if there is nothing to evaluate.
     """

@@ -37,7 +37,7 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
-        """Saves in the background; `wait` or `close` before the process ends."""
+        """Save in the background; `wait` or `close` before the process ends."""
         step = int(state.step)
         if step in self.manager.all_steps():
             return
@@ -56,7 +56,7 @@ class Checkpoints:
     def restore(
         self, like: State, only_weights: bool = False
     ) -> tuple[dict[str, Any], dict] | None:
-        """Returns the items of the newest intact checkpoint and its meta; None if there is none.
+        """Return the items of the newest intact checkpoint and its meta; None if there is none.
 
         `like` gives shapes, dtypes and shardings. Damaged checkpoints are logged and passed over.
         Raises: UserError if there are checkpoints but none is intact.
@@ -96,18 +96,18 @@ class Checkpoints:
         return found, out["meta"]
 
     def discard_after(self, step: int) -> None:
-        """Deletes damaged checkpoints newer than `step`, so that they can be written anew."""
+        """Delete damaged checkpoints newer than `step`, so that they can be written anew."""
         for newer in [s for s in self.manager.all_steps() if s > step]:
             self.manager.delete(newer)
 
     def close(self) -> None:
-        """Waits for saves under way."""
+        """Wait for saves under way."""
         self.manager.wait_until_finished()
         self.manager.close()
 
 
 def _by_itself(folder: Path) -> dict[str, Any]:
-    """Returns options for a process that works apart from others: Orbax would wait for them."""
+    """Return options for a process that works apart from others: Orbax would wait for them."""
     if not distributed.is_single():
         return {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _by_itself(folder: Path) -> dict[str, Any]:
 
 
 def parts(state: State) -> dict[str, Any]:
-    """Returns what is stored together: evaluation reads "weights" alone."""
+    """Return what is stored together: evaluation reads "weights" alone."""
     return {
         "weights": {"trainable": state.trainable, "stats": state.stats},
         "optimizer": {"opt": state.opt, "step": state.step, "key": state.key},
@@ -127,7 +127,7 @@ def parts(state: State) -> dict[str, Any]:
 
 
 def digest(tree: Any) -> str:
-    """Returns the sha256 of a pytree's names and numbers; all processes must ask at once."""
+    """Return the sha256 of a pytree's names and numbers; all processes must ask at once."""
     out = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         out.update(jax.tree_util.keystr(path).encode())

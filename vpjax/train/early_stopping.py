@@ -13,7 +13,7 @@ class EarlyStopping:
     since: int = 0
 
     def better(self, accuracy: float, step: int) -> bool:
-        """Takes an evaluation into account; returns whether it is the best so far."""
+        """Take an evaluation into account; return whether it is the best so far."""
         if accuracy > self.best:
             self.best, self.best_step, self.since = accuracy, step, 0
             return True

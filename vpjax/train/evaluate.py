@@ -33,7 +33,7 @@ from vpjax.train.step import ToInput
 
 
 def primary_metric(multilabel: bool) -> str:
-    """Returns the metric that chooses among checkpoints: "map" of several classes an image."""
+    """Return the metric that chooses among checkpoints: "map" of several classes an image."""
     return "map" if multilabel else "accuracy"
 
 
@@ -76,7 +76,7 @@ class PerClass(metrics.Metric):
 
 @flax.struct.dataclass
 class SingleLabel(metrics.Collection):
-    """Sums over a split whose images have one class."""
+    """Sum over a split whose images have one class."""
 
     accuracy: metrics.Accuracy
     top5: metrics.Average.from_output("top5")
@@ -94,7 +94,7 @@ class MultiLabel(metrics.Collection):
 def make_eval_step(
     graph: tuple, to_input: ToInput, criterion: Callable = losses.softmax
 ) -> Callable:
-    """Returns step(trainable, stats, frozen, batch, key=None) -> sums, scores of the batch.
+    """Return step(trainable, stats, frozen, batch, key=None) -> sums, scores of the batch.
 
     `key` goes to `to_input`: with one, images are augmented as in training where it can do that.
     Scores are what is said of each image: labels, mask, predictions, margins; logits where numbers
@@ -124,7 +124,7 @@ def make_eval_step(
 
 
 def margins(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
-    """Returns the largest minus the second largest probability of each image, 0..1."""
+    """Return the largest minus the second largest probability of each image, 0..1."""
     logits = logits.astype(jnp.float32)
     best = jax.lax.top_k(logits, min(2, logits.shape[-1]))[0]
     shares = jnp.exp(best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
@@ -140,7 +140,7 @@ def evaluate(
     key: Array | None = None,
     batch_loss: bool = False,
 ) -> tuple[dict[str, float], Predictions | None]:
-    """Returns the numbers of a split, and what was said of its images if they have one class each.
+    """Return the numbers of a split, and what was said of its images if they have one class each.
 
     The primary metric, "loss" and "count" are always among the numbers.
 
@@ -181,7 +181,7 @@ _loss = jax.jit(lambda sums: sums.loss.compute())
 
 
 def whole_split_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns the numbers that need all n C logits at once; `labels` are n, or n C of 0 and 1."""
+    """Return the numbers that need all n C logits at once; `labels` are n, or n C of 0 and 1."""
     return (
         {"auc": auc_of_two(logits, labels)}
         if labels.ndim == 1
@@ -190,14 +190,14 @@ def whole_split_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def auc_of_two(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the area under the ROC curve of n 2 logits and n labels; NaN for a single class."""
+    """Return the area under the ROC curve of n 2 logits and n labels; NaN for a single class."""
     logits = logits.astype(np.float64)
     # What tells the classes apart is the difference: it orders images as probabilities would.
     return roc_auc(logits - logits[:, ::-1], np.eye(2, dtype=int)[labels])
 
 
 def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Returns the numbers of n C logits and zeros and ones; classes without positives are left out.
+    """Return the numbers of n C logits and zeros and ones; classes without positives are left out.
 
     Raises: UserError if no image has a class.
     """

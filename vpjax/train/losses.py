@@ -73,7 +73,7 @@ def criterion(
 
 
 def class_weights(counts: np.ndarray, kind: str) -> Float[np.ndarray, " C"] | None:
-    """Returns count^-1 ("inv") or count^-0.5 ("inv_sqrt") of every class, scaled to sum to C.
+    """Return count^-1 ("inv") or count^-0.5 ("inv_sqrt") of every class, scaled to sum to C.
 
     `counts` are the images of each class. A class without images weighs 0. "none" gives None.
     Raises: UserError for another kind.

@@ -10,13 +10,13 @@ GROUP = Path("/sys/fs/cgroup")  # what a container may take, on Linux
 
 
 def step_bytes(compiled: Any) -> int:
-    """Returns what a step needs on each device besides its arguments, by the compiler's plan."""
+    """Return what a step needs on each device besides its arguments, by the compiler's plan."""
     plan = compiled.memory_analysis()
     return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
 def free_bytes(mesh: Mesh) -> int | None:
-    """Returns what a step may take on a device of the mesh; None where that is not known.
+    """Return what a step may take on a device of the mesh; None where that is not known.
 
     What lies on the device already, such as weights, is not counted as free.
     """
@@ -29,7 +29,7 @@ def free_bytes(mesh: Mesh) -> int | None:
 
 
 def system_bytes() -> int | None:
-    """Returns the system's free memory, or what is left to this container; None if not on Linux."""
+    """Return the system's free memory, or what is left to this container; None if not on Linux."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(li.split()[1]) for li in lines if li.startswith("MemAvailable"))

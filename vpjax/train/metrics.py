@@ -21,7 +21,7 @@ THRESHOLDS = np.arange(50, 100, 5) / 100
 
 
 def roc_auc(scores: Scores, targets: Targets) -> float:
-    """Returns the area under the ROC curve, averaged over classes; ties count half.
+    """Return the area under the ROC curve, averaged over classes; ties count half.
 
     NaN if a class has no positive or no negative.
     """
@@ -37,12 +37,12 @@ def roc_auc(scores: Scores, targets: Targets) -> float:
 
 
 def average_precision(scores: Scores, targets: Targets) -> Float[np.ndarray, " C"]:
-    """Returns each class's average precision; NaN where it has no positive."""
+    """Return each class's average precision; NaN where it has no positive."""
     return np.array([_average_precision(s, t) for s, t in zip(scores.T, targets.T, strict=True)])
 
 
 def mean_recall(scores: Scores, targets: Targets) -> Float[np.ndarray, " C"]:
-    """Returns each class's recall, averaged over its precision-recall curve with its end at 0.
+    """Return each class's recall, averaged over its precision-recall curve with its end at 0.
 
     NaN where it has no positive.
     """
@@ -59,7 +59,7 @@ def _average_precision(scores, targets):
 
 
 def _curve(scores, targets):
-    """Returns recall and precision at every distinct score, the highest first."""
+    """Return recall and precision at every distinct score, the highest first."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(targets[order])
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of equal scores
@@ -68,7 +68,7 @@ def _curve(scores, targets):
 
 
 def best_f1(probabilities: Scores, targets: Targets) -> dict[str, float]:
-    """Returns {"micro", "macro", "samples", "threshold"} at the best of 0.5, 0.55 ... 0.95.
+    """Return {"micro", "macro", "samples", "threshold"} at the best of 0.5, 0.55 ... 0.95.
 
     micro counts all decisions together; macro is the mean over classes, samples over images. F1 is
     0 where there is nothing to find and nothing was found.
@@ -95,7 +95,7 @@ def confusion(
 
 
 def macro(counts: Counts) -> dict[str, float]:
-    """Returns {"precision", "recall", "f1"}: unweighted means over the classes that occur, true or
+    """Return {"precision", "recall", "f1"}: unweighted means over the classes that occur, true or
     predicted. A ratio of nothing to nothing is 0.
     """
     right, shown, said = np.diag(counts), counts.sum(1), counts.sum(0)
@@ -109,5 +109,5 @@ def macro(counts: Counts) -> dict[str, float]:
 
 
 def class_accuracy(counts: Counts) -> Float[np.ndarray, " C"]:
-    """Returns each class's share of images that were recognised; 0 where it has none."""
+    """Return each class's share of images that were recognised; 0 where it has none."""
     return np.diag(counts) / np.maximum(counts.sum(1), 1)

@@ -91,7 +91,7 @@ class RateState(NamedTuple):
 def make_optimizer(
     settings: Settings, names: Iterable[str], plan: Plan, match_reference_code: bool = False
 ) -> tuple[optax.GradientTransformation, Callable]:
-    """Returns an optimizer and its schedule, a jitted function step -> learning rate.
+    """Return an optimizer and its schedule, a jitted function step -> learning rate.
 
     Args:
         settings: what it is made of.
@@ -131,7 +131,7 @@ def make_optimizer(
 def decay_mask(
     settings: Settings, names: Iterable[str], match_reference_code: bool = False
 ) -> dict[str, bool]:
-    """Returns which of the named parameters decay."""
+    """Return which of the named parameters decay."""
     mask = dict.fromkeys(names, settings.weight_decay > 0)
     if match_reference_code:
         exempt = {HEAD_BIAS} & mask.keys()
@@ -147,7 +147,7 @@ def scale_by_rate(
     multipliers: Mapping[str, float] | None = None,
     decay_after: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """Multiplies directions by minus the learning rate, times a multiplier for some names.
+    """Multiplie directions by minus the learning rate, times a multiplier for some names.
 
     `decay_after` then takes that share, times the rate, off the parameters as they are after the
     step.
@@ -168,18 +168,18 @@ def scale_by_rate(
 
 
 def learning_rate(rate: Callable, opt_state: Any, step: int) -> float:
-    """Returns the learning rate of a step, plateaus included. Waits for the state."""
+    """Return the learning rate of a step, plateaus included. Waits for the state."""
     scale = jax.device_get(opt_state[-1].scale)
     return float(scale * jax.device_get(rate(jax.device_put(step))))
 
 
 def reduce_lr(opt_state: Any, factor: float) -> Any:
-    """Returns an optimizer's state whose learning rate is `factor` times as high from now on."""
+    """Return an optimizer's state whose learning rate is `factor` times as high from now on."""
     return (*opt_state[:-1], opt_state[-1]._replace(scale=opt_state[-1].scale * factor))
 
 
 def _direction(kind: str, fixed: float, momentum: Callable | None) -> Any:
-    """Returns momentum or Adam; `momentum`, step -> number, takes the place of the fixed one."""
+    """Return momentum or Adam; `momentum`, step -> number, takes the place of the fixed one."""
     if kind == "sgd":
         if momentum is None:
             return optax.trace(fixed)

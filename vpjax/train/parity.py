@@ -25,7 +25,7 @@ DECAY = 0.01  # of AdamW
 
 
 def reference_schedule(settings: Any, plan: Plan) -> Callable:
-    """Returns step -> learning rate as the published code has it; see `make_schedule`."""
+    """Return step -> learning rate as the published code has it; see `make_schedule`."""
     peak, low = peak_lr(settings, plan), settings.min_lr
     if settings.schedule == "onecycle":
         return lambda step: peak * (1 / START) + 0 * step
@@ -55,17 +55,17 @@ def reference_schedule(settings: Any, plan: Plan) -> Callable:
 
 
 def constant_momentum(step: jax.Array) -> jax.Array:
-    """Returns the momentum of a cycle that never turns."""
+    """Return the momentum of a cycle that never turns."""
     return MOMENTA[0] + 0 * step
 
 
 def reference_decay(names: Iterable[str]) -> dict[str, float]:
-    """Returns the share of each named parameter that AdamW takes off after a step, times the rate."""
+    """Return the share of each named parameter that AdamW takes off after a step, times the rate."""
     return {n: DECAY for n in names if "bias" not in n}
 
 
 def reference_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> Any:
-    """Returns Adam's direction with eps added before the bias correction."""
+    """Return Adam's direction with eps added before the bias correction."""
 
     def init(params):
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))

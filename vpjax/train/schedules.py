@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 
 def peak_lr(settings: Any, plan: Plan) -> float:
-    """Returns the highest learning rate, scaled to the batch size where the settings ask for it.
+    """Return the highest learning rate, scaled to the batch size where the settings ask for it.
 
     Raises:
         UserError: if `min_lr` is above it.
@@ -54,7 +54,7 @@ def peak_lr(settings: Any, plan: Plan) -> float:
 
 
 def make_schedule(settings: Any, plan: Plan) -> Callable:
-    """Returns the schedule, step -> learning rate.
+    """Return the schedule, step -> learning rate.
 
     Args:
         settings: a `vpjax.train.optim.Settings`.
@@ -80,7 +80,7 @@ def make_schedule(settings: Any, plan: Plan) -> Callable:
 
 
 def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
-    """Logs a warning if the warm-up is as long as the run."""
+    """Log a warning if the warm-up is as long as the run."""
     if warmup >= steps:
         log.warning(
             "the warm-up of %d steps is as long as the run, %d: the learning rate never reaches "
@@ -92,7 +92,7 @@ def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
 
 
 def _warmup(settings: Any, peak: float, warmup: int) -> Callable:
-    """Returns the rate of the first `warmup` units of the run."""
+    """Return the rate of the first `warmup` units of the run."""
     if settings.warmup_steps is not None:  # step 0 has rate 0, step `warmup` the peak
         return lambda now: peak * (now / max(1, warmup))
     if settings.warmup_from_zero:  # the first has rate 0, the last the peak
@@ -101,7 +101,7 @@ def _warmup(settings: Any, peak: float, warmup: int) -> Callable:
 
 
 def _decay(settings: Any, plan: Plan, peak: float, unit: int, warmup: int, length: int) -> Callable:
-    """Returns the rate of the units after the warm-up, counted from its end."""
+    """Return the rate of the units after the warm-up, counted from its end."""
     low = settings.min_lr
     if settings.schedule == "cosine":
         return optax.cosine_decay_schedule(peak, length, low / peak if peak else 0.0)
@@ -125,7 +125,7 @@ def _decay(settings: Any, plan: Plan, peak: float, unit: int, warmup: int, lengt
 
 
 def one_cycle(steps: int) -> tuple[Callable, Callable]:
-    """Returns step -> share of the peak learning rate, and step -> momentum."""
+    """Return step -> share of the peak learning rate, and step -> momentum."""
     turn = RISE * steps - 1
 
     def between(first, last, progress):

@@ -24,7 +24,7 @@ from vpjax.nn import fsdp
 
 
 def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) -> Mesh:
-    """Returns a mesh of `data` x `model` devices; -1: as many as there are left.
+    """Return a mesh of `data` x `model` devices; -1: as many as there are left.
 
     Without a second axis where `model` is 1.
     Raises: UserError if there are fewer, or several processes and some of their devices left over.
@@ -52,7 +52,7 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
 
 
 def check_batch(batch_size: int, mesh: Mesh, what: str = "train.batch_size") -> None:
-    """Raises a UserError if a batch cannot be split evenly over the devices."""
+    """Raise a UserError if a batch cannot be split evenly over the devices."""
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
             f"{what} is {batch_size}; it must be a positive multiple of the {mesh.size} devices"
@@ -60,12 +60,12 @@ def check_batch(batch_size: int, mesh: Mesh, what: str = "train.batch_size") -> 
 
 
 def replicate(values: Any, mesh: Mesh) -> Any:
-    """Puts a pytree on every device."""
+    """Put a pytree on every device."""
     return place(values, mesh, {})
 
 
 def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = False) -> Any:
-    """Puts a pytree of dictionaries by name on the devices: {regular expression: axis}.
+    """Put a pytree of dictionaries by name on the devices: {regular expression: axis}.
 
     The first axis of arrays whose name a rule matches is split over that axis of the mesh, where
     there is one; with `frozen`, what `vpjax.nn.fsdp` splits is split; everything else is repeated.
@@ -93,7 +93,7 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
 
 
 def _put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Puts one array on the devices of several processes, each of which does its own."""
+    """Put one array on the devices of several processes, each of which does its own."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:  # on the mesh already
         return _moved(sharding)(value)
     own = np.asarray(value)
@@ -106,7 +106,7 @@ def _moved(sharding: NamedSharding) -> Callable:
 
 
 def to_host(values: Any) -> Any:
-    """Returns the numbers of a pytree as numpy, whole, in every process; all must ask at once."""
+    """Return the numbers of a pytree as numpy, whole, in every process; all must ask at once."""
 
     def whole(x):
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
@@ -117,7 +117,7 @@ def to_host(values: Any) -> Any:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Splits this process's share of a batch over its devices."""
+    """Split this process's share of a batch over its devices."""
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
@@ -125,7 +125,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 def prefetch(
     batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """Keeps one batch ahead on the devices, so that copying overlaps with computing."""
+    """Keep one batch ahead on the devices, so that copying overlaps with computing."""
     ahead = None
     for batch in batches:
         placed = put_batch(batch, mesh)

@@ -43,7 +43,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> State:
-    """Returns the state of step 0. Its arrays are new ones, as the state will be donated."""
+    """Return the state of step 0. Its arrays are new ones, as the state will be donated."""
 
     def init(trainable, stats):
         key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 2))
@@ -85,7 +85,7 @@ def make_train_step(
     """
 
     def gradient(state, stats, frozen, batch, key):
-        """Returns the gradient of a part of a batch, its numbers, and running averages after it."""
+        """Return the gradient of a part of a batch, its numbers, and running averages after it."""
         inputs = to_input(batch, jax.random.fold_in(key, 0))
         weight, labels = batch["weight"], batch["label"]
         ctx = Context(

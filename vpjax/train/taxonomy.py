@@ -22,7 +22,7 @@ Labels = Int[np.ndarray, " n"]
 
 
 def taxa(metadata: Sequence[Facts], level: str) -> tuple[Int[np.ndarray, " C"], list[str]]:
-    """Returns every class's taxon at a level, as a number, and the taxa's names by number.
+    """Return every class's taxon at a level, as a number, and the taxa's names by number.
 
     Raises: KeyError if the level is not known of some class.
     """
@@ -33,7 +33,7 @@ def taxa(metadata: Sequence[Facts], level: str) -> tuple[Int[np.ndarray, " C"], 
 
 
 def by_level(predictions: Labels, labels: Labels, metadata: Sequence[Facts]) -> dict[str, float]:
-    """Returns {"genus": ..., "family": ..., "order": ...}; levels that are unknown are left out."""
+    """Return {"genus": ..., "family": ..., "order": ...}; levels that are unknown are left out."""
     out = {}
     for level in LEVELS:
         if metadata and all(facts.get(level) for facts in metadata):
@@ -60,7 +60,7 @@ def by_shots(
 
 
 def group_sizes(train_counts: Int[np.ndarray, " C"]) -> list[int]:
-    """Returns how many classes are in each group of `SHOTS`."""
+    """Return how many classes are in each group of `SHOTS`."""
     return [int(_in_group(train_counts, name).sum()) for name in SHOTS]
 
 
@@ -70,14 +70,14 @@ def _in_group(train_counts, name):
 
 
 def balanced(predictions: Labels, labels: Labels) -> float:
-    """Returns the mean over classes that occur of the share of their images that is right."""
+    """Return the mean over classes that occur of the share of their images that is right."""
     total = np.bincount(labels)
     right = np.bincount(labels, weights=predictions == labels)
     return 100 * float((right[total > 0] / total[total > 0]).mean())
 
 
 def margin(scores: Float[np.ndarray, "n C"], scale: float = 1.0) -> float:
-    """Returns the mean of largest minus second largest softmax probability, 0..1.
+    """Return the mean of largest minus second largest softmax probability, 0..1.
 
     It depends on the scale, so always say which: cosines times 100 are CLIP's zero-shot logits,
     times S / temp_cls (714) the mixture's. Of raw cosines the margin is about 0 and means nothing.

@@ -171,7 +171,7 @@ CATALOG: dict[str, CatalogEntry] = {
 
 
 def list_weights(backbone: str = "") -> list[str]:
-    """Returns the names of the catalogue, in alphabetical order.
+    """Return the names of the catalogue, in alphabetical order.
 
     Args:
         backbone: return only weights of this backbone, such as "swin.Swin".
@@ -180,13 +180,13 @@ def list_weights(backbone: str = "") -> list[str]:
 
 
 def find_entry(weights: str) -> CatalogEntry | None:
-    """Returns the entry of a name in the catalogue, or of a path ending in a public file name."""
+    """Return the entry of a name in the catalogue, or of a path ending in a public file name."""
     by_file = {entry.file: entry for entry in CATALOG.values()}
     return CATALOG.get(weights) or by_file.get(PurePath(weights).name)
 
 
 def preset_of(weights: str) -> str | None:
-    """Returns the preset (preprocessing) that weights were trained with; None if it is not known.
+    """Return the preset (preprocessing) that weights were trained with; None if it is not known.
 
     `weights` is a name in the catalogue, or a path or address ending in a file's public name.
     """

@@ -71,7 +71,7 @@ TRANSPOSED = ("visual.proj", "text_projection")  # stored (in, out), unlike othe
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Returns whether names are those of a CLIP, or of one of its towers."""
+    """Return whether names are those of a CLIP, or of one of its towers."""
     dotted = {n.removeprefix("params/").replace("/", ".") for n in names}
     dotted |= {re.sub(r"\.embedding$", ".weight", n) for n in dotted}
     return any(mark in dotted for mark in (VISION_MARK, TEXT_MARK, *OPENAI_MARKS))
@@ -80,7 +80,7 @@ def recognises(names: Collection[str]) -> bool:
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], tower: str = VISION
 ) -> dict[str, np.ndarray]:
-    """Returns the arrays of `tower` by our names; heads are split as in `expected`."""
+    """Return the arrays of `tower` by our names; heads are split as in `expected`."""
     out = {}
     for name, array in to_hub(arrays).items():
         found = our_name(name)
@@ -94,7 +94,7 @@ def translate(
 
 
 def our_name(name: str) -> tuple[str, str] | None:
-    """Returns the tower and our name for one of the hub's; None if it belongs to neither tower."""
+    """Return the tower and our name for one of the hub's; None if it belongs to neither tower."""
     if name in PROJECTIONS:
         return PROJECTIONS[name], "projection/kernel"
     tower = next((t for t in TOP if name.startswith(t)), None)
@@ -113,7 +113,7 @@ def our_name(name: str) -> tuple[str, str] | None:
 
 
 def to_hub(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays of any of the three kinds of files in the hub's names and layout."""
+    """Return the arrays of any of the three kinds of files in the hub's names and layout."""
     if any("/" in name for name in arrays):
         return dict(_from_flax(n, a) for n, a in arrays.items())
     if any(mark in arrays for mark in OPENAI_MARKS):
@@ -145,7 +145,7 @@ def _is_scalar(name: str) -> bool:
 
 
 def _our_layout(ours: str, array: np.ndarray, like: Any | None) -> np.ndarray:
-    """Turns (out, in) to (in, out); what does not fit stays, for the error message."""
+    """Turn (out, in) to (in, out); what does not fit stays, for the error message."""
     if ours == "cls_token":
         return array.reshape(1, -1)
     if ours.endswith("kernel"):

@@ -51,7 +51,7 @@ class ClipConfig(NamedTuple):
 
 
 def read_clip_config(where: str, head_dim: int = HEAD_DIM) -> ClipConfig:
-    """Returns the sizes of a CLIP.
+    """Return the sizes of a CLIP.
 
     Args:
         where: a folder, a file of weights, an address, or a name of the Hugging Face hub. A
@@ -69,7 +69,7 @@ def read_clip_config(where: str, head_dim: int = HEAD_DIM) -> ClipConfig:
 
 
 def from_json(path: Path) -> ClipConfig:
-    """Returns the sizes that a config.json of the hub gives.
+    """Return the sizes that a config.json of the hub gives.
 
     Raises: UserError if it is not JSON, or not of a CLIP.
     """
@@ -106,7 +106,7 @@ def _shapes(path: Path, modified_ns: int) -> dict[str, tuple[int, ...]]:
 
 
 def from_shapes(shapes: Mapping[str, tuple[int, ...]], head_dim: int, path: Path) -> ClipConfig:
-    """Returns the sizes that the shapes of arrays give, by the hub's names.
+    """Return the sizes that the shapes of arrays give, by the hub's names.
 
     Raises: UserError for a width that `head_dim` does not divide; `path` is for the message.
     """

@@ -31,7 +31,7 @@ def convert(
     force: bool = False,
     unsafe: bool = False,
 ) -> str:
-    """Writes the arrays of a file of weights to another file; returns a line that describes it.
+    """Write the arrays of a file of weights to another file; return a line that describes it.
 
     Args:
         source: a path, an address or a name in the catalogue.
@@ -72,7 +72,7 @@ def _read(path: Path, unsafe: bool) -> dict[str, np.ndarray]:
 
 
 def with_torch(path: Path, unsafe: bool = False) -> dict[str, np.ndarray]:
-    """Returns what torch finds in a file: a state dict, or with `unsafe` a module's.
+    """Return what torch finds in a file: a state dict, or with `unsafe` a module's.
 
     Raises: UserError if torch cannot read it either.
     """

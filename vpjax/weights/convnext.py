@@ -44,14 +44,14 @@ INSIDE = {"dwconv": "conv", "norm": "norm", "pwconv1": "mlp/fc1", "pwconv2": "ml
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Returns whether names are those of a ConvNeXt."""
+    """Return whether names are those of a ConvNeXt."""
     return any(re.fullmatch(MARKS, n.removeprefix("module.")) for n in names)
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names; an unknown name stays as it is."""
+    """Return a file's arrays by our names; an unknown name stays as it is."""
     released = {n: released_name(n) for n in arrays}
     counts = depths(released.values(), r"stages\.(\d+)\.(\d+)\.")
     first = [stage + sum(counts[:stage]) for stage in range(len(counts))]
@@ -62,14 +62,14 @@ def translate(
 
 
 def released_name(name: str) -> str:
-    """Returns the released name, such as "stages.2.1.pwconv1.weight", for any of the three."""
+    """Return the released name, such as "stages.2.1.pwconv1.weight", for any of the three."""
     for pattern, instead in OTHERS.items():
         name = re.sub(pattern, instead, name)
     return name
 
 
 def our_name(name: str, first: Sequence[int]) -> str:
-    """Returns our name for a released one; layer `first[s]` is the first block of stage s."""
+    """Return our name for a released one; layer `first[s]` is the first block of stage s."""
     path, _, leaf = name.rpartition(".")
     if path in ("norm", "head"):
         ours = path
@@ -88,7 +88,7 @@ def our_name(name: str, first: Sequence[int]) -> str:
 
 
 def _flat(ours: str, array: np.ndarray) -> np.ndarray:
-    """Drops the two axes of length 1 of files that store matrices as convolutions."""
+    """Drop the two axes of length 1 of files that store matrices as convolutions."""
     if ours.endswith("/gamma"):
         return array.reshape(-1)
     return array.reshape(array.shape[:2]) if "/mlp/" in ours else array

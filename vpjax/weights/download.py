@@ -50,7 +50,7 @@ WEB_PAGE = (
 
 
 def fetch(where: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Returns the file of weights `where`, after downloading it if need be.
+    """Return the file of weights `where`, after downloading it if need be.
 
     Args:
         where: a path, an http(s) address, or a name in `vpjax.weights.catalog.CATALOG`.
@@ -84,7 +84,7 @@ def fetch(where: str | os.PathLike, cache_dir: str | os.PathLike | None = None) 
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Returns the hexadecimal SHA-256 of a file, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
     return _digest(path, "sha256")
 
 
@@ -159,7 +159,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _check_unchanged(url: str, target: Path, digest: str | None) -> None:
-    """Compares the file with the digest of its first use, or writes that down."""
+    """Compare the file with the digest of its first use, or write that down."""
     note, now = target.with_name(target.name + ".sha256"), sha256(target)
     if note.is_file():
         was = " ".join(note.read_text(encoding="utf-8").split()[:1])
@@ -202,7 +202,7 @@ def _download(url: str, target: Path, digest: str | None) -> None:
 
 
 def _receive(url: str, target: Path, part: Path, note: Path) -> bool:
-    """Appends what one answer of the server brings; returns whether the file is complete."""
+    """Append what one answer of the server brings; return whether the file is complete."""
     known, done = files.read_json(note) or {}, _size(part)
     size, version = known.get("size"), known.get("version")
     if known.get("url") != url or not (version and size) or done > size:
@@ -248,7 +248,7 @@ def _receive(url: str, target: Path, part: Path, note: Path) -> bool:
 
 
 def _damage(path: Path, md5: str | None, digest: str | None) -> str:
-    """Says what is wrong with a complete download; "" if nothing is."""
+    """Say what is wrong with a complete download; "" if nothing is."""
     with open(path, "rb") as file:
         if file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
             return WEB_PAGE

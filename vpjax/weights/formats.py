@@ -34,7 +34,7 @@ OTHERS = {
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns every array of a file by its name there; half precision becomes float32.
+    """Return every array of a file by its name there; half precision becomes float32.
 
     Raises: UserError if the file is truncated, damaged, or of another kind.
     """
@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
-    """Returns the function that reads a file of this content.
+    """Return the function that reads a file of this content.
 
     Raises: UserError if no function can read it.
     """

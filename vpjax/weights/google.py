@@ -40,14 +40,14 @@ WITH_LEADING_AXIS = ("cls_token", "pos_embed")
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Returns whether names are those of a Google ViT."""
+    """Return whether names are those of a Google ViT."""
     return any("Transformer/encoderblock_" in name for name in names)
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names; an unknown name stays as it is."""
+    """Return a file's arrays by our names; an unknown name stays as it is."""
     out = {}
     for name, array in arrays.items():
         ours = our_name(name)
@@ -56,7 +56,7 @@ def translate(
 
 
 def our_name(name: str) -> str:
-    """Returns our name, such as "layers/7/attn/query/kernel", for one of Google's."""
+    """Return our name, such as "layers/7/attn/query/kernel", for one of Google's."""
     name = re.sub(r"^(opt/target|params)/", "", name)
     if name == "pos_embedding":
         return "pos_embed"
@@ -68,7 +68,7 @@ def our_name(name: str) -> str:
 
 
 def google_name(name: str) -> str:
-    """Returns Google's name for one of ours, such as "layers/7/attn/query/kernel"."""
+    """Return Google's name for one of ours, such as "layers/7/attn/query/kernel"."""
     swapped = lambda table: {ours: google for google, ours in table.items()}  # noqa: E731
     if m := re.fullmatch(r"layers/(\d+)/(.*)", name):
         return f"Transformer/encoderblock_{m[1]}/{_swap(m[2], swapped(BLOCK))}"
@@ -76,7 +76,7 @@ def google_name(name: str) -> str:
 
 
 def save(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a ViT's arrays, given by our names, as an npz file with Google's names."""
+    """Write a ViT's arrays, given by our names, as an npz file with Google's names."""
     out = {}
     for name, array in arrays.items():
         array = np.asarray(array, np.float32)
@@ -85,7 +85,7 @@ def save(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _swap(name: str, table: Mapping[str, str]) -> str:
-    """Replaces the beginning of `name` by the table {ours: theirs}."""
+    """Replace the beginning of `name` by the table {ours: theirs}."""
     for ours, theirs in table.items():
         if name == theirs or (theirs.endswith("/") and name.startswith(theirs)):
             return ours + name[len(theirs) :]

@@ -24,7 +24,7 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def folder_of(where: str | os.PathLike) -> Path | None:
-    """Returns a model's folder: `where` itself, the folder of a file, or that of a hub name.
+    """Return a model's folder: `where` itself, the folder of a file, or that of a hub name.
 
     None if `where` is neither a path that exists nor of the form of a name.
     Raises: UserError for a name that is not in the cache.
@@ -48,7 +48,7 @@ def folder_of(where: str | os.PathLike) -> Path | None:
 
 
 def cached(name: str) -> Path | None:
-    """Returns the folder of a model in the hub's cache on this machine; None if there is none."""
+    """Return the folder of a model in the hub's cache on this machine; None if there is none."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -59,7 +59,7 @@ def cached(name: str) -> Path | None:
 
 
 def weights_in(where: str) -> str:
-    """Returns the file of weights in the folder that `where` is or names, else `where`."""
+    """Return the file of weights in the folder that `where` is or name, else `where`."""
     folder = None if Path(where).expanduser().is_file() else folder_of(where)
     if folder is None:
         return where

@@ -109,7 +109,7 @@ def load(
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names; arrays of an unknown format keep their names."""
+    """Return a file's arrays by our names; arrays of an unknown format keep their names."""
     for form in FORMATS:
         if form.recognises(arrays.keys()):
             return form.translate(arrays, expected)
@@ -117,7 +117,7 @@ def translate(
 
 
 def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Compares names and shapes of `values` with those expected.
+    """Compare names and shapes of `values` with those expected.
 
     Raises: UserError that lists everything that does not fit; `path` is for the message.
     """
@@ -142,7 +142,7 @@ def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) ->
 
 
 def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    """Returns whether the patch embeddings of file and model differ in their patch size only."""
+    """Return whether the patch embeddings of file and model differ in their patch size only."""
     if PATCHES not in values or PATCHES not in expected:
         return False
     old, new = values[PATCHES].shape, expected[PATCHES].shape

@@ -36,7 +36,7 @@ def resize_grid(
 
 
 def resize_patches(kernel: np.ndarray, patch_size: tuple[int, int], rule: str) -> np.ndarray:
-    """Resizes a patch embedding p p C D to patches of `patch_size` pixels, by pseudo-inverse.
+    """Resize a patch embedding p p C D to patches of `patch_size` pixels, by pseudo-inverse.
 
     Exact where patches grow: then every response to a resized image is the old one.
     Raises: UserError for the rule "align_corners", which does not resize patches.
@@ -50,7 +50,7 @@ def resize_patches(kernel: np.ndarray, patch_size: tuple[int, int], rule: str) -
 
 
 def matrix(old: int, new: int, rule: str) -> np.ndarray:
-    """Returns the matrix (new old, float64) that resizes a row; its rows sum to 1."""
+    """Return the matrix (new old, float64) that resizes a row; its rows sum to 1."""
     if rule not in RULES:
         raise unknown("resample", rule, RULES)
     if rule == "align_corners":
@@ -63,7 +63,7 @@ def matrix(old: int, new: int, rule: str) -> np.ndarray:
 
 
 def _weights(position: np.ndarray, old: int, kernel: Callable, width: float = 1.0) -> np.ndarray:
-    """Samples a kernel `width` cells wide around each position; cells outside do not count."""
+    """Sample a kernel `width` cells wide around each position; cells outside do not count."""
     out = kernel(np.abs(position[:, None] - np.arange(old)[None]) / width)
     return out / out.sum(1, keepdims=True)
 

@@ -21,14 +21,14 @@ NORM = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Returns whether names are those of a ResNet."""
+    """Return whether names are those of a ResNet."""
     return _prefix(names) is not None
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names; an unknown name stays as it is."""
+    """Return a file's arrays by our names; an unknown name stays as it is."""
     prefix = _prefix(arrays) or ""
     inside = {n: n.removeprefix(prefix) for n in arrays if n.startswith(prefix)}
     first = list(itertools.accumulate(depths(inside.values(), r"layer(\d+)\.(\d+)\."), initial=0))
@@ -40,7 +40,7 @@ def translate(
 
 
 def our_name(name: str, first: Sequence[int]) -> str:
-    """Returns our name for torchvision's; layer `first[s]` is the first of stage s."""
+    """Return our name for torchvision's; layer `first[s]` is the first of stage s."""
     path, _, leaf = name.rpartition(".")
     if leaf == "num_batches_tracked" or path.startswith("fc."):  # fc.0: a projection head
         return f"unused/{name}"
@@ -56,17 +56,17 @@ def our_name(name: str, first: Sequence[int]) -> str:
 
 
 def our_leaf(module: str, leaf: str) -> str:
-    """Returns our name of a parameter: "scale", "mean", "var" of a norm, "kernel" elsewhere."""
+    """Return our name of a parameter: "scale", "mean", "var" of a norm, "kernel" elsewhere."""
     return NORM.get(leaf, leaf) if "norm" in module else {"weight": "kernel"}.get(leaf, leaf)
 
 
 def our_layout(array: np.ndarray) -> np.ndarray:
-    """Turns a kernel "out in H W" to "H W in out", and a matrix "out in" to "in out"."""
+    """Turn a kernel "out in H W" to "H W in out", and a matrix "out in" to "in out"."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
 def depths(names: Collection[str], block: str) -> list[int]:
-    """Returns the number of blocks of each stage.
+    """Return the number of blocks of each stage.
 
     `block` is a regular expression whose two groups are the stage and the block of a name.
     """

@@ -24,7 +24,7 @@ NORMS = ("norm", "norm1", "norm2", "patch_norm")
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Returns whether names are those of a Swin Transformer, version 1."""
+    """Return whether names are those of a Swin Transformer, version 1."""
     table = re.compile(PREFIXES + BLOCK + TABLE.replace("/", r"\."))
     return any(table.fullmatch(name) for name in names)
 
@@ -32,7 +32,7 @@ def recognises(names: Collection[str]) -> bool:
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names, in our shapes, a fused qkv as three.
+    """Return a file's arrays by our names, in our shapes, a fused qkv as three.
 
     Where names begin with "encoder.", as after self-supervised training, all others are unused.
     Raises: UserError if the file's windows have another size than the model's.
@@ -52,14 +52,14 @@ def translate(
 
 
 def count_blocks(names: Collection[str]) -> list[int]:
-    """Returns the number of blocks of every stage."""
+    """Return the number of blocks of every stage."""
     blocks = {m.groups() for n in names if (m := re.match(BLOCK, n))}
     stages = [int(stage) for stage, _ in blocks]
     return [stages.count(stage) for stage in range(max(stages) + 1)]
 
 
 def split(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields names and arrays, a fused qkv as three."""
+    """Yield names and arrays, a fused qkv as three."""
     for name, array in arrays.items():
         if ".attn.qkv." in name:
             for part, own in zip(("query", "key", "value"), np.split(array, 3), strict=True):
@@ -69,7 +69,7 @@ def split(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def our_layer(name: str, depths: list[int], timm: bool) -> str:
-    """Returns a name with our number of the layer, such as "layers/11/mlp/fc1/weight".
+    """Return a name with our number of the layer, such as "layers/11/mlp/fc1/weight".
 
     Args:
         name: such as "layers.2.blocks.5.mlp.fc1.weight".
@@ -86,7 +86,7 @@ def our_layer(name: str, depths: list[int], timm: bool) -> str:
 
 
 def parameter(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Returns the name and layout here of one parameter of torch."""
+    """Return the name and layout here of one parameter of torch."""
     module, _, kind = name.rpartition("/")
     if kind in BUFFERS:
         return f"unused/{name}", array
@@ -99,12 +99,12 @@ def parameter(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def with_heads(array: np.ndarray, like: Any | None) -> np.ndarray:
-    """Splits the axis of all heads in two; what does not fit stays, for the error message."""
+    """Split the axis of all heads in two; what does not fit stays, for the error message."""
     return array.reshape(like.shape) if like is not None and like.size == array.size else array
 
 
 def check_windows(values: Mapping[str, np.ndarray], expected: Mapping[str, Any]) -> None:
-    """Compares the tables of relative positions.
+    """Compare the tables of relative positions.
 
     Raises: UserError if they are of windows of another size.
     """

@@ -29,14 +29,14 @@ BLOCK = {
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Returns whether names are those of a timm ViT."""
+    """Return whether names are those of a timm ViT."""
     return any(PREFIX.sub("", n) == "blocks.0.attn.qkv.weight" for n in names)
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Returns a file's arrays by our names, in our shapes; an unknown name stays as it is.
+    """Return a file's arrays by our names, in our shapes; an unknown name stays as it is.
 
     A backbone that pools before its last norm (`fc_norm`) starts that norm at scale 1, bias 0 where
     the file has none; the file's own last norm, which saw other tokens, is then unused.
@@ -83,7 +83,7 @@ def _translate(name: str, array: np.ndarray, heads: int) -> dict[str, np.ndarray
 
 
 def _split(array: np.ndarray, kind: str, heads: int) -> dict[str, np.ndarray]:
-    """Splits a fused qkv; a width that `heads` do not divide stays whole, for the error message."""
+    """Split a fused qkv; a width that `heads` do not divide stays whole, for the error message."""
     ours = "kernel" if kind == "weight" else "bias"
     out = {}
     for name, part in zip(("query", "key", "value"), np.split(array, 3), strict=True):

@@ -64,7 +64,7 @@ class Storage(NamedTuple):
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a torch file by the file's names; tensors that share memory still do.
+    """Return the arrays of a torch file by the file's names; tensors that share memory still do.
 
     Raises: Unsupported if only torch can read it; nearly any exception if the file is damaged.
     """
@@ -83,7 +83,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def unwrap(tree: Any, kind: type, depth: int = 3) -> dict[str, Any]:
-    """Returns the arrays, values of type `kind`, in the first of `WRAPPERS`, else in `tree`."""
+    """Return the arrays, values of type `kind`, in the first of `WRAPPERS`, else in `tree`."""
     if not isinstance(tree, Mapping) or not depth:
         return {}
     for name in WRAPPERS:

@@ -72,7 +72,7 @@ def encode_prompts(
 
 
 def _padded(count: int, batch_size: int) -> int:
-    """Returns how many rows are computed for `count`: a power of two, or a whole batch."""
+    """Return how many rows are computed for `count`: a power of two, or a whole batch."""
     return min(batch_size, 1 << (count - 1).bit_length())
 
 

@@ -124,7 +124,7 @@ def prompts_of_classes(
 
 
 def tokenizer_sample(tokenize: Callable[[list[str]], np.ndarray]) -> str:
-    """Returns the ids of one sentence, which tell tokenizers with different vocabularies apart."""
+    """Return the ids of one sentence, which tell tokenizers with different vocabularies apart."""
     return str(tokenize(["a wildlife photo of Danaus plexippus"])[0].tolist())
 
 
@@ -134,7 +134,7 @@ def cached_text_features(
     weights: str,
     folder: Path | None = None,
 ) -> TextFeatures:
-    """Returns the text features of classes from a file, after encoding them if there is none.
+    """Return the text features of classes from a file, after encoding them if there is none.
 
     Args:
         encode: returns the features of sentences, N D.

@@ -32,7 +32,7 @@ class Text(NamedTuple):
 
 
 def load_text(where: str, head_dim: int = HEAD_DIM, **options: Any) -> Text:
-    """Builds the text tower of a CLIP with its weights.
+    """Build the text tower of a CLIP with its weights.
 
     Args:
         where, head_dim: as in `vpjax.weights.clip_config.read_clip_config`.

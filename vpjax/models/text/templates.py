@@ -111,7 +111,7 @@ def choose(
 
 
 def keys(template: str) -> set[str]:
-    """Returns the names of the fields of a template.
+    """Return the names of the fields of a template.
 
     Raises: UserError if the template is not a format string, or has a field without a name.
     """
@@ -128,7 +128,7 @@ def keys(template: str) -> set[str]:
 
 
 def class_prompts(classes: Sequence[Facts | str], templates: Sequence[str]) -> list[str]:
-    """Returns C x T sentences: all templates of class 0, then of class 1 ...
+    """Return C x T sentences: all templates of class 0, then of class 1 ...
 
     Args:
         classes: metadata of each class, or its name.
@@ -202,7 +202,7 @@ def choose_zero_shot(
 
 
 def zero_shot_names(classes: Sequence[Facts | str], name_type: str = "both") -> list[list[str]]:
-    """Returns the names of each class, for `vpjax.models.text.zero_shot.class_prompts`.
+    """Return the names of each class, for `vpjax.models.text.zero_shot.class_prompts`.
 
     Names keep their case.
 

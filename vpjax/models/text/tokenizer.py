@@ -42,7 +42,7 @@ class Tokenizer:
     """Turns texts into rows of ids, zeros behind the end token."""
 
     def __init__(self, backend: Any, context: int = CONTEXT):
-        """Wraps a CLIPTokenizer of transformers; rows have `context` ids.
+        """Wrap a CLIPTokenizer of transformers; rows have `context` ids.
 
         Raises: UserError if its vocabulary cannot be that of a CLIP.
         """
@@ -62,7 +62,7 @@ class Tokenizer:
         return max(self.backend.get_vocab().values()) + 1
 
     def __call__(self, texts: Sequence[str], truncate: bool = False) -> Int32[np.ndarray, "N T"]:
-        """Returns the ids of `texts`, zeros after the end token.
+        """Return the ids of `texts`, zeros after the end token.
 
         With `truncate` a text that is too long is cut, and its last id becomes the end token.
         Raises: UserError for a text that is too long, without `truncate`.
@@ -84,7 +84,7 @@ class Tokenizer:
 
 
 def clean(text: str) -> str:
-    """Resolves HTML entities, makes quotes straight and each run of white space one blank.
+    """Resolve HTML entities, makes quotes straight and each run of white space one blank.
 
     OpenAI's code repairs more by ftfy: mojibake, ligatures, full-width letters and control
     characters stay here as they are.
@@ -94,7 +94,7 @@ def clean(text: str) -> str:
 
 
 def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
-    """Returns CLIP's tokenizer from files in `where`, or else elsewhere on this machine.
+    """Return CLIP's tokenizer from files in `where`, or else elsewhere on this machine.
 
     Args:
         where: a folder, the file of merges, a file of weights beside the tokenizer's files, or a
@@ -117,7 +117,7 @@ def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
 
 
 def elsewhere() -> Iterable[Path]:
-    """Yields other folders on this machine that may hold CLIP's files, which are all the same."""
+    """Yield other folders on this machine that may hold CLIP's files, which are all the same."""
     # Without importing the package, which would import torch.
     spec = importlib.util.find_spec("open_clip")
     yield from map(Path, (spec.submodule_search_locations or ()) if spec else ())
@@ -125,7 +125,7 @@ def elsewhere() -> Iterable[Path]:
 
 
 def from_folder(folder: Path) -> Any | None:
-    """Returns the CLIPTokenizer of a folder; None if there are no files of one.
+    """Return the CLIPTokenizer of a folder; None if there are no files of one.
 
     Raises: UserError if its files are damaged.
     """
@@ -139,7 +139,7 @@ def from_folder(folder: Path) -> Any | None:
 
 
 def from_merges(merges: Sequence[str], vocab: Mapping[str, int] | None = None) -> Any:
-    """Returns a CLIPTokenizer of merges such as "i n", by rank.
+    """Return a CLIPTokenizer of merges such as "i n", by rank.
 
     `vocab` maps tokens to ids; None: that of a whole table, see `vocabulary`.
     """
@@ -148,7 +148,7 @@ def from_merges(merges: Sequence[str], vocab: Mapping[str, int] | None = None) -
 
 
 def read_merges(path: Path) -> list[str]:
-    """Reads OpenAI's table of merges, with or without its first line, a comment.
+    """Read OpenAI's table of merges, with or without its first line, a comment.
 
     Raises: UserError if it cannot be read or is too short.
     """
@@ -167,7 +167,7 @@ def read_merges(path: Path) -> list[str]:
 
 
 def vocabulary(merges: Sequence[str]) -> dict[str, int]:
-    """Returns the id of every token: bytes, bytes that end a word, merges by rank, start and end.
+    """Return the id of every token: bytes, bytes that end a word, merges by rank, start and end.
 
     Printable bytes come first, as themselves; the others are letters from 256 on.
     """
@@ -179,7 +179,7 @@ def vocabulary(merges: Sequence[str]) -> dict[str, int]:
 
 
 def clip_tokenizer() -> Any:
-    """Imports transformers' CLIPTokenizer without its notice that torch is missing."""
+    """Import transformers' CLIPTokenizer without its notice that torch is missing."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

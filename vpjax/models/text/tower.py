@@ -89,7 +89,7 @@ class TextTower(nnx.Module):
         return Tokens(x.astype(dtype), num_prefix_tokens=ids.shape[1], grid=(0, 0))
 
     def pool(self, tokens: Tokens, ids: Int[Array | np.ndarray, "N T"]) -> Float[Array, "N D"]:
-        """Returns the end token after the last norm, projected."""
+        """Return the end token after the last norm, projected."""
         x = tokens.x[jnp.arange(len(ids)), ids.argmax(-1)]
         return self.projection(self.norm(x))
 
