@@ -11,6 +11,8 @@ from tests.golden.msvp_model import build, fill, gather, pixels
 from tests.golden.record import Record, under
 from vpjax.train import metrics
 from vpjax.train.early_stopping import EarlyStopping
+from vpjax.train.parity import constant_momentum
+from vpjax.train.schedules import one_cycle
 
 PEAK = 10  # the peak of one cycle where the case has no max_lr, in learning rates
 
