@@ -24,7 +24,7 @@ from vpjax.core.errors import UserError
 from vpjax.data import open_source
 from vpjax.models.text.features import class_text_features
 from vpjax.report.plots.run import subject
-from vpjax.report.plots.subject import OfClass, Subject
+from vpjax.report.plots.subject import Subject, SubpromptOptions
 from vpjax.report.plots.subprompts import subprompts
 from vpjax.runs.config import merged
 from vpjax.runs.experiment import prepare
@@ -180,7 +180,7 @@ def whole(run) -> Subject:
 
 def drawn(whole: Subject, **of_class) -> dict:
     """Returns what was written of a class."""
-    files = subprompts(dataclasses.replace(whole, of_class=OfClass(**of_class)))
+    files = subprompts(dataclasses.replace(whole, subprompt_options=SubpromptOptions(**of_class)))
     return json.loads(next(f for f in files if f.suffix == ".json").read_text())
 
 
