@@ -155,9 +155,12 @@ def test_compare_is_what_train_does_with_several_runs(run):
     assert done.stdout_text.count("is finished") == 2
 
 
-def test_report(run):
+@pytest.mark.parametrize("by", [(), ("--group_by", "preset,weights")])
+def test_report(run, by):
     folder = run.parents[1]
-    done = command("report", f"--workdir={folder / 'out'}", "--runs", str(run), f"{folder}/linear")
+    done = command(
+        "report", f"--workdir={folder / 'out'}", "--runs", str(run), f"{folder}/linear", *by
+    )
     assert done.returncode == 0, done.stderr_text
     assert (folder / "out" / "report.html").exists()
     with open(folder / "out" / "report.csv") as file:
@@ -206,7 +209,7 @@ def test_export_and_convert(run, tmp_path):
     words = (f"--config.backbone.weights={target}", f"--workdir={tmp_path / 'run'}")
     done = command("--config=digits:linear", *words, "--config.data.preset=digits", *QUICK)
     assert done.returncode == 0, done.stderr_text
-    assert result(tmp_path / "run")["weights"]["path"] == str(target)
+    assert result(tmp_path / "run")["weights"]["where"] == str(target)
 
 
 def test_class_embeddings(tmp_path):

@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     config.text = ConfigDict()
     config.text.templates = "auto"  # or a list's name, or "a photo of {name}; a {name} outside"
     # "": templates are filled with all that is known of a class. "common", "scientific" or "both":
-    # with these names alone, as --mode zero_shot has it.
+    # with these names alone, as `zero-shot` has it.
     config.text.name_type = ""
     config.text.tokenizer = ""  # folder or file of CLIP's; "": beside the weights
 

@@ -1,6 +1,6 @@
-"""`--mode zero_shot`: CLIP as it is, told the names of the classes and nothing else.
+"""`zero-shot`: CLIP as it is, given the names of the classes and nothing else.
 
-    python main.py --mode zero_shot --config configs/mop_inat.py --config.backbone.weights=clip-b16
+    python main.py zero-shot --config configs/mop_inat.py --config.backbone.weights=clip-b16
 
     logits = 100 <unit(f), t_c>     t_c: the class's names in templates, see vpjax.models.text.zero_shot
 
