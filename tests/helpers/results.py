@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from vpjax.core.files import write_json
 from vpjax.data import benchmarks
-from vpjax.report.tables import Table, tables
 from vpjax.report.run_folders import find
+from vpjax.report.tables import Table, tables
 from vpjax.runs import config as configs
 from vpjax.runs import defaults
 from vpjax.runs.history import Metrics
