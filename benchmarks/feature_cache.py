@@ -79,7 +79,7 @@ def epoch_through(
 ) -> float:
     """Returns the seconds of an epoch of images, from the median of `steps` steps."""
     size = body.image_size
-    to_input = lambda x, key: preset("clip").device(x, size, False)  # noqa: E731
+    to_input = lambda batch, key: preset("clip").device(batch["image"], size, False)  # noqa: E731
     call, state, frozen = ready(Model(body, method), to_input)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch, *size, 3), np.uint8)
