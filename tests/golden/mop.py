@@ -107,8 +107,8 @@ def add_constants(meta: dict, found: dict) -> dict:
     """Adds the published terms that have no gradient to the loss."""
     gamma = found["gamma"]
     even = jnp.full(len(gamma), 1 / len(gamma), jnp.float32)
-    entropy = mop_similarity.concentration(gamma).mean()
-    usage = mop_similarity.disuse(gamma, even, meta["min_usage_threshold"])
+    entropy = mop_similarity.negative_entropy(gamma).mean()
+    usage = mop_similarity.usage_imbalance(gamma, even, meta["min_usage_threshold"])
     total = found["loss_total"] + meta["entropy_loss_weight"] * entropy
     total += meta["min_usage_loss_weight"] * usage
     return found | {"loss_total": total, "loss_entropy": entropy, "loss_min_usage": usage}
@@ -132,7 +132,7 @@ def compare_outputs(
     """Features, prompts, similarities, winners and predictions."""
     offsets, text = parts.trainable["method/offsets"], parts.frozen["method/text"]
     prompts, f = mop_similarity.unit(text[:, None] + offsets), out["features"]
-    own, _ = mop_similarity.own(f, labels, offsets, text)
+    own, _ = mop_similarity.label_similarity(f, labels, offsets, text)
     ours = {
         "image_features_normalized": f,
         "all_prompts": prompts,

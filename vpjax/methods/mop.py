@@ -76,7 +76,7 @@ class MoP(Method):
         self.lambda_mixture, self.offset_reg_weight = lambda_mixture, offset_reg_weight
         self.diversity_weight, self.entropy_weight = diversity_weight, entropy_weight
         self.usage_weight, self.usage_threshold = usage_weight, usage_threshold
-        rows = num_classes + -num_classes % mop_similarity.split(mesh)
+        rows = num_classes + -num_classes % mop_similarity.num_shards(mesh)
         real = (jnp.arange(rows) < num_classes)[:, None]
         offsets = jnp.zeros((rows, num_prompts, backbone.dim))
         if init == "semantic":
@@ -97,7 +97,7 @@ class MoP(Method):
         `winners` is each class's nearest sub-prompt.
         """
         f = mop_similarity.unit(features.astype(jnp.float32))
-        best, index = mop_similarity.top(
+        best, index = mop_similarity.max_similarity(
             f, self.offsets[...], self.text[...], self.chunk, self.mesh
         )
         real = slice(self.num_classes)
@@ -114,7 +114,7 @@ class MoP(Method):
     ) -> Float[Array, "B K"]:
         """Returns how much of each image each sub-prompt of its class gets, in sum 1."""
         f = mop_similarity.unit(features.astype(jnp.float32))
-        s, _ = mop_similarity.own(f, labels, self.offsets[...], self.text[...], self.mesh)
+        s, _ = mop_similarity.label_similarity(f, labels, self.offsets[...], self.text[...], self.mesh)
         return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
     def loss_terms(
@@ -127,7 +127,7 @@ class MoP(Method):
         if ctx.key is None:
             return {"loss": separation}
         offsets, tau = self.offsets[...], self.tau(ctx.progress)
-        s, cosines = mop_similarity.own(out["features"], labels, offsets, self.text[...], self.mesh)
+        s, cosines = mop_similarity.label_similarity(out["features"], labels, offsets, self.text[...], self.mesh)
         s = SCALE * s
         gamma = mop_similarity.assignments(s, tau, self.hard)
         attraction = -(jax.lax.stop_gradient(gamma) * s).sum(-1)
@@ -151,9 +151,9 @@ class MoP(Method):
             term = mop_similarity.diversity(cosines, count)
             found.append(("loss_diversity", self.diversity_weight, term))
         if self.entropy_weight:
-            found.append(("loss_entropy", self.entropy_weight, mop_similarity.concentration(gamma)))
+            found.append(("loss_entropy", self.entropy_weight, mop_similarity.negative_entropy(gamma)))
         if self.usage_weight:
-            term = mop_similarity.disuse(gamma, real / count, self.usage_threshold)
+            term = mop_similarity.usage_imbalance(gamma, real / count, self.usage_threshold)
             found.append(("loss_usage", self.usage_weight, term))
         return found
 

@@ -42,7 +42,7 @@ def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) 
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     frozen = pick(values.keys() - learns - stats)
     if mesh is not None:
-        fsdp.note(model.backbone.layers, frozen, mesh)
+        fsdp.mark_split(model.backbone.layers, frozen, mesh)
         graphdef = nnx.graphdef(model)
     return ModelParts((graphdef, shapes(state)), pick(learns), pick(stats), frozen)
 
