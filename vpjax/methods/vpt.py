@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from vpjax.backbones.base import Backbone, Site
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
-from vpjax.methods.finetune import BIAS, fresh_cls_token
+from vpjax.methods.finetune import BIAS, reinitialised_cls_token
 from vpjax.methods.prototypes import read_prototypes
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
@@ -219,7 +219,7 @@ class PromptCls(VPT):
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """The class token, where `reinit` asks for it."""
-        return fresh_cls_token(backbone, key, self.reinit)
+        return reinitialised_cls_token(backbone, key, self.reinit)
 
 
 class FrozenPrompts(VPT):
