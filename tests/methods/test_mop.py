@@ -130,7 +130,9 @@ def test_classes_split_over_devices_equal_one(shape):
     np.testing.assert_array_equal(mine, index)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(own_gradient, gradient, atol=1e-5)
-    _, cosines = jax.jit(lambda *a: mop_similarity.label_similarity(*a, mesh))(features, labels, offsets, text)
+    _, cosines = jax.jit(lambda *a: mop_similarity.label_similarity(*a, mesh))(
+        features, labels, offsets, text
+    )
     _, alone = mop_similarity.label_similarity(*arrays)
     np.testing.assert_allclose(cosines, alone, atol=1e-6)
 

@@ -134,7 +134,9 @@ class MoP(Method):
             tau: temperature, as `self.tau` returns it.
         """
         f = mop_similarity.unit(features.astype(jnp.float32))
-        s, _ = mop_similarity.label_similarity(f, labels, self.offsets[...], self.text[...], self.mesh)
+        s, _ = mop_similarity.label_similarity(
+            f, labels, self.offsets[...], self.text[...], self.mesh
+        )
         return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
     def loss_terms(
@@ -150,7 +152,9 @@ class MoP(Method):
         if ctx.key is None:
             return {"loss": separation}
         offsets, tau = self.offsets[...], self.tau(ctx.progress)
-        s, cosines = mop_similarity.label_similarity(out["features"], labels, offsets, self.text[...], self.mesh)
+        s, cosines = mop_similarity.label_similarity(
+            out["features"], labels, offsets, self.text[...], self.mesh
+        )
         s = SCALE * s
         gamma = mop_similarity.assignments(s, tau, self.hard)
         attraction = -(jax.lax.stop_gradient(gamma) * s).sum(-1)
@@ -182,7 +186,9 @@ class MoP(Method):
             term = mop_similarity.diversity(cosines, count)
             found.append(("loss_diversity", self.diversity_weight, term))
         if self.entropy_weight:
-            found.append(("loss_entropy", self.entropy_weight, mop_similarity.negative_entropy(gamma)))
+            found.append(
+                ("loss_entropy", self.entropy_weight, mop_similarity.negative_entropy(gamma))
+            )
         if self.usage_weight:
             term = mop_similarity.usage_imbalance(gamma, real / count, self.usage_threshold)
             found.append(("loss_usage", self.usage_weight, term))
