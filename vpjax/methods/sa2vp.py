@@ -161,7 +161,7 @@ class SA2VP(Method):
     def apply_and_record(
         self, layer: nnx.Module, tokens: Tokens, ctx: Context
     ) -> tuple[Tokens, tuple]:
-        """Apply a layer; return its tokens, and the queries, keys and values it computed, if any."""
+        """Apply a layer; return its tokens, and the queries, keys and values it computed."""
         seen = {}
 
         def hook(site, y, x, inner):
@@ -238,7 +238,7 @@ class SA2VP(Method):
         return super().step(layer, prompt, ctx)
 
     def predict(self, backbone: Backbone, state: Streams, ctx: Context) -> dict[str, Array]:
-        """Return the outputs of the image, and "logits_prompt" and "features_prompt" beside them."""
+        """Return the outputs of the image, with "logits_prompt" and "features_prompt"."""
         out = super().predict(backbone, state[IMAGE], ctx)
         beside = super().predict(backbone, state[PROMPT], ctx.branch("prompt"))
         return out | {f"{name}_prompt": value for name, value in beside.items()}

@@ -6,8 +6,8 @@ cudnn      fused ("flash") attention of NVIDIA GPUs: bfloat16 or float16, nothin
 blockwise  one head at a time, on any device and in any dtype: the probabilities of one head are
            held at once, and the backward pass computes them again instead of keeping them
 auto       cudnn where it can run, else xla; resolved once and logged, never changed silently
-measured   the faster of two in the run's own training step, see `vpjax.runs.autotune`; where nothing
-           is trained, as auto
+measured   the faster of two in the run's own training step, see `vpjax.runs.autotune`; without
+           training as auto
 """
 
 from collections.abc import Callable

@@ -105,7 +105,7 @@ def assignments(scores: Float[Array, "B K"], tau: Array | float, hard: bool) -> 
 
 
 def diversity(cosines: Float[Array, "B K K"], count: Array | float) -> Float[Array, " B"]:
-    """Return how alike the sub-prompts of each image's class are, as the published code penalises it.
+    """Return how alike the sub-prompts of each image's class are, a term of the published code.
 
     A cosine v costs v^8 above 0.7, v^4 above 0.5, v^2 above 0.3, v / 10 above 0.1, else nothing;
     half the mean of v^2, divided by the number of pairs of the batch, is added.
