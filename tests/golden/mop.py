@@ -127,11 +127,11 @@ def add_constants(meta: Record, found: dict) -> dict:
     """Return the terms with the published ones that have no gradient, where a case has those."""
     gamma, total, more = found["gamma"], found["loss_total"], {}
     if "entropy_loss_weight" in meta:
-        more["loss_entropy"] = mop_similarity.concentration(gamma).mean()
+        more["loss_entropy"] = mop_similarity.negative_entropy(gamma).mean()
         total += meta["entropy_loss_weight"] * more["loss_entropy"]
     if "min_usage_loss_weight" in meta:
         even = jnp.full(len(gamma), 1 / len(gamma), jnp.float32)
-        more["loss_min_usage"] = mop_similarity.disuse(gamma, even, meta["min_usage_threshold"])
+        more["loss_min_usage"] = mop_similarity.usage_imbalance(gamma, even, meta["min_usage_threshold"])
         total += meta["min_usage_loss_weight"] * more["loss_min_usage"]
     return found | more | {"loss_total": total}
 
@@ -162,7 +162,7 @@ def compare_outputs(
     """Yield features, prompts, similarities, winners and predictions."""
     offsets, text = parts.trainable["method/offsets"], parts.frozen["method/text"]
     prompts, f = mop_similarity.unit(text[:, None] + offsets), out["features"]
-    own, _ = mop_similarity.own(f, labels, offsets, text)
+    own, _ = mop_similarity.label_similarity(f, labels, offsets, text)
     ours = {
         "image_features_normalized": f,
         "all_prompts": prompts,

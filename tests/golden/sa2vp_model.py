@@ -94,8 +94,8 @@ class Recorded(SA2VP):
             self.seen["patch_embed_image_token0"] = state[IMAGE].x[:, 0]
         return state
 
-    def both(self, layer, state, ctx):
-        after, heads = super().both(layer, state, ctx)
+    def apply_layer(self, layer, state, ctx):
+        after, heads = super().apply_layer(layer, state, ctx)
         self.note("block_{}_image", ctx, after[IMAGE].x)
         self.note("block_{}_prompt", ctx, after[PROMPT].x)
         return after, heads
@@ -106,8 +106,8 @@ class Recorded(SA2VP):
     def fuse(self, own, read, ctx):
         return self.note("fusion_{}", ctx, super().fuse(own, read, ctx))
 
-    def alone(self, layer, prompt, ctx):
-        tokens = super().alone(layer, prompt, ctx)
+    def apply_to_prompts(self, layer, prompt, ctx):
+        tokens = super().apply_to_prompts(layer, prompt, ctx)
         self.note("block_{}_deep", ctx, tokens.x)
         return tokens
 

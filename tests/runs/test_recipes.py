@@ -38,7 +38,7 @@ def abstract(config, num_classes):
     def make():
         rngs = nnx.Rngs(0)
         body = factory.make_backbone(config, "xla", jax.random.key(0))
-        decided = factory.run_wide(
+        decided = factory.shared_options(
             "methods", config.method.name, match_reference_code=config.match_reference_code
         )
         options = (body, num_classes)
