@@ -131,7 +131,9 @@ def add_constants(meta: Record, found: dict) -> dict:
         total += meta["entropy_loss_weight"] * more["loss_entropy"]
     if "min_usage_loss_weight" in meta:
         even = jnp.full(len(gamma), 1 / len(gamma), jnp.float32)
-        more["loss_min_usage"] = mop_similarity.usage_imbalance(gamma, even, meta["min_usage_threshold"])
+        more["loss_min_usage"] = mop_similarity.usage_imbalance(
+            gamma, even, meta["min_usage_threshold"]
+        )
         total += meta["min_usage_loss_weight"] * more["loss_min_usage"]
     return found | more | {"loss_total": total}
 
