@@ -1,8 +1,8 @@
 """VTAB-1k with any method: settings are chosen on 200 images before the test split is read.
 
-    python main.py tune --config=configs/vtab.py:method=vpt_deep,task=svhn --workdir=DIR
-    python main.py tune --config=configs/vtab.py:method=linear,task=all --workdir=DIR
-    python main.py tune --config=configs/vtab.py:method=vpt_deep,task=svhn,recipe=paper ...
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
+    python main.py tune --config configs/vtab.py:method=linear,task=all --workdir DIR
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn,recipe=paper ...
 
     task     a task, several ("svhn+dtd"), a group (natural, specialised, structured), or "all"
     method   a key of METHODS below
