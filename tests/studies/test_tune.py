@@ -394,7 +394,7 @@ tune.tune(setting, Path(sys.argv[2]))
     env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(runs.HOME)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": env}
     both = [subprocess.Popen([*words, str(k), split], cwd=runs.HOME, **pipes) for k in (0, 1)]
-    texts = [p.communicate(timeout=240)[0] for p in both]
+    texts = [p.communicate(timeout=600)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], texts
     counts = [text.count("trainable parameters") for text in texts]
     if split == "trials":  # each has run some, and nobody what the other had
