@@ -208,7 +208,7 @@ def _max_similarity(features, offsets, text, chunk):
 
     shape = (classes, len(features))
     start = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, index_type)
-    best, index = jax.lax.scan(step, start, _places(classes, chunk))[0]
+    best, index = jax.lax.scan(step, start, _chunk_starts(classes, chunk))[0]
     return best.T, index.T
 
 
@@ -237,7 +237,7 @@ def _max_similarity_backward(chunk, kept, gradients):
         return (jax.lax.dynamic_update_slice_in_dim(total, g, at, axis=0), into), None
 
     start = jnp.zeros_like(offsets), jnp.zeros_like(features)
-    (total, into), _ = jax.lax.scan(step, start, _places(len(offsets), chunk))
+    (total, into), _ = jax.lax.scan(step, start, _chunk_starts(len(offsets), chunk))
     return into, total, None
 
 
