@@ -1,4 +1,4 @@
-"""What stands in no table, and what may not stand in one: refused, or said."""
+"""Runs that are in no table, and runs that cannot share one: errors and warnings."""
 
 import csv
 import os

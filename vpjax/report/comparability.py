@@ -1,4 +1,4 @@
-"""What runs must share to be compared: to stand in one column of a table.
+"""What runs must share to be in one column of a table.
 
     protocol   the splits trained on and reported, and which checkpoint is reported
     data       the data set's version and digest

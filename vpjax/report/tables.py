@@ -138,8 +138,8 @@ def _row_keys(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
 def split_off_trials(runs: Iterable[Run]) -> tuple[list[tuple[Run, Column]], list[Run]]:
     """Return finished runs with their columns, and the runs that only served to choose settings.
 
-    The second are trials of `tune`, and runs evaluated on val alone in a benchmark that other runs
-    were tested in.
+    The second are trials of `tune`, and runs evaluated on val only, in a benchmark that other
+    runs were tested in.
     """
     runs = list(runs)
     trials = [run for run in runs if run.is_trial]

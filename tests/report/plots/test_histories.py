@@ -1,4 +1,4 @@
-"""Curves of several runs: what is averaged, what is drawn."""
+"""Curves of several runs: averages over steps and seeds, lines, colours."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pictures of runs: at the end, afterwards, beside a baseline, and when one cannot be drawn."""
+"""Pictures of runs: after training, by `plot`, with a baseline, and when one cannot be drawn."""
 
 import logging
 import subprocess
@@ -30,7 +30,12 @@ def config(**choices):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    fit(config(), folder / "prompted", finish=draw_results)
+
+    def finish(experiment, state, place):
+        assert read_result(place)["status"] == "finished"  # a picture can lose nothing
+        draw_results(experiment, state, place)
+
+    fit(config(), folder / "prompted", finish=finish)
     plain = config(prompts="no")
     plain.draw = False
     fit(plain, folder / "baseline", finish=draw_results)
@@ -81,9 +86,10 @@ def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
     only = {"prompts": pictures.Picture(broken, lambda s: True)}
     monkeypatch.setattr(pictures, "PICTURES", only)
     with caplog.at_level(logging.WARNING, "vpjax"):
-        fit(config(), tmp_path, finish=draw_results)
+        experiment = prepare(config())
+        experiment.config.curves = False
+        draw_results(experiment, experiment.state, tmp_path)
     assert "prompts.png was not drawn: RuntimeError: no paint left" in caplog.text
-    assert read_result(tmp_path)["status"] == "finished"
 
 
 def test_learning_curves_that_cannot_be_drawn_are_a_warning(tmp_path, caplog):
