@@ -53,9 +53,9 @@ CLASS_IDX = flags.DEFINE_integer("class_idx", None, "--mode draw: whose sub-prom
 TOP_N = flags.DEFINE_integer("top_n", 16, "--mode draw: images a sub-prompt.")
 TAU = flags.DEFINE_float("tau", None, "--mode draw: temperature. Default: the checkpoint's.")
 RUNS = flags.DEFINE_list("runs", [], "--mode report: folders of runs. Default: the workdir.")
-BY = flags.DEFINE_list("by", [], "--mode report: what to part: preset, weights ..., config keys.")
+BY = flags.DEFINE_list("group_by", [], "--mode report: what to part: preset, weights ..., config keys.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "--mode tune: say what it would cost, and stop.")
-LIST = flags.DEFINE_bool("list", False, "--mode tune: print a command a trial that is missing.")
+LIST = flags.DEFINE_bool("print_commands", False, "--mode tune: print a command a trial that is missing.")
 TRIAL = flags.DEFINE_string("trial", None, "--mode tune: run this one, such as 3 or svhn/3.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join what srun, mpirun or a cloud started.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, to join by hand:")
@@ -78,7 +78,7 @@ def main(arguments: list[str], chosen: dict) -> None:
     stem = recipe.stem + ("_zero_shot" if MODE.value == "zero_shot" else "")
     folder = Path(WORKDIR.value or Path("runs") / stem).expanduser()
     if MODE.value == "tune":
-        options = {"dry_run": DRY_RUN.value, "listing": LIST.value, "trial": TRIAL.value}
+        options = {"dry_run": DRY_RUN.value, "print_commands": LIST.value, "trial": TRIAL.value}
         cli.tune_runs(CONFIG.value, chosen, folder, **options)
         return
     if MODE.value == "report":

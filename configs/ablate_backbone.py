@@ -1,8 +1,8 @@
 """Three networks on three data sets, without MS-VP's prompts and with them: 18 cells.
 
-    python main.py --mode ablate --config configs/ablate_backbone.py --workdir runs/backbones
-    python main.py --mode ablate --config configs/ablate_backbone.py:data=mnist       6 cells
-    python main.py --mode ablate --config configs/ablate_backbone.py:data=digits,narrow=8
+    python main.py ablate --config configs/ablate_backbone.py --workdir runs/backbones
+    python main.py ablate --config configs/ablate_backbone.py:data=mnist       6 cells
+    python main.py ablate --config configs/ablate_backbone.py:data=digits,narrow=8
 
 data     a data set of configs/msvp.py, whose training this is, with three seeds; by default MNIST,
          Fashion-MNIST and CIFAR-10

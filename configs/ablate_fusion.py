@@ -1,8 +1,8 @@
 """MS-VP's prompts added to the image, mixed with it by a convolution, or added through a gate.
 
-    python main.py --mode ablate --config configs/ablate_fusion.py --workdir runs/fusion
-    python main.py --mode ablate --config configs/ablate_fusion.py:data=mnist,model=cnn
-    python main.py --mode ablate --config configs/ablate_fusion.py:data=digits,model=cnn,narrow=8
+    python main.py ablate --config configs/ablate_fusion.py --workdir runs/fusion
+    python main.py ablate --config configs/ablate_fusion.py:data=mnist,model=cnn
+    python main.py ablate --config configs/ablate_fusion.py:data=digits,model=cnn,narrow=8
 
 data, model   as in configs/msvp.py, whose training this is, with three seeds
 scales        full, global+mid, global

@@ -1,8 +1,8 @@
 """MS-VP with 1, 2 and 3 sizes of prompts: does more of them help, and what do they cost?
 
-    python main.py --mode ablate --config configs/ablate_prompt_scale.py --workdir runs/scales
-    python main.py --mode ablate --config configs/ablate_prompt_scale.py:data=mnist,model=cnn
-    python main.py --mode ablate --config configs/ablate_prompt_scale.py:data=digits,narrow=8
+    python main.py ablate --config configs/ablate_prompt_scale.py --workdir runs/scales
+    python main.py ablate --config configs/ablate_prompt_scale.py:data=mnist,model=cnn
+    python main.py ablate --config configs/ablate_prompt_scale.py:data=digits,narrow=8
 
 data, model   as in configs/msvp.py, whose training this is, with three seeds
 fusion        add, concat, gated

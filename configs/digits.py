@@ -49,7 +49,7 @@ def get_config(label: str = "") -> ConfigDict:
         }
     )
     config.study.seeds = (0, 1, 2)
-    config.draw = False  # drawing takes longer than such a run; --mode draw does it afterwards
+    config.draw = False  # drawing takes longer than such a run; `plot` does it afterwards
     if not label:
         return config
     if label not in config.study.compare:

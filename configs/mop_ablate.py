@@ -1,7 +1,7 @@
 """What the parts of MoP-CLIP are worth: each left out or changed in turn.
 
-    python main.py --mode ablate --config configs/mop_ablate.py --config.backbone.weights=clip-b16
-    python main.py --mode ablate --config configs/mop_ablate.py:subset=wrasse,seeds=3
+    python main.py ablate --config configs/mop_ablate.py --config.backbone.weights=clip-b16
+    python main.py ablate --config configs/mop_ablate.py:subset=wrasse,seeds=3
 
 version, subset    as in configs/mop_inat.py, whose training this is; the published code ablates on
                    the wrasses, five species

@@ -1,8 +1,8 @@
-"""VTAB-1k with any method, by an honest protocol: choose on 200 images, then read the test split.
+"""VTAB-1k with any method: settings are chosen on 200 images before the test split is read.
 
-    python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
-    python main.py --mode tune --config configs/vtab.py:method=linear,task=all --workdir DIR
-    python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn,recipe=paper ...
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
+    python main.py tune --config configs/vtab.py:method=linear,task=all --workdir DIR
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn,recipe=paper ...
 
     task     a task, several ("svhn+dtd"), a group (natural, specialised, structured), or "all"
     method   a key of METHODS below
@@ -10,10 +10,9 @@
              rates to choose from. "paper": the settings and the whole grid of the method's paper
     data     "tfds" (the default), or "vtab1k": folders of images, see docs/data.md
 
-Select: every cell of GRIDS on train800, judged on val200; then 1000 images, SEEDS, last epoch, mean
-and population standard deviation (Jia et al. 2022, arXiv 2203.12119). Backbone: ViT-B/16,
-ImageNet-21k. `--dry_run` says what a choice costs before it is run: the paper's grid of VPT is 240
-trials a task. --config.study.tune.together=10 trains ten of them at once.
+Select: every point of GRIDS on train800, evaluated on val200; then 1000 images, SEEDS, last epoch,
+mean and population standard deviation (Jia et al. 2022, arXiv 2203.12119). Backbone: ViT-B/16,
+ImageNet-21k. `--dry_run` estimates the cost first: the paper's grid of VPT is 240 trials a task.
 
 Published accuracy is in EXPECTED, with a tolerance; the recipes of single papers (vpt_vtab,
 finetune_vtab, linear_vtab, sa2vp_vtab) say where it comes from. Of the default recipe nothing is

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from vpjax.core.files import write_json
 from vpjax.data import benchmarks
-from vpjax.report.cells import Table, tables
-from vpjax.report.runs import find
+from vpjax.report.run_folders import find
+from vpjax.report.tables import Table, tables
 from vpjax.runs import config as configs
 from vpjax.runs import defaults
 from vpjax.runs.history import Metrics
@@ -30,6 +30,8 @@ def config_of(suite: str, name: str, seed: int = 0, **sections: dict) -> ConfigD
     for section, values in sections.items():
         if section == "expected":
             config.study.expected = ConfigDict(values)
+        elif section == "label":
+            config.study.label = values
         elif isinstance(values, dict):
             config[section].update(values)
         else:
@@ -46,6 +48,7 @@ def write(folder: Path, config: ConfigDict, accuracy: float, **changes) -> Path:
     result |= {f"{split}_accuracy": accuracy, f"{split}_loss": 0.5, f"{split}_count": 500}
     result |= {
         "method": config.method.name,
+        "metric": "accuracy",
         "trainable": 1000,
         "total": 100_000,
         "percent": 1.0,
@@ -98,6 +101,6 @@ def paper(top: Path) -> Path:
     return top
 
 
-def tables_of(top: Path, by=()) -> list[Table]:
+def tables_of(top: Path, group_by=()) -> list[Table]:
     """Reads the runs below a folder."""
-    return tables(find([top], top), by)
+    return tables(find([top], top), group_by)

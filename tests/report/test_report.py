@@ -1,4 +1,4 @@
-"""What `--mode report` writes: Markdown, CSV, LaTeX, one page; and real runs."""
+"""The files of `report`: Markdown, CSV, LaTeX, one page; and real runs."""
 
 import base64
 import csv
@@ -12,9 +12,14 @@ import pytest
 from PIL import Image
 
 from tests.helpers import results, runs
-from vpjax.report import lines, report
-from vpjax.report.document import Grid, Heading, Picture, Text, markdown
+from vpjax.core.errors import UserError
+from vpjax.report import csv_tables
+from vpjax.report.blocks import Grid, Heading, Picture, Text
+from vpjax.report.finish import draw_results
 from vpjax.report.latex import escaped, latex
+from vpjax.report.markdown import markdown
+from vpjax.report.write import report
+from vpjax.runs.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def whole(tmp_path_factory):
 
 
 def test_the_csv_reads_back_as_what_was_written(whole):
-    rows = lines.lines(results.tables_of(whole))
+    rows = csv_tables.number_rows(results.tables_of(whole))
     with open(whole / "report.csv", newline="") as file:
         back = list(csv.DictReader(file))
     assert len(back) == len(rows) == 2 * (19 + 5)
@@ -156,7 +161,11 @@ def test_one_run_has_a_page_of_its_own(tmp_path):
     report(folder)
     page = parsed(folder / "report.html")
     text = " ".join(page.text)
-    assert "69.25 %" in text and "-0.8 from it" in text and "method.num_tokens" in text
+    assert (
+        "69.25 %" in text
+        and "this run differs by -0.8 points" in text
+        and "method.num_tokens" in text
+    )
     assert "step 20, test accuracy" in text  # the log
     assert [image["alt"] for image in page.images] == ["curves", "prompt map"]
     report(folder)  # a second time
@@ -171,32 +180,49 @@ def test_an_unfinished_run_has_a_page(tmp_path):
     assert [image["alt"] for image in page.images] == ["curves"]
 
 
+def test_data_with_several_classes_an_image_is_reported_by_map(tmp_path):
+    for seed in (0, 1):
+        config = results.config_of("vtab", "dtd", seed, data={"name": "folder:chest"})
+        folder = tmp_path / "vpt" / f"seed{seed}"
+        changes = {"test_accuracy": None, "test_map": 40.0 + seed, "metric": "map"}
+        results.write(folder, config, 0.0, **changes)
+    (table,) = results.tables_of(tmp_path)
+    cell = table.row("vpt")["folder:chest"]
+    assert (cell.metric, cell.mean) == ("map", 40.5)
+    report(tmp_path)
+    with open(tmp_path / "report.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["metric"], row["mean"], row["std"]) == ("map", "40.5", "0.5")
+    with open(tmp_path / "report_runs.csv") as file:
+        assert [(r["metric"], r["value"]) for r in csv.DictReader(file)] == [
+            ("map", "40.0"),
+            ("map", "41.0"),
+        ]
+    report(tmp_path / "vpt" / "seed1")
+    assert "mAP 41.00 %" in " ".join(parsed(tmp_path / "vpt" / "seed1" / "report.html").text)
+
+
 # Real runs
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Two short trainings of the embedded data, as a user starts them."""
+    """Two short trainings of the embedded data."""
     top = tmp_path_factory.mktemp("real")
-    quick = ("--config.train.steps=12", "--config.train.log_every=4", "--config.draw=False")
-    environment = {"VPJAX_CACHE": str(top / "cache")}
     for label in ("linear", "vpt_deep"):
-        place = f"--workdir={top / label / 'seed0'}"
-        done = runs.main(f"--config=configs/digits.py:{label}", place, *quick, **environment)
-        assert done.returncode == 0, done.stderr_text
+        config = runs.config(label, train={"steps": 4, "log_every": 2, "eval_every": 1.0})
+        fit(config, top / label / "seed0", finish=draw_results)
     return top
 
 
 def test_report_of_real_runs(real):
-    done = runs.main("--mode=report", f"--workdir={real / 'out'}", f"--runs={real}")
-    assert done.returncode == 0, done.stderr_text
-    assert str(real / "out" / "report.html") in done.stdout_text
+    assert report(real / "out", [real]) == real / "out" / "report.html"
     with open(real / "out" / "report.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"linear", "vpt_deep"}
     for label, row in rows.items():
         result = runs.result(real / label / "seed0")
-        assert float(row["accuracy"]) == result["test_accuracy"]
+        assert float(row["mean"]) == result["test_accuracy"]
         assert float(row["trainable"]) == result["trainable"]
         assert row["weights_sha256"] == result["weights"]["sha256"]
         assert row["preset"] == "digits at 8 pixels"
@@ -204,16 +230,14 @@ def test_report_of_real_runs(real):
     assert "Small data sets" in latex(results.tables_of(real))
 
 
-def test_report_of_one_real_run_and_what_the_command_line_refuses(real):
+def test_report_of_one_real_run_and_of_runs_that_do_not_compare(real):
     folder = real / "vpt_deep" / "seed0"
     report(folder)
     text = " ".join(parsed(folder / "report.html").text)
     assert f"{runs.result(folder)['test_accuracy']:.2f} %" in text and "1,781 (1.51 %)" in text
     changed = json.loads((folder / "result.json").read_text()) | {"preset": "inception"}
     (folder / "result.json").write_text(json.dumps(changed))
-    done = runs.main("--mode=report", f"--workdir={real}")
-    assert done.returncode == 2
-    assert "both on digits/high, but differ" in done.stderr_text
-    assert "--by=preset" in done.stderr_text
-    report(real, by=["preset"])
+    with pytest.raises(UserError, match="both on digits/high, but differ(?s:.)*--group_by=preset"):
+        report(real)
+    report(real, group_by=["preset"])
     assert (real / "report_small_1_accuracy.png").exists()

@@ -1,4 +1,4 @@
-"""From run folders to tables: what is counted, in which table, under which name."""
+"""From run folders to tables: which runs are counted, in which table, under which name."""
 
 import os
 import re
@@ -9,12 +9,12 @@ from tests.helpers import results
 from vpjax.core import files
 from vpjax.core.errors import Diverged, UserError
 from vpjax.data.benchmarks import BENCHMARKS
-from vpjax.report import content
-from vpjax.report.cells import tables, told
-from vpjax.report.document import markdown
+from vpjax.report import sections
+from vpjax.report.comparability import assign_columns
+from vpjax.report.markdown import markdown
 from vpjax.report.means import means, overall, ranks
-from vpjax.report.runs import find
-from vpjax.report.sources import assign
+from vpjax.report.run_folders import find
+from vpjax.report.tables import split_off_trials, tables
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
 
@@ -57,7 +57,7 @@ def test_cells_have_seeds_spread_and_a_verdict(tmp_path):
     assert [row[t].verdict for t in ("dtd", "svhn", "pets")] == ["within", "above", "below"]
     assert row["dtd"].mean == 70.0 and row["dtd"].std == 0.5
     assert row["dtd"].scores == {0: 69.5, 1: 70.5}
-    text = markdown([content.beside(table)], tmp_path)
+    text = markdown([sections.against_published(table)], tmp_path)
     assert re.search(
         r"svhn +\| vpt +\| 72.5 ± 0.5 \(2\) +\| +70.0 \| +± 1.0 \| +\+2.5 \| above", text
     )
@@ -69,7 +69,7 @@ def test_one_seed_has_no_spread_and_no_tolerance_no_verdict(tmp_path):
     (table,) = results.tables_of(tmp_path)
     cell = table.row("vpt")["dtd"]
     assert cell.std is None and cell.verdict == "" and cell.published == 70.0
-    assert " 69.0 (1) |" in markdown([content.every(table)], tmp_path)
+    assert " 69.0 (1) |" in markdown([sections.by_data_set(table)], tmp_path)
 
 
 def test_an_incomplete_benchmark_has_no_mean(tmp_path):
@@ -79,12 +79,14 @@ def test_an_incomplete_benchmark_has_no_mean(tmp_path):
     found = {mean.name: mean for mean in means(table, "vpt")}
     assert found["mean of 19 tasks"].value is None and found["mean of 3 groups"].value is None
     assert found["specialised"].value is not None  # all four are there
-    text = markdown([content.summary(table)], tmp_path)
+    text = markdown([sections.summary(table)], tmp_path)
     assert "6 of 19 tasks" in text and "2 of 7 tasks" in text
     assert "mean of the 2 data sets all methods have" in text
     name, values = overall(table)
     np.testing.assert_allclose(values["linear"].value, np.mean([50.5, 51.5]))
-    assert "-" in [cell.strip() for cell in markdown([content.every(table)], tmp_path).split("|")]
+    assert "-" in [
+        cell.strip() for cell in markdown([sections.by_data_set(table)], tmp_path).split("|")
+    ]
 
 
 def test_ranks_share_ties_and_skip_what_is_missing(tmp_path):
@@ -108,7 +110,9 @@ def test_a_data_set_counts_for_the_benchmark_whose_splits_it_uses(tmp_path):
     other = results.config_of("vtab", "dtd", data={"name": "folder:birds"})
     results.write(tmp_path / "other" / "vpt" / "seed0", other, 50.0)
     found = find([tmp_path], tmp_path)
-    where = {run.name.split(os.sep)[0]: c for run, c in zip(found, assign(found), strict=True)}
+    where = {
+        run.name.split(os.sep)[0]: c for run, c in zip(found, assign_columns(found), strict=True)
+    }
     assert {name: column.suite for name, column in where.items()} == {
         "fgvc": "fgvc",
         "hta": "hta",
@@ -126,13 +130,13 @@ def test_runs_that_only_chose_settings_stand_in_no_table(tmp_path):
     chosen.data.test = ""
     results.write(tmp_path / "trials" / "7", chosen, 90.0)
     found = find([tmp_path], tmp_path)
-    pairs, aside = told(found)
+    pairs, aside = split_off_trials(found)
     assert len(pairs) == 3 and [run.name for run in aside] == ["trials/7"]
     (table,) = tables(found)
     assert table.methods == ("vpt",)
-    assert not content.warnings([table], found, aside)
-    assert "3 runs, 1 method, 1 data set" in content.scope([table], found, aside)
-    assert "1 run more served to choose settings on val:" in content.scope([table], found, aside)
+    assert not sections.warnings([table], found, aside)
+    assert "3 runs, 1 method, 1 data set" in sections.scope([table], found, aside)
+    assert "1 run more served to choose settings on val:" in sections.scope([table], found, aside)
 
 
 def test_what_tune_leaves_is_read(tmp_path):
@@ -140,7 +144,7 @@ def test_what_tune_leaves_is_read(tmp_path):
     plan = results.config_of("vtab", "svhn", label="vpt_deep, paper")
     for name, value in {"lr=0.1": 60.0, "lr=1.0": 61.0}.items():
         trial = results.config_of("vtab", "svhn", data={"train": "train800", "val": "val200"})
-        trial.data.test, trial.label = "", plan.label
+        trial.data.test, trial.study.label = "", plan.study.label
         results.write(place / "select" / name, trial, value)
     diverged = results.start(place / "select" / "lr=9.0", trial)
     workdir.write_failure(diverged, Diverged("the loss is nan at step 3"))
@@ -148,23 +152,23 @@ def test_what_tune_leaves_is_read(tmp_path):
     choice = {"name": "lr=1.0", "val": 61.0, "trials": {"diverged": 1, "finished": 2}}
     files.write_json(place / "choice.json", choice | {"edges": {"optim.lr": "largest"}})
     for seed in (42, 44):
-        config = results.config_of("vtab", "svhn", seed, label=plan.label)
+        config = results.config_of("vtab", "svhn", seed, label=plan.study.label)
         results.write(place / "final" / f"seed{seed}", config, 70.0 + seed)
     (place / "final" / "seed82").mkdir()  # which failed before it had a config
     workdir.write_failure(place / "final" / "seed82", UserError("no such file"))
     found = find([tmp_path], tmp_path)
-    aside = told(found)[1]
+    aside = split_off_trials(found)[1]
     assert sorted(run.status for run in aside) == ["diverged", "finished", "finished"]
     (table,) = tables(found)
     assert table.methods == ("vpt_deep, paper",)
     cell = table.row("vpt_deep, paper")["svhn"]
     assert list(cell.scores) == [42, 44]
     assert [(run.seed, run.status) for run in cell.failed] == [(82, "failed")]
-    assert content.warnings([table], found, aside) == ["svhn/final/seed82 is failed: no such file"]
+    assert sections.warnings([table], found, aside) == ["svhn/final/seed82: failed, no such file"]
     assert "3 runs more served to choose settings on val, of which 1 did not finish" in (
-        content.scope([table], found, aside)
+        sections.scope([table], found, aside)
     )
-    (row,) = content.chosen(table).rows
+    (row,) = sections.chosen_settings(table).rows
     assert row[2:] == ["lr=1.0", "61.00", "1 diverged, 2 finished", "optim.lr is the largest"]
 
 
@@ -176,11 +180,11 @@ def test_final_runs_without_a_label_are_called_as_their_class(tmp_path):
     assert table.methods == ("vpt.VPT",)
 
 
-def test_runs_told_on_val_alone_are_told_and_a_peek_is_said(tmp_path):
+def test_runs_without_test_are_reported_on_val_and_selecting_on_it_is_a_warning(tmp_path):
     config = results.config_of("inat", "2018", data={"val": "val"}, train={"select": "best"})
     results.write(tmp_path / "vpt" / "seed0", config, 60.0)
     found = find([tmp_path], tmp_path)
     (table,) = tables(found)
     assert table.title == "iNaturalist" and table.row("vpt")["2018"].runs[0].split == "val"
-    (text,) = content.warnings([table], found, [])
-    assert "chose its checkpoint on the images it is told about (val)" in text
+    (text,) = sections.warnings([table], found, [])
+    assert "chose its checkpoint on the images it reports (val)" in text

@@ -1,4 +1,4 @@
-"""What stands in no table, and what may not stand in one: refused, or said."""
+"""Runs that are in no table, and runs that cannot share one: errors and warnings."""
 
 import csv
 import os
@@ -8,11 +8,12 @@ import pytest
 from tests.helpers import results
 from vpjax.core.errors import UserError
 from vpjax.data.benchmarks import BENCHMARKS
-from vpjax.report import content, report
-from vpjax.report.cells import tables
-from vpjax.report.document import markdown
+from vpjax.report import sections
+from vpjax.report.markdown import markdown
 from vpjax.report.means import means
-from vpjax.report.runs import find
+from vpjax.report.run_folders import find
+from vpjax.report.tables import tables
+from vpjax.report.write import report
 
 # What is refused
 
@@ -40,7 +41,7 @@ def other_protocol(config):
     [
         ("preset", other_preset, "'sa2vp_vtab at 224 pixels' and 'vpt_vtab at 224 pixels'"),
         ("weights", other_weights, "mae.npz, sha256 0000000000000000"),
-        ("protocol", other_protocol, "trained on train800, told on test"),
+        ("protocol", other_protocol, "trained on train800, reported on test"),
         ("data", other_data, "digest cdcdcdcdcdcd"),
     ],
 )
@@ -55,9 +56,9 @@ def test_sources_do_not_mix_in_a_column(tmp_path, kind, change, said):
     assert "linear/seed0 and vpt/seed0 are both on dtd" in text and f"{kind}: " in text
     assert said in text and "--runs=" in text
     if kind == "data":  # of one data set and kind: no table could part them
-        assert "--by" not in text
+        assert "--group_by" not in text
         return
-    assert f"--by={kind} makes a table of each" in text
+    assert f"--group_by={kind} makes a table of each" in text
     parted = results.tables_of(tmp_path, [kind])
     assert sorted(t.methods for t in parted) == [("linear",), ("vpt",)]
     assert len({t.title for t in parted}) == 2 and all("VTAB-1k, " in t.title for t in parted)
@@ -87,7 +88,7 @@ def test_a_release_that_tfds_has_not_joins_the_mean(tmp_path):
     assert mean.name == "mean of 5 data sets" and mean.value == 80.0
     config = results.config_of("fgvc", "cub", data={"name": "fgvc:/lists/cub", "train": "train"})
     results.write(tmp_path / "listed" / "other" / "seed0", config, 80.0)
-    with pytest.raises(UserError, match="--by=protocol"):
+    with pytest.raises(UserError, match="--group_by=protocol"):
         results.tables_of(tmp_path)
 
 
@@ -95,11 +96,15 @@ def test_a_cell_holds_seeds_of_one_config(tmp_path):
     for seed, rate in enumerate((0.1, 0.5)):
         config = results.config_of("vtab", "dtd", seed, optim={"lr": rate})
         results.write(tmp_path / "vpt" / f"seed{seed}", config, 60.0)
-    with pytest.raises(UserError, match=r"no seeds of one config: optim.lr 0.1 and 0.5. --by=opt"):
+    with pytest.raises(
+        UserError, match=r"not seeds of one config: optim.lr 0.1 and 0.5. --group_by=opt"
+    ):
         results.tables_of(tmp_path)
     (table,) = results.tables_of(tmp_path, ["optim.lr"])
     assert set(table.methods) == {"vpt, lr 0.1", "vpt, lr 0.5"}
-    with pytest.raises(UserError, match="unknown name in --by 'optim.lrr'. Did you mean 'optim.lr"):
+    with pytest.raises(
+        UserError, match="unknown name in --group_by 'optim.lrr'. Did you mean 'optim.lr"
+    ):
         results.tables_of(tmp_path, ["optim.lrr"])
 
 
@@ -151,12 +156,12 @@ def test_what_is_not_finished_is_said_and_not_averaged(tmp_path):
     (table,) = tables(found)
     cell = table.row("vpt")["dtd"]
     assert len(cell.runs) == 3 and len(cell.failed) == 3 and cell.mean < 70
-    assert "(3) †" in markdown([content.every(table)], tmp_path)
-    said = "\n".join(content.warnings([table], found, []))
-    assert "dtd/vpt/seed7 is unfinished: no result.json; the history ends at step 20" in said
-    assert "dtd/vpt/seed8 is diverged: test_accuracy is nan" in said
-    assert "dtd/vpt/seed9 is failed: out of memory" in said
-    assert "short is damaged: result.json lacks preset" in said
+    assert "(3) †" in markdown([sections.by_data_set(table)], tmp_path)
+    said = "\n".join(sections.warnings([table], found, []))
+    assert "dtd/vpt/seed7: unfinished, no result.json; the history ends at step 20" in said
+    assert "dtd/vpt/seed8: diverged, test_accuracy is nan" in said
+    assert "dtd/vpt/seed9: failed, out of memory" in said
+    assert "short: damaged, result.json lacks preset" in said
     report(tmp_path)
     with open(tmp_path / "report_runs.csv") as file:
         assert len(list(csv.DictReader(file))) == len(found) == 8
@@ -167,7 +172,7 @@ def test_seeds_far_apart_are_said(tmp_path):
         config = results.config_of("vtab", "svhn", seed)
         results.write(tmp_path / "vpt" / f"seed{seed}", config, value)
     found = find([tmp_path], tmp_path)
-    (text,) = content.warnings(tables(found), found, [])
+    (text,) = sections.warnings(tables(found), found, [])
     assert "in 1 of its numbers; the widest is vpt on svhn, 65.9 to 81.8" in text
 
 
@@ -181,5 +186,5 @@ def test_what_cannot_be_written_is_said(tmp_path):
 def test_no_runs_is_an_error_that_says_where(tmp_path):
     with pytest.raises(UserError, match="no run in .*config.json"):
         report(tmp_path)
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         report(tmp_path, [tmp_path / "nowhere"])

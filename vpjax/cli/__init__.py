@@ -139,11 +139,12 @@ def dispatch(
         return
     if mode == "draw":
         from vpjax.report.plots.run import draw_run
-        from vpjax.report.plots.subject import OfClass
+        from vpjax.report.plots.subject import SubpromptOptions
 
         baseline = picture["baseline"] and Path(picture["baseline"]).expanduser()
         picture |= {"patch": place(picture["patch"]), "baseline": baseline}
-        draw_run(folder, **picture | {"of_class": OfClass(**picture["of_class"])})
+        options = SubpromptOptions(**picture.pop("of_class"))
+        draw_run(folder, **picture, subprompt_options=options)
         return
     config = settle(config, chosen)
     if mode == "class_embeddings":
@@ -168,14 +169,15 @@ def dispatch(
 
         rows = compare.compare(config, folder)
         log.info("\n%s\n", compare.as_table(rows))
-        light = [r for r in rows if r["percent"] < 10] or rows
-        best = max(light, key=lambda r: r["accuracy"])["label"]
+        best = compare.best_row(rows)["label"]
         log.info("table     %s", folder / "comparison.md")
         for picture in sorted(folder.glob("comparison*.png")):
             log.info("picture   %s", picture)
         say_how_to_evaluate(folder / best / f"seed{config.study.seeds[0]}")
     else:
-        fit(config, folder, startup)
+        from vpjax.report.finish import draw_results
+
+        fit(config, folder, startup, finish=draw_results)
         log.info("files     %s", folder)
         say_how_to_evaluate(folder)
 
@@ -190,9 +192,9 @@ def tune_runs(config: ConfigDict, chosen: dict, folder: Path, **options: Any) ->
 
 def report_runs(folder: Path, folders: list[str], by: list[str]) -> None:
     """Writes tables and a page of the runs in `folders`, or in `folder`; see `vpjax.report`."""
-    from vpjax import report
+    from vpjax.report.write import report
 
-    report.report(folder, [Path(name).expanduser() for name in folders], by)
+    report(folder, [Path(name).expanduser() for name in folders], by)
 
 
 def place(words: list[str] | None) -> tuple[int, int] | None:

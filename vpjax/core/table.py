@@ -50,3 +50,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def mean_std(mean: float | None, std: float | None = None, digits: int = 2) -> str:
+    """Return "91.23 ± 0.45", the mean alone without a deviation, and "-" without a mean."""
+    if mean is None:
+        return "-"
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from vpjax.report import sources
-from vpjax.report.cells import Table
+from vpjax.report import comparability
 from vpjax.report.means import means
+from vpjax.report.tables import Table
 
 HEAD = r"""% Needs \usepackage{booktabs} and \usepackage{graphicx}.
-% Accuracy in percent, mean and population standard deviation over seeds; the best mean is bold.
+% Percent, mean and population standard deviation over seeds; the best mean is bold.
 """
 WIDE = 8  # columns that fit a page as they are
 _LETTERS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -17,7 +17,7 @@ _LETTERS |= {"±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r
 
 
 class _Place(NamedTuple):
-    """A column: of a data set, or of a mean."""
+    """A column: a data set, or a mean."""
 
     name: str
     group: str
@@ -25,7 +25,7 @@ class _Place(NamedTuple):
 
 
 class _Number(NamedTuple):
-    """Percent, with so many digits after the point."""
+    """A number in percent, printed with `digits` after the point."""
 
     value: float
     std: float | None
@@ -34,12 +34,12 @@ class _Number(NamedTuple):
 
 
 def latex(tables: Iterable[Table]) -> str:
-    """Returns all tables."""
+    """Return LaTeX of all tables."""
     return HEAD + "\n".join(map(_table, tables))
 
 
 def escaped(text: str) -> str:
-    """Returns text whose letters LaTeX prints as they are."""
+    """Return text with LaTeX's special letters escaped."""
     return "".join(_LETTERS.get(letter, letter) for letter in text)
 
 
@@ -68,18 +68,19 @@ def _table(table: Table) -> str:
 
 
 def _caption(table: Table) -> str:
-    """Names what the numbers were made with."""
+    """Return the title, the sources of the numbers and how many seeds they have."""
     cells = [cell for method in table.methods for cell in table.row(method).values()]
-    found = [sources.common(run) for cell in cells for run in cell.runs]
-    said = [" / ".join(dict.fromkeys(f[kind] for f in found)) for kind in sources.KINDS]
+    found = [comparability.benchmark_facts(run) for cell in cells for run in cell.runs]
+    facts = [" / ".join(dict.fromkeys(f[kind] for f in found)) for kind in comparability.KINDS]
     counts = sorted({len(cell.runs) for cell in cells})
     seeds = "--".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
-    said[sources.KINDS.index("data")] = f"data: {said[sources.KINDS.index('data')]}"
-    return f"{escaped(table.title)}: {escaped('; '.join(said))}; seeds: {seeds}."
+    data = comparability.KINDS.index("data")
+    facts[data] = f"data: {facts[data]}"
+    return f"{escaped(table.title)}: {escaped('; '.join(facts))}; seeds: {seeds}."
 
 
 def _places(table: Table) -> list[_Place]:
-    """Returns columns in order, each group followed by its mean."""
+    """Return columns in order, each group followed by its mean."""
     out = []
     found = {mean.name for mean in means(table, table.methods[0])}
     for i, column in enumerate(table.columns):
@@ -93,7 +94,7 @@ def _places(table: Table) -> list[_Place]:
 
 
 def _numbers(table: Table, method: str) -> dict[_Place, _Number]:
-    """Returns the numbers of the places that have one."""
+    """Return the numbers of the places that have one."""
     groups = {column.name: column.group for column in table.columns}
     out = {}
     for name, cell in table.row(method).items():
@@ -124,7 +125,7 @@ def _published(number: _Number | None) -> str:
 
 
 def _groups(places: Sequence[_Place]) -> list[str]:
-    """Returns the line of group names, and a rule under each; nothing where there are none."""
+    """Return the line of group names and the rules under them; nothing without groups."""
     cells, rules, start = ["", ""], [], 3
     for group in dict.fromkeys(p.group for p in places):
         width = sum(p.group == group for p in places)

@@ -1,7 +1,7 @@
-"""What a benchmark is told by: means over its data sets, and places.
+"""Means over a benchmark's data sets, and ranks of methods.
 
-A mean of a benchmark is there only if every data set of it is. VTAB-1k has two that differ by
-points for the same runs: over its 19 tasks, and over its three groups.
+A mean has a value only where every data set of it was measured. VTAB-1k has two means that differ
+by points for the same runs: over its 19 tasks, and over the means of its three groups.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vpjax.data.benchmarks import BENCHMARKS
-from vpjax.report.cells import AVERAGED, Cell, Table
+from vpjax.report.tables import AVERAGED, Cell, Table
 
 
 class Mean(NamedTuple):
-    """A mean over `of` data sets, of which `have` were measured; without all there is no value."""
+    """A mean over `of` data sets, of which `have` were measured; without all it has no value."""
 
     name: str
     have: int
@@ -25,7 +25,7 @@ class Mean(NamedTuple):
 
 
 def means(table: Table, method: str) -> list[Mean]:
-    """Returns the benchmark's means of a method: of groups, of all, of the groups' means."""
+    """Return a method's means: of each group, of all data sets, of the groups' means."""
     if table.suite not in AVERAGED:
         return []
     suite, row = BENCHMARKS[table.suite], table.row(method)
@@ -43,7 +43,7 @@ def means(table: Table, method: str) -> list[Mean]:
 
 
 def _mean(name: str, parts: Sequence[Sequence[Cell | None]]) -> Mean:
-    """Averages within parts, then over them."""
+    """Average within parts, then over them."""
     cells = [cell for part in parts for cell in part]
     have = sum(cell is not None for cell in cells)
     if have < len(cells):
@@ -52,13 +52,16 @@ def _mean(name: str, parts: Sequence[Sequence[Cell | None]]) -> Mean:
     seeds = set(cells[0].scores)
     paired = len(seeds) > 1 and all(set(c.scores) == seeds for c in cells)
     std = float(np.std([over(lambda c, s=s: c.scores[s]) for s in seeds])) if paired else None
-    told = all(c.published is not None for c in cells)
-    published = over(lambda c: c.published) if told else None
+    all_published = all(c.published is not None for c in cells)
+    published = over(lambda c: c.published) if all_published else None
     return Mean(name, have, len(cells), over(lambda c: c.mean), std, published)
 
 
 def overall(table: Table) -> tuple[str, dict[str, Mean]]:
-    """Returns one mean a method, and what it is of: the benchmark's, or of what all have."""
+    """Return the name of the mean that methods are compared by, and its value for each method.
+
+    It is the benchmark's own where all methods have it, else over the data sets that all have.
+    """
     complete = {m: found[-1] for m in table.methods if (found := means(table, m))}
     if complete and all(m.value is not None for m in complete.values()):
         return next(iter(complete.values())).name, complete
@@ -73,9 +76,9 @@ def overall(table: Table) -> tuple[str, dict[str, Mean]]:
 
 
 def ranks(table: Table) -> np.ndarray:
-    """Returns M N: the place of each method on each data set, 1 the best, NaN without a number.
+    """Return the rank of each method on each data set (methods x data sets).
 
-    Methods with equal numbers share the mean of their places.
+    1 is the best, NaN: no number. Methods with equal numbers share the mean of their ranks.
     """
     out = np.full((len(table.methods), len(table.columns)), np.nan)
     rows = [table.row(method) for method in table.methods]

@@ -1,8 +1,8 @@
-"""`--mode report`: what run folders hold, as tables and one page.
+"""The command `report`: run folders as tables and one page.
 
-    python main.py --mode report --workdir DIR                       all runs in and below DIR
-    python main.py --mode report --workdir OUT --runs=DIR,DIR        those of several folders
-    python main.py --mode report --workdir RUN                       one run's page
+    python main.py report --workdir DIR                   all runs in and below DIR
+    python main.py report --workdir OUT --runs=DIR,DIR    the runs of several folders, into OUT
+    python main.py report --workdir RUN                   one run's page
 
 The folder gets
 
@@ -15,38 +15,46 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vpjax.core.errors import UserError
-from vpjax.core.table import table
-from vpjax.report import cells, content, lines
-from vpjax.report.document import markdown
+from vpjax.core.files import write_text
+from vpjax.core.table import table, write_csv
+from vpjax.report import csv_tables, sections
+from vpjax.report.html import page
 from vpjax.report.latex import latex
-from vpjax.report.page import page
-from vpjax.report.pictures import pictures
-from vpjax.report.runs import Run, find, read
-from vpjax.report.single import single
-from vpjax.runs.summary import draw_curves
+from vpjax.report.markdown import markdown
+from vpjax.report.plots.curves import draw_curves
+from vpjax.report.run_folders import Run, find, read
+from vpjax.report.run_sections import run_blocks
+from vpjax.report.table_pictures import draw_table
+from vpjax.report.tables import Table, split_off_trials, tables
 
 log = logging.getLogger(__name__)
 
 
-def report(folder: Path, folders: Sequence[Path] = (), by: Sequence[str] = ()) -> Path:
-    """Writes the report of the runs in `folders`, or in `folder`, to `folder`; returns its page.
+def report(folder: Path, folders: Sequence[Path] = (), group_by: Sequence[str] = ()) -> Path:
+    """Write the report of runs to `folder`; return the path of its page.
 
-    `by` separates what may not stand in one column; see `vpjax.report.cells.tables`.
-    Raises: UserError if there is no run, if sources would mix, or if nothing can be written.
+    Args:
+        folders: where the runs are; (): in `folder`.
+        group_by: what separates runs that cannot share a column; see `vpjax.report.tables.tables`.
+
+    Raises:
+        UserError: if there is no run, if runs that cannot be compared would share a column, or if
+            nothing can be written.
     """
     one = None
     if not folders and (folder / "config.json").exists():
         one = read(folder, folder)
     runs = [] if one else find(folders or [folder], folder)
-    tables = cells.tables(runs, by)
+    found = tables(runs, group_by)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if one:
-            _one(one, folder)
+            _write_one(one, folder)
         else:
-            _several(tables, runs, folder)
+            _write_several(found, runs, folder)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e}). Give another --workdir.") from e
     log.info("table     %s", folder / "report.md")
@@ -54,29 +62,29 @@ def report(folder: Path, folders: Sequence[Path] = (), by: Sequence[str] = ()) -
     return folder / "report.html"
 
 
-def _one(run: Run, folder: Path) -> None:
+def _write_one(run: Run, folder: Path) -> None:
     if not (folder / "curves.png").exists() and (folder / "metrics.jsonl").exists():
         with contextlib.suppress(ValueError):  # an unfinished run, with nothing to draw yet
             draw_curves(folder)
-    _write(folder, f"{run.label} on {run.config.data.name}", single(run))
+    _write_blocks(folder, f"{run.label} on {run.config.data.name}", run_blocks(run))
 
 
-def _several(tables: Sequence[cells.Table], runs: Sequence[Run], folder: Path) -> None:
-    aside = cells.told(runs)[1]
+def _write_several(found: Sequence[Table], runs: Sequence[Run], folder: Path) -> None:
+    trials = split_off_trials(runs)[1]
     for old in folder.glob("report_*.png"):
         old.unlink()
-    drawn = {shown.title: pictures(shown, folder, i) for i, shown in enumerate(tables)}
-    _write(folder, "Results", content.report(tables, runs, aside, drawn))
-    lines.write(lines.lines(tables), lines.CELL, folder / "report.csv")
-    lines.write(lines.run_lines(runs), lines.RUN, folder / "report_runs.csv")
-    (folder / "report.tex").write_text(latex(tables), encoding="utf-8")
-    for shown in tables:
-        grid = content.summary(shown)
+    drawn = {shown.title: draw_table(shown, folder, i) for i, shown in enumerate(found)}
+    _write_blocks(folder, "Results", sections.report_blocks(found, runs, trials, drawn))
+    write_csv(folder / "report.csv", csv_tables.number_rows(found), csv_tables.CELL_COLUMNS)
+    write_csv(folder / "report_runs.csv", csv_tables.run_rows(runs), csv_tables.RUN_COLUMNS)
+    write_text(folder / "report.tex", latex(found))
+    for shown in found:
+        grid = sections.summary(shown)
         log.info("\n%s\n\n%s\n", shown.title, table(grid.header, grid.rows, grid.align))
-    for text in content.warnings(tables, runs, aside):
+    for text in sections.warnings(found, runs, trials):
         log.warning("warning   %s", text)
 
 
-def _write(folder: Path, title: str, blocks: list) -> None:
-    (folder / "report.md").write_text(markdown(blocks, folder), encoding="utf-8")
-    (folder / "report.html").write_text(page(title, blocks), encoding="utf-8")
+def _write_blocks(folder: Path, title: str, blocks: list[NamedTuple]) -> None:
+    write_text(folder / "report.md", markdown(blocks, folder))
+    write_text(folder / "report.html", page(title, blocks))

@@ -125,7 +125,7 @@ def study() -> ConfigDict:
     study.tune.grid = ConfigDict()  # {section: {key: values}}; every combination is a trial
     study.tune.also = ConfigDict()  # what goes with a value: {section: {key: {"value": changes}}}
     study.tune.train = ""  # split that the final runs train on; "": data.train and data.val
-    study.tune.metric = "accuracy"  # of val, that chooses; any number of a result
+    study.tune.metric = ""  # of val, that chooses: any metric of a result; "": accuracy, or map
     study.tune.split = "trials"  # what several processes share out; "devices": each trial has all
     return study
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,27 @@ from vpjax.weights import google
 
 log = logging.getLogger(__name__)
 
+Finish = Callable[[Experiment, step.State, Path], None]
+
 AHEAD = 4  # steps that the host may be ahead of the device
 
 
-def fit(config: ConfigDict, folder: Path, startup: Startup | None = None) -> dict[str, Any]:
-    """Trains, or goes on training, in `folder`; returns and writes the result.
+def fit(
+    config: ConfigDict,
+    folder: Path,
+    startup: Startup | None = None,
+    finish: Finish | None = None,
+) -> dict[str, Any]:
+    """Train, or go on training, in `folder`; return and write the result.
 
-    `startup` knows what came before; without it, the clock of the first step begins here.
-    Raises: UserError, before the first compile, for what a user got wrong; Stopped on a signal.
+    Args:
+        startup: the clock of the time before the first step; None: it starts now.
+        finish: called with the experiment, the reported state and the folder once the result is
+            written, in every process; see `vpjax.report.finish.draw_results`.
+
+    Raises:
+        UserError: before the first compile, for what a user got wrong.
+        Stopped: on a signal.
     """
     with workdir.lock_workdir(folder) as own, logs.to_file(own / "log.txt"):
         if (result := workdir.open_workdir(folder, config)) is not None:
@@ -67,7 +81,10 @@ def fit(config: ConfigDict, folder: Path, startup: Startup | None = None) -> dic
             state, early = train(experiment, own, last, best, signals, startup)
             state, facts = selected(experiment, state, best)
         facts["startup"] = startup.facts()
-        return conclude(experiment, state, early, own, time.perf_counter() - begin, **facts)
+        result = conclude(experiment, state, early, own, time.perf_counter() - begin, **facts)
+        if finish is not None:
+            finish(experiment, state, own)
+        return result
 
 
 def train(
@@ -178,17 +195,16 @@ def conclude(
 ) -> dict[str, Any]:
     """Returns and writes the result of training that took `seconds`, with more `facts` about it."""
     begin = time.perf_counter()
-    result = finish(experiment, state, early, folder) | facts
+    result = final_result(experiment, state, early, folder) | facts
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     files.write_json(folder / "result.json", result)
     log.info("%s", summary.one_line(result))
-    from vpjax.report.plots.pictures import at_the_end  # here: matplotlib is slow to import
-
-    at_the_end(experiment, state, folder)
     return result
 
 
-def finish(experiment: Experiment, state: step.State, early: EarlyStopping, folder: Path) -> dict:
+def final_result(
+    experiment: Experiment, state: step.State, early: EarlyStopping, folder: Path
+) -> dict:
     """Reads the test split, once, and returns the result."""
     config = experiment.config
     result = {"status": "finished", "step": int(state.step)}
@@ -200,8 +216,6 @@ def finish(experiment: Experiment, state: step.State, early: EarlyStopping, fold
     result |= summary.facts(experiment)
     if config.export:
         export(experiment, state, Path(config.export))
-    if config.get("curves", True) and not distributed.index():
-        summary.draw_curves(folder)
     return result
 
 

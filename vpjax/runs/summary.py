@@ -3,14 +3,12 @@
 import importlib.metadata
 import logging
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vpjax.core.table import table
 from vpjax.runs.advice import advice
-from vpjax.runs.history import read_history
 
 if TYPE_CHECKING:
     from vpjax.runs.experiment import Experiment
@@ -116,6 +114,7 @@ def facts(experiment: "Experiment") -> dict[str, Any]:
     total = trainable + sum(v.size for v in e.parts.frozen.values())
     return {
         "method": config.method.name,
+        "metric": "map" if e.sources["train"].multilabel else "accuracy",
         "trainable": trainable,
         "total": total,
         "percent": 100 * trainable / total,
@@ -158,16 +157,6 @@ def one_line(result: dict[str, Any]) -> str:
     if "trainable" in result:
         text += f", {result['trainable']:,} trainable parameters ({result['percent']:.2f} %)"
     return text
-
-
-def draw_curves(folder: Path) -> None:
-    """Draws the history of a run to curves.png."""
-    from vpjax.report.plots.curves import (
-        curves,  # here: a run needs no pictures before its first step
-    )
-
-    rows = read_history(folder / "metrics.jsonl")
-    curves(rows, title=folder.name).savefig(folder / "curves.png", dpi=150)
 
 
 def compare_with_recorded(result: dict[str, Any], recorded: dict[str, Any] | None) -> None:

@@ -1,16 +1,16 @@
-"""What `--mode tune` will cost, before it is run: trials, steps, images, GFLOP, hours.
+"""The estimate of `tune --dry_run`: trials, steps, images, GFLOP, hours.
 
-    python main.py --mode tune --dry_run --config configs/vtab.py:method=vpt_deep,task=svhn
+    python main.py tune --dry_run --config configs/vtab.py:method=vpt_deep,task=svhn
 
 Nothing is trained and no weights are read. The step of each kind of trial is compiled for a few
-images, which counts its operations; the first is timed too. Where trials are finished, their time
-is the better witness.
+images, which counts its operations; the first is also timed. Where trials are finished, their time
+is used instead.
 """
 
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,16 +24,17 @@ from vpjax.runs import program
 from vpjax.runs.experiment import Experiment, make_plan, prepare, preset_name
 from vpjax.runs.features import backbone_values, with_cached_features
 from vpjax.studies import trials
+from vpjax.studies.plan import Plan
 from vpjax.studies.trials import Trial
 from vpjax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
 
 NOTE = (
-    "Hours are of trials one by one on the devices of this machine. What is chosen decides what "
-    "the final runs cost; before, the first cell of the grid stands for it."
+    "Hours are for trials one by one on the devices of this machine. Final runs are estimated with "
+    "the first point of the grid until the choice is made."
 )
-IMAGES = 8  # a device and compiled step
+IMAGES = 8  # for each device, in the compiled step
 # Keys of a config that do not change what a step costs.
 FREE = ("seed", "optim.lr", "optim.min_lr", "optim.weight_decay", "optim.momentum")
 FREE += ("optim.bias_multiplier", "optim.clip_norm")
@@ -41,7 +42,7 @@ NOT_COUNTED = ("data.", "study.", "draw")
 
 
 class Work(NamedTuple):
-    """What one image costs in training; of a run on features, what it costs once."""
+    """The cost of an image in a training step; with cached features, of computing them once."""
 
     gflop: float
     seconds: float
@@ -49,51 +50,51 @@ class Work(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Trials that cost the same."""
+    """The cost of trials that are alike."""
 
     what: str
     trials: int
     steps: int
     images: int  # through the backbone, over all trials
-    gflop: float  # an image
+    gflop: float  # for each image
     hours: float
 
 
-def dry_run(plans: Iterable[Any]) -> list[Part]:
-    """Logs and returns what the plans would run, as far as their data are here."""
+def dry_run(plans: Iterable[Plan]) -> list[Part]:
+    """Log and return the cost of the plans whose data sets are prepared on this machine."""
     parts, known = [], {}
     for plan in plans:
         log.info("\n%s", describe(plan))
-        cell = trials.cells(plan.config)[0] if plan.choice is None else plan.choice["cell"]
-        final = trials.finals(plan.config, cell, plan.folder)
+        params = trials.grid(plan.config)[0] if plan.choice is None else plan.choice["params"]
+        final = trials.finals(plan.config, params, plan.folder)
         try:
             for what, found in (("select", plan.selection), ("final", final)):
                 parts += [part(what, kind, known) for kind in kinds(found)]
-        except UserError as e:  # most of the time: the data are not here yet
-            log.warning("cost      cannot be told: %s", e)
+        except UserError as e:  # most of the time: the data are not prepared yet
+            log.warning("cost      cannot be estimated: %s", e)
     if parts:
         log.info("\n%s\n\n%s", as_text(parts), NOTE)
     return parts
 
 
-def describe(plan: Any) -> str:
-    """Returns the grid as text."""
+def describe(plan: Plan) -> str:
+    """Return the data, the grid and the number of trials as text."""
     config = plan.config
-    grid: dict[str, list] = {}
-    for cell in trials.cells(config):
-        for key, value in cell.items():
-            grid.setdefault(key, []).append(value)
+    axes: dict[str, list] = {}
+    for params in trials.grid(config):
+        for key, value in params.items():
+            axes.setdefault(key, []).append(value)
     lines = [f"data      {config.data.name}: select on {config.data.val}, test {config.data.test}"]
-    for key, values in grid.items():
+    for key, values in axes.items():
         lines.append(f"grid      {key}: {', '.join(map(str, dict.fromkeys(values)))}")
     done = sum(t.outcome is not None for t in plan.selection)
     seeds = ", ".join(map(str, config.study.seeds))
-    lines.append(f"trials    {len(plan.selection)} to choose from ({done} there), seeds {seeds}")
+    lines.append(f"trials    {len(plan.selection)} to choose from ({done} finished), seeds {seeds}")
     return "\n".join(lines)
 
 
 def kinds(found: Sequence[Trial]) -> list[list[Trial]]:
-    """Returns trials whose steps cost the same."""
+    """Return groups of trials whose steps cost the same."""
     out: dict[str, list[Trial]] = {}
     for trial in found:
         out.setdefault(_kind(trial.config), []).append(trial)
@@ -106,7 +107,7 @@ def _kind(config: ConfigDict) -> str:
 
 
 def part(what: str, alike: Sequence[Trial], known: dict[str, Work]) -> Part:
-    """Returns what trials of one kind cost; `known` keeps what has been measured."""
+    """Return the cost of trials of one kind; `known` keeps measurements by kind."""
     config, key = alike[0].config, _kind(alike[0].config)
     if key not in known:
         known[key] = measure(config, next(iter(known.values()), None))
@@ -128,7 +129,10 @@ def _length(config: ConfigDict, split: str) -> int:
 
 
 def measure(config: ConfigDict, rate: Work | None = None) -> Work:
-    """Compiles the step of a config for a few images; times it unless a `rate` is known."""
+    """Compile the step of a config for a few images.
+
+    It is timed, unless there is a measurement, `rate`, whose seconds for each GFLOP can be used.
+    """
     experiment = with_cached_features(prepare(_small(config)))
     images = IMAGES * experiment.mesh.size
     if features := experiment.features:
@@ -155,7 +159,7 @@ def measure(config: ConfigDict, rate: Work | None = None) -> Work:
 
 
 def _small(config: ConfigDict) -> ConfigDict:
-    """Returns the config on a few images, without weights."""
+    """Return the config for a few images, with random weights."""
     config = config.copy_and_resolve_references()
     config.data.preset = preset_name(config)
     config.backbone.weights, config.train.accumulate = "", 1
@@ -165,7 +169,7 @@ def _small(config: ConfigDict) -> ConfigDict:
 
 
 def _batch(experiment: Experiment, images: int) -> dict[str, np.ndarray]:
-    """Returns a black batch, shaped as the loader would make it."""
+    """Return a black batch in the shape that the loader makes."""
     source, chosen = experiment.sources["train"], preset(experiment.preset)
     shape, dtype = source.image_shape, np.uint8
     if chosen.on_host(shape, experiment.image_size):
@@ -176,7 +180,7 @@ def _batch(experiment: Experiment, images: int) -> dict[str, np.ndarray]:
 
 
 def as_text(parts: Sequence[Part]) -> str:
-    """Returns the parts and their sum as a table."""
+    """Return the parts and their sum as a table."""
     head = ["what", "steps a trial", "images", "GFLOP an image", "PFLOP", "hours"]
     lines = []
     for p in parts:
@@ -190,5 +194,5 @@ def as_text(parts: Sequence[Part]) -> str:
 
 
 def short(hours: float) -> str:
-    """Returns two digits or more, never an exponent."""
+    """Return hours with at least two digits and no exponent."""
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"

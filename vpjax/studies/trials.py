@@ -1,10 +1,10 @@
-"""What `--mode tune` will run: a grid of trials to choose from, then one final run a seed.
+"""The runs of `tune`: a grid of trials to choose from, then one final run for each seed.
 
-    <workdir>/select/lr=0.5,weight_decay=0.01   trains on data.train, is judged on data.val
-    <workdir>/final/seed42                      trains on both, is told on data.test
+    <workdir>/select/lr=0.5,weight_decay=0.01   trains on data.train, is evaluated on data.val
+    <workdir>/final/seed42                      trains on both, is evaluated on data.test
 
-A trial is a run like any other, in a folder named by what it tries; a grid that grows keeps what it
-has. Its outcome is its result.json, or failed.json, which says why there is none.
+A trial is a run like any other, in a folder named after its parameters, so a grid that grows keeps
+its finished trials. The outcome is result.json, or failed.json with the reason why there is none.
 """
 
 import itertools
@@ -19,21 +19,21 @@ from vpjax.runs import config as configs
 from vpjax.runs import workdir
 from vpjax.runs.defaults import single_run
 
-Cell = Mapping[str, Any]  # {"optim.lr": 0.5, ...}
-SPLITS = ("trials", "devices")  # that several processes may share
+Params = Mapping[str, Any]  # a point of the grid: {"optim.lr": 0.5, ...}
+SPLITS = ("trials", "devices")  # what several processes may share out
 
 
 class Trial(NamedTuple):
-    """One run of the plan; `cell` is what it tries, {} of a final run."""
+    """One run; `params` are its point of the grid, {} of a final run."""
 
     name: str
     config: ConfigDict
     folder: Path
-    cell: Cell
+    params: Params
 
     @property
     def outcome(self) -> dict[str, Any] | None:
-        """Returns the result, or {"status", "reason"} of a failure; None: not run yet."""
+        """The result, or {"status", "reason"} of a failure; None: not run yet."""
         if (result := workdir.read_result(self.folder)) is not None:
             return result
         error = workdir.read_failure(self.folder, final=False)
@@ -44,17 +44,21 @@ class Trial(NamedTuple):
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for a config that the protocol does not allow."""
+    """Check that a config is possible for `tune`.
+
+    Raises:
+        UserError: if the test split could be read before the choice, or a key has no valid value.
+    """
     if not (config.data.test and config.data.val):
-        raise UserError("--mode tune needs config.data.val, to choose on, and config.data.test")
+        raise UserError("tune needs config.data.val, to choose on, and config.data.test")
     if not config.study.seeds or len(set(config.study.seeds)) < len(config.study.seeds):
         raise UserError(
             f"config.study.seeds is {config.study.seeds}; expected distinct seeds of final runs"
         )
     if config.train.select != "last" or config.train.patience or config.train.test_best:
         raise UserError(
-            "--mode tune reports the last epoch of runs that have no val split: set train.select="
-            "'last', train.patience=0, train.test_best=False"
+            "tune reports the last epoch of runs that have no val split: set train.select='last', "
+            "train.patience=0, train.test_best=False"
         )
     if config.optim.schedule == "plateau":
         raise UserError("optim.schedule='plateau' needs a val split, which final runs do not have")
@@ -62,10 +66,11 @@ def check(config: ConfigDict) -> None:
         raise unknown("config.study.tune.split", config.study.tune.split, SPLITS)
 
 
-def cells(config: ConfigDict) -> list[Cell]:
-    """Returns every combination of `config.study.tune.grid`, the values of the last key fastest.
+def grid(config: ConfigDict) -> list[Params]:
+    """Return every combination of `config.study.tune.grid`, the values of the last key fastest.
 
-    Raises: UserError if a key has no values, or is none of the config.
+    Raises:
+        UserError: if a key has no values, or is not a key of the config.
     """
     axes = dict(_axes(config.study.tune.grid.to_dict(), ""))
     known = configs.flat(config)
@@ -79,8 +84,8 @@ def cells(config: ConfigDict) -> list[Cell]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _axes(grid: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for key, value in grid.items():
+def _axes(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
         where = f"{path}.{key}" if path else key
         if isinstance(value, Mapping):
             yield from _axes(value, where)
@@ -89,24 +94,24 @@ def _axes(grid: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
 
 
 def selection(config: ConfigDict, folder: Path) -> list[Trial]:
-    """Returns a trial for every cell of the grid; none where there is nothing to choose from."""
-    found = cells(config)
-    if len(found) < 2:
+    """Return a trial for every point of the grid; none if there is only one point."""
+    points = grid(config)
+    if len(points) < 2:
         return []
-    bare = single_run(config)
-    bare.data.test = ""
-    bare.curves = bare.draw = False  # hundreds of runs that nobody looks at
+    base = single_run(config)
+    base.data.test = ""
+    base.curves = base.draw = False  # for hundreds of runs that nobody looks at
     out = []
-    for cell in found:
-        name = label(cell, found[0])
-        run = configs.merged(bare, changes(cell, config.study.tune.also))
-        out.append(Trial(name, run, folder / "select" / name, cell))
+    for params in points:
+        name = trial_name(params, points[0])
+        run = configs.merged(base, changes(params, config.study.tune.also))
+        out.append(Trial(name, run, folder / "select" / name, params))
     return out
 
 
-def finals(config: ConfigDict, cell: Cell, folder: Path) -> list[Trial]:
-    """Returns a run a seed, of the chosen cell, on all that is not the test split."""
-    chosen = configs.merged(single_run(config), changes(cell, config.study.tune.also))
+def finals(config: ConfigDict, params: Params, folder: Path) -> list[Trial]:
+    """Return the final runs with the chosen parameters, one for each seed, on train and val."""
+    chosen = configs.merged(single_run(config), changes(params, config.study.tune.also))
     chosen.data.train = config.study.tune.train or f"{config.data.train}+{config.data.val}"
     chosen.data.val = ""
     out = []
@@ -116,10 +121,14 @@ def finals(config: ConfigDict, cell: Cell, folder: Path) -> list[Trial]:
     return out
 
 
-def changes(cell: Cell, also: ConfigDict) -> dict[str, Any]:
-    """Returns the nested changes that a cell stands for, with what goes with its values."""
+def changes(params: Params, also: ConfigDict) -> dict[str, Any]:
+    """Return a point of the grid as nested changes to the config.
+
+    Args:
+        also: `config.study.tune.also`, further changes that go with a value.
+    """
     out: dict[str, Any] = {}
-    for key, value in cell.items():
+    for key, value in params.items():
         section, _, name = key.rpartition(".")
         more = also.get(section, ConfigDict()).get(name, ConfigDict()).get(str(value), ConfigDict())
         _put(out, {section: {name: value}} if section else {name: value})
@@ -135,8 +144,11 @@ def _put(out: dict[str, Any], new: Mapping[str, Any]) -> None:
             out[key] = value
 
 
-def label(cell: Cell, keys: Iterable[str]) -> str:
-    """Returns "lr=0.5,weight_decay=0.01": a folder's name. Keys alike at the end are told whole."""
+def trial_name(params: Params, keys: Iterable[str]) -> str:
+    """Return the name of a trial's folder: "lr=0.5,weight_decay=0.01".
+
+    Keys lose their section where that leaves them distinct.
+    """
     last = [key.rpartition(".")[2] for key in keys]
     short = {k: n if last.count(n) == 1 else k for k, n in zip(keys, last, strict=True)}
-    return ",".join(f"{short[k]}={v}" for k, v in cell.items()).replace("/", "_")
+    return ",".join(f"{short[k]}={v}" for k, v in params.items()).replace("/", "_")

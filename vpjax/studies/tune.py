@@ -1,23 +1,22 @@
-"""An honest protocol: choose on val, then read the test split once a seed.
+"""The command `tune`: choose settings on val, then read the test split once for each seed.
 
-    python main.py --mode tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
 
-    select   every cell of config.study.tune.grid trains on data.train and is judged on data.val, after
-             its last epoch; meanwhile the test split cannot be opened (`vpjax.data.lock`)
+    select   every point of config.study.tune.grid trains on data.train and is evaluated on data.val
+             after its last epoch; meanwhile the test split cannot be opened (`vpjax.data.lock`)
     choose   the highest; of equals the first of the grid; what diverged or failed is left out
-    final    the choice trains on both splits, a run a seed of config.study.seeds; test after the last
-             epoch, mean and population standard deviation
+    final    the choice trains on both splits, a run for each seed of config.study.seeds; test after
+             the last epoch, mean and population standard deviation
 
-    DIR/plan.json     the config                   DIR/select/<cell>, DIR/final/seed<n>   the runs
-    DIR/choice.json   what was chosen, from what   DIR/tune.json, tune.md, tune.csv       the result
+    DIR/plan.json     the config                 DIR/select/<params>, DIR/final/seed<n>   the runs
+    DIR/choice.json   the choice and its trials  DIR/tune.json, tune.md, tune.csv         the result
 
-Every trial has a folder and a lock, so any number of processes may work in DIR: each takes what
-nobody else does. What is there is not run again. With config.study.suite, all of this once a task, in
-DIR/<task>. `vpjax.studies.trials` has the plan, docs/protocol.md the rest.
+Every trial has a folder and a lock, so any number of processes may work in DIR: each takes what no
+other does. Finished runs are not run again. With config.study.suite, all of this once for each
+task, in DIR/<task>. `vpjax.studies.trials` makes the runs; docs/protocol.md explains the protocol.
 """
 
 import contextlib
-import functools
 import logging
 import shlex
 import sys
@@ -33,81 +32,45 @@ from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.data.lock import locked
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
-from vpjax.runs.fit import fit
-from vpjax.studies import trials, tune_report
-from vpjax.studies.ablate import attempt
+from vpjax.studies import tune_report
+from vpjax.studies.cells import try_to_train
+from vpjax.studies.cost import dry_run as estimate_cost
+from vpjax.studies.plan import Plan, plans
 from vpjax.studies.trials import Trial
 
 log = logging.getLogger(__name__)
 
 POLL = 5.0  # seconds between two looks at what other processes do
-SAY = 600.0  # seconds between two lines that say so
-# What may change in a folder that has begun; the grid and what goes with it until the choice.
+NOTICE = 600.0  # seconds between two messages about waiting
+# Config keys that may change in a folder that has begun; those of the grid until the choice.
 FREE = ("study.tune.split", "study.seeds", "draw", "data.dir")
 UNTIL_CHOICE = ("study.tune.grid", "study.tune.also")
 
 
-class Plan:
-    """One task: its config, its folder, its trials."""
-
-    def __init__(self, config: ConfigDict, folder: Path, label: str = ""):
-        trials.check(config)
-        self.config, self.folder, self.label = config, folder, label
-        self.choice_path = folder / "choice.json"
-
-    @functools.cached_property
-    def selection(self) -> list[Trial]:
-        """Returns the trials to choose from."""
-        return trials.selection(self.config, self.folder)
-
-    @property
-    def choice(self) -> dict[str, Any] | None:
-        """Returns what was chosen; None: nothing yet."""
-        return files.read_json(self.choice_path)
-
-    @property
-    def finals(self) -> list[Trial]:
-        """Returns the final runs, of what was chosen."""
-        return trials.finals(self.config, self.choice["cell"], self.folder)
-
-    def now(self) -> dict[int, Trial]:
-        """Returns the trials that can run now, by number: the selection's, then the final runs."""
-        if any(t.outcome is None for t in self.selection) and self.choice is None:
-            return dict(enumerate(self.selection))
-        choose(self)
-        return dict(enumerate(self.finals, len(self.selection)))
-
-
-def plans(config: ConfigDict, folder: Path) -> list[Plan]:
-    """Returns the plan of every task.
-
-    Raises: UserError for a protocol that cannot be.
-    """
-    if not config.study.suite:
-        return [Plan(config, folder)]
-    out = []
-    for task, changes in config.study.suite.items():
-        single = configs.merged(config, changes)
-        single.study.suite = ConfigDict()
-        out.append(Plan(single, folder / task, task))
-    return out
-
-
 def command(
-    config: ConfigDict, folder: Path, *, dry_run: bool, listing: bool, trial: str | None
+    config: ConfigDict,
+    folder: Path,
+    *,
+    dry_run: bool = False,
+    print_commands: bool = False,
+    trial: str | None = None,
 ) -> None:
-    """Does what the options of `--mode tune` ask for."""
-    if dry_run:
-        from vpjax.studies.cost import dry_run as estimate
+    """Run `tune`, or a part of it.
 
-        estimate(plans(config, folder))
-    elif listing:
-        logging.getLogger("vpjax").setLevel(logging.ERROR)  # nothing but commands
-        words = [w for w in sys.orig_argv if w.lstrip("-") not in ("list", "list=true")]
+    Args:
+        dry_run: log the estimated cost, and train nothing.
+        print_commands: print this process's own command for each missing trial, with its --trial.
+        trial: run only this one, "3", or "svhn/3" of a suite.
+    """
+    if dry_run:
+        estimate_cost(plans(config, folder))
+    elif print_commands:
+        logging.getLogger("vpjax").setLevel(logging.ERROR)  # print nothing but commands
+        words = [w for w in sys.orig_argv if w.lstrip("-").partition("=")[0] != "print_commands"]
         for which in missing(config, folder):
             print(shlex.join([*words, f"--trial={which}"]))
     elif trial:
-        one(config, folder, trial)
+        run_one(config, folder, trial)
     else:
         for summary in tune(config, folder):
             log.info("\n%s on %s: %s", summary["label"], summary["task"], tune_report.line(summary))
@@ -115,9 +78,10 @@ def command(
 
 
 def tune(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
-    """Runs whatever is missing of every task; returns what is written to tune.json, a task each.
+    """Run all that is missing of every task; return the content of each task's tune.json.
 
-    Raises: UserError if no trial of a selection, or no final run of a task, finished.
+    Raises:
+        UserError: if no trial of a selection, or no final run of a task, finished.
     """
     out = []
     for plan in plans(config, folder):
@@ -132,11 +96,12 @@ def tune(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     return out
 
 
-def one(config: ConfigDict, folder: Path, which: str) -> None:
-    """Runs one trial: "3", or "svhn/3" of a suite.
+def run_one(config: ConfigDict, folder: Path, which: str) -> None:
+    """Run one trial: "3", or "svhn/3" of a suite.
 
-    Raises: UserError if there is no such trial, if it is a final run and the choice cannot be made
-    yet, or if it fails other than by diverging.
+    Raises:
+        UserError: if there is no such trial, if it is a final run and the choice cannot be made
+            yet, or if it fails other than by diverging.
     """
     task, _, number = which.rpartition("/")
     found = {plan.label: plan for plan in plans(config, folder)}
@@ -160,33 +125,42 @@ def one(config: ConfigDict, folder: Path, which: str) -> None:
 
 
 def missing(config: ConfigDict, folder: Path) -> list[str]:
-    """Returns what --trial takes, for every trial that can run now and has not."""
+    """Return the value of --trial for every trial that can run now and has not."""
     out = []
     for plan in plans(config, folder):
         task = f"{plan.label}/" if plan.label else ""
-        out += [f"{task}{n}" for n, trial in plan.now().items() if trial.outcome is None]
+        out += [f"{task}{n}" for n, trial in runnable(plan).items() if trial.outcome is None]
     return out
+
+
+def runnable(plan: Plan) -> dict[int, Trial]:
+    """Return the trials that can run now, by number: first the selection, then the final runs."""
+    if plan.choice is None and any(t.outcome is None for t in plan.selection):
+        return dict(enumerate(plan.selection))
+    choose(plan)
+    return dict(enumerate(plan.finals, len(plan.selection)))
 
 
 @contextlib.contextmanager
 def protected(plan: Plan) -> Iterator[None]:
-    """Locks the test split until the choice is made, and notes what the folder belongs to."""
+    """Lock the test split until the choice is made, and claim the folder for the plan."""
     with locked(plan.config.data, until=plan.choice_path):
-        once(plan, keep)
+        once(plan, claim_folder)
         yield
 
 
 def once(plan: Plan, call: Callable[[Plan], Any]) -> Any:
-    """Returns call(plan); where all processes work on every trial, what it returns in process 0."""
+    """Return call(plan), of process 0 where all processes work on every trial together."""
     if plan.config.study.tune.split == "devices":
         return distributed.broadcast_from_zero(lambda: call(plan))
     return call(plan)
 
 
-def keep(plan: Plan) -> None:
-    """Writes plan.json, and forgets failures that may have been mended.
+def claim_folder(plan: Plan) -> None:
+    """Write plan.json, and remove failures of earlier calls that may not occur again.
 
-    Raises: UserError if the folder belongs to another plan.
+    Raises:
+        UserError: if the folder belongs to another plan.
     """
     with files.lock_folder(plan.folder, wait=True):
         path, config = plan.folder / "plan.json", plan.config
@@ -205,12 +179,16 @@ def keep(plan: Plan) -> None:
 
 
 def work(plan: Plan, todo: Sequence[Trial], what: str) -> None:
-    """Runs trials until all have an outcome, whoever runs them; this process's share first."""
+    """Run trials until all have an outcome, this process's share first.
+
+    Args:
+        what: the kind of trial, for messages.
+    """
     index, count = 0, 1
     if plan.config.study.tune.split == "trials":
         index, count = distributed.index(), distributed.count()
     order = [*todo[index::count], *(t for k, t in enumerate(todo) if k % count != index)]
-    said = -SAY
+    noticed = -NOTICE
     with distributed.single_process() if count > 1 else contextlib.nullcontext():
         while waiting := once(plan, lambda _: [i for i, t in enumerate(order) if is_missing(t)]):
             taken = False
@@ -220,22 +198,22 @@ def work(plan: Plan, todo: Sequence[Trial], what: str) -> None:
                 done = sum(not is_missing(t) for t in todo)
                 log.info("\n%s %s (%d of %d done)", what, trial.name, done, len(todo))
                 taken |= not isinstance(run(trial), InUse)
-            if not taken and time.monotonic() - said > SAY:
+            if not taken and time.monotonic() - noticed > NOTICE:
                 names = ", ".join(order[i].name for i in waiting if is_missing(order[i]))
                 log.info("waiting for other processes, which run %s", names)
-                said = time.monotonic()
+                noticed = time.monotonic()
             if not taken:
                 time.sleep(POLL)
 
 
 def is_missing(trial: Trial) -> bool:
-    """Whether a trial has no outcome yet."""
+    """Return whether a trial has no outcome yet."""
     return trial.outcome is None
 
 
 def run(trial: Trial) -> dict[str, Any] | UserError:
-    """Runs a trial and writes down a failure; returns InUse where another process runs it."""
-    outcome = workdir.read_failure(trial.folder) or attempt(lambda: fit(trial.config, trial.folder))
+    """Run a trial and write down a failure; return InUse if another process is running it."""
+    outcome = workdir.read_failure(trial.folder) or try_to_train(trial.config, trial.folder)
     failed = isinstance(outcome, UserError) and not isinstance(outcome, InUse)
     if failed and not distributed.index():
         trial.folder.mkdir(parents=True, exist_ok=True)
@@ -244,19 +222,20 @@ def run(trial: Trial) -> dict[str, Any] | UserError:
 
 
 def choose(plan: Plan) -> dict[str, Any]:
-    """Makes the choice, once, and writes it with the whole table.
+    """Return the choice; the first time make it, and write it with the table of all trials.
 
-    Raises: UserError if trials are missing, or none finished.
+    Raises:
+        UserError: if trials are missing, or none finished.
     """
     with files.lock_folder(plan.folder, wait=True):
         if plan.choice is not None:
             return plan.choice
-        rows = tune_report.table_of(plan)
+        rows = tune_report.selection_rows(plan)
         if absent := [r["name"] for r in rows if r["status"] == "missing"]:
             some = ", ".join(absent[:10]) + f" and {len(absent) - 10} more" * (len(absent) > 10)
             raise UserError(
-                f"{plan.folder}: {len(absent)} of {len(rows)} trials are not there yet: {some}. "
-                "The final runs wait for them; --mode tune --list prints their commands."
+                f"{plan.folder}: {len(absent)} of {len(rows)} trials are missing: {some}. "
+                "The final runs need them; `tune --print_commands` prints their commands."
             )
         good = [r for r in rows if r["status"] == "finished"]
         if rows and not good:
@@ -271,5 +250,5 @@ def choose(plan: Plan) -> dict[str, Any]:
     if best:
         log.info("\nchosen    %s: val %.2f %%", best["name"], best["val"])
     for key, side in choice["edges"].items():
-        log.warning("warning   %s is the %s of its grid: a wider one may do better", key, side)
+        log.warning("warning   %s is the %s of its grid; try a wider one", key, side)
     return choice

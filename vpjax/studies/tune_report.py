@@ -1,39 +1,47 @@
-"""What `--mode tune` writes down: the table the choice was made from, and what came of it."""
+"""The files of `tune`: the table that the choice is made from, and the final result."""
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vpjax.core.errors import UserError
-from vpjax.core.files import write_json
-from vpjax.core.table import table
+from vpjax.core.files import write_json, write_text
+from vpjax.core.table import mean_std, table, write_csv
+from vpjax.runs.scores import NAMES
 from vpjax.studies import trials
-from vpjax.studies.ablate import write_csv
+from vpjax.studies.plan import Plan
 from vpjax.studies.trials import Trial
 
-if TYPE_CHECKING:
-    from vpjax.studies.tune import Plan
-
 RULE = "highest val {} after the last epoch; of equals the first of the grid"
-SPREAD = "population standard deviation (divided by n), as in the papers"
+STD = "population standard deviation (divided by n), as in the papers"
 ENDS = ("smallest", "largest")
 
 
-def table_of(plan: "Plan") -> list[dict[str, Any]]:
-    """Returns a row a trial of the selection, in the grid's order."""
-    metric = plan.config.study.tune.metric
+def chosen_metric(plan: Plan) -> str:
+    """Return the metric that chooses: `config.study.tune.metric`, or the primary metric."""
+    if plan.config.study.tune.metric:
+        return plan.config.study.tune.metric
+    runs = [*plan.selection, *(plan.finals if plan.choice else [])]
+    found = (trial.outcome or {} for trial in runs)
+    return next((outcome["metric"] for outcome in found if "metric" in outcome), "accuracy")
+
+
+def selection_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return a row for each trial of the selection, in the grid's order."""
+    metric = chosen_metric(plan)
     return [{"trial": n} | row(t, "val", metric) for n, t in enumerate(plan.selection)]
 
 
 def row(trial: Trial, split: str, metric: str) -> dict[str, Any]:
-    """Returns what came out of a trial; `split` has the number, in percent.
+    """Return a trial's parameters and result; the metric, in percent, is under the split's name.
 
-    Raises: UserError if the result has no such number.
+    Raises:
+        UserError: if the result has no such metric.
     """
     found = trial.outcome or {"status": "missing"}
-    out = {"name": trial.name, **trial.cell, "status": found["status"]}
+    out = {"name": trial.name, **trial.params, "status": found["status"]}
     if out["status"] != "finished":
         return out | {split: None, "reason": found.get("reason", "")}
     key = f"{split}_{metric}"
@@ -45,42 +53,48 @@ def row(trial: Trial, split: str, metric: str) -> dict[str, Any]:
 
 
 def choice_of(
-    plan: "Plan", best: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]
+    plan: Plan, best: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Returns what choice.json holds; without trials the grid has one cell, or none."""
-    found = trials.cells(plan.config)
-    cell = found[0] if best is None else plan.selection[best["trial"]].cell
+    """Return the content of choice.json.
+
+    Args:
+        best: the chosen row; None if the grid has one point only.
+        rows: all trials of the selection.
+    """
+    points = trials.grid(plan.config)
+    params = points[0] if best is None else plan.selection[best["trial"]].params
     states = [r["status"] for r in rows]
     return {
         "name": best["name"] if best else "",
-        "cell": dict(cell),
+        "params": dict(params),
         "val": best["val"] if best else None,
-        "rule": RULE.format(plan.config.study.tune.metric) if best else "nothing to choose from",
+        "rule": RULE.format(chosen_metric(plan)) if best else "nothing to choose from",
         "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "data": {k: plan.config.data[k] for k in ("name", "train", "val", "test")},
         "trials": {s: states.count(s) for s in sorted(set(states))},
-        "edges": edges(cell, found),
+        "edges": edges(params, points),
         "table": list(rows),
     }
 
 
-def edges(cell: trials.Cell, found: Sequence[trials.Cell]) -> dict[str, str]:
-    """Returns which numbers of the chosen cell are the smallest or largest of three or more."""
+def edges(params: trials.Params, points: Sequence[trials.Params]) -> dict[str, str]:
+    """Return which chosen numbers are the smallest or largest of three or more in the grid."""
     out = {}
-    for key, value in cell.items():
-        values = {c[key] for c in found}
+    for key, value in params.items():
+        values = {point[key] for point in points}
         if len(values) > 2 and all(isinstance(v, int | float) for v in values):
             ends = dict(zip((min(values), max(values)), ENDS, strict=True))
             out |= {key: ends[value]} if value in ends else {}
     return out
 
 
-def write(plan: "Plan") -> dict[str, Any]:
-    """Writes tune.json, tune.md and tune.csv, and returns the first.
+def write(plan: Plan) -> dict[str, Any]:
+    """Write tune.json, tune.md and tune.csv; return the content of the first.
 
-    Raises: UserError if no final run finished.
+    Raises:
+        UserError: if no final run finished.
     """
-    config, choice, metric = plan.config, plan.choice, plan.config.study.tune.metric
+    config, choice, metric = plan.config, plan.choice, chosen_metric(plan)
     rows = [{"seed": t.config.seed} | row(t, "test", metric) for t in plan.finals]
     good = [r for r in rows if r["status"] == "finished"]
     values = [r["test"] for r in good]
@@ -92,7 +106,7 @@ def write(plan: "Plan") -> dict[str, Any]:
         "metric": metric,
         "mean": float(np.mean(values)) if values else None,
         "std": float(np.std(values)) if values else None,
-        "std_is": SPREAD,
+        "std_is": STD,
         "sample_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "seeds": rows,
         "diverged": [r["seed"] for r in rows if r["status"] == "diverged"],
@@ -102,7 +116,7 @@ def write(plan: "Plan") -> dict[str, Any]:
     } | {k: facts[k] for k in kept if k in facts}
     write_json(plan.folder / "tune.json", summary)
     text = as_text(summary, choice["table"])
-    (plan.folder / "tune.md").write_text(text + "\n")
+    write_text(plan.folder / "tune.md", text + "\n")
     lines = [{"phase": "select"} | dict(r) for r in choice["table"]]
     write_csv(plan.folder / "tune.csv", lines + [{"phase": "final"} | r for r in rows], ("phase",))
     if not good:
@@ -112,8 +126,8 @@ def write(plan: "Plan") -> dict[str, Any]:
 
 
 def as_text(summary: Mapping[str, Any], selection: Sequence[Mapping[str, Any]]) -> str:
-    """Returns both tables as text that is also Markdown."""
-    choice, metric = summary["choice"], summary["metric"]
+    """Return the final runs and the trials as text that is also Markdown."""
+    choice, metric = summary["choice"], metric_name(summary["metric"])
     parts = [f"# {summary['label']} on {summary['task']}", line(summary)]
     chosen = choice["name"] or "the recipe as it is, as there was nothing to choose from"
     parts.append(f"Chosen: {chosen}" + (f"; {choice['rule']}." if choice["name"] else "."))
@@ -129,21 +143,26 @@ def as_text(summary: Mapping[str, Any], selection: Sequence[Mapping[str, Any]]) 
 
 
 def line(summary: Mapping[str, Any]) -> str:
-    """Returns the mean and its spread, what was published, and what is missing, in a sentence."""
-    seeds, lost = summary["seeds"], []
+    """Return mean and standard deviation, missing seeds and the published value in a sentence."""
+    seeds, missing = summary["seeds"], []
     count = sum(r["status"] == "finished" for r in seeds)
     if summary["mean"] is None:
         return f"No final run finished ({len(seeds)} seeds)."
-    text = f"Test {summary['metric']} {summary['mean']:.2f} ± {summary['std']:.2f} %"
+    text = f"Test {metric_name(summary['metric'])} {mean_std(summary['mean'], summary['std'])} %"
     text += f", mean and population standard deviation of {count} seeds"
     for state in ("diverged", "failed"):
         if summary[state]:
-            lost.append(f"{state}: {', '.join(map(str, summary[state]))}")
-    text += f" of {len(seeds)} ({'; '.join(lost)})" if lost else ""
+            missing.append(f"{state}: {', '.join(map(str, summary[state]))}")
+    text += f" of {len(seeds)} ({'; '.join(missing)})" if missing else ""
     if (value := summary["expected"].get("value")) is not None:
         tolerance = summary["expected"].get("tolerance")
         text += f"; published {value}" + (f" ± {tolerance}" if tolerance is not None else "")
     return text + "."
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name in tables."""
+    return NAMES.get(metric, metric)
 
 
 def _cells(r: Mapping[str, Any], name: str, split: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs without training, for pictures to be drawn of."""
+"""Runs without training, as subjects of pictures."""
 
 import functools
 from pathlib import Path

@@ -54,8 +54,12 @@ def test_rollout_by_hand():
     np.testing.assert_allclose(drawing.rollout([first, whole]), (b @ a)[0], atol=1e-12)
 
 
-def test_the_figure():
-    run = subject("vpt", image=2)
+@pytest.fixture(scope="module")
+def run():
+    return subject("vpt", image=2)
+
+
+def test_the_figure(run):
     assert drawing.applies(run) and not drawing.applies(subject("msvp"))
     figure = drawing.attention_maps(run)
     bars = figure.axes[3]

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from tests.report.plots.test_curves import pixels, shows
-from vpjax.report.plots.benchmark import accuracies, places
+from vpjax.report.plots.benchmark import rank_table, score_plot
 from vpjax.report.plots.style import PALETTE
 
 SCORES = {
@@ -20,7 +20,7 @@ def marks(axes):
 
 
 def test_every_number_has_a_mark_in_its_row():
-    figure = accuracies(SCORES, "abc", {"linear": {"b": 65.0}}, ["first", "first", "second"])
+    figure = score_plot(SCORES, "abc", {"linear": {"b": 65.0}}, ["first", "first", "second"])
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
     found = marks(axes)
@@ -42,7 +42,7 @@ def test_every_number_has_a_mark_in_its_row():
 
 def test_many_methods_keep_apart_by_marks_and_do_not_meet_the_next_row():
     scores = {f"m{i}": {"a": (50.0 + i, 1.0), "b": (40.0 + i, 1.0)} for i in range(12)}
-    figure = accuracies(scores, "ab")
+    figure = score_plot(scores, "ab")
     heights = sorted(y for _, y in marks(figure.axes[0]))
     assert max(heights[:12]) < 0.5 < min(heights[12:])
     looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in figure.axes[0].containers}
@@ -55,12 +55,12 @@ def test_many_methods_keep_apart_by_marks_and_do_not_meet_the_next_row():
 
 def test_no_score_is_said():
     with pytest.raises(ValueError, match="no score of linear"):
-        accuracies({"linear": {}}, "ab")
+        score_plot({"linear": {}}, "ab")
 
 
 def test_places_put_the_best_mean_on_top_over_shared_tasks():
     ranks = np.array([[2.0, 1.0, 1.0], [1.0, 2.0, np.nan], [3.0, 3.0, 2.0]])
-    figure = places(ranks, ["x", "y", "z"], ["a", "b", "c"])
+    figure = rank_table(ranks, ["x", "y", "z"], ["a", "b", "c"])
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["x", "y", "z"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b", "c", "mean rank"]
@@ -74,4 +74,4 @@ def test_places_put_the_best_mean_on_top_over_shared_tasks():
 
 def test_places_check_their_shape():
     with pytest.raises(ValueError, match=r"ranks \(1, 2\) of 2 methods and 2 tasks"):
-        places(np.ones((1, 2)), ["x", "y"], ["a", "b"])
+        rank_table(np.ones((1, 2)), ["x", "y"], ["a", "b"])

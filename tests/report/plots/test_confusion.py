@@ -12,12 +12,12 @@ from vpjax.runs.experiment import evaluate_metrics, image_loader
 from vpjax.train import metrics
 
 
-def told(true, predicted, names):
+def predictions(true, predicted, names):
     """What the figures need of a run."""
     return types.SimpleNamespace(tested=(np.array(true), np.array(predicted)), classes=names)
 
 
-SMALL = told(
+SMALL = predictions(
     [0, 0, 0, 1, 1, 3], [0, 0, 1, 1, 0, 3], ("cat", "dog", "owl", "a very long name of it")
 )
 
@@ -57,11 +57,11 @@ def test_many_classes_lose_numbers_then_names():
     for classes, texts, ticks in ((30, 0, 30), (100, 0, None)):
         true = rng.integers(0, classes, 500)
         names = tuple(f"class {i}" for i in range(classes))
-        axes = confusion.confusion(told(true, true, names)).axes[0]
+        axes = confusion.confusion(predictions(true, true, names)).axes[0]
         assert len(axes.texts) == texts
         if ticks:
             assert len(axes.get_xticks()) == ticks
-    figure = confusion.per_class(told(true, rng.integers(0, 100, 500), names))
+    figure = confusion.per_class(predictions(true, rng.integers(0, 100, 500), names))
     axes = figure.axes[0]
     assert len(axes.patches) == 30 and "70 classes between" in axes.texts[-1].get_text()
 

@@ -23,10 +23,10 @@ def history(steps=200):
 
 
 METHODS = [
-    {"label": "Linear", "accuracy": 86.2, "std": 0.2, "trainable": 3_850, "percent": 0.02},
-    {"label": "VPT-Shallow", "accuracy": 89.6, "std": 0.4, "trainable": 7_690, "percent": 0.04},
-    {"label": "VPT-Deep", "accuracy": 93.1, "std": 0.3, "trainable": 49_930, "percent": 0.23},
-    {"label": "Full", "accuracy": 92.2, "std": 0.9, "trainable": 21_670_000, "percent": 100.0},
+    {"label": "Linear", "mean": 86.2, "std": 0.2, "trainable": 3_850, "percent": 0.02},
+    {"label": "VPT-Shallow", "mean": 89.6, "std": 0.4, "trainable": 7_690, "percent": 0.04},
+    {"label": "VPT-Deep", "mean": 93.1, "std": 0.3, "trainable": 49_930, "percent": 0.23},
+    {"label": "Full", "mean": 92.2, "std": 0.9, "trainable": 21_670_000, "percent": 100.0},
 ]
 
 
@@ -76,6 +76,12 @@ def test_curves_labels_have_names_and_last_values_and_keep_apart():
     width, height = figure.canvas.get_width_height()
     for box in boxes(figure):
         assert min(box.x0, box.y0) >= 0 and box.x1 <= width and box.y1 <= height
+
+
+def test_curves_of_several_classes_an_image_show_map():
+    figure = curves([{"step": s, "loss": 1 / s, "val_map": 10.0 * s} for s in (1, 2)])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "mAP (%)"]
+    assert [label.get_text() for label in labels(figure)][-1] == "validation 20.0"
 
 
 def test_curves_with_one_point():
@@ -131,7 +137,7 @@ def test_comparison_points_bars_and_labels():
 
 def crowd(count):
     return [
-        {"label": f"method {i}", "accuracy": 90 + 0.05 * i, "std": 0.3, "trainable": 50_000 + i}
+        {"label": f"method {i}", "mean": 90 + 0.05 * i, "std": 0.3, "trainable": 50_000 + i}
         for i in range(count)
     ]
 
@@ -149,7 +155,7 @@ def test_comparison_labels_keep_apart_and_inside(rows):
     for box in found:
         assert axes.bbox.x0 <= box.x0 + 1 and box.x1 <= axes.bbox.x1 + 1
         assert axes.bbox.y0 <= box.y0 + 1 and box.y1 <= axes.bbox.y1 + 1
-    markers = axes.transData.transform([(row["trainable"], row["accuracy"]) for row in rows])
+    markers = axes.transData.transform([(row["trainable"], row["mean"]) for row in rows])
     assert not any(box.contains(*marker) for box in found for marker in markers)
 
 
@@ -164,18 +170,23 @@ def test_comparison_axis_always_has_numbers():
 
 
 def test_comparison_without_std_or_trainable():
-    rows = [*METHODS, {"label": "Zero-shot", "accuracy": 87.5, "std": None, "trainable": 0}]
+    rows = [*METHODS, {"label": "Zero-shot", "mean": 87.5, "std": None, "trainable": 0}]
     figure = comparison(rows)
     assert labels(figure)[-1].get_text() == "Zero-shot 87.5"
     assert not overlapping(boxes(figure))
     pixels(comparison(rows[-1:]))
 
 
+def test_comparison_of_map():
+    figure = comparison([row | {"metric": "map"} for row in METHODS])
+    assert figure.axes[0].get_ylabel() == "mAP (%)"
+
+
 def test_comparison_errors():
     with pytest.raises(ValueError, match="no rows"):
         comparison([])
-    with pytest.raises(ValueError, match="'x' has accuracy nan"):
-        comparison([{"label": "x", "accuracy": math.nan, "trainable": 1}])
+    with pytest.raises(ValueError, match="'x' has mean nan"):
+        comparison([{"label": "x", "mean": math.nan, "trainable": 1}])
 
 
 def test_spread():
@@ -186,7 +197,7 @@ def test_spread():
 
 def test_many_methods_are_ranked_one_a_line():
     rows = [
-        {"label": f"method {i}", "accuracy": 80 + i, "trainable": 10**i, "percent": i, "std": 0.5}
+        {"label": f"method {i}", "mean": 80 + i, "trainable": 10**i, "percent": i, "std": 0.5}
         for i in range(12)
     ]
     figure = comparison(rows)

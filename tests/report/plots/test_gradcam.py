@@ -115,7 +115,9 @@ def test_the_figure_has_the_baseline_above(tmp_path):
     run = subject("msvp", tmp_path, image=3, baseline=subject("full", image=3))
     figure = gradcam.gradcam(run)
     labels = [axes.get_ylabel() for axes in figure.axes[::3]]
-    assert labels[0].startswith("baseline Full\nsays ") and labels[1].startswith("MSVP\nsays ")
+    assert labels[0].startswith("baseline Full\npredicts ") and labels[1].startswith(
+        "MSVP\npredicts "
+    )
     assert figure.axes[4].get_title().endswith(", 2 x 2")
     mine = gradcam.cam(run.parts, run.example[0])
     drawn = np.asarray(figure.axes[4].images[0].get_array())

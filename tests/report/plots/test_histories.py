@@ -1,4 +1,4 @@
-"""Curves of several runs: what is averaged, what is drawn."""
+"""Curves of several runs: averages over steps and seeds, lines, colours."""
 
 import numpy as np
 import pytest
@@ -24,6 +24,14 @@ def test_training_is_averaged_between_evaluations_by_steps():
     np.testing.assert_allclose(training.accuracy, [first, second])
     np.testing.assert_allclose(evaluated.epochs, [1, 2])
     np.testing.assert_allclose(evaluated.accuracy, [100, 110])
+
+
+def test_evaluations_of_several_classes_an_image_are_map():
+    lines = [{"step": 10, "loss": 1.0, "val_map": 40.0}]
+    training, evaluated = points(lines, 10, "map")
+    assert not len(training.epochs) and evaluated.accuracy.tolist() == [40.0]
+    (axes,) = histories({"a": [(training, evaluated)]}, metric="map").axes
+    assert axes.get_title(loc="left") == "validation mAP (%)"
 
 
 def test_without_evaluations_every_line_is_a_point():

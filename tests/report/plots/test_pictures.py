@@ -1,15 +1,20 @@
-"""Pictures of runs: at the end, afterwards, beside a baseline, and when one cannot be drawn."""
+"""Pictures of runs: after training, by `plot`, with a baseline, and when one cannot be drawn."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs import msvp
+from tests.helpers.runs import HOME
 from vpjax.core.errors import UserError
+from vpjax.report.finish import draw_results
 from vpjax.report.plots import pictures
 from vpjax.report.plots.run import draw_run
+from vpjax.runs.experiment import prepare
 from vpjax.runs.fit import fit
 from vpjax.runs.workdir import read_result
 
@@ -25,10 +30,15 @@ def config(**choices):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    fit(config(), folder / "prompted")
+
+    def finish(experiment, state, place):
+        assert read_result(place)["status"] == "finished"  # a picture can lose nothing
+        draw_results(experiment, state, place)
+
+    fit(config(), folder / "prompted", finish=finish)
     plain = config(prompts="no")
     plain.draw = False
-    fit(plain, folder / "baseline")
+    fit(plain, folder / "baseline", finish=draw_results)
     return folder
 
 
@@ -59,7 +69,7 @@ def test_beside_a_baseline_and_one_by_one(runs):
     ("choices", "message"),
     [
         ({"wanted": ["gradcm"]}, "Did you mean 'gradcam'"),
-        ({"wanted": ["attention"]}, "not for this run"),
+        ({"wanted": ["attention"]}, "does not apply to this run"),
         ({"wanted": ["gradcam"], "image": 167}, "has 167, from 0 on"),
         ({"wanted": ["gradcam"], "target": "6.cnv"}, "Did you mean '6.conv'"),
     ],
@@ -76,6 +86,25 @@ def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
     only = {"prompts": pictures.Picture(broken, lambda s: True)}
     monkeypatch.setattr(pictures, "PICTURES", only)
     with caplog.at_level(logging.WARNING, "vpjax"):
-        fit(config(), tmp_path)
+        experiment = prepare(config())
+        experiment.config.curves = False
+        draw_results(experiment, experiment.state, tmp_path)
     assert "prompts.png was not drawn: RuntimeError: no paint left" in caplog.text
-    assert read_result(tmp_path)["status"] == "finished"
+
+
+def test_learning_curves_that_cannot_be_drawn_are_a_warning(tmp_path, caplog):
+    experiment = prepare(config())
+    experiment.config.draw = False
+    (tmp_path / "metrics.jsonl").touch()
+    with caplog.at_level(logging.WARNING, "vpjax"):
+        draw_results(experiment, experiment.state, tmp_path)
+    assert "curves.png was not drawn: ValueError: nothing to draw" in caplog.text
+
+
+def test_matplotlib_is_imported_when_a_figure_is_drawn():
+    """Training must not wait for it before its first step."""
+    modules = "vpjax.report.write, vpjax.report.finish, vpjax.report.plots.run"
+    modules += ", vpjax.studies.compare, vpjax.studies.ablate, vpjax.studies.tune"
+    code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,4 +1,4 @@
-"""The picture of SA2VP: what it says the tokens read is what they read."""
+"""The picture of SA2VP: its weights are those of the model's attention."""
 
 import jax
 import jax.numpy as jnp

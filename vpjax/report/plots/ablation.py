@@ -1,17 +1,19 @@
-"""Pictures of studies: bars of accuracy over seeds, and what prompts cost, counted.
+"""Figures of ablations: bars of accuracy over seeds, and the number of prompt parameters.
 
-choices     one group of bars a cell, validation and test; parameters that prompts add
-backbones   one panel a data set: each network without and with prompts
+choices     a group of bars for each cell, validation and test; parameters that prompts add
+backbones   a panel for each data set: each network without and with prompts
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLES = {
     "global": "Global Only",
@@ -30,8 +32,8 @@ TITLES = {
 STEEL, CORAL = "#4682B4", "#FF7F50"
 
 
-def choices(cells: Sequence[dict[str, Any]]) -> Figure:
-    """Draws `val_acc` and `test_acc` (%) of every cell beside `prompt_parameters`.
+def choices(cells: Sequence[dict[str, Any]]) -> "Figure":
+    """Draw `val_acc` and `test_acc` (%) of every cell beside its `prompt_parameters`.
 
     A cell without numbers keeps its place.
     """
@@ -65,8 +67,8 @@ def choices(cells: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def backbones(cells: Sequence[dict[str, Any]]) -> Figure:
-    """Draws `test_acc` (%) by `dataset`, `model` and `use_prompt`."""
+def backbones(cells: Sequence[dict[str, Any]]) -> "Figure":
+    """Draw `test_acc` (%) by `dataset`, `model` and `use_prompt`."""
     datasets = list(dict.fromkeys(c["dataset"] for c in cells if c["dataset"]))
     models = list(dict.fromkeys(c["model"] for c in cells if c["model"]))
     figure = figure_of(1.2 + 3.2 * len(datasets), 3.2)
@@ -93,14 +95,17 @@ def backbones(cells: Sequence[dict[str, Any]]) -> Figure:
 
 
 def bars(
-    axes: Axes,
+    axes: "Axes",
     groups: Sequence[dict[str, Any]],
     names: Sequence[str],
     series: Sequence[tuple[str, str, str]],
 ) -> None:
-    """Draws a group of bars for each of `groups`: `series` are (key, label, colour).
+    """Draw a group of bars for each of `groups`, called `names`.
 
-    Errors are `<key>_std`; where a key is None or absent there is no bar.
+    Args:
+        groups: mappings with a value (%) and its error, `<key>_std`, for each key of the series;
+            without a value there is no bar.
+        series: key, label and colour of each bar of a group.
     """
     plain(axes)
     axes.grid(axis="x", visible=False)

@@ -1,46 +1,58 @@
-"""Where the class token of a ViT looks, and how much of that goes to prompts.
+"""What the class token of a ViT attends to, and how much of that are prompts.
 
     image   |   last layer, mean over heads   |   rollout over all layers
-    below: class token, prompts, patches: their shares of the class token's attention, by layer
+    below: the shares of class token, prompts and patches in that attention, by layer
 
 Rollout (Abnar and Zuidema 2020, arXiv 2005.00928): the product over layers of (attention + 1) / 2,
-attention being the mean over heads. Prompts are left out of it and rows add up to 1 again, because
-prompts that a layer only reads come from no layer before.
+attention being the mean over heads. Prompts are left out and rows divided by their sum, because
+prompts of a layer do not come from the layer before.
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 
 from vpjax.models.partition import merge
 from vpjax.report.plots.gradcam import resized
 from vpjax.report.plots.style import INK, PALETTE, SIZE, blank, figure_of, plain
 from vpjax.report.plots.subject import Subject, watched
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SITES = ("attn.query", "attn.key")
 
 
 class Seen(NamedTuple):
-    """Attention of one layer, mean over heads; class token first, then patches."""
+    """Attention of one layer, mean over heads; class token first, then patches.
 
-    own: Float[np.ndarray, "Q S"]  # rows add up to 1 together with `prompts`
-    prompts: Float[np.ndarray, " Q"]  # what goes to prompts
+    Attributes:
+        own: attention between class token and patches.
+        prompts: attention to prompts; with it rows of `own` add up to 1.
+    """
+
+    own: Float[np.ndarray, "Q S"]
+    prompts: Float[np.ndarray, " Q"]
 
 
 def applies(subject: Subject) -> bool:
-    """Whether the backbone has a class token that attends."""
+    """Return whether the backbone has a class token that attends."""
     backbone = subject.model.backbone
     return backbone.num_prefix_tokens > 0 and backbone.taps.issuperset(SITES)
 
 
 def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
-    """Returns what every layer's class token and patches attend to.
+    """Return the attention of class token and patches in every layer.
 
-    Q is 1 + h w, or 1 in a layer that is asked for its class token alone.
+    Args:
+        parts: the arguments of `vpjax.models.partition.merge`.
+
+    Returns:
+        A layer each. Q is 1 + h w, or 1 in a layer that computes its class token only.
     """
     graph, *numbers = parts
     model = merge(*parts)
@@ -71,7 +83,7 @@ def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
 
 
 def _softmax(q: np.ndarray, k: np.ndarray) -> Float[np.ndarray, "Q S"]:
-    """Mean over heads of softmax(q k^T / sqrt(d)), from L N d each."""
+    """Return softmax(q k^T / sqrt(d)) of L N d each, mean over heads."""
     q, k = q.astype(np.float64), k.astype(np.float64)
     scores = np.einsum("qnd,knd->nqk", q, k) / math.sqrt(q.shape[-1])
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -79,18 +91,18 @@ def _softmax(q: np.ndarray, k: np.ndarray) -> Float[np.ndarray, "Q S"]:
 
 
 def rollout(layers: list[Seen]) -> Float[np.ndarray, " S"]:
-    """Returns what the class token has read of the tokens that entered the first layer."""
+    """Return the class token's attention to the tokens that entered the first layer."""
     out = np.zeros(layers[0].own.shape[1])
     out[0] = 1.0
     for layer in reversed(layers):
         rows = layer.own / layer.own.sum(-1, keepdims=True)
-        # Where only the class token comes out, it alone has been read since.
+        # A last layer that computes the class token only has one row.
         out = 0.5 * out + 0.5 * out[: len(rows)] @ rows
     return out
 
 
-def attention_maps(subject: Subject) -> Figure:
-    """Draws what the class token looks at in one image, and its shares by layer."""
+def attention_maps(subject: Subject) -> "Figure":
+    """Draw what the class token attends to in one image, and the shares by layer."""
     inputs, pixels = subject.example
     backbone = subject.model.backbone
     layers, extra = attention(subject.parts, inputs), backbone.num_prefix_tokens
@@ -114,8 +126,8 @@ def attention_maps(subject: Subject) -> Figure:
     return figure
 
 
-def shares(axes, layers: list[Seen], extra: int) -> None:
-    """Draws a bar a layer: class token, prompts, patches."""
+def shares(axes: "Axes", layers: list[Seen], extra: int) -> None:
+    """Draw a bar for each layer: class token, prompts, patches."""
     plain(axes)
     axes.grid(axis="x", visible=False)
     own = np.array([layer.own[0, :extra].sum() for layer in layers])

@@ -1,33 +1,41 @@
-"""Pictures of a results table: every number with its spread, and every place.
+"""Figures of a results table: every number with its standard deviation, and ranks.
 
-accuracies   a row a data set, a mark a method, beside it what was published
-places       a row a method, its rank on every data set and their mean
+score_plot   a row for each data set, a mark for each method, the published number beside it
+rank_table   a row for each method: its rank on every data set, and the mean rank
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain
 
-MARKS = "osD^v"  # more methods than colours
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKS = "osD^v"  # where there are more methods than colours
 
 Score = tuple[float, float | None]  # mean and standard deviation, percent
 
 
-def accuracies(
+def score_plot(
     scores: Mapping[str, Mapping[str, Score]],
     tasks: Sequence[str],
     published: Mapping[str, Mapping[str, float]] | None = None,
     groups: Sequence[str] = (),
-) -> Figure:
-    """Draws {method: {task: score}} in the order of `tasks`.
+) -> "Figure":
+    """Draw the scores of methods on tasks.
 
-    `groups` are of the tasks, neighbours in a group; `published` {method: {task: percent}}.
-    Raises: ValueError if there is no score.
+    Args:
+        scores: {method: {task: (mean, standard deviation)}}, percent.
+        tasks: names of the tasks, in the order of the rows.
+        published: {method: {task: percent}}.
+        groups: the group of each task; tasks of a group are neighbours.
+
+    Raises:
+        ValueError: if there is no score.
     """
     if not any(scores.values()):
         raise ValueError(f"nothing to draw: no score of {', '.join(scores) or 'any method'}")
@@ -54,7 +62,7 @@ def accuracies(
     return figure
 
 
-def _marks(axes: Axes, found: Mapping[str, Score], tasks: Sequence[str], shift: float, k: int):
+def _marks(axes: "Axes", found: Mapping[str, Score], tasks: Sequence[str], shift: float, k: int):
     for task, (mean, std) in found.items():
         axes.errorbar(
             mean,
@@ -69,8 +77,8 @@ def _marks(axes: Axes, found: Mapping[str, Score], tasks: Sequence[str], shift: 
         )
 
 
-def _group_names(axes: Axes, groups: Sequence[str]) -> None:
-    """Parts groups by lines, and names them at the right."""
+def _group_names(axes: "Axes", groups: Sequence[str]) -> None:
+    """Separate groups by lines, and name them at the right."""
     for name in dict.fromkeys(groups):
         places = [i for i, group in enumerate(groups) if group == name]
         if places[0]:
@@ -89,7 +97,9 @@ def _group_names(axes: Axes, groups: Sequence[str]) -> None:
             )
 
 
-def _legend(figure: Figure, methods: Sequence[str], published: bool) -> None:
+def _legend(figure: "Figure", methods: Sequence[str], published: bool) -> None:
+    from matplotlib.lines import Line2D
+
     handles = []
     for k, method in enumerate(methods):
         style = {
@@ -105,11 +115,13 @@ def _legend(figure: Figure, methods: Sequence[str], published: bool) -> None:
     )
 
 
-def places(ranks: np.ndarray, methods: Sequence[str], tasks: Sequence[str]) -> Figure:
-    """Draws ranks, M N with NaN where there is none, the best mean on top.
+def rank_table(ranks: np.ndarray, methods: Sequence[str], tasks: Sequence[str]) -> "Figure":
+    """Draw ranks (methods x tasks, NaN: no number), the method with the best mean rank on top.
 
-    The mean is over tasks that every method has; methods are told by it alone.
-    Raises: ValueError if there are not as many names as ranks.
+    The mean is over the tasks that every method has.
+
+    Raises:
+        ValueError: if there are not as many names as ranks.
     """
     if ranks.shape != (len(methods), len(tasks)):
         raise ValueError(f"ranks {ranks.shape} of {len(methods)} methods and {len(tasks)} tasks")

@@ -1,34 +1,38 @@
-"""Which classes are taken for which, and how many of each are right.
+"""The confusion matrix, and the accuracy of each class.
 
-confusion.png    rows: the true class; what it was taken for, as shares of the row
-per_class.png    share of each class that was recognised
+confusion.png    rows: the true class, columns: the predicted class, as shares of the row
+per_class.png    accuracy of each class
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 
-from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, named, plain
+from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain, shortened
 from vpjax.report.plots.subject import Subject
 from vpjax.train import metrics
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FEW = 20  # classes whose cells have room for a number
 SOME = 60  # classes whose names have room
-ENDS = 15  # classes shown of each end where there are more
+ENDS = 15  # best and worst classes that are shown where there are more
 
 
 def shares(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
-    """Returns each row divided by its sum; a class without images stays at zeros."""
+    """Return each row divided by its sum; a class without images stays at zeros."""
     return table / (table.sum(1, keepdims=True) + 1e-8)
 
 
 def accuracies(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
-    """Returns the share of each class that is right, in percent; NaN without images."""
+    """Return the accuracy of each class in percent; NaN without images."""
     return np.where(table.sum(1) > 0, 100 * metrics.class_accuracy(table), np.nan)
 
 
-def confusion(subject: Subject) -> Figure:
-    """Draws what the classes of the test split were taken for."""
+def confusion(subject: Subject) -> "Figure":
+    """Draw the confusion matrix of the test split."""
     table = metrics.confusion(*subject.tested, len(subject.classes))
     classes, values = len(table), shares(table)
     edge = np.clip(0.42 * classes, 2.6, 8.0) if classes <= SOME else 7.0
@@ -38,7 +42,7 @@ def confusion(subject: Subject) -> Figure:
     axes.set_xlabel("Predicted Label", fontsize=SIZE)
     axes.set_ylabel("True Label", fontsize=SIZE)
     if classes <= SOME:
-        names = [named(c) for c in subject.classes]
+        names = [shortened(c) for c in subject.classes]
         upright = max(map(len, names)) <= 2
         axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
         axes.set_yticks(range(classes), names)
@@ -56,8 +60,8 @@ def confusion(subject: Subject) -> Figure:
     return figure
 
 
-def per_class(subject: Subject) -> Figure:
-    """Draws how many images of each class are right: all classes, or the ends of a long list."""
+def per_class(subject: Subject) -> "Figure":
+    """Draw the accuracy of each class; of many classes the best and the worst."""
     values = accuracies(metrics.confusion(*subject.tested, len(subject.classes)))
     order = [i for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
     cut = len(order) > SOME
@@ -75,11 +79,11 @@ def per_class(subject: Subject) -> Figure:
     if cut:
         left_out = f"... {len(order) - len(chosen)} classes between ..."
         axes.text(1, ENDS, left_out, va="center", color=GREY, size=SIZE - 1.5)
-    axes.set_yticks(places, [named(subject.classes[i]) for i in chosen])
+    axes.set_yticks(places, [shortened(subject.classes[i]) for i in chosen])
     axes.set_ylim(places[-1] + 0.7, -0.7)
     mean = float(np.mean(values[order]))
     axes.axvline(mean, color=PALETTE[1], linewidth=1.2, zorder=0.5)
     axes.set_xlim(0, 108)
-    axes.set_xlabel("images of the class that are right (%)", fontsize=SIZE)
+    axes.set_xlabel("accuracy of the class (%)", fontsize=SIZE)
     axes.set_title(f"mean over classes {mean:.1f} %", fontsize=SIZE, loc="left", color=PALETTE[1])
     return figure

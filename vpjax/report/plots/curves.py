@@ -1,44 +1,63 @@
-"""Figures of runs: curves of one run over its steps, and several methods side by side.
+"""Learning curves of one run, and several methods side by side.
 
     curves      loss, accuracy and learning rate over a common axis of steps
-    comparison  accuracy against trainable parameters, a point a method
+    comparison  accuracy against trainable parameters, a point for each method
 
 Figures are made without pyplot, which keeps every figure alive and picks a window system. A line
-or a point carries its name beside it, in its colour; labels give way to each other.
+or a point has its name beside it, in its colour; labels are moved so that none covers another.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from vpjax.report.plots.ranking import ranking
 from vpjax.report.plots.style import GREY, PALETTE, SIZE, figure_of, plain
+from vpjax.runs.history import read_history
+from vpjax.runs.scores import NAMES
 
-MANY = 9  # methods, above which a plane gets too full to label
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+MANY = 9  # methods, above which labels of points would cover each other
 
 # Panel: title of its axis, (key, name beside the line, colour), share of the height.
 _PANELS = (
     ("loss", (("loss", "training", 0), ("val_loss", "validation", 1)), 3.0),
     ("accuracy (%)", (("accuracy", "training", 0), ("val_accuracy", "validation", 1)), 3.0),
+    ("mAP (%)", (("val_map", "validation", 1),), 3.0),
     ("learning\nrate", (("lr", "", 2),), 1.0),
 )
 
 
-def curves(rows: Sequence[dict[str, Any]], title: str = "") -> Figure:
-    """Draws loss, accuracy in % and learning rate against the training step.
+def draw_curves(folder: Path) -> None:
+    """Draw the history of a run's folder to its curves.png.
 
-    `rows` are lines of a metrics file: each has `step` and some of `loss`, `val_loss`, `accuracy`,
-    `val_accuracy`, `lr`. A key that a row lacks was not measured there and the line runs on; a
-    value of None was not finite, and the line has a gap.
-    Raises: ValueError if no row has any of these.
+    Raises:
+        ValueError: if there is nothing to draw yet.
     """
+    rows = read_history(folder / "metrics.jsonl")
+    curves(rows, title=folder.name).savefig(folder / "curves.png", dpi=150)
+
+
+def curves(rows: Sequence[dict[str, Any]], title: str = "") -> "Figure":
+    """Draw loss, accuracy (mAP) in % and learning rate against the training step.
+
+    Args:
+        rows: lines of a metrics file: each has `step` and some of `loss`, `val_loss`, `accuracy`,
+            `val_accuracy`, `val_map`, `lr`. Where a row lacks a key the line continues; a value of
+            None was not finite, and the line has a gap.
+
+    Raises:
+        ValueError: if no row has any of these.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     panels = []
     for label, series, height in _PANELS:
         found = [(*_points(rows, key), *rest) for key, *rest in series]
@@ -86,34 +105,37 @@ def curves(rows: Sequence[dict[str, Any]], title: str = "") -> Figure:
     return figure
 
 
-def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draws the accuracy of methods against how many parameters they train, on a log axis.
+def comparison(rows: Sequence[dict[str, Any]]) -> "Figure":
+    """Draw the accuracy of methods against how many parameters they train, on a log axis.
 
-    A row has `label`, `accuracy` (mean, %), `trainable` (a count) and perhaps `std` (%), drawn as
-    an error bar; other keys are left alone. A method that trains nothing is a horizontal line.
-    More than 9 rows are drawn one below the other instead, see `vpjax.report.plots.ranking`.
-    Raises: ValueError if there is no row, or one has no finite accuracy.
+    A method that trains nothing is a horizontal line. More than 9 rows are drawn one below the
+    other, see `vpjax.report.plots.ranking`.
+
+    Args:
+        rows: one for each method, with `label`, `mean` (%), `trainable` (a count) and perhaps `std`
+            (%), drawn as an error bar, and `metric`, "accuracy" or "map".
+
+    Raises:
+        ValueError: if there is no row, or one has no finite mean.
     """
     if not rows:
-        raise ValueError("nothing to compare: no rows; expected one a method")
+        raise ValueError("nothing to compare: no rows; expected one for each method")
     for row in rows:
-        if not _finite(row.get("accuracy")):
-            raise ValueError(
-                f"{row.get('label')!r} has accuracy {row.get('accuracy')}; expected a mean in %"
-            )
+        if not _finite(row.get("mean")):
+            raise ValueError(f"{row.get('label')!r} has mean {row.get('mean')}; expected percent")
     stds = [row["std"] if _finite(row.get("std")) else 0.0 for row in rows]
     if len(rows) > MANY:
-        return ranking(rows, stds)
+        return ranking(rows, stds, _metric_label(rows))
     figure = figure_of(5.6, 3.6)
     axes = figure.subplots()
     plain(axes)
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters", fontsize=SIZE)
-    axes.set_ylabel("accuracy (%)", fontsize=SIZE)
+    axes.set_ylabel(_metric_label(rows), fontsize=SIZE)
     _limits(axes, rows, stds)
 
     for i, (row, std) in enumerate(zip(rows, stds, strict=True)):
-        x, y, colour = row["trainable"], row["accuracy"], PALETTE[i % len(PALETTE)]
+        x, y, colour = row["trainable"], row["mean"], PALETTE[i % len(PALETTE)]
         if x > 0:
             axes.errorbar(
                 x,
@@ -122,7 +144,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
                 color=colour,
                 marker="o",
                 markersize=7,
-                markeredgecolor="white",  # parts points that lie on each other
+                markeredgecolor="white",  # separates points that lie on each other
                 markeredgewidth=0.5,
                 elinewidth=1.4,
                 capsize=3,
@@ -136,11 +158,15 @@ def comparison(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-# Parts
+def _metric_label(rows: Sequence[dict[str, Any]]) -> str:
+    names = dict.fromkeys(NAMES[row.get("metric", "accuracy")] for row in rows)
+    return f"{' or '.join(names)} (%)"
 
 
 def _ink(colour: str) -> tuple[float, ...]:
-    """A darker shade: thin letters need more contrast than lines."""
+    """Return a darker shade: thin letters need more contrast than lines."""
+    from matplotlib.colors import to_rgb
+
     return tuple(0.75 * part for part in to_rgb(colour))
 
 
@@ -154,8 +180,8 @@ def _points(rows: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([x for x, _ in pairs], float), np.array([y for _, y in pairs], float)
 
 
-def _label_ends(axes: Axes, found: list) -> None:
-    """Writes every line's name and last value to the right of its last point."""
+def _label_ends(axes: "Axes", found: list) -> None:
+    """Write every line's name and last value to the right of its last point."""
     ends = []
     for x, y, name, colour in found:
         last = np.flatnonzero(np.isfinite(y))[-1]
@@ -182,7 +208,7 @@ def _label_ends(axes: Axes, found: list) -> None:
 
 
 def _spread(places: list[float], gap: float) -> list[float]:
-    """Moves places apart to at least `gap`, keeping their order and the middle of each crowd."""
+    """Move places at least `gap` apart, keeping their order and the middle of each crowd."""
     order = sorted(range(len(places)), key=places.__getitem__)
     crowds: list[tuple[float, list[int]]] = []  # (centre, members)
     for i in order:
@@ -199,8 +225,10 @@ def _spread(places: list[float], gap: float) -> list[float]:
     return moved
 
 
-def _limits(axes: Axes, rows: Sequence[dict], stds: list[float]) -> None:
-    """Leaves room for labels around the outermost points."""
+def _limits(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None:
+    """Leave room for labels around the outermost points."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     counts = [row["trainable"] for row in rows if row["trainable"] > 0] or [1]
     decades = math.log10(max(counts) / min(counts))
     margin = max(0.18 * decades, (1.2 - decades) / 2)
@@ -208,20 +236,22 @@ def _limits(axes: Axes, rows: Sequence[dict], stds: list[float]) -> None:
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if decades < 2 else (1,)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    low = min(row["accuracy"] - std for row, std in zip(rows, stds, strict=True))
-    high = max(row["accuracy"] + std for row, std in zip(rows, stds, strict=True))
+    low = min(row["mean"] - std for row, std in zip(rows, stds, strict=True))
+    high = max(row["mean"] + std for row, std in zip(rows, stds, strict=True))
     room = 0.22 * max(high - low, 1.0)
     top = high + room
     axes.set_ylim(low - room, top if high > 100 else min(top, 100.5))
 
 
-def _label_points(axes: Axes, rows: Sequence[dict], stds: list[float]) -> None:
-    """Puts name and accuracy of each method at the nearest free place around its point."""
+def _label_points(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None:
+    """Put name and accuracy of each method at the nearest free place around its point."""
+    from matplotlib.transforms import Bbox
+
     renderer = axes.figure.canvas.get_renderer()
     pixel = axes.figure.dpi / 72  # pixels a point
     centres, taken = [], []
     for row, std in zip(rows, stds, strict=True):
-        x, y = row["trainable"], row["accuracy"]
+        x, y = row["trainable"], row["mean"]
         (left, low), (right, high) = axes.transData.transform(
             [(max(x, 1), y - std), (max(x, 1), y + std)]
         )
@@ -232,7 +262,7 @@ def _label_points(axes: Axes, rows: Sequence[dict], stds: list[float]) -> None:
         taken.append(Bbox.from_extents(left, low, right, high).padded(pad))
     for i, (row, std, centre) in enumerate(zip(rows, stds, centres, strict=True)):
         line = row["trainable"] <= 0
-        value = f"{row['accuracy']:.1f}" + (f" ± {std:.1f}" if std else "")
+        value = f"{row['mean']:.1f}" + (f" ± {std:.1f}" if std else "")
         label = axes.annotate(
             (" " if line else "\n").join([row["label"], value]),
             axes.transAxes.inverted().transform(centre),
@@ -261,13 +291,13 @@ def _label_points(axes: Axes, rows: Sequence[dict], stds: list[float]) -> None:
             axes.plot(*ends.T, color=GREY, linewidth=0.6, zorder=2)
 
 
-def _side(shift: np.ndarray, size: Bbox) -> int:
-    """Where a label is from its point: 1 right of it, -1 left, 0 above or below."""
+def _side(shift: np.ndarray, size: "Bbox") -> int:
+    """Return where a label is: 1 right of its point, -1 left, 0 above or below."""
     return 0 if abs(shift[0]) < size.width / 3 else int(np.sign(shift[0]))
 
 
-def _around(size: Bbox, pixel: float) -> list[np.ndarray]:
-    """Places of a label's centre around its point in pixels, nearest first, right before left."""
+def _around(size: "Bbox", pixel: float) -> list[np.ndarray]:
+    """Return places of a label's centre around its point in pixels, the nearest first."""
     shifts = []
     for gap in (8, 14, 24, 36, 50, 66, 84):  # points
         for degrees in (0, 90, 180, 270, 35, 145, -35, -145):
@@ -277,8 +307,8 @@ def _around(size: Bbox, pixel: float) -> list[np.ndarray]:
     return shifts
 
 
-def _along(size: Bbox, inside: Bbox, pixel: float) -> list[np.ndarray]:
-    """Places of a label's centre above and below a line that begins at the left of the axes."""
+def _along(size: "Bbox", inside: "Bbox", pixel: float) -> list[np.ndarray]:
+    """Return places of a label's centre above and below a line across the axes."""
     up = size.height / 2 + 3 * pixel
     starts = [
         share * inside.width + size.width / 2 + 4 * pixel for share in np.linspace(0, 0.9, 19)
@@ -286,8 +316,10 @@ def _along(size: Bbox, inside: Bbox, pixel: float) -> list[np.ndarray]:
     return [np.array([start, side * up]) for start in starts for side in (1, -1)]
 
 
-def _cost(inside: Bbox, taken: list[Bbox], box: Bbox) -> int:
-    """Area in whole square pixels that a label would share with others or have outside the axes."""
+def _cost(inside: "Bbox", taken: "list[Bbox]", box: "Bbox") -> int:
+    """Return how many square pixels of a label would cover others or lie outside the axes."""
+    from matplotlib.transforms import Bbox
+
     shared = [Bbox.intersection(box, other) for other in taken]
     cost = sum(part.width * part.height for part in shared if part is not None)
     kept = Bbox.intersection(box, inside)

@@ -1,51 +1,57 @@
 """Grad-CAM: which part of an image speaks for a class.
 
-    A = what a site puts out, K maps of h x w        G = d logit / d A
+    A = output of a site, K maps of h x w        G = d logit / d A
     map = relu(sum_k mean(G_k) A_k), scaled to 0..1, at the site's own resolution
 
 Selvaraju et al. 2017, arXiv 1610.02391. A site is named "<layer>.<site>", such as "7.conv2", or
-"stem". Where it puts out tokens, those of the grid are laid out as maps; class token and prompts
-have no place and are left out.
+"stem". Where its output is tokens, those of the grid are laid out as maps; class token and prompts
+have no place in the image and are left out.
 
 The default is the last convolution, before its norm, whose map has more than one cell. In a
-transformer it is the tokens that enter the last layer, behind its first norm ("11.norm1"): what
-leaves that layer no longer depends on the patches where the class token alone is read.
+transformer it is the tokens that enter the last layer, behind its first norm ("11.norm1"): where
+only the class token is used, the output of that layer no longer depends on the patches.
 """
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.nn.context import Context
-from vpjax.report.plots.style import INK, SIZE, blank, figure_of, named
+from vpjax.report.plots.style import INK, SIZE, blank, figure_of, shortened
 from vpjax.report.plots.subject import Subject, watched
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NO_MAPS = re.compile(r".*\.(attn\.(query|key|value)|cross\..*)")  # one a head, not one a place
 
 
 class Cam(NamedTuple):
-    """A map and what it came from."""
+    """A map, and the activations and gradients it is made of.
+
+    Attributes:
+        chosen: the class.
+        target: the site.
+    """
 
     logits: Float[np.ndarray, " C"]
-    chosen: int  # the class
+    chosen: int
     activations: Float[np.ndarray, "h w K"]
     gradients: Float[np.ndarray, "h w K"]
     target: str
 
     @property
     def weights(self) -> Float[np.ndarray, " K"]:
-        """How much each map counts."""
+        """The weight of each map."""
         return self.gradients.mean((0, 1))
 
     @property
@@ -60,21 +66,23 @@ class Cam(NamedTuple):
 
 
 def scaled(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Returns (x - min) / (max - min), and zeros where all are equal."""
+    """Return (x - min) / (max - min), and zeros where all are equal."""
     x = x - x.min()
     return x / (x.max() + 1e-8)
 
 
 def resized(x: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    """Enlarges bilinearly; pixel centres are at halves, edges are repeated."""
+    """Return `x` enlarged bilinearly; pixel centres are at halves, edges are repeated."""
     return np.asarray(jax.image.resize(jnp.asarray(x, jnp.float32), size, "linear", False))
 
 
 def panels(image: Float[np.ndarray, "H W C"], cam: Float[np.ndarray, "h w"]) -> tuple:
-    """Returns the image in 0..1 (H W if grey), the map over it (H W), and both together (H W 3).
+    """Return the image in 0..1 (H W if grey), the map over it (H W), and both together (H W 3).
 
     The last is 0.6 of the image and 0.4 of the map in matplotlib's "jet".
     """
+    import matplotlib
+
     shown, heat = scaled(image), resized(cam, image.shape[:2])
     colours = matplotlib.colormaps["jet"](heat)[..., :3]
     both = np.clip(0.6 * np.broadcast_to(shown, colours.shape) + 0.4 * colours, 0, 1)
@@ -83,7 +91,7 @@ def panels(image: Float[np.ndarray, "H W C"], cam: Float[np.ndarray, "h w"]) -> 
 
 
 def sites(parts: tuple, images: Float[Array, "1 H W C"]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns what every site that has maps puts out, by name, in the order of computation."""
+    """Return shape and type of every site that has maps, by name, in the order of computation."""
     graph, *numbers = parts
     found = {}
 
@@ -103,7 +111,7 @@ def sites(parts: tuple, images: Float[Array, "1 H W C"]) -> dict[str, jax.ShapeD
 
 
 def maps(model: Model, name: str, y: Array) -> Float[Array, "h w K"] | None:
-    """Returns what a site puts out for the first image as maps; None if it has none."""
+    """Return a site's output `y` for the first image as maps; None if it has none."""
     if y.ndim == 4:
         return y[0]
     layer = name.partition(".")[0]
@@ -114,14 +122,15 @@ def maps(model: Model, name: str, y: Array) -> Float[Array, "h w K"] | None:
 
 
 def choose(found: Mapping[str, jax.ShapeDtypeStruct], target: str = "") -> str:
-    """Returns the name of the site to look at: `target`, or the default.
+    """Return the name of the site: `target`, or the default.
 
-    Raises: UserError for one that does not exist or has no maps.
+    Raises:
+        UserError: for a site that does not exist or has no maps.
     """
     if target and target not in found:
         raise unknown("target", target, found)
     if not found:
-        raise UserError("Grad-CAM needs a site with maps, and this backbone announces none")
+        raise UserError("Grad-CAM needs a site with maps, and this backbone has none")
     # A map of one cell, as small images have them at the end, shows nothing.
     large = [n for n, y in found.items() if y.shape[1:-1] != (1, 1)]
     convolutions = [n for n in large if re.fullmatch(r"\d+\.conv\d*", n)]
@@ -132,9 +141,15 @@ def choose(found: Mapping[str, jax.ShapeDtypeStruct], target: str = "") -> str:
 def cam(
     parts: tuple, images: Float[Array, "1 H W C"], target: str = "", chosen: int | None = None
 ) -> Cam:
-    """Returns the map of class `chosen` (None: the predicted one) at `target` ("": the default).
+    """Return the Grad-CAM map of an image.
 
-    Raises: UserError for a site that does not exist or has no maps.
+    Args:
+        parts: the arguments of `vpjax.models.partition.merge`.
+        target: the site; "": the default.
+        chosen: the class; None: the predicted one.
+
+    Raises:
+        UserError: for a site that does not exist or has no maps.
     """
     graph, *numbers = parts
     found = sites(parts, images)
@@ -148,7 +163,7 @@ def cam(
             seen = []
 
             def see(site, y, ctx):
-                if _site(site, ctx) != target or seen:  # prompts that are only read come second
+                if _site(site, ctx) != target or seen:  # a second call is that of prompts
                     return y
                 seen.append(y)
                 return y + added
@@ -169,10 +184,10 @@ def _site(site: str, ctx: Context) -> str:
     return site if ctx.layer is None else f"{ctx.layer}.{site}"
 
 
-def gradcam(subject: Subject) -> Figure:
-    """Draws one image of a run, the baseline's row first: image, map, both together.
+def gradcam(subject: Subject) -> "Figure":
+    """Draw one image of a run, the baseline's row first: image, map, both together.
 
-    Both rows ask for one class: the one the run predicts.
+    Both maps are of the class that the run predicts.
     """
     mine = cam(subject.parts, subject.example[0], subject.target)
     rows = [(subject, mine)]
@@ -191,7 +206,7 @@ def gradcam(subject: Subject) -> Figure:
         _picture(axes[2], both, "both")
         name = f"{'baseline ' if row is other else ''}{row.name}"
         axes[0].set_ylabel(f"{name}\n{_prediction(row, found)}", fontsize=SIZE - 1, color=INK)
-    figure.suptitle(f"what speaks for {named(subject.classes[mine.chosen])}", fontsize=SIZE)
+    figure.suptitle(f"evidence for {shortened(subject.classes[mine.chosen])}", fontsize=SIZE)
     return figure
 
 
@@ -199,10 +214,11 @@ def _prediction(subject: Subject, found: Cam) -> str:
     wide = np.exp(found.logits - found.logits.max())
     best = int(wide.argmax())
     right = "" if np.ndim(subject.label) else (", right" if best == subject.label else ", wrong")
-    return f"says {named(subject.classes[best])} ({100 * wide[best] / wide.sum():.0f} %){right}"
+    share = 100 * wide[best] / wide.sum()
+    return f"predicts {shortened(subject.classes[best])} ({share:.0f} %){right}"
 
 
-def _picture(axes: Axes, values: np.ndarray, title: str, colours: str = "gray") -> None:
+def _picture(axes: "Axes", values: np.ndarray, title: str, colours: str = "gray") -> None:
     axes.imshow(values, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=SIZE - 1, color=INK)
     blank(axes)

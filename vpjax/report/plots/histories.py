@@ -1,23 +1,25 @@
-"""Accuracy of several runs by epoch: of training on the left, of the split evaluated on the way on
-the right. A line is a mean over seeds; where there are several, a band spans them all.
+"""Accuracy of several runs by epoch: training on the left, the split evaluated meanwhile on the
+right. A line is a mean over seeds; where there are several, a band spans them all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from vpjax.report.plots.style import PALETTE, SIZE, figure_of, plain
+from vpjax.runs.scores import NAMES
 
-STYLES = ("-", "--", ":", "-.")  # more runs than colours
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES = ("-", "--", ":", "-.")  # where there are more runs than colours
 FEW = 40  # points up to which each is marked
 
 
 class Points(NamedTuple):
-    """A line: epochs (n), and accuracy in percent (n) in the same order."""
+    """A line: n epochs, and the percent reached at each."""
 
     epochs: np.ndarray
     accuracy: np.ndarray
@@ -27,14 +29,24 @@ def histories(
     runs: Mapping[str, Sequence[tuple[Points, Points]]],
     evaluated: str = "validation",
     colours: Mapping[str, str] | None = None,
-) -> Figure:
-    """Draws {label: (training, evaluated) of each seed}; `colours` are of some labels.
+    metric: str = "accuracy",
+) -> "Figure":
+    """Draw the accuracy of runs by epoch.
 
-    Raises: ValueError if there is not a single point.
+    Args:
+        runs: {label: (training, evaluated) of each seed}.
+        evaluated: name of the split that was evaluated during training.
+        colours: {label: "#0077BB"}, of labels that have one of their own.
+        metric: what was evaluated, "accuracy" or "map".
+
+    Raises:
+        ValueError: if there is not a single point.
     """
-    panels = [(side, f"{name} accuracy (%)") for side, name in enumerate(("training", evaluated))]
-    drawn = lambda side: any(len(s[side].epochs) for seeds in runs.values() for s in seeds)  # noqa: E731
-    panels = [panel for panel in panels if drawn(panel[0])]
+    from matplotlib.ticker import MaxNLocator
+
+    panels = [(0, "training accuracy (%)"), (1, f"{evaluated} {NAMES[metric]} (%)")]
+    has_points = lambda side: any(len(s[side].epochs) for seeds in runs.values() for s in seeds)  # noqa: E731
+    panels = [panel for panel in panels if has_points(panel[0])]
     if not panels:
         raise ValueError(f"nothing to draw: no accuracy in the history of {', '.join(runs)}")
     figure = figure_of(1.2 + 2.9 * len(panels), max(2.9, 0.5 + 0.19 * len(runs)))
@@ -54,20 +66,22 @@ def histories(
     return figure
 
 
-def points(rows: Sequence[Mapping[str, Any]], steps_per_epoch: int) -> tuple[Points, Points]:
-    """Returns (training, evaluated) from the lines of a metrics file.
+def points(
+    rows: Sequence[Mapping[str, Any]], steps_per_epoch: int, metric: str = "accuracy"
+) -> tuple[Points, Points]:
+    """Return (training, evaluated) from the lines of a metrics file.
 
-    Training accuracy is that of all steps since the evaluation before, where there are evaluations.
+    Training accuracy is averaged over all steps since the evaluation before, if there are any.
     """
     of = lambda key: [(r["step"], r[key]) for r in rows if r.get(key) is not None]  # noqa: E731
-    training, evaluated = of("accuracy"), of("val_accuracy")
+    training, evaluated = of("accuracy"), of(f"val_{metric}")
     if evaluated and training:
         training = _between(training, [step for step, _ in evaluated])
     return _points(training, steps_per_epoch), _points(evaluated, steps_per_epoch)
 
 
 def _between(rows: list[tuple[int, float]], ends: list[int]) -> list[tuple[int, float]]:
-    """Averages means over the steps up to each row to means over the steps up to each end."""
+    """Average values of the rows over the steps between two ends."""
     steps, values = np.array(rows, float).T
     counts = np.diff(steps, prepend=0)
     out, first = [], 0
@@ -84,8 +98,8 @@ def _points(pairs: list[tuple[int, float]], steps_per_epoch: int) -> Points:
     return Points(steps / steps_per_epoch, values)
 
 
-def _line(axes: Axes, seeds: Sequence[Points], label: str, colour: str, style: str) -> None:
-    """Draws the mean of the seeds at each epoch that any of them has, and what they span."""
+def _line(axes: "Axes", seeds: Sequence[Points], label: str, colour: str, style: str) -> None:
+    """Draw the mean over seeds at each epoch, and a band from the lowest to the highest."""
     at: dict[float, list[float]] = {}
     for seed in seeds:
         for epoch, value in zip(*seed, strict=True):

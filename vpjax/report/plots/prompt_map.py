@@ -1,30 +1,33 @@
-"""SA2VP in a picture: its prompt map, and what one patch of an image reads from it.
+"""SA2VP: its prompt map, and how much of it one patch of an image attends to.
 
     image, the patch framed   |   prompt map, three principal components as colours   |
-    what the class token reads, mean over layers
+    attention of the class token, mean over layers
 
-    below: the 3 x 3 prompts around the patch and their weights, a panel for every layer whose image
-    stream receives
+    below: the 3 x 3 prompts around the patch and their weights, a panel for every layer in which
+    the image attends to prompts
 
 Pei et al. 2024, arXiv 2312.10376, figures 1 and 4 in spirit.
 """
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from vpjax.core.errors import UserError
 from vpjax.models.model import Model
 from vpjax.nn import local_attention
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
-from vpjax.report.plots.style import INK, PALETTE, SIZE, figure_of
+from vpjax.report.plots.style import INK, PALETTE, SIZE, blank, figure_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS = 8  # layers at most
 
@@ -34,12 +37,19 @@ def prompt_map(
     inputs: Float[Array, "1 H W C"],
     pixels: np.ndarray,
     patch: tuple[int, int] | None = None,
-) -> Figure:
-    """Draws the map of an SA2VP model, and what `patch` (row, column; None: the middle) reads.
+) -> "Figure":
+    """Draw the prompt map of an SA2VP model, and what a patch attends to.
 
-    `inputs` is the image as the model takes it, `pixels` (h w 3 or h w, uint8) as people see it.
-    Raises: UserError if the patch is outside the grid.
+    Args:
+        inputs: the image as the model takes it.
+        pixels: the image to show, h w 3 or h w, uint8.
+        patch: row and column; None: the middle.
+
+    Raises:
+        UserError: if the patch is outside the grid.
     """
+    from matplotlib.patches import Rectangle
+
     method = model.method
     found, grid = reads(model, inputs)
     patch = patch or (grid[0] // 2, grid[1] // 2)
@@ -61,7 +71,7 @@ def prompt_map(
     _picture(middle, colours(values).reshape(*first, 3), "prompt map")
     if extra:
         rows = np.mean([weights[0, extra:] for weights in found.values()], axis=0)
-        _picture(right, rows.reshape(grid), "read by the class token")
+        _picture(right, rows.reshape(grid), "attention of the class token")
     else:
         right.set_axis_off()
     bottom.suptitle("weights of the 3 x 3 prompts around the patch (%), by layer", fontsize=SIZE)
@@ -81,7 +91,7 @@ def prompt_map(
 def reads(
     model: Model, inputs: Float[Array, "1 H W C"]
 ) -> tuple[dict[int, np.ndarray], tuple[int, int]]:
-    """Returns, by layer, what tokens of the image read from prompts (L L, mean over heads)."""
+    """Return tokens' attention to prompts by layer (L L, mean over heads), and the grid."""
     method, backbone = model.method, model.backbone
     sites = [s for s in backbone.sites if s.index in method.at]
 
@@ -108,7 +118,7 @@ def reads(
 
 
 def weights(q: Array, k: Array, grid: tuple[int, int], variant: str) -> np.ndarray:
-    """Returns attention L L of `neighbourhood.local_attention`, mean over heads."""
+    """Return the weights L L of `vpjax.nn.local_attention`, mean over heads."""
     q, k = (np.asarray(x[0], np.float64) for x in (q, k))  # L N d
     if variant == "acc":
         q, k = (x.reshape(len(x), 1, -1) for x in (q, k))
@@ -127,7 +137,7 @@ def weights(q: Array, k: Array, grid: tuple[int, int], variant: str) -> np.ndarr
 
 
 def colours(values: np.ndarray) -> np.ndarray:
-    """Returns the first three principal components of T D, each scaled to 0..1: T 3."""
+    """Return the first three principal components of T D, each scaled to 0..1: T 3."""
     centred = values - values.mean(0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     parts = (u * s)[:, :3]
@@ -136,9 +146,8 @@ def colours(values: np.ndarray) -> np.ndarray:
     return (parts - low) / np.maximum(high - low, 1e-12)
 
 
-def _picture(axes, values: np.ndarray, title: str, **limits) -> None:
+def _picture(axes: "Axes", values: np.ndarray, title: str, **limits) -> None:
     grey = values.ndim == 2 and values.dtype == np.uint8
     axes.imshow(values, cmap="gray" if grey else "viridis", interpolation="nearest", **limits)
     axes.set_title(title, fontsize=SIZE - 1, color=INK)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    blank(axes)

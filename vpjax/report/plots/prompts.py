@@ -1,23 +1,27 @@
-"""Prompts in pixels, at every scale, as pictures of one size.
+"""The learnt prompts of MS-VP, in pixels, at every scale.
 
-Each is enlarged bilinearly, averaged over colours and scaled to 0..1. A prompt of one pixel has
-nothing to scale and is drawn flat, with its value.
+Each is enlarged bilinearly, averaged over colours and scaled to 0..1. A prompt of one pixel is
+constant: its panel is of one colour, with its value.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from vpjax.report.plots.gradcam import resized, scaled
 from vpjax.report.plots.style import INK, SIZE, blank, figure_of
 from vpjax.report.plots.subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TARGET = 224  # pixels, an edge of a panel
 SCALES = ("global", "mid", "local")
 
 
 def learnt(subject: Subject) -> dict[str, Float[np.ndarray, "h w C"]]:
-    """Returns the prompts of a run by scale, coarse ones first."""
+    """Return the prompts of a run by scale, coarse ones first."""
     found = {}
     for scale in SCALES:
         prompt = getattr(subject.model.method, f"{scale}_prompt", None)
@@ -28,15 +32,15 @@ def learnt(subject: Subject) -> dict[str, Float[np.ndarray, "h w C"]]:
 
 
 def panel(prompt: Float[np.ndarray, "h w C"], size: int = TARGET) -> Float[np.ndarray, "S S"]:
-    """Returns a prompt enlarged, averaged over colours, scaled to 0..1; 0.5 if it is constant."""
+    """Return a prompt enlarged, averaged over colours, scaled to 0..1; 0.5 if it is constant."""
     if prompt.shape[:2] == (1, 1):
         return np.full((size, size), 0.5, np.float32)
     large = [resized(prompt[..., c], (size, size)) for c in range(prompt.shape[-1])]
     return scaled(np.mean(large, axis=0))
 
 
-def prompts(subject: Subject) -> Figure:
-    """Draws the learnt prompts, one panel a scale, their values beside the colours."""
+def prompts(subject: Subject) -> "Figure":
+    """Draw the learnt prompts, a panel for each scale, with a colour bar of their values."""
     found = learnt(subject)
     figure = figure_of(2.6 * len(found), 2.7)
     for axes, (scale, prompt) in zip(

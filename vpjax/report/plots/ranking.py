@@ -1,33 +1,35 @@
-"""Accuracy of many methods, one line each, the best on top.
+"""The results of many methods, one line each, the best on top.
 
     full            |                 o--|    97.6 ± 0.3    100.0 %
     vpt_shared      |              o---       95.2 ± 1.1      0.5 %
 
-More than a handful of points in a plane cannot be labelled readably; lines can.
+More than a handful of points cannot be labelled readably; lines can.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
+from vpjax.core.table import mean_std
 from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def ranking(rows: Sequence[dict[str, Any]], stds: Sequence[float]) -> Figure:
-    """Draws `accuracy` ± `stds` (%) of every row beside its `label` and its share, `percent`."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["accuracy"])
+
+def ranking(rows: Sequence[dict[str, Any]], stds: Sequence[float], title: str) -> "Figure":
+    """Draw `mean` ± `stds` (%) of every row beside its `label` and its share, `percent`."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["mean"])
     figure = figure_of(5.6, 0.7 + 0.2 * len(rows))
     axes = figure.subplots()
     plain(axes)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("accuracy (%)", fontsize=SIZE)
+    axes.set_xlabel(title, fontsize=SIZE)
     axes.set_yticks(range(len(rows)), [rows[i]["label"] for i in order], fontsize=SIZE)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     for place, i in enumerate(order):
         row, std = rows[i], stds[i]
         axes.errorbar(
-            row["accuracy"],
+            row["mean"],
             place,
             xerr=std or None,
             color=PALETTE[0],
@@ -43,10 +45,12 @@ def ranking(rows: Sequence[dict[str, Any]], stds: Sequence[float]) -> Figure:
     right.set_ylim(axes.get_ylim())
     texts = [_text(rows[i], stds[i] if any(stds) else None) for i in order]
     right.set_yticks(range(len(rows)), texts, fontsize=SIZE - 1, color=INK, family="monospace")
-    right.set_title("accuracy, share trained", fontsize=SIZE - 1, color=GREY, loc="right")
+    right.set_title(
+        f"{title.removesuffix(' (%)')}, share trained", fontsize=SIZE - 1, color=GREY, loc="right"
+    )
     return figure
 
 
 def _text(row: dict[str, Any], std: float | None) -> str:
-    value = f"{row['accuracy']:.1f}" + ("" if std is None else f" ± {std:.1f}")
+    value = mean_std(row["mean"], std, 1)
     return value + (f" {row['percent']:6.1f} %" if "percent" in row else "")

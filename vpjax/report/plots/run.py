@@ -1,6 +1,8 @@
-"""`--mode draw`: pictures of what a run has learnt, into its folder.
+"""The command `plot`: draw pictures of a finished run into its folder.
 
-See `vpjax.report.plots.pictures` for what there is.
+    python main.py plot --workdir RUN --image 3
+
+`vpjax.report.plots.pictures` lists the pictures.
 """
 
 from collections.abc import Iterable
@@ -9,7 +11,7 @@ from typing import Any
 
 from vpjax.core.errors import UserError
 from vpjax.report.plots.pictures import draw
-from vpjax.report.plots.subject import OfClass, Subject
+from vpjax.report.plots.subject import Subject, SubpromptOptions
 from vpjax.runs.restore import reopen_run
 
 
@@ -20,34 +22,39 @@ def draw_run(
     target: str = "",
     baseline: Path | None = None,
     wanted: Iterable[str] = (),
-    of_class: OfClass = OfClass(),  # noqa: B008 - immutable
+    subprompt_options: SubpromptOptions = SubpromptOptions(),  # noqa: B008 - immutable
 ) -> list[Path]:
-    """Draws a run from the checkpoint it selects; returns the pictures' files.
+    """Draw pictures of a run, restored from the checkpoint it reports; return their files.
 
-    `wanted` names pictures, by default all that apply; the other choices are those of `Subject`,
-    `baseline` being another run's folder.
-    Raises: UserError if a picture does not apply, a choice does not exist, the baseline saw other
-    images, or there is no run or checkpoint.
+    Args:
+        image, patch, target, subprompt_options: see `Subject`.
+        baseline: another run's folder, drawn beside this one.
+        wanted: names of pictures; none: all that apply.
+
+    Raises:
+        UserError: if a picture does not apply, an image, patch or site does not exist, the baseline
+            was tested on other images, or there is no run or checkpoint.
     """
     beside = None
     if baseline is not None:
         beside = subject(baseline, image=image)
-    chosen = {"image": image, "patch": patch, "target": target, "of_class": of_class}
-    mine = subject(folder, **chosen, baseline=beside)
+    chosen = {"image": image, "patch": patch, "target": target}
+    mine = subject(folder, **chosen, subprompt_options=subprompt_options, baseline=beside)
     if beside is not None:
         names = [s.experiment.sources[s.split].name if s.split else None for s in (mine, beside)]
         if names[0] != names[1]:
             raise UserError(
-                f"the run is tested on {names[0]}, the baseline {baseline} on {names[1]}: only one "
-                "image can be compared. Give a baseline with the same data."
+                f"the run is tested on {names[0]}, the baseline {baseline} on {names[1]}: both "
+                "must show the same image. Give a baseline with the same data."
             )
     return draw(mine, wanted)
 
 
 def subject(folder: Path, **choices: Any) -> Subject:
-    """Restores a run.
+    """Restore a run as a subject of pictures; `choices` as in `Subject`.
 
-    Raises: UserError if there is no run or no checkpoint.
+    Raises:
+        UserError: if there is no run or no checkpoint.
     """
     experiment, state = reopen_run(folder)
     return Subject(experiment, state, folder, **choices)

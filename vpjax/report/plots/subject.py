@@ -1,6 +1,6 @@
-"""What a picture is drawn of: a trained model, the data it was tested on, and what to look at.
+"""The subject of a picture: a trained model, its test images, and which of them to show.
 
-watched   runs a model as evaluation does, showing every tapped array on the way
+`watched` runs a model as evaluation does and hands every tapped array to a function.
 """
 
 import dataclasses
@@ -28,11 +28,15 @@ from vpjax.runs.experiment import (
 from vpjax.train.step import State
 
 
-class OfClass(NamedTuple):
-    """A class to look at, by name (or id) or by label; by default that of the subject's image.
+class SubpromptOptions(NamedTuple):
+    """Which sub-prompts to draw: those of a class, by default the class of the subject's image.
 
-    `top_n` images a sub-prompt; `tau` of assignments, the checkpoint's if None; `split` that images
-    are taken from, "train" too, the subject's if empty.
+    Attributes:
+        name: the class by its name or id.
+        label: the class by its label.
+        top_n: images for each sub-prompt.
+        tau: temperature of the assignment; None: that of the checkpoint.
+        split: where images are taken from, such as "train"; "": the subject's split.
     """
 
     name: str = ""
@@ -44,11 +48,14 @@ class OfClass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A run with numbers. Pictures take what they need of it; what costs time is made once.
+    """A trained run and what to show of it; slow parts are computed once, when they are used.
 
-    `image` is an example of the test split, or of val if there is none; `patch` a place (row,
-    column) of its grid, the middle if None; `target` a site inside the network, see
-    `vpjax.report.plots.gradcam`; `baseline` another run to compare with; `of_class` a class to look at.
+    Attributes:
+        image: index of an example of the test split, or of val if there is no test.
+        patch: row and column in the grid of patches; None: the middle.
+        target: a site inside the network, see `vpjax.report.plots.gradcam`.
+        baseline: another run to compare with.
+        subprompt_options: which sub-prompts to draw.
     """
 
     experiment: Experiment
@@ -58,40 +65,41 @@ class Subject:
     patch: tuple[int, int] | None = None
     target: str = ""
     baseline: "Subject | None" = None
-    of_class: OfClass = OfClass()
+    subprompt_options: SubpromptOptions = SubpromptOptions()
 
     @functools.cached_property
     def parts(self) -> tuple:
-        """What `put_together` takes: the graph, then numbers."""
+        """The arguments of `vpjax.models.partition.merge`: the graph, then parameters."""
         state = self.state
         graph = self.experiment.parts.graph
         return graph, state.trainable, state.stats, self.experiment.frozen
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model itself, to ask for its sizes."""
+        """The model."""
         return merge(*self.parts)
 
     @property
     def name(self) -> str:
-        """What is learnt there, for people."""
+        """The method's name without its module: "VPT"."""
         return self.experiment.config.method.name.rpartition(".")[2]
 
     @property
     def split(self) -> str | None:
-        """Where images are taken from: "test", else "val"; None if the run has neither."""
+        """The split that images are from: "test", else "val"; None if the run has neither."""
         return next((s for s in ("test", "val") if s in self.experiment.sources), None)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
+        """Name of the classes, in the order of the logits."""
         return self.experiment.sources["train"].classes
 
     @functools.cached_property
     def example(self) -> tuple[Float[Array, "1 H W C"], np.ndarray]:
-        """The image as the model takes it, and as people see it (h w 3 or h w, uint8).
+        """The image as the model takes it, and to show (h w 3 or h w, uint8).
 
-        Raises: UserError if it does not exist.
+        Raises:
+            UserError: if it does not exist.
         """
         pixels, _ = self._read()
         config, size = self.experiment.config, self.experiment.image_size
@@ -102,7 +110,7 @@ class Subject:
 
     @functools.cached_property
     def label(self) -> Any:
-        """The image's true class, or zeros and ones."""
+        """The image's true class; zeros and ones where images have several."""
         return self._read()[1]
 
     def _read(self):
@@ -119,16 +127,17 @@ class Subject:
 
     @functools.cached_property
     def tested(self) -> tuple[np.ndarray, np.ndarray]:
-        """True and predicted classes of the whole split, n each."""
-        _, answers = evaluate_split(self.experiment, self.state, self.split)
-        return answers.labels, answers.predictions
+        """True and predicted classes of the n images of the split."""
+        _, found = evaluate_split(self.experiment, self.state, self.split)
+        return found.labels, found.predictions
 
 
 def watched(model: Model, images: Float[Array, "B H W C"], see: Callable) -> dict[str, Array]:
-    """Returns the model's outputs as in evaluation.
+    """Return the model's outputs as in evaluation.
 
-    `see(site, y, ctx)` gets the output of every site, `ctx.layer` saying where (None: outside
-    layers), and returns what goes on instead of it.
+    Args:
+        see: called as see(site, y, ctx) with the output of every site; `ctx.layer` is the layer's
+            index, None outside the layers. The model goes on with what it returns.
     """
     backbone, method = model.backbone, model.method
 

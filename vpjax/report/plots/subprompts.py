@@ -1,29 +1,28 @@
-"""What a class's sub-prompts stand for: the images that each is most responsible for.
+"""The images that each sub-prompt of a class is most responsible for (MoP-CLIP).
 
-    class12_danaus_plexippus_k0.png     its top images, the most responsible first
+    class12_danaus_plexippus_k0.png     images with the highest gamma of sub-prompt 0
     class12_danaus_plexippus_usage.csv  id, arg max and gammas of every image; also as .json
-    class12_danaus_plexippus_usage.png  share of images a sub-prompt wins, and mean gamma
+    class12_danaus_plexippus_usage.png  share of images with the arg max, and mean gamma
 
 gamma = softmax over the K sub-prompts of similarity / tau. An image may be in several grids. Only
 images of the class are read.
 """
 
-import csv
-import json
 import logging
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.files import write_json
+from vpjax.core.table import write_csv
 from vpjax.data import Loader, preset
 from vpjax.data.source import Source
 from vpjax.data.subset import find, only
@@ -35,6 +34,9 @@ from vpjax.runs.experiment import eval_batch_size
 from vpjax.runs.features import backbone_values, make_forward
 from vpjax.train.sharding import prefetch, replicate
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TILE, SHORT, PADDING = 224, 256, 2  # pixels
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -43,44 +45,51 @@ log = logging.getLogger(__name__)
 
 
 def applies(subject: Subject) -> bool:
-    """Whether a run has sub-prompts, and images to look at."""
+    """Return whether a run has sub-prompts and images."""
     return isinstance(subject.model.method, MoP) and bool(subject.split)
 
 
 def subprompts(subject: Subject) -> list[Path]:
-    """Draws the sub-prompts of a class into the run's folder "subprompts"; returns the files.
+    """Draw the sub-prompts of a class into the run's folder "subprompts"; return the files.
 
-    Raises: UserError for a class or split that does not exist, a class without images there, or a
-        temperature that is not above 0.
+    Raises:
+        UserError: for a class or split that does not exist, a class without images there, or a
+            temperature that is not above 0.
     """
-    chosen, sources = subject.of_class, subject.experiment.sources
+    chosen, sources = subject.subprompt_options, subject.experiment.sources
     split = chosen.split or subject.split
     if split not in sources:
         raise unknown("split of the run", split, sources)
-    label, facts = labelled(subject), sources["train"].metadata
+    label, facts = class_label(subject), sources["train"].metadata
     own = only(sources[split], [label])
     name = str(facts[label].get("species") or facts[label].get("name") or label)
     files = [r.file or str(i) for i, r in enumerate(own.records.__getitems__(range(len(own))))]
     pixels = lambda i: own[i]["image"]  # noqa: E731
     tau = temperature(subject)
-    gammas = assigned(subject, own, label, tau) if len(own) else np.zeros((0, 1))
+    gammas = assignments(subject, own, label, tau) if len(own) else np.zeros((0, 1))
     log.info("class     %d, %s: %d images of %s, tau %.3g", label, name, len(own), split, tau)
     folder = subject.folder / "subprompts"
     return draw_subprompts(folder, label, name, gammas, pixels, files, chosen.top_n)
 
 
-def labelled(subject: Subject) -> int:
-    """Returns the label of the class to look at; of several with its name the first.
+def class_label(subject: Subject) -> int:
+    """Return the label of the class to draw; of several with its name the first.
 
-    Raises: UserError for a class that does not exist, or two ways to say which.
+    Raises:
+        UserError: for a class that does not exist, or that is given by name and by label.
     """
-    chosen, train = subject.of_class, subject.experiment.sources["train"]
+    chosen, train = subject.subprompt_options, subject.experiment.sources["train"]
     if chosen.name and chosen.label is not None:
         raise UserError("give --class_name or --class_idx, not both")
     if chosen.name:
         found = find(train, [chosen.name])
         if len(found) > 1:
-            log.warning("%d classes are called %s: %s", len(found), chosen.name, found)
+            log.warning(
+                "warning   %d classes are called %s: %s; the first is drawn",
+                len(found),
+                chosen.name,
+                found,
+            )
         return found[0]
     label = int(subject.label) if chosen.label is None else chosen.label
     if not 0 <= label < train.num_classes:
@@ -91,11 +100,12 @@ def labelled(subject: Subject) -> int:
 
 
 def temperature(subject: Subject) -> float:
-    """Returns the temperature asked for, or that of the checkpoint's step.
+    """Return the temperature of the options, or that of the checkpoint's step.
 
-    Raises: UserError if it is not above 0.
+    Raises:
+        UserError: if it is not above 0.
     """
-    if (tau := subject.of_class.tau) is None:
+    if (tau := subject.subprompt_options.tau) is None:
         done = int(subject.state.step) / subject.experiment.plan.steps
         return float(subject.model.method.tau(done))
     if tau <= 0:
@@ -103,8 +113,8 @@ def temperature(subject: Subject) -> float:
     return tau
 
 
-def assigned(subject: Subject, own: Source, label: int, tau: float) -> Float[np.ndarray, "N K"]:
-    """Returns how much of each image of a class each of its sub-prompts gets."""
+def assignments(subject: Subject, own: Source, label: int, tau: float) -> Float[np.ndarray, "N K"]:
+    """Return gamma of each of the N images `own` of a class, for each of its K sub-prompts."""
     e, (graph, *numbers) = subject.experiment, subject.parts
     weights = backbone_values(e.frozen | subject.state.trainable)
     forward = make_forward(e)
@@ -133,11 +143,16 @@ def draw_subprompts(
     ids: Sequence[str],
     top_n: int = 16,
 ) -> list[Path]:
-    """Writes the files above to `folder`; returns them, the grids first.
+    """Write the files above to `folder`; return their paths, the grids first.
 
-    `images(i)` loads image i of the class, 0..N-1, of any size, uint8 with 1 or 3 channels; only
-    those shown are asked for. `ids` names them.
-    Raises: UserError if the class has no images, or `top_n` is not positive.
+    Args:
+        images: images(i) loads image i of the class, 0..N-1, of any size, uint8 with 1 or 3
+            channels; called for images that are shown only.
+        ids: the images' names.
+        top_n: images for each sub-prompt.
+
+    Raises:
+        UserError: if the class has no images, or `top_n` is not positive.
     """
     if not len(gammas):
         raise UserError(f"class {label} ({name}) has no images in this split; choose another.")
@@ -158,31 +173,36 @@ def draw_subprompts(
     ]
     files = {kind: folder / f"{stem}_usage.{kind}" for kind in ("json", "csv", "png")}
     facts = {"class": label, "name": name, **found, "top": shown.tolist(), "images": rows}
-    files["json"].write_text(json.dumps(facts, indent=1))
-    with open(files["csv"], "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "argmax", *(f"gamma_{k}" for k in range(gammas.shape[1]))])
-        writer.writerows([r["image"], r["argmax"], *r["gamma"]] for r in rows)
+    write_json(files["json"], facts)
+    columns = [
+        {"image": r["image"], "argmax": r["argmax"]}
+        | {f"gamma_{k}": gamma for k, gamma in enumerate(r["gamma"])}
+        for r in rows
+    ]
+    write_csv(files["csv"], columns)
     histogram(found, f"{name}: {len(gammas)} images").savefig(files["png"])
     return written + list(files.values())
 
 
 def file_name(name: str) -> str:
-    """Returns a class's name with underscores for whatever a file system may mind."""
+    """Return a class's name with underscores for letters that a file name should not have."""
     return re.sub(r"[^\w.-]+", "_", name.strip()) or "class"
 
 
 def top(gammas: Float[np.ndarray, "N K"], n: int) -> Int[np.ndarray, "K n"]:
-    """Returns, for every sub-prompt, its images by gamma, highest first; equal ones in order."""
+    """Return the indices of each sub-prompt's n images with the highest gamma, highest first."""
     return np.argsort(-gammas, axis=0, kind="stable")[:n].T
 
 
 def usage(gammas: Float[np.ndarray, "N K"]) -> dict[str, Any]:
-    """Returns how images share among sub-prompts.
+    """Return how evenly images are spread over the K sub-prompts.
 
-    share: of images whose arg max it is, K; mean_gamma: K; effective: exp of the shares' entropy,
-    from 1 (one wins all) to K (all win alike); undecided: mean entropy of an image's gammas over
-    log K, 0 (one sub-prompt has it) to 1 (all alike).
+    Returns:
+        share: share of images with the arg max at each sub-prompt.
+        mean_gamma: mean over images, of each sub-prompt.
+        effective: exp of the entropy of `share`, from 1 (one sub-prompt has all) to K (even).
+        undecided: mean entropy of an image's gammas divided by log K, from 0 (one sub-prompt has
+            the image) to 1 (even).
     """
     gammas = np.asarray(gammas, np.float64)
     count = gammas.shape[1]
@@ -197,12 +217,12 @@ def usage(gammas: Float[np.ndarray, "N K"]) -> dict[str, Any]:
 
 
 def entropy(p: Float[np.ndarray, "*n K"]) -> Float[np.ndarray, "*n"]:
-    """Returns -sum p log p over the last axis, in nats; 0 log 0 is 0."""
+    """Return -sum p log p over the last axis, in nats; 0 log 0 is 0."""
     return -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
 
 
 def tile(image: Picture) -> Picture:
-    """Returns the middle 224 x 224 of an image whose short side is resized to 256."""
+    """Return the middle 224 x 224 of an image whose short side is resized to 256."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
     scale = SHORT / min(picture.size)
     width, height = (max(SHORT, int(side * scale)) for side in picture.size)
@@ -212,9 +232,9 @@ def tile(image: Picture) -> Picture:
 
 
 def grid(tiles: Sequence[Picture]) -> Picture:
-    """Returns tiles in rows, black between and around them; a single one is returned as it is.
+    """Return tiles in rows on black; a single one is returned as it is.
 
-    There are floor(sqrt(n)) columns from 4 tiles on, else n; places without a tile are black.
+    There are floor(sqrt(n)) columns from 4 tiles on, else n.
     """
     if len(tiles) == 1:
         return tiles[0]
@@ -229,14 +249,16 @@ def grid(tiles: Sequence[Picture]) -> Picture:
     return out
 
 
-def histogram(found: dict[str, Any], title: str) -> Figure:
-    """Draws what `usage` returned."""
+def histogram(found: dict[str, Any], title: str) -> "Figure":
+    """Draw the result of `usage`."""
     count = len(found["share"])
     figure = figure_of(max(3.5, 1.2 + 0.22 * count), 2.8)
     axes = figure.subplots()
     plain(axes)
     places = np.arange(count)
-    axes.bar(places, 100 * np.array(found["share"]), color=PALETTE[0], label="images won")
+    axes.bar(
+        places, 100 * np.array(found["share"]), color=PALETTE[0], label="images with the arg max"
+    )
     mean = 100 * np.array(found["mean_gamma"])
     axes.plot(places, mean, "o", color=PALETTE[1], markersize=3.5, label="mean gamma")
     axes.axhline(100 / count, color=INK, linewidth=0.8, linestyle=":", label="even")

@@ -1,4 +1,4 @@
-"""Run folders, and what each says of itself."""
+"""Find run folders, and read the config, result and status of each."""
 
 import dataclasses
 import json
@@ -17,10 +17,13 @@ from vpjax.runs import config as configs
 from vpjax.runs import workdir
 
 FINISHED = "finished"
-# What a result needs to be told beside another's; see `vpjax.runs.summary.facts`.
-NEEDED = ("method", "trainable", "percent", "weights", "data", "data_fingerprint", "preset", "seed")
-# The config of a run that has none to read.
-_NOTHING = ConfigDict({"method": {"name": "?"}, "data": {"name": "?"}, "train": {}, "backbone": {}})
+# Keys of a result that a report reads; see `vpjax.runs.summary.facts`.
+NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
+NEEDED += ("preset", "seed")
+# The config of a run whose own cannot be read.
+_UNREADABLE = ConfigDict(
+    {"method": {"name": "?"}, "data": {"name": "?"}, "train": {}, "backbone": {}, "study": {}}
+)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
@@ -29,12 +32,13 @@ class Run:
     """A run's folder as it was read.
 
     Attributes:
-        name: the folder, as short as the reader of a report can use it.
+        name: the folder, relative to that of the report where it lies in there.
         result: what result.json holds, {} if the run has none.
-        status: "finished", or what keeps the run out of tables: "unfinished", "damaged",
-            "diverged", "failed".
+        status: "finished", or why the run is in no table: "unfinished", "damaged", "diverged",
+            "failed".
         reason: more about a status that is not "finished".
-        began, ended: local times, "2026-11-20 14:03:59", or "".
+        began: local time of the first line of the log, "2026-11-20 14:03:59", or "".
+        ended: the same of the last line.
     """
 
     folder: Path
@@ -52,8 +56,13 @@ class Run:
 
     @property
     def split(self) -> str:
-        """Returns the split whose numbers are told."""
-        return "test" if "test_accuracy" in self.result else "val"
+        """The split a report takes numbers from: "test", or "val" of a run without test."""
+        return _reported_split(self.result)
+
+    @property
+    def metric(self) -> str:
+        """The primary metric of the data set: "accuracy" or "map"."""
+        return self.result["metric"]
 
     @property
     def seed(self) -> int:
@@ -61,8 +70,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Returns the name of what was trained: the recipe's, or that of a comparison's folder."""
-        if given := self.config.get("label", ""):
+        """The method's name in tables: config.study.label, or that of the folder with its seeds."""
+        if given := self.config.get("study", {}).get("label", ""):
             return given
         if re.fullmatch(r"seed\d+", self.folder.name) and self.plan is None:
             return self.folder.resolve().parent.name
@@ -70,48 +79,56 @@ class Run:
 
     @property
     def plan(self) -> Path | None:
-        """Returns the folder of `--mode tune` that the run is part of, see `vpjax.studies.trials`."""
+        """The folder of `tune` that the run belongs to; see `vpjax.studies.trials`."""
         folder = self.folder.resolve().parent.parent
         return folder if (folder / "plan.json").exists() else None
 
     @property
-    def selecting(self) -> bool:
-        """Returns whether the run was tried to choose settings, and is nothing to tell."""
+    def is_trial(self) -> bool:
+        """Whether `tune` made the run to choose settings on val."""
         return self.plan is not None and self.folder.resolve().parent.name == "select"
 
     @property
     def choice(self) -> Mapping[str, Any]:
-        """Returns what `--mode tune` chose for a final run, {} of any other."""
+        """What `tune` chose for a final run; {} of any other run."""
         found = None if self.plan is None else files.read_json(self.plan / "choice.json")
-        return {} if self.selecting else found or {}
+        return {} if self.is_trial else found or {}
 
     @property
     def method(self) -> str:
-        """Returns the class, such as "vpt.VPT"."""
+        """The class, such as "vpt.VPT"."""
         return self.result.get("method") or self.config.method.name
 
     @property
     def expected(self) -> Mapping[str, Any]:
-        """Returns the published {"value", "tolerance", "source"}, or {}."""
-        found = self.config.get("expected", None)
-        found = found.to_dict() if isinstance(found, ConfigDict) else (found or {})
+        """The published {"value", "tolerance", "source"}, or {}."""
+        found = self.config.get("study", {}).get("expected", {})
+        found = found.to_dict() if isinstance(found, ConfigDict) else found
         return found if found.get("value") is not None else {}
 
-    def score(self, metric: str = "accuracy") -> float:
-        """Returns a number of the told split, in percent."""
-        return self.result.get(f"{self.split}_{metric}", self.result[f"{self.split}_accuracy"])
+    def score(self, metric: str = "") -> float:
+        """Return a metric on the reported split, in percent.
+
+        Args:
+            metric: "", or one the run does not have: the primary metric.
+        """
+        primary = self.result[f"{self.split}_{self.metric}"]
+        return self.result.get(f"{self.split}_{metric}", primary)
 
 
 def find(folders: Iterable[Path], beside: Path) -> list[Run]:
-    """Returns all runs in and below `folders`, in the order of their names.
+    """Return all runs in and below `folders`, in the order of their names.
 
-    Names are relative to `beside` where the run is below it.
-    Raises: UserError if a folder does not exist or there is no run at all.
+    Args:
+        beside: the folder of the report, which names of runs below it are relative to.
+
+    Raises:
+        UserError: if a folder does not exist or there is no run at all.
     """
     found, folders = {}, list(folders)
     for top in folders:
         if not top.is_dir():
-            raise UserError(f"{top} does not exist or is no folder; give folders that hold runs.")
+            raise UserError(f"{top} is not a folder. Give folders that hold runs.")
         for place, below, inside in os.walk(top):
             below[:] = sorted(n for n in below if n != "checkpoints" and not n.startswith("."))
             folder = Path(place)
@@ -128,34 +145,35 @@ def find(folders: Iterable[Path], beside: Path) -> list[Run]:
 
 
 def read(folder: Path, beside: Path) -> Run | None:
-    """Reads a run's folder; None if config.json is another program's."""
+    """Read a run's folder; None if its config.json is another program's."""
     inside = folder.is_relative_to(beside) and folder != beside
     name = str(folder.relative_to(beside)) if inside else str(folder)
-    began, ended = times(folder)
+    began, ended = _times(folder)
     known = {"folder": folder, "name": name, "began": began, "ended": ended}
     try:
         config = _config(folder)
     except UserError as e:
-        return Run(**known, config=_NOTHING, result={}, status="damaged", reason=str(e))
+        return Run(**known, config=_UNREADABLE, result={}, status="damaged", reason=str(e))
     if "method" not in config or "data" not in config:
         return None
     try:
         result = workdir.read_result(folder)
         failure = workdir.read_failure(folder, final=False)
         if result is not None:
-            status, reason = judged(result)
+            status, reason = _status(result)
         elif failure is not None:
             status = "diverged" if isinstance(failure, Diverged) else "failed"
             reason = str(failure)
         else:
-            status, reason = "unfinished", reached(folder)
+            status, reason = "unfinished", _progress(folder)
     except (json.JSONDecodeError, AttributeError, KeyError) as e:
-        result, status, reason = {}, "damaged", f"no record of a run: {type(e).__name__}: {e}"
+        result, status = {}, "damaged"
+        reason = f"a file of the run cannot be read: {type(e).__name__}: {e}"
     return Run(**known, config=config, result=result or {}, status=status, reason=reason)
 
 
 def _config(folder: Path) -> ConfigDict:
-    """Returns a run's config; that of its plan, if the run failed before it began."""
+    """Return a run's config; that of its plan, if the run failed before it wrote its own."""
     path, plan = folder / "config.json", folder.resolve().parent.parent / "plan.json"
     if path.exists() or not plan.exists():
         return configs.load(path)
@@ -165,31 +183,35 @@ def _config(folder: Path) -> ConfigDict:
     return config
 
 
-def judged(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns a result's status, and the reason if it is none to tell."""
+def _reported_split(result: Mapping[str, Any]) -> str:
+    return "test" if "test_loss" in result else "val"
+
+
+def _status(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a result's status, and the reason where it is not "finished"."""
     status = result.get("status", FINISHED)
     if status != FINISHED:
         return status, str(result.get("reason", ""))
-    split = "test" if "test_accuracy" in result else "val"
-    for key in (f"{split}_accuracy", f"{split}_loss"):
+    split = _reported_split(result)
+    primary = f"{split}_{result.get('metric', 'accuracy')}"
+    for key in (primary, f"{split}_loss"):
         value = result.get(key, 0.0)
         if value is None or not math.isfinite(value):
             return "diverged", f"{key} is {value}"
-    lacking = [key for key in (*NEEDED, f"{split}_accuracy") if key not in result]
-    if lacking:
-        return "damaged", f"result.json lacks {', '.join(lacking)}"
+    if missing := [key for key in (*NEEDED, primary) if key not in result]:
+        return "damaged", f"result.json lacks {', '.join(missing)}"
     return FINISHED, ""
 
 
-def reached(folder: Path) -> str:
-    """Says how far an unfinished run came."""
+def _progress(folder: Path) -> str:
+    """Return how far an unfinished run has come, in words."""
     path = folder / "metrics.jsonl"
     steps = re.findall(r'"step": (\d+)', path.read_text()) if path.exists() else []
     return f"no result.json; the history ends at step {steps[-1]}" if steps else "no result.json"
 
 
-def times(folder: Path) -> tuple[str, str]:
-    """Returns when a run said its first and its last word: log.txt survives copying."""
+def _times(folder: Path) -> tuple[str, str]:
+    """Return the times of a log's first and last line, which survive copying the folder."""
     path = folder / "log.txt"
     if not path.exists():
         return "", ""

@@ -1,4 +1,4 @@
-"""Runs as tables: method x data set x seed."""
+"""Group runs into tables: method x data set x seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -7,25 +7,29 @@ import numpy as np
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data.benchmarks import BENCHMARKS
-from vpjax.report import sources
-from vpjax.report.runs import Run
-from vpjax.report.sources import KINDS, Column
+from vpjax.report import comparability
+from vpjax.report.comparability import KINDS, Column
+from vpjax.report.run_folders import Run
 from vpjax.runs import config as configs
 
 TITLES = {"vtab": "VTAB-1k", "fgvc": "FGVC", "hta": "HTA", "inat": "iNaturalist"}
 TITLES |= {"small": "Small data sets", "": "Other data sets"}
-AVERAGED = ("vtab", "fgvc", "hta")  # suites that are told by a mean
+AVERAGED = ("vtab", "fgvc", "hta")  # benchmarks that are reported as a mean over data sets
 WIDE = 10.0  # points between seeds that a mean should not hide
 
-# Config keys that may differ between seeds of one cell: they name the run, or how it is computed,
-# and not what.
-FREE = ("seed", "study", "draw", "export", "mesh", "remat", "remat_segments", "attention")
-FREE += ("features", "data.dir")
+# Config keys that may differ between seeds of one cell, because they change no number.
+FREE = ("seed", "study", "curves", "draw", "export", "mesh", "remat", "remat_segments")
+FREE += ("attention", "features", "data.dir")
 FREE += ("data.eval_batch_size", "train.save_every", "train.log_every", "train.accumulate")
 
 
 class Cell(NamedTuple):
-    """A method on a data set; accuracies in percent, one a seed."""
+    """A method on a data set: a run a seed.
+
+    Attributes:
+        failed: runs of other seeds that did not finish.
+        metric: what `scores` are, in percent, such as "accuracy".
+    """
 
     runs: tuple[Run, ...]
     failed: tuple[Run, ...]
@@ -33,6 +37,7 @@ class Cell(NamedTuple):
 
     @property
     def scores(self) -> dict[int, float]:
+        """The metric by seed."""
         return {run.seed: run.score(self.metric) for run in self.runs}
 
     @property
@@ -41,7 +46,7 @@ class Cell(NamedTuple):
 
     @property
     def std(self) -> float | None:
-        """Returns the population's standard deviation, as in the papers; None of one seed."""
+        """The population's standard deviation, as in the papers; None of one seed."""
         return float(np.std(list(self.scores.values()))) if len(self.runs) > 1 else None
 
     @property
@@ -62,7 +67,7 @@ class Cell(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Returns "within", "above" or "below" the published value; "" without a tolerance."""
+        """ "within", "above" or "below" the published value; "" without a tolerance."""
         if self.published is None or self.tolerance is None:
             return ""
         difference = self.mean - self.published
@@ -72,85 +77,100 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What stands together."""
+    """The methods and data sets of one benchmark.
+
+    Attributes:
+        methods: those with the fewest trainable parameters first.
+        cells: by method and column's name.
+    """
 
     suite: str
     title: str
     columns: tuple[Column, ...]
-    methods: tuple[str, ...]  # the fewest trainable parameters first
-    cells: Mapping[tuple[str, str], Cell]  # by method and column's name
+    methods: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
 
     def row(self, method: str) -> dict[str, Cell]:
-        """Returns the cells of a method that have a number."""
+        """Return the cells of a method that have a number, by the column's name."""
         cells = {c.name: self.cells.get((method, c.name)) for c in self.columns}
         return {name: cell for name, cell in cells.items() if cell is not None and cell.runs}
 
     @property
     def shared(self) -> list[str]:
-        """Returns the data sets on which every method has a number."""
+        """The data sets on which every method has a number."""
         rows = [self.row(method) for method in self.methods]
         return [c.name for c in self.columns if all(c.name in row for row in rows)]
 
 
-def tables(runs: Iterable[Run], by: Sequence[str] = ()) -> list[Table]:
-    """Returns a table a benchmark, and of each what `by` separates.
+def tables(runs: Iterable[Run], group_by: Sequence[str] = ()) -> list[Table]:
+    """Return a table for each benchmark, and for each group of runs in it.
 
-    `by` names kinds of sources, a table each, or keys of the config, a row each.
-    Raises: UserError if runs of different sources, or seeds of different configs, would share a
-    column or a cell; or if `by` names what does not exist.
+    Args:
+        group_by: kinds of `vpjax.report.comparability`, each value of which gets a table, or keys
+            of the config, each value of which gets a row.
+
+    Raises:
+        UserError: if runs that cannot be compared would share a column, or seeds of different
+            configs a cell; or if a name in `group_by` does not exist.
     """
     runs = [run for run in runs if run.status != "damaged"]
-    lost = [run for run in runs if not (run.finished or run.selecting)]
-    keys = _row_keys(runs, by)
+    lost = [run for run in runs if not (run.finished or run.is_trial)]
+    keys = _row_keys(runs, group_by)
     found: dict[tuple[str, ...], list[tuple[Run, Column]]] = {}
-    for run, column in told(runs)[0]:
-        shared = sources.common(run)
-        parts = [shared[kind] for kind in by if kind in KINDS]
+    for run, column in split_off_trials(runs)[0]:
+        shared = comparability.benchmark_facts(run)
+        parts = [shared[kind] for kind in group_by if kind in KINDS]
         found.setdefault((column.suite, *parts), []).append((run, column))
     order = [*BENCHMARKS, ""]
     named = sorted(found.items(), key=lambda item: order.index(item[0][0]))
     return [_table(pairs, key, lost, keys) for key, pairs in named]
 
 
-def _row_keys(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
-    keys = [key for key in by if key not in KINDS]
+def _row_keys(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
+    keys = [key for key in group_by if key not in KINDS]
     known = {key for run in runs for key in configs.flat(run.config)} if keys else set()
     for key in keys:
         if key not in known:
-            raise unknown("name in --by", key, {*KINDS, *known})
+            raise unknown("name in --group_by", key, {*KINDS, *known})
     return keys
 
 
-def told(runs: Iterable[Run]) -> tuple[list[tuple[Run, Column]], list[Run]]:
-    """Returns finished runs with their columns, and all that only served to choose settings.
+def split_off_trials(runs: Iterable[Run]) -> tuple[list[tuple[Run, Column]], list[Run]]:
+    """Return finished runs with their columns, and the runs that only served to choose settings.
 
-    Those are trials of `--mode tune`, and what has val alone in a benchmark that others were tested
-    in.
+    The second are trials of `tune`, and runs evaluated on val only, in a benchmark that other
+    runs were tested in.
     """
     runs = list(runs)
-    trials = [run for run in runs if run.selecting]
-    good = [run for run in runs if run.finished and not run.selecting]
-    pairs = list(zip(good, sources.assign(good), strict=True))
+    trials = [run for run in runs if run.is_trial]
+    good = [run for run in runs if run.finished and not run.is_trial]
+    pairs = list(zip(good, comparability.assign_columns(good), strict=True))
     tested = {column.suite for run, column in pairs if run.split == "test"}
     served = {run for run, column in pairs if run.split == "val" and column.suite in tested}
     return [p for p in pairs if p[0] not in served], trials + [r for r in good if r in served]
 
 
-def _table(pairs, key, lost, keys) -> Table:
+def _table(
+    pairs: Sequence[tuple[Run, Column]],
+    key: tuple[str, ...],
+    lost: Sequence[Run],
+    keys: Sequence[str],
+) -> Table:
     suite, *parts = key
     runs = [run for run, _ in pairs]
     title = ", ".join([TITLES[suite], *parts])
     columns = _ordered(suite, [column for _, column in pairs])
     for column in columns:
-        here = [(run, sources.facts(run)) for run, c in pairs if c.name == column.name]
-        sources.check(here, f"on {column.name}")
+        here = [(run, comparability.column_facts(run)) for run, c in pairs if c.name == column.name]
+        comparability.check_comparable(here, f"on {column.name}")
     if suite in AVERAGED:
-        sources.check([(r, sources.common(r)) for r in runs], f"in {title}, whose means join them")
-    labels = names([*runs, *lost], keys)
+        shared = [(run, comparability.benchmark_facts(run)) for run in runs]
+        comparability.check_comparable(shared, f"in {title}, whose means join them")
+    labels = row_names([*runs, *lost], keys)
     groups: dict[tuple[str, str], tuple[list[Run], list[Run]]] = {}
     for run, column in pairs:
         groups.setdefault((labels[run], column.name), ([], []))[0].append(run)
-    for run in lost:  # belongs where runs of the same method and data are
+    for run in lost:  # counted where runs of the same method and data are
         for place, (good, bad) in groups.items():
             if labels[run] == place[0] and run.config.data.name == good[0].config.data.name:
                 bad.append(run)
@@ -161,14 +181,14 @@ def _table(pairs, key, lost, keys) -> Table:
 
 
 def _ordered(suite: str, columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Returns distinct columns, in the benchmark's order."""
+    """Return distinct columns, in the benchmark's order."""
     found = {column.name: column for column in columns}
     order = [name for name in BENCHMARKS.get(suite, found) if name in found]
     return tuple(found[name] for name in order)
 
 
-def names(runs: Sequence[Run], keys: Sequence[str] = ()) -> dict[Run, str]:
-    """Returns what rows are called: label, its class if two share the label, values of `keys`."""
+def row_names(runs: Sequence[Run], keys: Sequence[str] = ()) -> dict[Run, str]:
+    """Return each run's row: its label, its class if two share the label, and values of `keys`."""
     classes: dict[str, set[str]] = {}
     for run in runs:
         if run.finished:
@@ -183,7 +203,7 @@ def names(runs: Sequence[Run], keys: Sequence[str] = ()) -> dict[Run, str]:
 
 
 def _cell(runs: Sequence[Run], failed: Sequence[Run], metric: str) -> Cell:
-    """Raises: UserError if the runs are not seeds of one config."""
+    """Return a cell. Raises: UserError if the runs are not seeds of one config."""
     runs = sorted(runs, key=lambda run: run.seed)
     plain = [_experiment(run) for run in runs]
     for run, config in zip(runs[1:], plain[1:], strict=True):
@@ -191,8 +211,9 @@ def _cell(runs: Sequence[Run], failed: Sequence[Run], metric: str) -> Cell:
             values = [f"{k} {plain[0].get(k)!r} and {config.get(k)!r}" for k in changed[:5]]
             raise UserError(
                 f"{runs[0].name} and {run.name} have the same name ({run.label}) and data, but are "
-                f"no seeds of one config: {', '.join(values)}. --by={changed[0]} makes a row of "
-                "each; or leave one of them out: name the folders to read with --runs=DIR,DIR."
+                f"not seeds of one config: {', '.join(values)}. --group_by={changed[0]} makes a "
+                "row of each; or leave one of them out: name the folders to read with "
+                "--runs=DIR,DIR."
             )
     for run, after in zip(runs, runs[1:], strict=False):
         if run.seed == after.seed:
@@ -200,10 +221,11 @@ def _cell(runs: Sequence[Run], failed: Sequence[Run], metric: str) -> Cell:
                 f"{run.name} and {after.name} are the same experiment with the same seed, "
                 f"{run.seed}. Leave one of them out: name the folders to read with --runs=DIR,DIR."
             )
-    return Cell(tuple(runs), tuple(failed), metric)
+    return Cell(tuple(runs), tuple(failed), metric or runs[0].metric)
 
 
 def _experiment(run: Run) -> dict[str, object]:
+    """Return the keys of a config that can change a number."""
     free = tuple(f"{key}." for key in FREE)
     flat = configs.flat(run.config).items()
     return {k: v for k, v in flat if k not in FREE and not k.startswith(free)}

@@ -1,81 +1,88 @@
-"""What a report of several runs says, in order."""
+"""The sections of a report of several runs, in order."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from vpjax.core.table import mean_std
 from vpjax.data.transforms import PRESETS
-from vpjax.report import sources
-from vpjax.report.cells import WIDE, Cell, Table
-from vpjax.report.document import Folded, Grid, Heading, Picture, Text, Warnings
+from vpjax.report import comparability
+from vpjax.report.blocks import Folded, Grid, Heading, Picture, Text, Warnings
 from vpjax.report.means import Mean, means, overall
-from vpjax.report.runs import Run
+from vpjax.report.run_folders import Run
+from vpjax.report.tables import WIDE, Cell, Table
 
-READING = (
-    "Accuracies are percent of the split named under Sources: the mean over seeds ± the "
-    "population's standard deviation, and in brackets the number of seeds. † marks a number from "
-    "which seeds are missing: diverged, failed or unfinished. A mean of a benchmark stands only "
-    "where all its data sets are measured.",
-    "VTAB-1k is told by two means, which differ by points for the same runs: over its 19 tasks, "
-    "and over the means of its three groups. Compare like with like.",
-    "Published values are those of the run's recipe: within, above or below says where the "
-    "measured mean lies, by the recipe's tolerance.",
+HOW_TO_READ = (
+    "Numbers are accuracy (of images with several classes mAP) in percent, on the split named "
+    "under Sources: the mean over seeds ± the population's standard deviation, and in brackets the "
+    "number of seeds. † marks a number with missing seeds: diverged, failed or unfinished. The "
+    "mean of a benchmark is given only where all its data sets were measured.",
+    "VTAB-1k has two means, which differ by points for the same runs: over its 19 tasks, and over "
+    "the means of its three groups. Compare like with like.",
+    "Published values are those of the run's recipe. Within, above and below say where the "
+    "measured mean lies, given the recipe's tolerance.",
 )
 
 
-def report(
+def report_blocks(
     tables: Sequence[Table],
     runs: Sequence[Run],
-    aside: Sequence[Run],
+    trials: Sequence[Run],
     pictures: Mapping[str, Sequence[Picture]],
 ) -> list[NamedTuple]:
-    """Returns the blocks of a report; `pictures` are by the table's title."""
-    blocks: list[NamedTuple] = [Heading("Results", 1), Text(scope(tables, runs, aside))]
-    if said := warnings(tables, runs, aside):
-        blocks.append(Warnings(tuple(said)))
+    """Return the blocks of a report.
+
+    Args:
+        runs: all runs that were found.
+        trials: those of them that only served to choose settings.
+        pictures: by the table's title.
+    """
+    blocks: list[NamedTuple] = [Heading("Results", 1), Text(scope(tables, runs, trials))]
+    if lines := warnings(tables, runs, trials):
+        blocks.append(Warnings(tuple(lines)))
     for table in tables:
         blocks += [Heading(table.title), summary(table), *pictures.get(table.title, ())]
-        blocks += [Heading("Every data set", 3), every(table)]
-        if (published := beside(table)).rows:
-            blocks += [Heading("Beside what was published", 3), published]
-        if (settings := chosen(table)).rows:
+        blocks += [Heading("Every data set", 3), by_data_set(table)]
+        if (published := against_published(table)).rows:
+            blocks += [Heading("Measured and published", 3), published]
+        if (settings := chosen_settings(table)).rows:
             blocks += [Heading("Chosen on val", 3), settings]
-        blocks += [Heading("Sources", 3), *origin(table)]
-    shown = [run for run in runs if run not in aside]
-    blocks += [Heading("Runs"), Folded(f"All {len(shown)} runs", (listed(shown),))]
-    return [*blocks, versions(runs), Heading("How to read this"), *map(Text, READING)]
+        blocks += [Heading("Sources", 3), *sources(table)]
+    shown = [run for run in runs if run not in trials]
+    blocks += [Heading("Runs"), Folded(f"All {len(shown)} runs", (run_list(shown),))]
+    return [*blocks, versions(runs), Heading("How to read this"), *map(Text, HOW_TO_READ)]
 
 
-def scope(tables: Sequence[Table], runs: Sequence[Run], aside: Sequence[Run]) -> str:
-    """Says how much the report is about, and when it was made."""
+def scope(tables: Sequence[Table], runs: Sequence[Run], trials: Sequence[Run]) -> str:
+    """Return how many runs, methods and data sets the report has, and when they were run."""
     methods = {m for table in tables for m in table.methods}
     data = {(t.suite, c.name) for t in tables for c in t.columns}
-    text = f"{_count(len(runs) - len(aside), 'run')}, {_count(len(methods), 'method')}, "
+    text = f"{_count(len(runs) - len(trials), 'run')}, {_count(len(methods), 'method')}, "
     text += _count(len(data), "data set")
     days = sorted(day for run in runs for day in (run.began[:10], run.ended[:10]) if day)
     text += f"; run {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else "."
-    if not aside:
+    if not trials:
         return text
-    bad = sum(not run.finished for run in aside)
-    more = f"{_count(len(aside), 'run')} more served to choose settings on val"
+    bad = sum(not run.finished for run in trials)
+    more = f"{_count(len(trials), 'run')} more served to choose settings on val"
     more += f", of which {bad} did not finish" if bad else ""
     return f"{text} {more}: they are in report_runs.csv and in no table."
 
 
-def warnings(tables: Sequence[Table], runs: Sequence[Run], aside: Sequence[Run]) -> list[str]:
-    """Returns what a reader must know before believing the numbers."""
-    lost = [run for run in runs if not (run.finished or run in aside)]
-    out = [f"{run.name} is {run.status}" + (f": {run.reason}" * bool(run.reason)) for run in lost]
+def warnings(tables: Sequence[Table], runs: Sequence[Run], trials: Sequence[Run]) -> list[str]:
+    """Return a line for each reason to doubt a number, or for a number to be missing."""
+    lost = [run for run in runs if not (run.finished or run in trials)]
+    out = [f"{run.name}: {run.status}" + (f", {run.reason}" * bool(run.reason)) for run in lost]
     for run in runs:
-        if run.finished and run not in aside and sources.peeks(run):
+        if run.finished and run not in trials and comparability.selected_on_reported_split(run):
             out.append(
-                f"{run.name} chose its checkpoint on the images it is told about ({run.split}): "
-                "the number is too high."
+                f"{run.name} chose its checkpoint on the images it reports ({run.split}): the "
+                "number is too high."
             )
     return out + [text for table in tables if (text := _wide(table))]
 
 
 def _wide(table: Table) -> str:
-    """Names where a mean hides that seeds disagree."""
+    """Return where a mean hides that seeds disagree; "" if nowhere."""
     spans = []
     for method in table.methods:
         for name, cell in table.row(method).items():
@@ -91,12 +98,12 @@ def _wide(table: Table) -> str:
 
 
 def summary(table: Table) -> Grid:
-    """Returns a row a method: means, parameters, seeds."""
+    """Return a row for each method: means, parameters, seeds."""
     found = {method: means(table, method) for method in table.methods}
     name, all_have = overall(table)
     named = [mean.name for mean in next(iter(found.values()))]
     extra = bool(name) and name not in named
-    told = any(m.published is not None for ms in found.values() for m in ms)
+    has_published = any(m.published is not None for ms in found.values() for m in ms)
     header = ["method", *(_titled(n) for n in named), *([name] if extra else [])]
     header += ["data sets", "trainable parameters", "share", "seeds"]
     rows = []
@@ -109,16 +116,16 @@ def summary(table: Table) -> Grid:
         texts += [f"{len(cells)}", f"{_average(cells, 'trainable'):,.0f}"]
         texts += [f"{_average(cells, 'percent'):.2f} %", seeds(cells)]
         rows.append([method, *texts])
-        if told:
-            values = [_value(mean.published, 2) for mean in found[method]]
+        if has_published:
+            values = ["" if m.published is None else f"{m.published:.2f}" for m in found[method]]
             rest = [""] * (len(header) - 1 - len(values))
             rows.append(["published", *values, *rest])
     caption = "Parameters are means over data sets: heads differ with the number of classes."
     return Grid(header, rows, "lr", caption)
 
 
-def every(table: Table) -> Grid:
-    """Returns a row a data set, a column a method, and the means below."""
+def by_data_set(table: Table) -> Grid:
+    """Return a row for each data set, a column for each method, and the means below."""
     rows, group = [], None
     for column in table.columns:
         if group not in (None, column.group):
@@ -135,8 +142,8 @@ def every(table: Table) -> Grid:
     return Grid(["data set", *table.methods], rows, "lr")
 
 
-def beside(table: Table) -> Grid:
-    """Returns what was measured beside what was published, where a recipe says it."""
+def against_published(table: Table) -> Grid:
+    """Return measured and published numbers, where a recipe has config.study.expected."""
     rows = []
     for method in table.methods:
         for name, cell in table.row(method).items():
@@ -158,8 +165,8 @@ def beside(table: Table) -> Grid:
     return Grid(header, rows, "llrrrrll")
 
 
-def chosen(table: Table) -> Grid:
-    """Returns what `--mode tune` chose for each number, and from how much."""
+def chosen_settings(table: Table) -> Grid:
+    """Return what `tune` chose for each number, and from how many trials."""
     rows = []
     for method in table.methods:
         for name, cell in table.row(method).items():
@@ -172,10 +179,10 @@ def chosen(table: Table) -> Grid:
     return Grid(header, rows, "lllrll")
 
 
-def origin(table: Table) -> list[Grid]:
-    """Returns what the numbers were made with: shared first, then by data set."""
+def sources(table: Table) -> list[Grid]:
+    """Return preprocessing, weights and splits of the numbers: shared first, then by data set."""
     cells = [cell for method in table.methods for cell in table.row(method).values()]
-    shared = [sources.common(run) for cell in cells for run in cell.runs]
+    shared = [comparability.benchmark_facts(run) for cell in cells for run in cell.runs]
     rows = []
     for kind in ("protocol", "preset", "weights"):
         for value in dict.fromkeys(facts[kind] for facts in shared):
@@ -183,15 +190,16 @@ def origin(table: Table) -> list[Grid]:
     lines = []
     for column in table.columns:
         rows_of = (table.row(method).get(column.name) for method in table.methods)
-        run = next(cell.runs[0] for cell in rows_of if cell is not None)  # as all of the column
-        facts, train = sources.facts(run), run.result["data"]["train"]["images"]
+        # All runs of the column agree.
+        run = next(cell.runs[0] for cell in rows_of if cell is not None)
+        facts, train = comparability.column_facts(run), run.result["data"]["train"]["images"]
         lines.append([column.name, f"{train:,}", facts["data"], facts["protocol"]])
     header = ["data set", "training images", "source", "splits"]
     return [Grid(["what", "all numbers above"], rows, "ll"), Grid(header, lines, "lrll")]
 
 
 def _described(kind: str, value: str) -> str:
-    """Returns what a preset does, in words."""
+    """Return what a preset does, in words."""
     preset = PRESETS.get(value.partition(" ")[0]) if kind == "preset" else None
     if preset is None:
         return ""
@@ -203,19 +211,21 @@ def _described(kind: str, value: str) -> str:
     return f": {resize}; mean {preset.mean}, std {preset.std}; augmentation: {added}"
 
 
-def listed(runs: Iterable[Run]) -> Grid:
-    """Returns a row a run."""
+def run_list(runs: Iterable[Run]) -> Grid:
+    """Return a row for each run."""
     rows = []
     for run in runs:
         number = f"{run.score():.2f}" if run.finished else "-"
         line = [run.name, run.label, run.config.data.name, str(run.seed), run.status]
-        rows.append([*line, number, run.split if run.finished else "-", run.ended or "-"])
-    header = ["folder", "method", "data", "seed", "status", "accuracy (%)", "split", "ended"]
-    return Grid(header, rows, "lllrlrll")
+        kind = [run.metric, run.split] if run.finished else ["-", "-"]
+        rows.append([*line, number, *kind, run.ended or "-"])
+    header = ["folder", "method", "data", "seed", "status", "result (%)", "metric", "split"]
+    header.append("ended")
+    return Grid(header, rows, "lllrlrlll")
 
 
 def versions(runs: Iterable[Run]) -> Grid:
-    """Returns the software and devices of the runs; several where runs differ."""
+    """Return the software and devices of the runs, all values where runs differ."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         named = dict(run.result.get("versions", {}))
@@ -231,27 +241,21 @@ def versions(runs: Iterable[Run]) -> Grid:
 
 
 def _cell(cell: Cell | None) -> str:
-    """Returns "78.1 ± 1.0 (5) †"."""
+    """Return "78.1 ± 1.0 (5) †"."""
     if cell is None or not cell.runs:
         return "-"
-    text = _value(cell.mean, 1, cell.std) + f" ({len(cell.runs)})"
+    text = mean_std(cell.mean, cell.std, 1) + f" ({len(cell.runs)})"
     return text + (" †" if cell.failed else "")
 
 
 def _mean(mean: Mean, noun: str) -> str:
     if mean.value is None:
         return f"{mean.have} of {mean.of} {noun}"
-    return _value(mean.value, 2, mean.std)
-
-
-def _value(value: float | None, digits: int, std: float | None = None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+    return mean_std(mean.value, mean.std)
 
 
 def seeds(cells: Iterable[Cell]) -> str:
-    """Returns how many seeds a number has: "5", or "3 to 5"."""
+    """Return how many seeds the numbers have: "5", or "3 to 5"."""
     counts = sorted({len(cell.runs) for cell in cells})
     return " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
 

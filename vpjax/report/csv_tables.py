@@ -1,29 +1,28 @@
-"""Tables as lines for a program, all digits kept.
+"""Tables for a program, all digits kept.
 
 report.csv        a line for each method on each data set, and for each mean
-report_runs.csv   a line a run, whatever became of it
+report_runs.csv   a line for each run, finished or not
 """
 
-import csv
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from vpjax.report import sources
-from vpjax.report.cells import Cell, Table
+from vpjax.report import comparability
 from vpjax.report.means import means
-from vpjax.report.runs import Run
+from vpjax.report.run_folders import Run
+from vpjax.report.tables import Cell, Table
 
-CELL = ("table", "method", "kind", "name", "accuracy", "std", "seeds", "seed_list", "not_finished")
-CELL += ("trainable", "percent", "published", "tolerance", "verdict", "published_source", "split")
-CELL += ("metric", *sources.KINDS, "data_digest", "weights_sha256", "have", "of")
-RUN = ("folder", "method", "class", "data", "seed", "status", "reason", "split", "accuracy")
-RUN += ("trainable", "total", "preset", "data_digest", "weights_sha256", "began", "ended")
-RUN += ("seconds", "jax", "python", "devices")
+CELL_COLUMNS = ("table", "method", "kind", "name", "metric", "mean", "std", "seeds", "seed_list")
+CELL_COLUMNS += ("not_finished", "trainable", "percent", "published", "tolerance", "verdict")
+CELL_COLUMNS += ("published_source", "split", *comparability.KINDS, "data_digest")
+CELL_COLUMNS += ("weights_sha256", "have", "of")
+RUN_COLUMNS = ("folder", "method", "class", "data", "seed", "status", "reason", "split", "metric")
+RUN_COLUMNS += ("value", "trainable", "total", "preset", "data_digest", "weights_sha256")
+RUN_COLUMNS += ("began", "ended", "seconds", "jax", "python", "devices")
 
 
-def lines(tables: Iterable[Table]) -> list[dict[str, Any]]:
-    """Returns a row for each number of the tables."""
+def number_rows(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    """Return a row for each number of the tables."""
     out = []
     for table in tables:
         for method in table.methods:
@@ -31,7 +30,7 @@ def lines(tables: Iterable[Table]) -> list[dict[str, Any]]:
                 out.append({"table": table.title, "method": method} | _cell(name, cell))
             for mean in means(table, method):
                 row = {"table": table.title, "method": method, "kind": "mean", "name": mean.name}
-                row |= {"accuracy": mean.value, "std": mean.std, "published": mean.published}
+                row |= {"mean": mean.value, "std": mean.std, "published": mean.published}
                 out.append(row | {"have": mean.have, "of": mean.of})
     return out
 
@@ -41,7 +40,8 @@ def _cell(name: str, cell: Cell) -> dict[str, Any]:
     return {
         "kind": "data set",
         "name": name,
-        "accuracy": cell.mean,
+        "metric": cell.metric,
+        "mean": cell.mean,
         "std": cell.std,
         "seeds": len(cell.runs),
         "seed_list": " ".join(map(str, cell.scores)),
@@ -53,15 +53,14 @@ def _cell(name: str, cell: Cell) -> dict[str, Any]:
         "verdict": cell.verdict,
         "published_source": run.expected.get("source", ""),
         "split": run.split,
-        "metric": cell.metric,
-        **sources.facts(run),
+        **comparability.column_facts(run),
         "data_digest": run.result["data_fingerprint"],
         "weights_sha256": run.result["weights"].get("sha256"),
     }
 
 
-def run_lines(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Returns a row for each run."""
+def run_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Return a row for each run."""
     out = []
     for run in runs:
         row = {"folder": run.name, "method": run.label, "class": run.method, "seed": run.seed}
@@ -70,18 +69,10 @@ def run_lines(runs: Iterable[Run]) -> list[dict[str, Any]]:
         if run.finished:
             result, versions = run.result, run.result.get("versions", {})
             row |= {k: result.get(k) for k in ("trainable", "total", "preset", "seconds")}
-            row |= {"split": run.split, "accuracy": run.score()}
+            row |= {"split": run.split, "metric": run.metric, "value": run.score()}
             row |= {"data_digest": result["data_fingerprint"]}
             row |= {"weights_sha256": result["weights"].get("sha256")}
             row |= {"jax": versions.get("jax"), "python": versions.get("python")}
             row["devices"] = " ".join(dict.fromkeys(result.get("devices", ())))
         out.append(row)
     return out
-
-
-def write(rows: Iterable[dict[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Writes rows as CSV; what a row has not is empty."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

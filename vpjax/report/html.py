@@ -1,11 +1,11 @@
-"""A report as one HTML file: its style and pictures are inside, and nothing is fetched."""
+"""A report as one HTML file: style and pictures are inside, nothing is fetched."""
 
 import base64
 from collections.abc import Iterable
 from html import escape
 from typing import NamedTuple
 
-from vpjax.report.document import Folded, Grid, Heading, Listing, Picture, Text, Warnings
+from vpjax.report.blocks import Folded, Grid, Heading, Listing, Picture, Text, Warnings
 
 STYLE = """
 :root { color-scheme: light; }
@@ -33,18 +33,17 @@ summary { cursor: pointer; margin: .6rem 0; }
 
 
 def page(title: str, blocks: Iterable[NamedTuple]) -> str:
-    """Returns blocks as an HTML document."""
+    """Return blocks as an HTML document."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(map(html, blocks))
+        + "\n".join(map(_html, blocks))
         + "\n</body>\n</html>\n"
     )
 
 
-def html(block: NamedTuple) -> str:
-    """Returns a block as HTML."""
+def _html(block: NamedTuple) -> str:
     if isinstance(block, Heading):
         return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
     if isinstance(block, Text):
@@ -61,7 +60,7 @@ def html(block: NamedTuple) -> str:
     if isinstance(block, Listing):
         return f"<pre>{escape(block.text)}</pre>"
     assert isinstance(block, Folded), block
-    inside = "\n".join(map(html, block.blocks))
+    inside = "\n".join(map(_html, block.blocks))
     return f"<details><summary>{escape(block.summary)}</summary>\n{inside}\n</details>"
 
 
