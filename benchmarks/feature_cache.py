@@ -32,7 +32,7 @@ from vpjax.methods.finetune import Linear
 from vpjax.methods.mop import MoP
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
-from vpjax.runs.features import HeadModel, as_they_are
+from vpjax.runs.features import HeadModel
 from vpjax.train.step import State, init_state, make_train_step
 
 METHODS = {"mop.MoP": MoP, "finetune.Linear": Linear}
@@ -79,7 +79,7 @@ def epoch_through(
 ) -> float:
     """Returns the seconds of an epoch of images, from the median of `steps` steps."""
     size = body.image_size
-    to_input = lambda x, key: preset("clip").device(x, size, False)  # noqa: E731
+    to_input = lambda batch, key: preset("clip").device(batch["image"], size, False)  # noqa: E731
     call, state, frozen = ready(Model(body, method), to_input)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch, *size, 3), np.uint8)
@@ -98,7 +98,7 @@ def epoch_on_features(
     body: CLIP, method: Any, batch: int, images: int, classes: int, epochs: int = 3
 ) -> float:
     """Returns the median seconds of `epochs` epochs of rows, as the loader gives them."""
-    call, state, frozen = ready(HeadModel(body, method), as_they_are)
+    call, state, frozen = ready(HeadModel(body, method), lambda batch, key: batch["features"])
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, images).astype(np.int32)
     rows = Rows(rng.standard_normal((images, body.dim), np.float32), labels)

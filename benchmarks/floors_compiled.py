@@ -38,7 +38,9 @@ def inference(parts: ModelParts, images: tuple[int, ...], optimise: bool = True)
     """Counts images B H W C to logits, in float32."""
 
     def logits(trainable, stats, frozen, images):
-        return merge(parts.graph, trainable, stats, frozen)(prepare(images, None))["logits"]
+        return merge(parts.graph, trainable, stats, frozen)(to_input({"image": images}, None))[
+            "logits"
+        ]
 
     images = jax.ShapeDtypeStruct(images, jnp.uint8)
     return count(jax.jit(logits).lower(*parts[1:], images), optimise)
@@ -47,7 +49,7 @@ def inference(parts: ModelParts, images: tuple[int, ...], optimise: bool = True)
 def training(parts: ModelParts, images: tuple[int, ...], optimise: bool = True) -> Counted:
     """Counts the library's own training step, with SGD and momentum, in float32."""
     optimiser = optax.sgd(1e-3, momentum=0.9)
-    step = make_train_step(parts.graph, optimiser, prepare, steps=1000)
+    step = make_train_step(parts.graph, optimiser, to_input, steps=1000)
     start = lambda trainable, stats: init_state(trainable, stats, optimiser, 0)  # noqa: E731
     state = jax.eval_shape(start, parts.trainable, parts.stats)
     of_image = lambda dtype: jax.ShapeDtypeStruct(images[:1], dtype)  # noqa: E731
@@ -56,9 +58,9 @@ def training(parts: ModelParts, images: tuple[int, ...], optimise: bool = True) 
     return count(step.lower(state, parts.frozen, batch), optimise)
 
 
-def prepare(images: jax.Array, key: Any) -> jax.Array:
-    """Returns the model's input."""
-    return images.astype(jnp.float32) / 127.5 - 1
+def to_input(batch: dict[str, jax.Array], key: Any) -> jax.Array:
+    """Return the model's input."""
+    return batch["image"].astype(jnp.float32) / 127.5 - 1
 
 
 def count(lowered: Any, optimise: bool) -> Counted:

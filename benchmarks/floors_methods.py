@@ -116,7 +116,7 @@ def prompted(work: Work, model: Model, i: int, rows: Rows, train: bool) -> tuple
         prompts = work.dense(f"method/projections/{method.dims[i]}", prompts)
     if method.overwrites and i == method.at[0]:
         rows = rows.first(rows.count - method.num_tokens)
-    if i == method.lives:
+    if i == method.inserted_at:
         return insert(rows, prompts), None
     return rows, prompts._replace(copies=copies)
 

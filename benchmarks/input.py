@@ -36,7 +36,6 @@ from vpjax.data.files import Files
 from vpjax.data.records import Record
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
-from vpjax.runs import experiment
 from vpjax.train import sharding
 
 KINDS = ("photos", "small", "recipe")
@@ -192,13 +191,12 @@ def epoch(loader: Loader, stage: str, threads: int) -> dict[str, Any]:
 
 def device_stages(recipe: step.Recipe, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
     """Times copying a batch to the devices, and what is done to it there."""
-    prepare = experiment.on_device(recipe.config, recipe.preset, recipe.image_size, train=True)
-    augment, key = jax.jit(prepare), jax.random.key(0)
+    augment, key = jax.jit(step.input_of(recipe, train=True)), jax.random.key(0)
     count = len(batch["label"])
     yield timed(
         "transfer", 1, count, lambda: jax.block_until_ready(sharding.put_batch(batch, recipe.mesh))
     )
-    placed = sharding.put_batch(batch, recipe.mesh)["image"]
+    placed = {"image": sharding.put_batch(batch, recipe.mesh)["image"]}
     yield timed(
         "augment, normalise (device)",
         None,

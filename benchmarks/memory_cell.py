@@ -31,6 +31,7 @@ from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition, shapes
 from vpjax.nn.attention import resolve
 from vpjax.nn.context import Context
+from vpjax.train.losses import softmax
 from vpjax.train.step import init_state, make_train_step
 
 CLASSES = 100
@@ -136,15 +137,15 @@ def tokens(cell: Cell) -> dict[str, int]:
     }
 
 
-def prepare(cell: Cell) -> Callable:
-    """Returns what turns uint8 images into the model's input."""
-    return lambda images, key: (images.astype(jnp.float32) / 127.5 - 1).astype(cell.dtype)
+def to_input(cell: Cell) -> Callable:
+    """Return what turns a batch of uint8 images into the model's input."""
+    return lambda batch, key: (batch["image"].astype(jnp.float32) / 127.5 - 1).astype(cell.dtype)
 
 
 def make_step(cell: Cell, parts: ModelParts) -> tuple[Callable, tuple]:
     """Returns the training step and its arguments as shapes."""
     optimiser = optax.sgd(1e-3, momentum=0.9)
-    step = make_train_step(parts.graph, optimiser, prepare(cell), 1000, **cell.forms)
+    step = make_train_step(parts.graph, optimiser, to_input(cell), 1000, **cell.forms)
     state = jax.eval_shape(
         lambda t, s: init_state(t, s, optimiser, 0), parts.trainable, parts.stats
     )
@@ -183,7 +184,7 @@ def forward_work(cell: Cell) -> float:
     parts = take(cell)
 
     def logits(trainable, stats, frozen, images):
-        images = prepare(cell)(images, None)
+        images = to_input(cell)({"image": images}, None)
         return merge(parts.graph, trainable, stats, frozen)(images)["logits"]
 
     images = jax.ShapeDtypeStruct((cell.batch, cell.pixels, cell.pixels, 3), jnp.uint8)
@@ -237,8 +238,8 @@ def outputs(cell: Cell) -> dict[str, np.ndarray]:
 
     def loss(trainable, stats, frozen):
         model = merge(parts.graph, trainable, stats, frozen)
-        out = model(prepare(cell)(batch["image"], None), ctx, **cell.forms)
-        return model.method.loss(out, batch["label"], ctx).mean(), out["logits"]
+        out = model(to_input(cell)(batch, None), ctx, **cell.forms)
+        return model.method.loss(out, batch["label"], softmax, ctx).mean(), out["logits"]
 
     values = [draw(part) for part in parts[1:]]
     (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(*values)

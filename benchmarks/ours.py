@@ -93,12 +93,12 @@ def our_side(
     parts, chosen = our_parts(task, data, dtype, attention)
     images = jnp.asarray(data.images)
 
-    def prepare(images, key):
-        return (images.astype(jnp.float32) / 127.5 - 1).astype(dtype)
+    def to_input(batch, key):
+        return (batch["image"].astype(jnp.float32) / 127.5 - 1).astype(dtype)
 
     def infer(trainable, stats, frozen, images):
         model = merge(parts.graph, trainable, stats, frozen)
-        return model(prepare(images, None))["logits"]
+        return model(to_input({"image": images}, None))["logits"]
 
     if not train:
         with measure.precision(dtype):
@@ -115,7 +115,7 @@ def our_side(
         "mask": jnp.ones(len(images), bool),
     }
     with measure.precision(dtype):
-        step = make_train_step(parts.graph, optimiser, prepare, steps=1000, **options)
+        step = make_train_step(parts.graph, optimiser, to_input, steps=1000, **options)
         step = step.lower(state, parts.frozen, batch).compile()
 
     def call():

@@ -35,6 +35,7 @@ from vpjax.models import factory
 from vpjax.models.partition import ModelParts
 from vpjax.runs import config as configs
 from vpjax.runs import experiment
+from vpjax.runs.inputs import image_to_input
 from vpjax.train import optim, sharding
 from vpjax.train.evaluate import make_eval_step
 from vpjax.train.schedules import Plan
@@ -134,13 +135,17 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
     experiment.check(config)
     name = experiment.preset_name(config)  # may follow from the weights, so before they go
     config = configs.merged(config, {"backbone": {"weights": "", "head": "new"}})
-    attention = factory.resolve_attention(config)
-    parts, _ = factory.build(config, num_classes, attention)
-    graph = parts.graph if attention == "xla" else factory.build(config, num_classes)[0].graph
+    attention = experiment.resolve_attention(config)
+    specs = experiment.backbone_spec(config), experiment.method_spec(config)
+    options = {"seed": config.seed, "dtype": config.dtype, "trainable": config.train.trainable}
+    options["match_reference_code"] = config.match_reference_code
+    build = lambda form: factory.build(*specs, num_classes, attention=form, **options)[0]  # noqa: E731
+    parts = build(attention)
+    graph = parts.graph if attention == "xla" else build("xla").graph
     return Recipe(
         config=config,
         preset=name,
-        image_size=pair(factory.backbone_options(config)["image_size"]),
+        image_size=pair(specs[0].completed()["image_size"]),
         attention=attention,
         mesh=sharding.make_mesh(config.mesh.data),
         parts=parts,
@@ -182,20 +187,19 @@ def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple
     # A plan long enough that rates stay at the start of a warm-up, and losses finite.
     plan = Plan(steps=100_000, steps_per_epoch=10_000, batch_size=size)
     optimiser, _ = optim.make_optimizer(
-        config.optim, parts.trainable, plan, config.match_reference_code
+        optim.Settings(**config.optim), parts.trainable, plan, config.match_reference_code
     )
-    pixels = experiment.on_device(config, recipe.preset, recipe.image_size, train=True)
+    to_input = input_of(recipe, train=True)
     state = init_state(parts.trainable, parts.stats, optimiser, config.seed)
     state, frozen = sharding.replicate((state, parts.frozen), recipe.mesh)
     forms = {"remat": config.remat, "segments": config.remat_segments}
-    return make_train_step(graph, optimiser, pixels, plan.steps, **forms), (state, frozen)
+    return make_train_step(graph, optimiser, to_input, plan.steps, **forms), (state, frozen)
 
 
 def make_eval(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple]:
     """Returns the jitted evaluation step and its arguments, without the batch."""
-    pixels = experiment.on_device(recipe.config, recipe.preset, recipe.image_size, train=False)
     weights = sharding.replicate(recipe.parts[1:], recipe.mesh)
-    return make_eval_step(graph, pixels), weights
+    return make_eval_step(graph, input_of(recipe, train=False)), weights
 
 
 def time_step(recipe: Recipe, make: Callable, batch: dict, steps: int) -> dict[str, Any]:
@@ -261,6 +265,13 @@ def cells(row: dict[str, Any]) -> list[str]:
         measure.megabytes(row.get("argument_bytes")),
         measure.megabytes(row.get("highest_bytes")),
     ]
+
+
+def input_of(recipe: Recipe, train: bool) -> Callable:
+    """Return what turns a batch into the model's input."""
+    config = recipe.config
+    channels = config.backbone.get("channels", 3)
+    return image_to_input(recipe.preset, recipe.image_size, channels, config.dtype, train)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs import msvp
 from vpjax.core.errors import UserError
 from vpjax.runs import defaults
-from vpjax.runs.config import OUTSIDE
+from vpjax.runs.config import NOT_OPTIONS
 
 ALL = ("mnist", "fashion_mnist", "cifar10")
 SEEDS = (42, 43, 44)
@@ -38,7 +38,7 @@ def get_config(label: str = "") -> ConfigDict:
                 cells.append(f"{data}_{model}_{kind}")
                 config.study.compare[cells[-1]] = {
                     "data": {k: one.data[k] for k in ("name", "preset")},
-                    "backbone": {k: v for k, v in options(one.backbone) if k not in OUTSIDE},
+                    "backbone": {k: v for k, v in options(one.backbone) if k not in NOT_OPTIONS},
                     "method": dict(options(one.method)),
                 }
     config.study.cells = tuple(cells)

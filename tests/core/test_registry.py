@@ -1,5 +1,7 @@
 """Names of parameters and of code, and configs made of them."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -12,7 +14,7 @@ from vpjax.core.errors import UserError
 from vpjax.methods.vpt import VPT
 from vpjax.runs import config as configs
 from vpjax.runs import defaults
-from vpjax.studies import compare
+from vpjax.studies.cells import all_runs
 
 
 def test_a_name_is_the_place_in_the_code():
@@ -119,7 +121,7 @@ def test_a_comparison_inherits_what_the_command_line_set():
     config = digits.get_config()
     config.method.num_tokens = 2
     config.study.seeds = (4, 5)
-    runs = {(label, seed): c for label, seed, c in compare.runs(config)}
+    runs = {(run.label, run.seed): run.config for run in all_runs(config, Path())}
     assert len(runs) == 8
     assert runs["vpt_deep", 5].method.num_tokens == 2
     assert runs["vpt_shallow", 4].method.deep is False
@@ -131,12 +133,12 @@ def test_a_comparison_inherits_what_the_command_line_set():
 def test_cells_choose_runs_and_their_order():
     config = digits.get_config()
     config.study.cells = ("vpt_deep", "linear")
-    found = list(compare.runs(config))
-    assert [label for label, _, _ in found[:: len(config.study.seeds)]] == ["vpt_deep", "linear"]
-    assert all(not c.study.cells and not c.study.compare for _, _, c in found)
+    found = list(all_runs(config, Path()))
+    assert [run.label for run in found[:: len(config.study.seeds)]] == ["vpt_deep", "linear"]
+    assert all(not r.config.study.cells and not r.config.study.compare for r in found)
     config.study.cells = ("linaer",)
     with pytest.raises(UserError, match="unknown cell 'linaer'. Did you mean 'linear'"):
-        list(compare.runs(config))
+        list(all_runs(config, Path()))
 
 
 def test_an_unknown_run_of_the_first_recipe():

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record
 from vpjax.backbones.convnext import ConvNeXt
 from vpjax.backbones.resnet import ResNet
 from vpjax.models.model import Model
@@ -22,29 +22,27 @@ from vpjax.weights import convnext, resnet
 
 
 def backbone(
-    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+    meta: Record, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
 ) -> ConvNeXt | ResNet:
-    """Returns the network of a case. A recorded ResNet has one bottleneck a stage if unsaid."""
-    arch = {k: v for k, v in meta["arch"].items() if k != "img"}
-    depths = tuple(arch.pop("depths", (1, 1, 1, 1)))
+    """Return the network of a case; a ResNet has one bottleneck a stage unless it says more."""
+    arch = meta["arch"]
+    arch.ignore("img")  # the image size says it
+    options = {"depths": tuple(arch.get("depths", (1, 1, 1, 1)))}
     if meta["family"] == "convnext":
-        options = {"dims": tuple(arch.pop("dims")), "depths": depths}
+        options["dims"] = tuple(arch["dims"])
         make = ConvNeXt
     else:
-        width = arch.pop("width")
-        options = {"widths": (width,) * 4, "depths": depths, "stem_dim": 64, "expansion": 2}
+        options |= {"widths": (arch["width"],) * 4, "stem_dim": 64, "expansion": 2}
         make = ResNet
-    if arch:
-        raise NotUnderstood(f"architecture {', '.join(arch)}")
     return make(image_size=image_size, **options, rngs=rngs)
 
 
-def weights(meta: dict) -> None:
-    """There are no checkpoints: the recorded networks were built with random numbers."""
+def weights(meta: Record) -> None:
+    """Return None, no checkpoint: the recorded networks were built with random numbers."""
 
 
 def translate(name: str, value: np.ndarray, backbone: ConvNeXt | ResNet) -> dict[str, np.ndarray]:
-    """Brings one parameter to our names and shapes."""
+    """Bring one parameter to our names and shapes."""
     theirs = re.sub(r"^(frozen|tuned|prompt)_layers\.", "", name)
     stages = [site.stage for site in backbone.sites]
     first = [stages.index(stage) for stage in sorted(set(stages))]
@@ -64,6 +62,6 @@ def translate(name: str, value: np.ndarray, backbone: ConvNeXt | ResNet) -> dict
     return {f"backbone/{ours}": resnet.our_layout(value)}
 
 
-def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tuple]:
-    """Nothing between images and features was recorded."""
+def intermediates(model: Model, images: jax.Array, arrays: Record) -> Iterator[tuple]:
+    """Yield nothing: no result between images and features was recorded."""
     yield from ()

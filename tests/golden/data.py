@@ -6,25 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.runner import Comparison, NotUnderstood
+from tests.golden.comparison import Comparison, limits, scaled
+from tests.golden.record import NotUnderstood, Record, under
 from vpjax.data import preset, vtab
 
 LEVEL = "uint8 equal within 1 level"
+LEGACY = "legacy bilinear, no half-pixel centres, no antialias"
+PILLOW = "PIL bilinear (antialiased when shrinking), 8-bit output"
 
 
-def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Yields ours beside what was recorded."""
+def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield images as the model receives them, and labels made of annotations."""
+    meta.ignore("case")
     if "resize_shorter_side" in meta:
         yield from fgvc(meta, arrays)
-    elif "legacy bilinear" in meta.get("resize", ""):
+    elif "resize" in meta:
         yield from stretched(meta, arrays)
         yield from labels(arrays)
     else:
         raise NotUnderstood(f"preprocessing of {meta['case']}")
 
 
-def stretched(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """Resized on the host and on the device, then normalised."""
+def stretched(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield images resized on the host and on the device, then normalised."""
+    meta.expect("resize", LEGACY)
+    meta.expect("layout", "CHW")
     size = meta["target_size"]
     statistics = {k: tuple(meta[k]) for k in ("mean", "std")}
     chosen = dataclasses.replace(preset("vpt_vtab"), **statistics)
@@ -33,13 +39,15 @@ def stretched(meta: dict, arrays: dict) -> Iterator[Comparison]:
         host = chosen.host(image, size, False)
         for where, batch in {"device": image, "host": host}.items():
             out = chosen.device(batch[None], size, False)[0]
-            yield Comparison(f"{name} on {where}", out, recorded, **meta["tolerance"])
+            yield scaled(f"{name} on {where}", out, recorded, **limits(meta["tolerance"]))
 
 
-def fgvc(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """Resized and cropped to whole levels, then normalised."""
-    if meta["tolerance"] != LEVEL:
-        raise NotUnderstood(f"tolerance {meta['tolerance']!r}")
+def fgvc(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield images resized and cropped to whole levels, then normalised."""
+    meta.expect("tolerance", LEVEL)
+    meta.expect("filter", PILLOW)
+    meta.expect("size_rule", "other side = int(size*long/short)")
+    meta.expect("crop_offset", "int(round((side-crop)/2))")
     short, crop = meta["resize_shorter_side"], meta["centre_crop"]
     chosen = dataclasses.replace(preset("vpt_fgvc"), short=(short, crop))
     for name, image in images(arrays):
@@ -50,14 +58,13 @@ def fgvc(meta: dict, arrays: dict) -> Iterator[Comparison]:
         yield Comparison(name, out, arrays[f"out/{name}"].transpose(1, 2, 0), 2e-5)
 
 
-def images(arrays: dict) -> list[tuple[str, np.ndarray]]:
-    """Returns (name, image) of a file."""
-    prefix = "in/image_"
-    return [(n.removeprefix("in/"), v) for n, v in arrays.items() if n.startswith(prefix)]
+def images(arrays: Record) -> list[tuple[str, np.ndarray]]:
+    """Return (name, image) of a file."""
+    return [(f"image_{number}", image) for number, image in under(arrays, "in/image_").items()]
 
 
-def labels(arrays: dict) -> Iterator[Comparison]:
-    """Labels derived from annotations; those of a split's examples lie one after the other."""
+def labels(arrays: Record) -> Iterator[Comparison]:
+    """Yield labels made of annotations, which stand one after the other for a whole split."""
     clevr = parts(arrays, "clevr", "pixel_coords")
     kitti = parts(arrays, "kitti", "location", "type")
     rules = {
@@ -77,8 +84,8 @@ def labels(arrays: dict) -> Iterator[Comparison]:
         yield Comparison(name, [rule(e) for e in examples], arrays[f"out/{name}"], 0.0)
 
 
-def parts(arrays: dict, prefix: str, *names: str) -> list[dict]:
-    """Returns the examples that were joined to one array."""
+def parts(arrays: Record, prefix: str, *names: str) -> list[dict]:
+    """Return the examples that were joined to one array."""
     ends = np.cumsum(arrays[f"in/{prefix}_count"])[:-1]
     pieces = [np.split(arrays[f"in/{prefix}_{n}"], ends) for n in names]
     return [{"objects": dict(zip(names, p, strict=True))} for p in zip(*pieces, strict=True)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record, nearest
 from vpjax.methods import adapter, finetune, side, vpt, vpt_input
 
 TRANSFER = {
@@ -29,15 +29,22 @@ PIXELS = {
 }
 POOLS = {"original": "original", "img_pool": "image", "prompt_pool": "prompt"}
 POOLS["imgprompt_pool"] = "both"
+# What options may be called, for hints.
+KNOWN = ("TRANSFER_TYPE", "MLP_NUM", "ADAPTER.REDUCATION_FACTOR", "ADAPTER.STYLE")
+KNOWN += tuple(
+    f"PROMPT.{name}"
+    for name in ("LOCATION", "INITIATION", "NUM_TOKENS", "DEEP", "PROJECT", "NUM_DEEP_LAYERS")
+    + ("REVERSE_DEEP", "DROPOUT", "DEEP_SHARED", "FORWARD_DEEP_NOEXPAND", "VIT_POOL_TYPE")
+)
 
 
-def method_of(meta: dict, arrays: dict, folder: Path) -> tuple[type, dict[str, Any]]:
-    """Returns the method's class and options; class embeddings are written to `folder`."""
+def method_of(meta: Record, arrays: Record, folder: Path) -> tuple[type, dict[str, Any]]:
+    """Return the method's class and options; class embeddings are written to `folder`."""
     given = {k.removeprefix("MODEL."): v for k, v in meta["options"].items()}
     transfer = given.pop("TRANSFER_TYPE")
     chosen = {"head_hidden": given.pop("MLP_NUM", 0)}
     if transfer.startswith("partial-"):
-        cls, chosen["k"] = finetune.Partial, int(transfer.removeprefix("partial-"))
+        cls, chosen["num_layers"] = finetune.Partial, int(transfer.removeprefix("partial-"))
     elif transfer in TRANSFER:
         cls = TRANSFER[transfer]
     else:
@@ -46,24 +53,30 @@ def method_of(meta: dict, arrays: dict, folder: Path) -> tuple[type, dict[str, A
         chosen["reinit"] = True
     if cls is adapter.Adapter:
         chosen["reduction"] = given.pop("ADAPTER.REDUCATION_FACTOR", 8)
-        given.pop("ADAPTER.STYLE", None)
+        if (style := given.pop("ADAPTER.STYLE", "Pfeiffer")) != "Pfeiffer":
+            raise NotUnderstood(f"adapter style {style}")
     if cls is side.Side and "side.features.0.weight" in meta["trainable"]:
         kernels = (arrays[f"param/side.features.{i}.weight"] for i in (0, 3, 6, 8, 10))
         chosen["widths"] = tuple(len(k) for k in kernels)
     if "prompt" in transfer:
         cls = prompt_options(cls, given, chosen, meta, arrays, folder)
     if given:
-        raise NotUnderstood(f"options {', '.join(given)}")
+        unknown = (f"option {name!r}{nearest(name, KNOWN)}" for name in given)
+        raise NotUnderstood(f"{'; '.join(unknown)} of {transfer}")
     return cls, chosen
 
 
 def prompt_options(
-    cls: type, given: dict, chosen: dict, meta: dict, arrays: dict, folder: Path
+    cls: type, given: dict, chosen: dict, meta: Record, arrays: Record, folder: Path
 ) -> type:
-    """Moves what describes prompts from `given` to `chosen`, in our words; returns the class."""
+    """Move what describes prompts from `given` to `chosen`, in our words; return the class."""
     take = lambda key, default: given.pop(f"PROMPT.{key}", default)  # noqa: E731
     location, init = take("LOCATION", "prepend"), take("INITIATION", "random")
     tokens, deep = take("NUM_TOKENS", 5), take("DEEP", False)
+    if deep and location not in ("prepend", "add", "add-1"):
+        raise NotUnderstood(f"deep prompts at location {location}")
+    if init != "random" and location not in ("prepend", "pad", "below"):
+        raise NotUnderstood(f"initiation {init} at location {location}")
     if location in PIXELS:
         chosen |= {"num_tokens": tokens, "pixel_init": PIXELS[location]}
         return vpt_input.PrependPixel
@@ -78,7 +91,7 @@ def prompt_options(
         "num_deep_layers": take("NUM_DEEP_LAYERS", None),
         "reverse_deep": take("REVERSE_DEEP", False),
         "dropout": take("DROPOUT", 0.0),
-        "project": project if project > 0 else None,
+        "projection_dim": project if project > 0 else None,
     }
     if location in ("add", "add-1"):
         chosen["single"] = location == "add-1"

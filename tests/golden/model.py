@@ -6,7 +6,7 @@ conv.py) says how its backbone is built and named:
     backbone(meta, image_size, match_reference_code, rngs)    the backbone of a case
     weights(meta)                               its checkpoint beside the case, or None
     translate(name, value, backbone)            a parameter of the encoder by our names
-    intermediates(model, images, arrays)        (name, ours, recorded) of results in between
+    intermediates(model, images, arrays)        (name, ours, recorded) of results inside
 
 What a family loads through the library's own loader is compared with the recorded model too.
 """
@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tests.golden.comparison import Comparison, limits, scaled
 from tests.golden.methods import method_of
-from tests.golden.runner import Comparison, NotUnderstood
+from tests.golden.record import NotUnderstood, Record, under
+from tests.golden.training import losses
 from vpjax.backbones.vit import pair
 from vpjax.core import params, registry
 from vpjax.models.model import Model
@@ -35,8 +37,12 @@ from vpjax.weights.load import load
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
-def compare(family: ModuleType, meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Yields ours beside what was recorded."""
+def compare(family: ModuleType, meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield outputs, loss and gradients of a case, and what trains."""
+    meta.ignore("case", "seed", "checkpoint_missing", "checkpoint_unexpected")
+    meta.expect("mode", "eval")
+    meta.expect("dtype", "float32")
+    meta.ignore("family")  # it chose the module
     model = build(family, meta, arrays)
     parts = partition(model)
     recorded = gather(family, model, arrays, "param/")
@@ -57,31 +63,33 @@ def compare(family: ModuleType, meta: dict, arrays: dict, folder: Path) -> Itera
     def loss_fn(trainable, ctx):
         model = merge(parts.graph, trainable, stats, frozen)
         out = model(images, ctx)
-        return model.method.loss(out, labels, ctx).mean(), out
+        return losses(model, out, labels, ctx).mean(), out
 
-    tolerance = meta["tolerance"]
+    tolerance = {kind: limits(meta["tolerance"][kind]) for kind in ("loss", "logits", "grad")}
     grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), static_argnums=1)
     (loss, out), grads = grad_fn(trainable, EVALUATION)
-    yield Comparison("loss", loss, arrays["loss"], **tolerance["loss"])
-    yield Comparison("logits", out["logits"], arrays["out/logits"], **tolerance["logits"])
-    yield Comparison("features", out["features"], arrays["out/features"], **tolerance["logits"])
+    yield scaled("loss", loss, arrays["loss"], **tolerance["loss"])
+    yield scaled("logits", out["logits"], arrays["out/logits"], **tolerance["logits"])
+    yield scaled("features", out["features"], arrays["out/features"], **tolerance["logits"])
     for name, value in gather(family, model, arrays, "grad/").items():
-        limits = tolerance["grad"]
+        allowed = tolerance["grad"]
         if name.endswith("attn/key/bias"):  # zero in theory
-            limits = {"atol": limits["atol"]}
-        yield Comparison(f"grad {name}", grads[name], value, **limits)
+            allowed = {"atol": allowed["atol"]}
+        yield scaled(f"grad {name}", grads[name], value, **allowed)
 
     whole = merge(parts.graph, trainable, stats, frozen)
     for name, ours, theirs in family.intermediates(whole, images, arrays):
-        yield Comparison(name, ours, theirs, **tolerance["logits"])
+        yield scaled(name, ours, theirs, **tolerance["logits"])
     if "out/logits_train_mode" in arrays:
-        _, out = jax.jit(lambda t: loss_fn(t, Context(key=jax.random.key(0))))(trainable)
+        _, noisy = jax.jit(lambda t: loss_fn(t, Context(key=jax.random.key(0))))(trainable)
         recorded = arrays["out/logits_train_mode"]
-        yield Comparison("train mode", out["logits"], recorded, **tolerance["logits"])
+        yield scaled("train mode", noisy["logits"], recorded, **tolerance["logits"])
+        same = np.allclose(noisy["logits"], out["logits"], **tolerance["logits"])
+        yield Comparison("train mode is evaluation", same, meta["train_mode_equals_eval"], 0.0)
 
 
-def build(family: ModuleType, meta: dict, arrays: dict) -> Model:
-    """Returns the model of a case, with random numbers, in parity with the published code."""
+def build(family: ModuleType, meta: Record, arrays: Record) -> Model:
+    """Return the model of a case, with random numbers, that repeats the published code."""
     rngs = nnx.Rngs(0)
     with tempfile.TemporaryDirectory() as folder:
         cls, options = method_of(meta, arrays, Path(folder))
@@ -92,8 +100,8 @@ def build(family: ModuleType, meta: dict, arrays: dict) -> Model:
         return Model(backbone, cls(backbone, meta["num_classes"], rngs=rngs, **options))
 
 
-def native(family: ModuleType, meta: dict, folder: Path, model: Model) -> dict[str, np.ndarray]:
-    """Returns the backbone's numbers as the library itself loads them."""
+def native(family: ModuleType, meta: Record, folder: Path, model: Model) -> dict[str, np.ndarray]:
+    """Return the backbone's parameters as the library itself loads them."""
     if family.weights(meta) is None:
         return {}
     expected = params.flatten(nnx.state(model.backbone))
@@ -104,9 +112,9 @@ def native(family: ModuleType, meta: dict, folder: Path, model: Model) -> dict[s
 
 
 def same_set(
-    family: ModuleType, model: Model, meta: dict, parts: Any, arrays: dict
+    family: ModuleType, model: Model, meta: Record, parts: Any, arrays: Record
 ) -> Iterator[Comparison]:
-    """Compares which parameters train, and how many numbers that is."""
+    """Compare which parameters train, and how many numbers they hold."""
     idle = set(meta["trainable_without_gradient"])
     learns = {n: arrays[f"param/{n}"] for n in meta["trainable"] if n not in idle}
     expected = {ours for n, v in learns.items() for ours in translate(family, model, n, v)}
@@ -127,19 +135,19 @@ def same_set(
     yield Comparison("total count", total, meta["n_total"] - unused, 0.0)
 
 
-def gather(family: ModuleType, model: Model, arrays: dict, prefix: str) -> dict[str, np.ndarray]:
-    """Returns the arrays whose name begins with `prefix`, by our names."""
+def gather(family: ModuleType, model: Model, arrays: Record, prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose name begins with `prefix`, by our names."""
     out = {}
-    for name, value in arrays.items():
-        if name.startswith(prefix) and not name.endswith("num_batches_tracked"):
-            out |= translate(family, model, name.removeprefix(prefix), value)
+    for name, value in under(arrays, prefix).items():
+        if not name.endswith("num_batches_tracked"):
+            out |= translate(family, model, name, value)
     return out
 
 
 def translate(
     family: ModuleType, model: Model, name: str, value: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Brings one torch parameter to our names and shapes."""
+    """Bring one torch parameter to our names and shapes."""
     kind = "kernel" if name.endswith("weight") else "bias"
     if name.startswith("head."):
         return head(name, value)
@@ -170,7 +178,7 @@ def translate(
 
 
 def prompts(name: str, value: np.ndarray, model: Model) -> dict[str, np.ndarray]:
-    """Brings prompts to our names; what is stacked over layers becomes one a layer."""
+    """Bring prompts to our names; those stacked over layers become one a layer."""
     method = type(model.method).__name__
     if method == "Pad":
         which = "rows" if name.endswith("_tb") else "columns"
@@ -189,7 +197,7 @@ def prompts(name: str, value: np.ndarray, model: Model) -> dict[str, np.ndarray]
 
 
 def head(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """Our name of a parameter of the head."""
+    """Bring a parameter of the head to our name and shape."""
     if name.startswith("head.last_layer."):
         return {f"method/head/{'kernel' if name.endswith('weight') else 'bias'}": value.T}
     _, _, number, kind = name.split(".")

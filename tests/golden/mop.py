@@ -2,20 +2,31 @@
 
 mop_base, mop_hard, mop_k1, mop_zero_init, extras_diversity    a batch, several temperatures
 mop_text     text features of classes
-mop_viz      who gets which image
-mop_train    24 steps by the library's own step, optimiser and checkpoints
+mop_viz      which sub-prompt gets which image
+mop_train    24 steps by the library's own step, optimizer and checkpoints
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tests.golden import training
 from tests.golden.clip import load_vision, model, pixels
-from tests.golden.runner import Comparison, NotUnderstood
+from tests.golden.comparison import (
+    SLOPES,
+    Comparison,
+    gradient,
+    numbers,
+    outputs,
+    scaled,
+    summed,
+)
+from tests.golden.record import NotUnderstood, Record, nearest, under
 from vpjax.methods.mop import SCALE, MoP
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
@@ -27,11 +38,11 @@ from vpjax.nn import mop_similarity
 from vpjax.nn.context import EVALUATION, Context
 from vpjax.report.plots.subprompts import top
 
-LIMITS = {"atol": 1e-5, "rtol": 1e-5}
+ORDER = "class-major: all templates of class 0, then class 1 ..."
 
 
-def find(meta: dict) -> Callable | None:
-    """Returns what compares a case, None if it is none of these."""
+def find(meta: Mapping[str, Any]) -> Callable | None:
+    """Return what compares a case, None if it is none of these."""
     if meta.get("clip") is None:
         return None
     if "combos" in meta:
@@ -42,11 +53,11 @@ def find(meta: dict) -> Callable | None:
         return compare_training
     if "class_index" in meta:
         return compare_assignments
-    return compare_text if meta.get("order", "").startswith("class-major") else None
+    return compare_text if {"prompts", "T"} <= meta.keys() else None
 
 
-def build(meta: dict, arrays: dict, folder: Path, offsets: str, **options) -> ModelParts:
-    """Returns the model with the recorded numbers."""
+def build(meta: Record, arrays: Record, folder: Path, offsets: str, **options) -> ModelParts:
+    """Return the model with the recorded text features and offsets."""
     text, first = arrays["param/base_text_features"], arrays[offsets]
     with model(folder, meta["clip"]) as where:
         backbone = load_vision(where)
@@ -58,34 +69,43 @@ def build(meta: dict, arrays: dict, folder: Path, offsets: str, **options) -> Mo
     return parts._replace(trainable={"method/offsets": jnp.asarray(first)}, frozen=frozen)
 
 
-def compare_batch(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Terms and gradients of every combination; what they are made of."""
+def compare_batch(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield terms and gradients of every combination, and what they are made of.
+
+    Each combination has a temperature of its own and no progress, so that annealing does nothing.
+    """
+    meta.ignore("seed", "offset_std", "use_semantic_init", "metadata")
+    meta.expect("sim_scale", SCALE)
     fixed = {
         "offset_reg_weight": meta["offset_reg_weight"],
         "assignment": "hard" if meta["use_hard_assignment"] else "soft",
-        "anneal": False,
+        "anneal": meta.get("use_tau_annealing", False),
         "diversity_weight": meta.get("diversity_loss_weight", 0.0),
     }
-    if meta["sim_scale"] != SCALE:
-        raise NotUnderstood(f"scale {meta['sim_scale']}")
     images, labels = pixels(arrays["in/images"]), jnp.asarray(arrays["in/labels"])
+    sizes = tuple(meta[key] for key in "CKD")
+    yield Comparison("sizes", arrays["param/prompt_offsets"].shape, sizes, 0.0)
+    yield Comparison("batch", len(images), meta["B"], 0.0)
     for i, combo in enumerate(meta["combos"]):
         options = fixed | {"tau_start": combo["tau"], "tau_end": combo["tau"]}
         options |= {k: combo[k] for k in ("lambda_mixture", "temp_cls")}
         for chunk in (0, 2):  # the last of them overlaps the one before
             name = "param/prompt_offsets"
             parts = build(meta, arrays, folder, name, chunk=chunk, **options)
-            (loss, (out, terms, gamma)), grads = gradient(parts, images, labels, combo["tau"])
+            (loss, (out, terms, gamma)), grads = differentiated(parts, images, labels, combo["tau"])
             found = {"gamma": gamma, "loss_total": loss} | terms
-            found = add_constants(meta, found) if "diversity_loss_weight" in meta else found
-            yield from compare_terms(f"combo{i}", found, grads["method/offsets"], arrays)
+            found = add_constants(meta, found)
+            yield from compare_terms(meta, f"combo{i}", found, grads["method/offsets"], arrays)
         if i == 0:
-            yield Comparison("loss", found["loss_total"], arrays["loss"], 0.0, 1e-5)
-            yield from compare_outputs(combo["temp_cls"], parts, out, labels, arrays)
+            yield from compare_outputs(meta, combo["temp_cls"], parts, out, labels, arrays)
+            first = arrays["out/combo0/loss_total"], arrays["grad/combo0/prompt_offsets"]
+            yield Comparison("loss, stored twice", first[0], arrays["loss"], 0.0)
+            again = arrays["grad/prompt_offsets"]
+            yield Comparison("gradient, stored twice", first[1], again, 0.0)
 
 
-def gradient(parts: ModelParts, images: jax.Array, labels: jax.Array, tau: float) -> tuple:
-    """Returns (loss, (outputs, terms averaged, gamma)) and gradients, as in training."""
+def differentiated(parts: ModelParts, images: jax.Array, labels: jax.Array, tau: float) -> tuple:
+    """Return (loss, (outputs, averaged terms, gamma)) and gradients, as in training."""
 
     @jax.jit
     def run(trainable, stats, frozen):
@@ -93,7 +113,7 @@ def gradient(parts: ModelParts, images: jax.Array, labels: jax.Array, tau: float
             model = merge(parts.graph, trainable, stats, frozen)
             ctx = Context(key=jax.random.key(0))
             out = model(images, ctx)
-            terms = model.method.loss_terms(out, labels, ctx)
+            terms = training.loss_terms(model, out, labels, ctx)
             terms = {n: v.mean() for n, v in terms.items()}
             gamma = model.method.assign(out["features"], labels, tau)
             return terms.pop("loss"), (out, terms, gamma)
@@ -103,36 +123,48 @@ def gradient(parts: ModelParts, images: jax.Array, labels: jax.Array, tau: float
     return run(*parts[1:])
 
 
-def add_constants(meta: dict, found: dict) -> dict:
-    """Adds the published terms that have no gradient to the loss."""
-    gamma = found["gamma"]
-    even = jnp.full(len(gamma), 1 / len(gamma), jnp.float32)
-    entropy = mop_similarity.concentration(gamma).mean()
-    usage = mop_similarity.disuse(gamma, even, meta["min_usage_threshold"])
-    total = found["loss_total"] + meta["entropy_loss_weight"] * entropy
-    total += meta["min_usage_loss_weight"] * usage
-    return found | {"loss_total": total, "loss_entropy": entropy, "loss_min_usage": usage}
+def add_constants(meta: Record, found: dict) -> dict:
+    """Return the terms with the published ones that have no gradient, where a case has those."""
+    gamma, total, more = found["gamma"], found["loss_total"], {}
+    if "entropy_loss_weight" in meta:
+        more["loss_entropy"] = mop_similarity.negative_entropy(gamma).mean()
+        total += meta["entropy_loss_weight"] * more["loss_entropy"]
+    if "min_usage_loss_weight" in meta:
+        even = jnp.full(len(gamma), 1 / len(gamma), jnp.float32)
+        more["loss_min_usage"] = mop_similarity.usage_imbalance(
+            gamma, even, meta["min_usage_threshold"]
+        )
+        total += meta["min_usage_loss_weight"] * more["loss_min_usage"]
+    return found | more | {"loss_total": total}
 
 
-def compare_terms(combo: str, found: dict, grad: jax.Array, arrays: dict) -> Iterator[Comparison]:
-    """Losses, assignments and the gradient of one combination."""
-    recorded = {n.rpartition("/")[2]: v for n, v in arrays.items() if n.startswith(f"out/{combo}/")}
-    if missing := recorded.keys() - found.keys():
-        raise NotUnderstood(f"terms {sorted(missing)}")
+def compare_terms(
+    meta: Record, combo: str, found: dict, grad: jax.Array, arrays: Record
+) -> Iterator[Comparison]:
+    """Yield losses, assignments and the gradient of one combination."""
+    recorded, limits = under(arrays, f"out/{combo}/"), outputs(meta)
+    terms = [value for name, value in recorded.items() if name.startswith("loss_")]
     for name, value in recorded.items():
-        atol = 1e-5 if name == "gamma" else 0.0
-        yield Comparison(f"{combo} {name}", found[name], value, atol, 1e-5)
-    value = arrays[f"grad/{combo}/prompt_offsets"]
-    yield Comparison(f"{combo} gradient", grad, value, 1e-4 * np.abs(value).max())
+        if name not in found:
+            raise NotUnderstood(f"term {name!r}{nearest(name, found)}")
+        whole = f"{combo} {name}"
+        if name == "loss_total":
+            yield summed(whole, found[name], value, terms, limits["rtol"])
+        elif name in ("gamma", "loss_cls"):  # near 0 they are exponentials of large differences
+            yield scaled(whole, found[name], value, **limits)
+        else:
+            yield Comparison(whole, found[name], value, 0.0, limits["rtol"])
+    share, _ = numbers(SLOPES, meta["tolerance"])
+    yield gradient(f"{combo} gradient", grad, arrays[f"grad/{combo}/prompt_offsets"], share)
 
 
 def compare_outputs(
-    temp: float, parts: ModelParts, out: dict, labels: jax.Array, arrays: dict
+    meta: Record, temp: float, parts: ModelParts, out: dict, labels: jax.Array, arrays: Record
 ) -> Iterator[Comparison]:
-    """Features, prompts, similarities, winners and predictions."""
+    """Yield features, prompts, similarities, winners and predictions."""
     offsets, text = parts.trainable["method/offsets"], parts.frozen["method/text"]
     prompts, f = mop_similarity.unit(text[:, None] + offsets), out["features"]
-    own, _ = mop_similarity.own(f, labels, offsets, text)
+    own, _ = mop_similarity.label_similarity(f, labels, offsets, text)
     ours = {
         "image_features_normalized": f,
         "all_prompts": prompts,
@@ -141,15 +173,18 @@ def compare_outputs(
         "sims_own_class": SCALE * own,
     }
     for name, value in ours.items():
-        yield Comparison(name, value, arrays[f"out/{name}"], **LIMITS)
+        yield scaled(name, value, arrays[f"out/{name}"], **outputs(meta))
     yield Comparison("best_subprompt", out["winners"], arrays["out/best_subprompt"], 0.0)
     yield Comparison("preds", out["logits"].argmax(-1), arrays["out/preds"], 0.0)
 
 
-def compare_text(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Prompts of the classes, their features, and one vector a class."""
-    templates = choose("auto", meta["metadata"])
-    prompts = class_prompts(meta["metadata"], templates)
+def compare_text(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield the features of the classes' prompts, and one vector a class."""
+    meta.expect("order", ORDER)
+    classes, limits = meta.whole("metadata"), outputs(meta)
+    templates = choose("auto", classes)
+    prompts = class_prompts(classes, templates)
+    yield Comparison("sizes", (len(classes), len(templates)), (meta["C"], meta["T"]), 0.0)
     if prompts != meta["prompts"]:
         raise AssertionError("prompts differ")
     with model(folder, meta["clip"]) as where:
@@ -157,13 +192,14 @@ def compare_text(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]
     ids = arrays["in/token_ids"]
     ids_of = lambda texts: ids[[prompts.index(t) for t in texts]]  # noqa: E731
     features = encode_prompts(tower, ids_of, prompts)
-    yield Comparison("prompts", features, arrays["out/per_prompt_features_raw"], **LIMITS)
+    yield scaled("prompts", features, arrays["out/per_prompt_features_raw"], **limits)
     ours = mean_over_templates(features, len(templates))
-    yield Comparison("classes", ours, arrays["out/base_text_features"], **LIMITS)
+    yield scaled("classes", ours, arrays["out/base_text_features"], **limits)
 
 
-def compare_assignments(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Gammas of a class's images, and each sub-prompt's most typical ones."""
+def compare_assignments(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield assignments of a class's images, and each sub-prompt's most typical ones."""
+    limits = outputs(meta)
     parts = build(meta, arrays, folder, "param/prompt_offsets")
     images = pixels(arrays["in/images"])
     labels = jnp.full(len(images), meta["class_index"], jnp.int32)
@@ -175,9 +211,8 @@ def compare_assignments(meta: dict, arrays: dict, folder: Path) -> Iterator[Comp
         return whole.method.assign(features, labels, meta["tau"])
 
     gamma = np.asarray(assign(*parts[1:]))
-    yield Comparison("gamma", gamma, arrays["out/gamma"], **LIMITS)
+    yield scaled("gamma", gamma, arrays["out/gamma"], **limits)
     index = top(gamma, meta["top_n"])
     yield Comparison("topn_index", index, arrays["out/topn_index"], 0.0)
-    yield Comparison(
-        "topn_gamma", np.take_along_axis(gamma.T, index, 1), arrays["out/topn_gamma"], **LIMITS
-    )
+    ours = np.take_along_axis(gamma.T, index, 1)
+    yield scaled("topn_gamma", ours, arrays["out/topn_gamma"], **limits)

@@ -1,170 +1,217 @@
 """The recorded run of MoP: 24 steps, validation after every epoch, the best epoch, and its resume.
 
-Steps, optimiser, schedule, choice of the best and checkpoints are the library's. Adam divides tiny
+Steps, optimizer, schedule, choice of the best and checkpoints are the library's. Adam divides tiny
 gradients by their own size, so two right implementations drift apart; from the recorded state
 of the checkpoint they do not.
 """
 
-import contextlib
 import dataclasses
 import functools
-import tempfile
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.golden import training
 from tests.golden.clip import pixels
+from tests.golden.comparison import NUMBER, Comparison, gradient, largest, numbers, summed
 from tests.golden.mop import build
-from tests.golden.runner import Comparison
+from tests.golden.record import Record
 from vpjax.models.partition import ModelParts
-from vpjax.runs import defaults
-from vpjax.train import optim, step
-from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.early_stopping import EarlyStopping
-from vpjax.train.evaluate import evaluate, make_eval_step
-from vpjax.train.sharding import make_mesh
 
-DRIFT = 5e-4
+SENTENCE = re.compile(
+    rf"lr/tau {NUMBER}; offsets after step 1 exact [^;]*, after step 2 atol {NUMBER}, "
+    rf"mid/final/checkpoint atol {NUMBER}[^;]*; losses rtol {NUMBER}; "
+    rf"continued from the stored checkpoint state: offsets atol {NUMBER}"
+)
+
+
+class Limits(NamedTuple):
+    """What a case allows, in the order of its sentence."""
+
+    rate: float  # learning rate and temperature
+    second: float  # offsets after step 2
+    drift: float  # offsets later on
+    loss: float  # relative
+    resumed: float  # offsets, from the recorded state
 
 
 class Run(NamedTuple):
-    """What trains, and on what."""
+    """What trains, on what, and how closely it must agree."""
 
-    arrays: dict
+    arrays: Record
     parts: ModelParts
-    optimiser: object
-    rate: object
-    step: object
-    eval_step: object
-    plan: optim.Plan
+    optimizer: Any
+    rate: Callable
+    step: Callable
+    evaluate: Callable
+    plan: training.Plan
+    limits: Limits
 
 
-def compare_training(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Yields every step, every epoch, the checkpoint, and the resumed run."""
+def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield every step, every epoch, the checkpoint, and the resumed run."""
+    meta.ignore("metadata", "checkpoint_keys", "ckpt_model_keys_head", "ckpt_n_model_keys")
     run = prepare(meta, arrays, folder)
-    state = step.init_state(run.parts.trainable, run.parts.stats, run.optimiser, 0)
-    early = EarlyStopping(0)
+    state = training.start(run.parts, run.optimizer)
+    early, best = EarlyStopping(0), []
     for epoch in range(meta["conf"]["train"]["epochs"]):
         for i in range(epoch * run.plan.steps_per_epoch, (epoch + 1) * run.plan.steps_per_epoch):
             if i == meta["mid_index"]:
-                yield Comparison("mid", offsets(state), arrays["out/offsets_mid"], DRIFT)
+                yield Comparison("mid", offsets(state), arrays["out/offsets_mid"], run.limits.drift)
                 yield from compare_undrifted(run, state, i)
-            state, numbers = one(run, state, arrays["in/batch_indices"][i])
-            yield from compare_step("", run, state, numbers, i, i)
-            yield from compare_first(state, arrays)
+            state, results = one(run, state, arrays["in/batch_indices"][i])
+            yield from compare_step("", run, state, results, i, i)
+            yield from compare_first(run, state)
         accuracy = validate(run, state)
         yield Comparison(f"accuracy {epoch}", accuracy, arrays["out/val_acc"][epoch], 1e-6)
-        if early.better(accuracy, int(state.step)) and epoch + 1 == meta["best_epoch"]:
-            yield from compare_checkpoint(meta, arrays, state)
-            kept = jax.device_get(state)
-    yield Comparison("final", offsets(state), arrays["out/offsets_final"], DRIFT)
-    yield from compare_resumed(run, saved_and_restored(kept), DRIFT)
-    yield from compare_resumed(run, recorded_state(meta, arrays, kept), 1e-5)
+        if early.better(accuracy, int(state.step)):
+            best.append(f"best_epoch{epoch + 1}.pt")
+            if epoch + 1 == meta["best_epoch"]:
+                yield Comparison("best accuracy", accuracy, meta["best_val"], 1e-6)
+                yield Comparison("best tau", arrays["out/tau"][i], meta["best_tau"], 1e-12)
+                yield from compare_checkpoint(meta, run, state)
+                kept = jax.device_get(state)
+    if best != meta["checkpoints"] or meta["resumed_from"] != f"best_epoch{meta['best_epoch']}.pt":
+        raise AssertionError(f"best epochs {best}, recorded {meta['checkpoints']}")
+    yield Comparison("final", offsets(state), arrays["out/offsets_final"], run.limits.drift)
+    yield from compare_resumed(run, training.saved_and_restored(kept), run.limits.drift)
+    yield from compare_resumed(run, recorded_state(meta, arrays, kept), run.limits.resumed)
 
 
-def prepare(meta: dict, arrays: dict, folder: Path) -> Run:
-    """Returns the run as the configuration has it."""
-    conf = meta["conf"]["model"] | meta["conf"]["train"]
-    options = {"tau_start": conf["em_tau_start"], "tau_end": conf["em_tau_end"]}
-    options |= {k: conf[k] for k in ("lambda_mixture", "temp_cls")}
-    parts = build(meta, arrays, folder, "param/prompt_offsets_init", **options)
-    config = defaults.get_config().optim
-    config.update(name="adam", lr=conf["lr"], lr_base_batch_size=0, weight_decay=0.0)
-    config.warmup_steps = conf["warmup_steps"]
-    plan = optim.Plan(meta["n_steps"], meta["steps_per_epoch"], conf["batch_size"])
-    optimiser, rate = optim.make_optimiser(config, parts.trainable, plan)
-    as_is = lambda images, key: images  # noqa: E731
-    train = step.make_train_step(parts.graph, optimiser, as_is, plan.steps)
-    return Run(arrays, parts, optimiser, rate, train, make_eval_step(parts.graph, as_is), plan)
+def prepare(meta: Record, arrays: Record, folder: Path) -> Run:
+    """Return the run as the configuration has it."""
+    conf, first = meta["conf"], "param/prompt_offsets_init"
+    train, model = conf["train"], conf["model"]
+    conf.ignore("dataset")
+    model.ignore("clip_model", "use_semantic_init")  # weights and offsets are recorded
+    train.ignore("num_workers", "prefetch_factor")
+    if arrays[first].shape[1] != model["K"]:
+        raise AssertionError(f"{arrays[first].shape[1]} sub-prompts, K is {model['K']}")
+    parts = build(meta, arrays, folder, first, **method_options(conf))
+    batch_size, lr = train["batch_size"], float(train["lr"])  # YAML 1.1 reads 5e-4 as text
+    settings = training.settings(
+        name="adam", lr=lr, schedule="cosine", warmup_steps=train["warmup_steps"]
+    )
+    plan = training.Plan(meta["n_steps"], meta["steps_per_epoch"], batch_size)
+    if plan.steps != train["epochs"] * plan.steps_per_epoch:
+        raise AssertionError(f"{plan.steps} steps in {train['epochs']} epochs")
+    if arrays["in/batch_indices"].shape != (plan.steps, batch_size):
+        raise AssertionError(f"batches of {arrays['in/batch_indices'].shape}, not {batch_size}")
+    optimizer, rate = training.make_optimizer(settings, parts.trainable, plan)
+    step = training.make_step(parts, optimizer, plan.steps)
+    limits = Limits(*numbers(SENTENCE, meta["tolerance"]))
+    evaluate = training.make_evaluation(parts)
+    return Run(arrays, parts, optimizer, rate, step, evaluate, plan, limits)
 
 
-def one(run: Run, state: step.State, indices: np.ndarray) -> tuple[step.State, dict]:
-    """Takes one step; -1 stands for an image that is not there."""
+def method_options(conf: Record) -> dict[str, Any]:
+    """Return options of the method; what a configuration leaves out is as in the published code."""
+
+    def option(name: str, default: Any) -> Any:
+        section = next((s for s in ("model", "train") if name in conf[s]), None)
+        return conf[section][name] if section else default
+
+    return {
+        "tau_start": option("em_tau_start", 1.0),
+        "tau_end": option("em_tau_end", 0.3),
+        "anneal": option("use_tau_annealing", True),
+        "assignment": "hard" if option("use_hard_assignment", False) else "soft",
+        "offset_reg_weight": option("offset_reg_weight", 0.001),
+        "lambda_mixture": option("lambda_mixture", 0.5),
+        "temp_cls": option("temp_cls", 0.07),
+    }
+
+
+def one(run: Run, state: training.State, indices: np.ndarray) -> tuple[training.State, dict]:
+    """Take one step; the index -1 stands for an image that is not there."""
     real = indices >= 0
     images = run.arrays["in/train_images"][indices] * real[:, None, None, None]
-    labels = np.where(real, run.arrays["in/train_labels"][indices], 0).astype(np.int32)
-    batch = {"image": pixels(images), "label": jnp.asarray(labels), "mask": jnp.asarray(real)}
-    return run.step(state, run.parts.frozen, batch)
+    labels = np.where(real, run.arrays["in/train_labels"][indices], 0)
+    return run.step(state, training.batch(pixels(images), labels) | {"mask": real})
 
 
 def compare_step(
-    prefix: str, run: Run, state: step.State, numbers: dict, i: int, step: int
+    prefix: str, run: Run, state: training.State, results: dict, i: int, step: int
 ) -> Iterator[Comparison]:
-    """Learning rate, temperature and terms of the i-th recorded step."""
-    lr = optim.learning_rate(run.rate, state.opt, step)
-    yield Comparison(f"{prefix}lr {step}", lr, run.arrays[f"out/{prefix}lr"][i], 1e-7)
-    yield Comparison(f"{prefix}tau {step}", numbers["tau"], run.arrays[f"out/{prefix}tau"][i], 1e-7)
+    """Yield learning rate, temperature and terms of the i-th recorded step."""
+    lr, limit = training.learning_rate(run.rate, state, step), run.limits.rate
+    yield Comparison(f"{prefix}lr {step}", lr, run.arrays[f"out/{prefix}lr"][i], limit)
+    tau = run.arrays[f"out/{prefix}tau"]
+    # As closely as float32 has the largest of the run, which the others are computed from.
+    limit *= max(1.0, largest(run.arrays["out/tau"]))
+    yield Comparison(f"{prefix}tau {step}", results["tau"], tau[i], limit)
+    loss = run.limits.loss
     for name in ("loss", "loss_mixture", "loss_cls", "loss_reg"):
-        if (recorded := run.arrays.get(f"out/{prefix}{name}")) is not None:
+        if (recorded := run.arrays.get(f"out/{prefix}{name}")) is None:
+            continue
+        title = f"{prefix}{name} {step}"
+        if name == "loss":
+            terms = [results[part] for part in ("loss_mixture", "loss_cls", "loss_reg")]
+            yield summed(title, results[name], recorded[i], terms, loss)
+        else:
             # A cross entropy near 0 is the exponential of 714 times what drifts: of it no digit
             # stays, so it is held to the allowance of the loss that it is a part of.
-            atol = 1e-3 * abs(run.arrays["out/loss"][i]) if name == "loss_cls" else 0.0
-            yield Comparison(f"{prefix}{name} {step}", numbers[name], recorded[i], atol, 1e-3)
+            atol = loss * abs(run.arrays["out/loss"][i]) if name == "loss_cls" else 0.0
+            yield Comparison(title, results[name], recorded[i], atol, loss)
 
 
-def compare_undrifted(run: Run, state: step.State, i: int) -> Iterator[Comparison]:
-    """All terms of a step from the recorded offsets, to the digit."""
+def compare_undrifted(run: Run, state: training.State, i: int) -> Iterator[Comparison]:
+    """Yield all terms of a step from the recorded offsets, without the loose rule of drift."""
     recorded = {"method/offsets": jnp.asarray(run.arrays["out/offsets_mid"])}
     state = dataclasses.replace(jax.tree.map(jnp.copy, state), trainable=recorded)
-    _, numbers = one(run, state, run.arrays["in/batch_indices"][i])
-    for name in ("loss", "loss_mixture", "loss_cls", "loss_reg"):
-        value = run.arrays[f"out/{name}"][i]
-        yield Comparison(f"{name} {i} from recorded offsets", numbers[name], value, 0.0, 1e-3)
+    _, results = one(run, state, run.arrays["in/batch_indices"][i])
+    names = ("loss_mixture", "loss_cls", "loss_reg")
+    values = {name: run.arrays[f"out/{name}"][i] for name in names}
+    for name, value in values.items():
+        title = f"{name} {i} from recorded offsets"
+        yield Comparison(title, results[name], value, 0.0, run.limits.loss)
+    total = run.arrays["out/loss"][i]
+    title = f"loss {i} from recorded offsets"
+    yield summed(title, results["loss"], total, values.values(), run.limits.loss)
 
 
-def compare_first(state: step.State, arrays: dict) -> Iterator[Comparison]:
-    """Offsets after step 1, in which the rate is 0, and 2."""
-    for count, atol in ((1, 0.0), (2, 1e-6)):
+def compare_first(run: Run, state: training.State) -> Iterator[Comparison]:
+    """Yield the offsets after step 1, in which the rate is 0, and after step 2."""
+    for count, atol in ((1, 0.0), (2, run.limits.second)):
         if state.step == count:
-            recorded = arrays[f"out/offsets_after_step{count}"]
+            recorded = run.arrays[f"out/offsets_after_step{count}"]
             yield Comparison(f"after {count}", offsets(state), recorded, atol)
 
 
-def compare_checkpoint(meta: dict, arrays: dict, state: step.State) -> Iterator[Comparison]:
-    """The best epoch's state."""
+def compare_checkpoint(meta: Record, run: Run, state: training.State) -> Iterator[Comparison]:
+    """Yield the best epoch's state."""
     adam = next(part for part in state.opt if hasattr(part, "mu"))
     yield Comparison("best step", state.step, meta["best_step"], 0.0)
     yield Comparison("Adam's step", adam.count, meta["adam_step"], 0.0)
-    for name, ours in (
-        ("offsets", offsets(state)),
-        ("adam_exp_avg", adam.mu["method/offsets"]),
-        ("adam_exp_avg_sq", adam.nu["method/offsets"]),
-    ):
-        recorded = arrays[f"out/ckpt_{name}"]
-        # Moments have the size of gradients, not of offsets.
-        atol = DRIFT * (1.0 if name == "offsets" else np.abs(recorded).max())
-        yield Comparison(name, ours, recorded, atol)
+    drift, recorded = run.limits.drift, run.arrays["out/ckpt_offsets"]
+    yield Comparison("offsets", offsets(state), recorded, drift)
+    # Moments have the size of gradients, not of offsets.
+    for name, ours in (("adam_exp_avg", adam.mu), ("adam_exp_avg_sq", adam.nu)):
+        recorded = run.arrays[f"out/ckpt_{name}"]
+        yield gradient(name, ours["method/offsets"], recorded, drift)
 
 
-def compare_resumed(run: Run, state: step.State, atol: float) -> Iterator[Comparison]:
-    """The epochs after the best one, again, from a state."""
+def compare_resumed(run: Run, state: training.State, atol: float) -> Iterator[Comparison]:
+    """Yield the epochs after the best one, again, from a state."""
+    accuracies = []
     for i, indices in enumerate(run.arrays["in/resume_batch_indices"]):
         number = int(state.step)
-        state, numbers = one(run, state, indices)
-        yield from compare_step("resume_", run, state, numbers, i, number)
+        state, results = one(run, state, indices)
+        yield from compare_step("resume_", run, state, results, i, number)
+        if not state.step % run.plan.steps_per_epoch:
+            accuracies.append(validate(run, state))
     yield Comparison("resumed", offsets(state), run.arrays["out/resume_offsets_final"], atol)
-    recorded = run.arrays["out/resume_val_acc"][-1]
-    yield Comparison("resumed accuracy", validate(run, state), recorded, 1e-6)
+    yield Comparison("resumed accuracy", accuracies, run.arrays["out/resume_val_acc"], 1e-6)
 
 
-def saved_and_restored(state: step.State) -> step.State:
-    """Writes a checkpoint and reads it."""
-    state = jax.tree.map(jnp.asarray, state)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.closing(Checkpoints(Path(folder))) as checkpoints,
-    ):
-        checkpoints.save(state, {})
-        items, _ = checkpoints.restore(state)
-    return step.State(**items["weights"], **items["optimiser"])
-
-
-def recorded_state(meta: dict, arrays: dict, like: step.State) -> step.State:
-    """Returns the state of the recorded checkpoint."""
+def recorded_state(meta: Record, arrays: Record, like: training.State) -> training.State:
+    """Return the state of the recorded checkpoint."""
     named = functools.partial(dict.fromkeys, ("method/offsets",))
     get = lambda name: named(jnp.asarray(arrays[f"out/ckpt_{name}"]))  # noqa: E731
     count = jnp.int32(meta["adam_step"])
@@ -175,19 +222,20 @@ def recorded_state(meta: dict, arrays: dict, like: step.State) -> step.State:
         return jax.tree.map(jnp.asarray, value)
 
     opt = tuple(part(p) for p in like.opt)
-    return step.State(jnp.int32(meta["best_step"]), get("offsets"), {}, opt, jnp.asarray(like.key))
+    return dataclasses.replace(
+        jax.tree.map(jnp.asarray, like),
+        step=jnp.int32(meta["best_step"]),
+        trainable=get("offsets"),
+        opt=opt,
+    )
 
 
-def validate(run: Run, state: step.State) -> float:
-    """Returns the share of validation images that are right."""
-    images, labels = run.arrays["in/val_images"], run.arrays["in/val_labels"].astype(np.int32)
-    batch = {"image": np.asarray(pixels(images)), "label": labels}
-    batch["mask"] = np.ones(len(labels), bool)
-    weights = {"trainable": state.trainable, "stats": state.stats}
-    found, _ = evaluate(run.eval_step, weights, run.parts.frozen, [batch], make_mesh(1))
-    return found["accuracy"] / 100
+def validate(run: Run, state: training.State) -> float:
+    """Return the share of validation images that are right."""
+    images, labels = run.arrays["in/val_images"], run.arrays["in/val_labels"]
+    return run.evaluate(state, [training.batch(pixels(images), labels)])["accuracy"] / 100
 
 
-def offsets(state: step.State) -> jax.Array:
-    """What was learnt."""
+def offsets(state: training.State) -> jax.Array:
+    """Return what was learnt."""
     return state.trainable["method/offsets"]

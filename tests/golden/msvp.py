@@ -1,5 +1,6 @@
 """Cases of MS-VP: prompts alone, whole models, batch statistics, full size."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.golden.msvp_model import build, drawn, fill, gather, pixels, places, to_hwc
+from tests.golden import training
+from tests.golden.comparison import GRADIENT, Comparison, gradient, numbers, outputs, scaled
+from tests.golden.msvp_model import (
+    assembled,
+    build,
+    drawn,
+    fill,
+    gather,
+    pixels,
+    places,
+    to_hwc,
+)
 from tests.golden.msvp_training import compare_metrics, compare_schedules, compare_training
-from tests.golden.runner import Comparison, NotUnderstood
+from tests.golden.record import NotUnderstood, Record, under
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.small_vit import SmallViT
 from vpjax.models.model import Model
@@ -18,10 +30,17 @@ from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.nn.context import EVALUATION, Context
 
 TRAINING = Context(key=jax.random.key(0), noisy_backbone=True)
+BATCH_NORM = {
+    "eps": 1e-5,
+    "momentum_new": 0.1,
+    "running_var": "unbiased batch variance",
+    "normalise": "biased batch variance",
+}
 
 
-def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Yields ours beside what was recorded."""
+def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield what a kind of case compares."""
+    meta.ignore("seed")
     kinds = {
         "prompting": compare_prompting,
         "backbone": compare_model,
@@ -36,10 +55,12 @@ def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
     return kinds[meta["kind"]](meta, arrays)
 
 
-def compare_prompting(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """The prompts before any network."""
-    named = {f"param/prompting.{n[6:]}": v for n, v in arrays.items() if n.startswith("param/")}
-    model = build(meta | {"input_size": (32, 32), "config": {"width": 2}})
+def compare_prompting(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield prompts, prompted images and gradients, before any network."""
+    meta.expect("loss", "sum(prompted * cotangent)")
+    named = {f"param/prompting.{n}": v for n, v in under(arrays, "param/").items()}
+    model = assembled("cnn", (32, 32), {"width": 2}, meta)
+    yield Comparison("size", arrays["in/x"].shape[2:], meta["input_size"], 0.0)
     values = {n: jnp.asarray(v) for n, v in gather(model, named, "param/").items()}
     parts = partition(model)
     rest = {n: jnp.zeros(v.shape) for part in parts[1:] for n, v in part.items()}
@@ -62,23 +83,22 @@ def compare_prompting(meta: dict, arrays: dict) -> Iterator[Comparison]:
 
     (loss, seen), (grads, grad_x) = run(values, x)
     limits = meta["tolerance"]
-    outer = {"atol": limits["out_atol"], "rtol": limits["out_rtol"]}
+    outer = outputs(meta)
     inner = {"atol": limits["grad_atol"], "rtol": limits["grad_rtol"]}
-    yield Comparison("loss", loss, arrays["loss"], **inner)
-    for name, recorded in arrays.items():
-        if name.startswith("out/"):
-            ours = np.moveaxis(np.asarray(seen.pop(name[4:])), -1, -3)
-            yield Comparison(name, ours, recorded, **outer)
+    yield scaled("loss", loss, arrays["loss"], **inner)
+    for name, recorded in under(arrays, "out/").items():
+        ours = np.moveaxis(np.asarray(seen.pop(name)), -1, -3)
+        yield scaled(name, ours, recorded, **outer)
     if seen:
         raise NotUnderstood(f"nothing is recorded for {sorted(seen)}")
-    yield Comparison("grad_in/x", grad_x, pixels(arrays["grad_in/x"]), **inner)
-    named = {f"grad/prompting.{n[5:]}": v for n, v in arrays.items() if n.startswith("grad/")}
+    yield scaled("grad_in/x", grad_x, pixels(arrays["grad_in/x"]), **inner)
+    named = {f"grad/prompting.{n}": v for n, v in under(arrays, "grad/").items()}
     for name, recorded in gather(model, named, "grad/").items():
-        yield Comparison(f"grad {name}", grads[name], recorded, **inner)
+        yield scaled(f"grad {name}", grads[name], recorded, **inner)
 
 
 def forward(parts: ModelParts, images: Any, labels: Any, ctx: Context) -> tuple:
-    """Returns loss, outputs by the fixtures' names and running averages, and the gradients."""
+    """Return loss, outputs by the recorded names, running averages, and gradients."""
 
     @jax.jit
     def run(trainable, stats, images):
@@ -97,7 +117,7 @@ def forward(parts: ModelParts, images: Any, labels: Any, ctx: Context) -> tuple:
                 last = features if isinstance(backbone, CNN) else state
                 features = last.x.reshape(len(last.x), *last.grid, -1)
             out = {"prompted": start, "features": features, "logits": out["logits"]}
-            loss = method.loss({"logits": out["logits"]}, labels, ctx).mean()
+            loss = training.losses(model, {"logits": out["logits"]}, labels, ctx).mean()
             return loss, (out, partition(model).stats)
 
         return jax.value_and_grad(loss_fn, has_aux=True)(trainable)
@@ -106,67 +126,77 @@ def forward(parts: ModelParts, images: Any, labels: Any, ctx: Context) -> tuple:
     return loss, out, stats, grads
 
 
-def compare_model(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """A whole model, evaluated or with the batch's statistics."""
-    model, training = build(meta), meta["kind"] == "train_bn"
+def compare_model(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield outputs and gradients of a whole model, evaluated or with the batch's statistics."""
+    model, trains = build(meta), meta["kind"] == "train_bn"
+    meta.expect("mode", "train; every dropout probability set to 0" if trains else "eval")
+    meta.expect("loss", "mean cross-entropy")
+    share, floor = numbers(GRADIENT, meta["tolerance"]["grad"], "tolerance of gradients")
     parts = fill(model, arrays)
     images, labels = jnp.asarray(pixels(arrays["in/x"])), jnp.asarray(arrays["in/label"])
-    ctx = TRAINING if training else EVALUATION
+    ctx = TRAINING if trains else EVALUATION
     loss, out, stats, grads = forward(parts, images, labels, ctx)
     yield from compare_outputs(meta, arrays, loss, out)
-    yield from compare_gradients(model, arrays, grads, 5e-3 if training else 1e-3)
-    if training:
-        limits = {"atol": meta["tolerance"]["out_atol"], "rtol": meta["tolerance"]["out_rtol"]}
+    yield from compare_gradients(model, arrays, grads, share, floor)
+    if trains:
+        for key, value in BATCH_NORM.items():
+            meta["batchnorm"].expect(key, value)
+        limits = outputs(meta)
         recorded = gather(model, arrays, "out/state/")
         if recorded.keys() != stats.keys():
             raise NotUnderstood("not every running average is recorded")
         for name, value in recorded.items():
-            yield Comparison(f"after {name}", stats[name], value, **limits)
+            yield scaled(f"after {name}", stats[name], value, **limits)
         after = forward(parts._replace(stats=stats), images, labels, EVALUATION)[1]
-        yield Comparison("after", after["logits"], arrays["out/logits_eval_after"], **limits)
+        yield scaled("after", after["logits"], arrays["out/logits_eval_after"], **limits)
 
 
-def compare_outputs(meta: dict, arrays: dict, loss: Any, out: dict) -> Iterator[Comparison]:
-    """Loss, prompted images, features and logits."""
-    limits = {"atol": meta["tolerance"]["out_atol"], "rtol": meta["tolerance"]["out_rtol"]}
-    yield Comparison("loss", loss, arrays["loss"], **limits)
-    yield Comparison("logits", out["logits"], arrays["out/logits"], **limits)
+def compare_outputs(meta: Record, arrays: Record, loss: Any, out: dict) -> Iterator[Comparison]:
+    """Yield loss, prompted images, features and logits."""
+    limits = outputs(meta)
+    yield scaled("loss", loss, arrays["loss"], **limits)
+    yield scaled("logits", out["logits"], arrays["out/logits"], **limits)
     if "out/prompted0" in arrays:
         first = to_hwc(arrays["out/prompted0"][None])
-        yield Comparison("prompted", out["prompted"][0], first, **limits)
+        yield scaled("prompted", out["prompted"][0], first, **limits)
     if "out/prompted" in arrays:
-        yield Comparison("prompted", out["prompted"], pixels(arrays["out/prompted"]), **limits)
+        yield scaled("prompted", out["prompted"], pixels(arrays["out/prompted"]), **limits)
     features, recorded = np.asarray(out["features"]), arrays["out/features"]
     if "out/pooled" in arrays:
-        yield Comparison("pooled", features.mean((1, 2)), arrays["out/pooled"], **limits)
+        yield scaled("pooled", features.mean((1, 2)), arrays["out/pooled"], **limits)
         features = features[..., : recorded.shape[1]]
     recorded = pixels(recorded) if recorded.ndim == 4 else recorded
-    yield Comparison("features", features, recorded, **limits)
+    yield scaled("features", features, recorded, **limits)
 
 
 def compare_gradients(
-    model: Model, arrays: dict, grads: dict, share: float
+    model: Model, arrays: Record, grads: dict, share: float, floor: float
 ) -> Iterator[Comparison]:
-    """Every gradient, against the largest number of the published tensor it belongs to."""
+    """Yield every gradient, held to a share of the largest number of its published tensor."""
     where, recorded = places(model), gather(model, arrays, "grad/")
     if recorded.keys() != grads.keys():
         raise NotUnderstood(f"what trains: {sorted(recorded.keys() ^ grads.keys())}")
     for name, value in recorded.items():
-        largest = np.abs(arrays[f"grad/{where[name].name}"]).max()
-        yield Comparison(f"grad {name}", grads[name], value, share * largest + 1e-6)
+        tensor = arrays[f"grad/{where[name].name}"]
+        yield gradient(f"grad {name}", grads[name], value, share, floor, of=tensor)
 
 
-def compare_full_size(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """A model of the published size with numbers from the recipe."""
+def compare_full_size(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield outputs and digests of gradients of a model of the published size."""
+    meta.expect("mode", "eval")
+    meta.expect("loss", "mean cross-entropy")
+    meta.expect("params", "by recipe (README): not stored")
     model = build(meta)
     values = drawn(model, meta["param_seed"])
-    for name, value in arrays.items():
-        if name.startswith("param_head/"):
-            head = values[f"param/{name.removeprefix('param_head/')}"].ravel()[: value.size]
-            yield Comparison(name, head, value, 1e-7)
+    for name, value in under(arrays, "param_head/").items():
+        head = values[f"param/{name}"].ravel()[: value.size]
+        yield Comparison(f"drawn {name}", head, value, 1e-7)
     parts = fill(model, values)
+    prompts = [n for n in parts.trainable if re.match("method/(?!head/)", n)]
     count = sum(v.size for v in parts.trainable.values())
     yield Comparison("parameters", count, meta["n_parameters"], 0.0)
+    count -= sum(parts.trainable[n].size for n in prompts)
+    yield Comparison("parameters of the network", count, meta["n_backbone_parameters"], 0.0)
     images, labels = jnp.asarray(pixels(arrays["in/x"])), jnp.asarray(arrays["in/label"])
     loss, out, _, grads = forward(parts, images, labels, EVALUATION)
     yield from compare_outputs(meta, arrays, loss, out)
@@ -183,7 +213,7 @@ def compare_full_size(meta: dict, arrays: dict) -> Iterator[Comparison]:
 
 
 def whole(model: Model, grads: dict) -> dict[str, np.ndarray]:
-    """Returns gradients by the published names and in the published layouts."""
+    """Return gradients by the published names and in the published layouts."""
     out = {}
     for name, place in places(model).items():
         if name in grads:

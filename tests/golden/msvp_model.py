@@ -1,15 +1,15 @@
-"""MS-VP as the fixtures have it: its models, its names and layouts, its recipe for numbers."""
+"""MS-VP as the recordings have it: models, names and layouts, and the recipe of parameters."""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.resnet import ResNet
 from vpjax.backbones.small_vit import SmallViT
@@ -35,22 +35,36 @@ class Place(NamedTuple):
     ours: Callable  # the published array -> ours
 
 
-def build(meta: dict) -> Model:
-    """Returns the model of a case as shapes; nothing in it is random while training."""
-    size, channels = tuple(meta["input_size"]), meta["in_channels"]
+def build(meta: Record) -> Model:
+    """Return the model of a case as shapes; no dropout acts in it."""
     config = meta.get("config", {})
+    if meta["model"] == "vit" and isinstance(config, Record):
+        config.ignore("dropout")  # switched off in every recording
+    return assembled(meta["model"], tuple(meta["input_size"]), config, meta)
+
+
+def assembled(name: str, size: tuple[int, int], config: Mapping, meta: Record) -> Model:
+    """Return a network with the prompts of a case as shapes.
+
+    Args:
+        name: "cnn", "resnet18" or "vit".
+        size: Height and width of the images.
+        config: The network's own sizes; the published ones where they are left out.
+        meta: The case: channels, prompts and classes.
+    """
 
     def make():
-        rngs, common = nnx.Rngs(0), {"channels": channels, "rngs": nnx.Rngs(0)}
-        if meta.get("model", "cnn") == "cnn":
+        rngs = nnx.Rngs(0)
+        common = {"channels": meta["in_channels"], "rngs": nnx.Rngs(0)}
+        if name == "cnn":
             body = CNN(size, width=config.get("width", 32), dropout=(0.0, 0.0), **common)
-        elif meta["model"] == "resnet18":
+        elif name == "resnet18":
             widths = tuple(config.get("width", 64) * 2**i for i in range(4))
             body = ResNet("18", size, stem="cifar", widths=widths, **common)
-        elif meta["model"] == "vit":
+        elif name == "vit":
             body = small_vit(size, config, common)
         else:
-            raise NotUnderstood(f"model {meta['model']}")
+            raise NotUnderstood(f"model {name}; known are cnn, resnet18 and vit")
         options = {k: meta[k] for k in ("fusion_type", "prompt_scales") if k in meta}
         cls = MSVP if meta.get("use_prompt", True) else Full
         return Model(body, cls(body, meta.get("num_classes", 10), rngs=rngs, **options))
@@ -58,8 +72,8 @@ def build(meta: dict) -> Model:
     return nnx.eval_shape(make)
 
 
-def small_vit(size: tuple[int, int], config: dict, common: dict) -> SmallViT:
-    """Returns the transformer of a case."""
+def small_vit(size: tuple[int, int], config: Mapping, common: dict) -> SmallViT:
+    """Return the transformer of a case."""
     dim = config.get("embed_dim", 192)
     return SmallViT(
         f"Ti/{config.get('patch_size', 4 if size[0] == 32 else 7)}",
@@ -74,8 +88,8 @@ def small_vit(size: tuple[int, int], config: dict, common: dict) -> SmallViT:
     )
 
 
-def fill(model: Model, arrays: dict, prefix: str = "param/") -> ModelParts:
-    """Returns the model's parts with the recorded numbers."""
+def fill(model: Model, arrays: Mapping, prefix: str = "param/") -> ModelParts:
+    """Return the model's parts with the recorded parameters."""
     parts = partition(model)
     values = {n: jnp.asarray(v) for n, v in gather(model, arrays, prefix).items()}
     missing = {n for part in parts[1:] for n in part} - values.keys()
@@ -84,24 +98,26 @@ def fill(model: Model, arrays: dict, prefix: str = "param/") -> ModelParts:
     return ModelParts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
 
 
-def gather(model: Model, arrays: dict, prefix: str) -> dict[str, np.ndarray]:
-    """Returns the recorded arrays of a kind, by our names and in our layouts."""
+def gather(model: Model, arrays: Mapping, prefix: str) -> dict[str, np.ndarray]:
+    """Return the recorded arrays of a kind, by our names and in our layouts."""
     found = {n: (f"{prefix}{p.name}", p) for n, p in places(model).items()}
-    if prefix == "param/":
-        known = {theirs for theirs, _ in found.values()}
-        extra = [n for n in arrays if n.startswith(prefix) and n not in known]
-        if extra := [n for n in extra if not n.endswith("num_batches_tracked")]:
-            raise NotUnderstood(f"parameters {extra}")
+    known = {theirs for theirs, _ in found.values()}
+    extra = [n for n in arrays if n.startswith(prefix) and n not in known]
+    counters = [n for n in extra if n.endswith("num_batches_tracked")]
+    if isinstance(arrays, Record):
+        arrays.ignore(*counters)  # steps done, which PyTorch's BatchNorm counts
+    if extra := sorted(set(extra) - set(counters)):
+        raise NotUnderstood(f"parameters {extra}")
     return {n: p.ours(arrays[theirs]) for n, (theirs, p) in found.items() if theirs in arrays}
 
 
 def places(model: Model) -> dict[str, Place]:
-    """Returns the place of each of the model's arrays."""
+    """Return the place of each of the model's arrays."""
     return {n: place(n, v.shape, model) for n, v in params.flatten(nnx.state(model)).items()}
 
 
 def place(name: str, shape: tuple[int, ...], model: Model) -> Place:
-    """Returns the place of one array."""
+    """Return the place of one array."""
     part, _, rest = name.partition("/")
     module, _, leaf = rest.rpartition("/")
     theirs = f"{module_name(part, module, model)}{LEAVES.get(leaf, leaf)}"
@@ -121,7 +137,7 @@ def place(name: str, shape: tuple[int, ...], model: Model) -> Place:
 
 
 def fused(theirs: str, shape: tuple[int, ...], number: int) -> Place:
-    """Returns the place of a projection in the fused one."""
+    """Return the place of a projection in the fused one."""
     width = math.prod(shape[-2:])
     rows = slice(number * width, (number + 1) * width)
     whole = (3 * width, width) if len(shape) == 3 else (3 * width,)
@@ -129,7 +145,7 @@ def fused(theirs: str, shape: tuple[int, ...], number: int) -> Place:
 
 
 def module_name(part: str, module: str, model: Model) -> str:
-    """Returns what stands before the last word of a published name, with its dot."""
+    """Return what stands before the last word of a published name, with its dot."""
     kind = type(model.backbone)
     if part == "method":
         if module == "head":
@@ -159,7 +175,7 @@ def module_name(part: str, module: str, model: Model) -> str:
 
 
 def drawn(model: Model, seed: int) -> dict[str, np.ndarray]:
-    """Returns numbers by the fixtures' recipe, as if they had been recorded."""
+    """Return parameters by the recipe of the recordings, as if they had been recorded."""
     shapes = {p.name: p.shape for p in places(model).values()}
     rng, out = np.random.default_rng(seed), {}
     for name in sorted(shapes):
@@ -169,7 +185,7 @@ def drawn(model: Model, seed: int) -> dict[str, np.ndarray]:
 
 
 def recipe(name: str, z: np.ndarray) -> np.ndarray:
-    """Scales what was drawn; the first rule that fits holds."""
+    """Return scaled random numbers; the first rule that fits the name holds."""
     fan_in = math.prod(z.shape[1:])
     rules = (
         (name.endswith("running_var"), lambda: 0.75 + 0.25 * np.abs(z)),

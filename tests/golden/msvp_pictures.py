@@ -6,25 +6,27 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.golden.comparison import Comparison, outputs, scaled
 from tests.golden.msvp_model import FEATURES, build, fill, pixels, to_hwc
-from tests.golden.runner import Comparison, NotUnderstood
+from tests.golden.record import NotUnderstood, Record, under
 from vpjax.report.plots import gradcam, prompts
 
 
-def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Yields ours beside what was recorded."""
+def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield what a kind of picture compares."""
+    meta.ignore("seed")
     kinds = {"gradcam": compare_gradcam, "prompt_panels": compare_prompts}
     return kinds[meta["kind"]](meta, arrays)
 
 
-def compare_gradcam(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """The map of one image, what it is made of, and the three panels."""
+def compare_gradcam(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield the map of one image, what it is made of, and the three panels."""
+    meta.expect("mode", "eval")
     parts = fill(build(meta), arrays)
     image = pixels(arrays["in/x"])
     chosen = None if meta["target_class"] == "predicted" else meta["target_class"]
     found = gradcam.cam(tuple(parts), image, target(meta["target_layer"]), chosen)
     original, heat, both = gradcam.panels(image[0], found.map)
-    limits = meta["tolerance"]["out_atol"], meta["tolerance"]["out_rtol"]
     ours = {
         "logits": found.logits[None],
         "activations": found.activations.transpose(2, 0, 1),
@@ -40,11 +42,11 @@ def compare_gradcam(meta: dict, arrays: dict) -> Iterator[Comparison]:
         raise NotUnderstood("what is recorded is not what is compared")
     yield Comparison("class", found.chosen, arrays["in/target_class"], 0.0)
     for name, value in ours.items():
-        yield Comparison(name, value, arrays[f"out/{name}"], *limits)
+        yield scaled(name, value, arrays[f"out/{name}"], **outputs(meta))
 
 
 def target(layer: str) -> str:
-    """Returns our name of a published layer."""
+    """Return our name of a published layer."""
     if match := re.fullmatch(r"features\.(\d+)", layer):
         return f"{FEATURES.index(int(match[1]))}.conv"
     if match := re.fullmatch(r"layer(\d)\.(\d)\.(conv\d)", layer):
@@ -52,11 +54,11 @@ def target(layer: str) -> str:
     raise NotUnderstood(f"layer {layer}")
 
 
-def compare_prompts(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """Prompts enlarged, averaged over colours, scaled."""
-    for scale in ("mid", "local"):
-        (prompt,) = (v for n, v in arrays.items() if n.endswith(f"{scale}_prompt"))
+def compare_prompts(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield prompts enlarged, averaged over colours and scaled to the range of colours."""
+    for scale in under(arrays, "out/panel_"):
+        (prompt,) = (arrays[n] for n in arrays if n.endswith(f"{scale}_prompt"))
         ours = prompts.panel(to_hwc(prompt), meta["target_size"])
-        yield Comparison(scale, ours, arrays[f"out/panel_{scale}"], meta["tolerance"]["atol"])
+        yield scaled(scale, ours, arrays[f"out/panel_{scale}"], meta["tolerance"]["atol"])
     flat = prompts.panel(np.full((1, 1, meta["in_channels"]), 0.3, np.float32))
     yield Comparison("global", flat, np.full_like(flat, flat[0, 0]), 0.0)

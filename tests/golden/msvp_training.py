@@ -5,108 +5,119 @@ from typing import Any
 
 import numpy as np
 
+from tests.golden import training
+from tests.golden.comparison import Comparison, scaled
 from tests.golden.msvp_model import build, fill, gather, pixels
-from tests.golden.runner import Comparison
-from vpjax.runs import defaults
-from vpjax.train import metrics, optim, step
+from tests.golden.record import Record, under
+from vpjax.train import metrics
 from vpjax.train.early_stopping import EarlyStopping
-from vpjax.train.evaluate import make_eval_step
+from vpjax.train.parity import constant_momentum
+from vpjax.train.schedules import one_cycle
+
+PEAK = 10  # the peak of one cycle where the case has no max_lr, in learning rates
 
 
-def compare_training(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """The library's own steps on the published batches, the short last one padded."""
-    model = build(meta)
+def compare_training(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield every epoch's numbers and the parameters after the last, by the library's own steps."""
+    meta.expect("dropout", "all set to 0")
+    model, epochs = build(meta), meta["epochs_run"]
     parts = fill(model, arrays)
-    per_epoch, epochs = meta["steps_per_epoch"], meta["epochs_run"]
-    batches = [padded(arrays, f"x{i}", f"label{i}", 6) for i in range(per_epoch)]
-    checks = [padded(arrays, f"val_x{i}", f"val_label{i}", 5) for i in range(2)]
-    plan = optim.Plan(meta["schedule_epochs"] * per_epoch, per_epoch, 6)
+    batches, checks = padded(arrays, ""), padded(arrays, "val_")
+    per_epoch = len(batches)
+    yield Comparison("steps of an epoch", per_epoch, meta["steps_per_epoch"], 0.0)
+    plan = training.Plan(meta["schedule_epochs"] * per_epoch, per_epoch, len(batches[0]["label"]))
     settings = solver(meta)
-    shipped = meta["scheduler"] == "onecycle"  # whose cycle never turned
-    optimiser, rate = optim.make_optimiser(
-        settings, parts.trainable, plan, match_reference_code=shipped
-    )
-    train_step = step.make_train_step(parts.graph, optimiser, lambda x, key: x, plan.steps)
-    eval_step = make_eval_step(parts.graph, lambda x, key: x)
-    state, limits = step.init_state(parts.trainable, parts.stats, optimiser, 0), meta["tolerance"]
-    series = {n: arrays[f"out64/{n}"] for n in ("train_loss", "train_acc", "val_loss", "val_acc")}
+    shipped = meta["scheduler"] == "onecycle"  # the published cycle never turned
+    optimizer, rate = training.make_optimizer(settings, parts.trainable, plan, shipped)
+    train_step = training.make_step(parts, optimizer, plan.steps)
+    evaluate = training.make_evaluation(parts)
+    state, limits = training.start(parts, optimizer), meta["tolerance"]
+    floor = 1e-9 * meta["lr"]
     for epoch in range(epochs):
         used, logged = (float(rate((epoch + i) * per_epoch)) for i in (0, 1))
-        yield Comparison(f"lr {epoch}", used, arrays["out64/lr_used"][epoch], 0.0, 1e-6)
-        yield Comparison(f"lr after {epoch}", logged, arrays["out64/lr_logged"][epoch], 0.0, 1e-6)
+        yield Comparison(f"lr {epoch}", used, arrays["out64/lr_used"][epoch], floor, 1e-6)
+        yield Comparison(f"lr after {epoch}", logged, arrays["out64/lr_logged"][epoch], floor, 1e-6)
         found = []
         for batch in batches:
-            state, numbers = train_step(state, parts.frozen, batch)
-            found.append((numbers["loss"], numbers["accuracy"]))
-        ours = np.average(np.array(found), axis=0, weights=[b["mask"].sum() for b in batches])
-        sums = [eval_step(state.trainable, state.stats, parts.frozen, b)[0] for b in checks]
-        values = sums[0].merge(sums[1]).compute()
-        ours = (*ours, values["loss"], 100 * values["accuracy"])
-        for (name, recorded), value in zip(series.items(), ours, strict=True):
-            yield Comparison(f"{name} {epoch}", value, recorded[epoch], 0.0, limits["metric_rtol"])
+            state, numbers = train_step(state, batch)
+            found.append(numbers)
+        trained, tested = training.averaged(found, int(state.step)), evaluate(state, checks)
+        ours = {
+            "train_loss": trained["loss"],
+            "train_acc": trained["accuracy"],
+            "val_loss": tested["loss"],
+            "val_acc": tested["accuracy"],
+        }
+        for name, value in ours.items():
+            recorded = arrays[f"out64/{name}"][epoch]
+            yield Comparison(f"{name} {epoch}", value, recorded, 0.0, limits["metric_rtol"])
     for name, value in gather(model, arrays, f"out/after_epoch{epochs}/").items():
         ours = (state.trainable | state.stats)[name]
-        yield Comparison(name, ours, value, limits["param_atol"], limits["param_rtol"])
+        yield scaled(name, ours, value, limits["param_atol"], limits["param_rtol"])
 
 
-def padded(arrays: dict, images: str, labels: str, size: int) -> dict[str, np.ndarray]:
-    """Returns a batch of `size`, padded as the loader pads."""
-    x, y = pixels(arrays[f"in/{images}"]), arrays[f"in/{labels}"].astype(np.int32)
-    more = size - len(y)
-    return {
-        "image": np.pad(x, ((0, more), (0, 0), (0, 0), (0, 0))),
-        "label": np.pad(y, (0, more)),
-        "mask": np.arange(size) < len(y),
-    }
+def padded(arrays: Record, prefix: str) -> list[dict[str, np.ndarray]]:
+    """Return the batches of an epoch, each padded to the size of the first."""
+    count = sum(name.startswith(f"in/{prefix}label") for name in arrays)
+    size = len(arrays[f"in/{prefix}label0"])
+    named = lambda kind, i: arrays[f"in/{prefix}{kind}{i}"]  # noqa: E731
+    return [training.batch(pixels(named("x", i)), named("label", i), size) for i in range(count)]
 
 
-def solver(meta: dict) -> Any:
-    """Returns the optimiser's section of a config."""
-    config, cycle = defaults.get_config().optim, meta["scheduler"] == "onecycle"
-    config.update(
-        name=meta["optimizer"], lr=meta["lr"] * (10 if cycle else 1), lr_base_batch_size=0
+def solver(meta: Record) -> Any:
+    """Return the optimizer's settings, all taken from the case."""
+    cycle = meta["scheduler"] == "onecycle"
+    return training.settings(
+        name=meta["optimizer"],
+        lr=peak(meta) if cycle else meta["lr"],
+        weight_decay=meta["weight_decay"],
+        momentum=meta["momentum"],
+        schedule=meta["scheduler"],
+        schedule_by_epoch=not cycle,
     )
-    config.update(schedule=meta["scheduler"], per_epoch=not cycle, warmup_epochs=0.0)
-    config.update(weight_decay=meta["weight_decay"], no_decay="", momentum=meta["momentum"])
-    return config
 
 
-def compare_schedules(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """Rates and momenta of every epoch or step."""
-    recorded = {n.removeprefix("out64/"): v for n, v in arrays.items() if n.startswith("out64/")}
-    per_epoch, rtol = meta["steps_per_epoch"], meta["tolerance"]["rtol"]
-    config = defaults.get_config().optim
-    config.update(lr=meta["lr"], lr_base_batch_size=0, warmup_epochs=0.0, schedule_by_epoch=True)
+def peak(meta: Record) -> float:
+    """Return the peak of a run's one cycle, as the published flags have it."""
+    return meta.get("max_lr") or PEAK * meta["lr"]
 
-    def rates(kind, epochs, lr, match_reference_code=False):
-        config.update(schedule=kind, lr=lr)
-        plan = optim.Plan(epochs * per_epoch, per_epoch, 1)
-        return np.asarray(
-            optim.schedule(config, plan, match_reference_code)(np.arange(plan.steps + 1))
-        )
+
+def compare_schedules(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield learning rates and momenta of every epoch or step.
+
+    The cycle that turns has the peak `max_lr`; the one as shipped ran with the learning rate alone,
+    so its peak is the default one.
+    """
+    recorded = under(arrays, "out64/")
+    per_epoch, rtol, floor = meta["steps_per_epoch"], meta["tolerance"]["rtol"], 1e-6 * meta["lr"]
+
+    def rates(kind: str, epochs: int, lr: float, shipped: bool = False) -> np.ndarray:
+        by_epoch = kind != "onecycle"
+        options = training.settings(schedule=kind, lr=lr, schedule_by_epoch=by_epoch)
+        return training.schedule(options, training.Plan(epochs * per_epoch, per_epoch, 1), shipped)
 
     for kind, epochs in (("cosine", meta["epochs"]), ("step", meta["step_epochs"])):
         found = rates(kind, epochs, meta["lr"])[::per_epoch]
         used, final = recorded[f"{kind}_lr_used_per_epoch"], recorded[f"{kind}_lr_final"]
-        yield Comparison(kind, found[:-1], used, 1e-6 * meta["lr"], rtol)
-        yield Comparison(f"{kind} final", found[-1], final, 1e-6 * meta["lr"], rtol)
+        yield Comparison(kind, found[:-1], used, floor, rtol)
+        yield Comparison(f"{kind} final", found[-1], final, floor, rtol)
     steps = meta["epochs"] * per_epoch
-    peak, end = meta["max_lr"], meta["max_lr"] * 1e-6
-    found = rates("onecycle", meta["epochs"], peak)[:-1]
-    momenta = optim.one_cycle(steps)[1](np.arange(steps))
+    end = meta["max_lr"] * 1e-6
+    found = rates("onecycle", meta["epochs"], meta["max_lr"])[:-1]
+    momenta = one_cycle(steps)[1](np.arange(steps))
     for kind in ("adam", "sgd"):
         yield Comparison(f"{kind} lr", found, recorded[f"onecycle_{kind}_lr_per_step"], end, rtol)
         name = f"onecycle_{kind}_momentum_per_step"
         yield Comparison(f"{kind} momentum", momenta, recorded[name], 0.0, rtol)
     shipped = np.full(steps + 1, recorded["onecycle_as_shipped_lr"])
-    still = rates("onecycle", meta["epochs"], peak, match_reference_code=True)
+    still = rates("onecycle", meta["epochs"], PEAK * meta["lr"], shipped=True)
     yield Comparison("as shipped", still, shipped, 0.0, rtol)
-    beta1 = optim.one_cycle(steps, still=True)[1](steps // 2)
+    beta1 = constant_momentum(steps // 2)
     yield Comparison("beta1 as shipped", beta1, recorded["onecycle_as_shipped_beta1"], 0.0, rtol)
 
 
-def compare_metrics(meta: dict, arrays: dict) -> Iterator[Comparison]:
-    """Numbers of logits and labels, and when early stopping stops."""
+def compare_metrics(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield numbers of logits and labels, and when early stopping stops."""
     limit = {"atol": 0.0, "rtol": meta["tolerance"]["rtol"]}
     predicted = arrays["in/logits"].argmax(-1)
     counts = metrics.confusion(arrays["in/label"], predicted, meta["num_classes"])
@@ -119,7 +130,10 @@ def compare_metrics(meta: dict, arrays: dict) -> Iterator[Comparison]:
     yield Comparison("accuracy", accuracy, arrays["out64/accuracy"], **limit)
     for name, value in metrics.macro(counts).items():
         yield Comparison(name, value, arrays[f"out64/{name}_macro"], **limit)
-    early, stops = EarlyStopping(meta["early_stopping"]["patience"]), []
+    stopping = meta["early_stopping"]
+    stopping.expect("mode", "max")
+    stopping.expect("min_delta", 0.0)
+    early, stops = EarlyStopping(stopping["patience"]), []
     for number, score in enumerate(arrays["in/es_scores"]):
         early.better(float(score), number)
         stops.append(early.stop)

@@ -1,15 +1,29 @@
-"""Finds the cases of a folder, hands each to what understands it, judges the numbers."""
+"""Finds the recorded cases of a folder, runs each, and judges it.
+
+A case is an npz file with an entry `meta`, a JSON text that alone says how to run the case. What
+the library computes is compared with the arrays of the file. A case fails
+
+-   if an array differs by more than the case allows; `tests/golden/comparison.py` has the rule,
+    tolerances that grow with the largest number of an array among it;
+-   if `meta` has a key that nothing read, or a value that the library does not reproduce
+    ("not understood"); `tests/golden/record.py` says what a key can be;
+-   if an array of results was recorded and not compared;
+-   if its kind is not known.
+"""
 
 import fnmatch
 import functools
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+
+from tests.golden.comparison import judge
+from tests.golden.record import NotUnderstood, Record, nearest
 
 # family of backbones: the file that knows its names
 FAMILIES = {
@@ -20,55 +34,77 @@ FAMILIES = {
     "convnext": "conv",
     "resnet": "conv",
 }
-# MS-VP's kinds of cases that name no model, and those that are pictures
+# Kinds of cases of MS-VP that name no model, and those that are pictures.
 MSVP = ("prompting", "schedules", "metrics", "prompt_panels")
 PICTURES = ("gradcam", "prompt_panels")
-# JSON files that are cases: the file that knows them
+# JSON files that are cases: the file that knows them.
 JSON_CASES = {"inat_json": "inat", "tokenizer_cases": "clip"}
-
-
-class NotUnderstood(Exception):
-    """A case asks for something that is not implemented, or not known here."""
-
-
-class Comparison(NamedTuple):
-    """One array of ours beside the recorded one; allowed: atol + rtol |recorded|."""
-
-    name: str
-    ours: np.ndarray
-    recorded: np.ndarray
-    atol: float
-    rtol: float = 0.0
+# Arrays that are inputs: a case may hold more of them than it needs.
+INPUTS = ("in/", "param/", "init/")
 
 
 def cases(folder: Path, pattern: str = "*") -> list[Path]:
-    """Returns the case files of a folder; files without `meta` are inputs of cases."""
+    """Return the case files of a folder; files without `meta` are inputs of cases."""
     paths = sorted(p for p in folder.glob("*.npz") if fnmatch.fnmatch(p.stem, pattern))
     paths = [p for p in paths if "meta" in np.load(p).files]
     known = (folder / f"{stem}.json" for stem in JSON_CASES if fnmatch.fnmatch(stem, pattern))
     return sorted([*paths, *(p for p in known if p.is_file())])
 
 
-def check(path: Path) -> tuple[bool, str]:
-    """Runs a case. Returns whether it passed, and a line about it."""
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the `meta` and the arrays of a case file; a JSON case is `meta` alone."""
     if path.suffix == ".json":
-        module = importlib.import_module(f"tests.golden.{JSON_CASES[path.stem]}")
-        arrays, meta, compare = {}, json.loads(path.read_text()), module.compare_json
-    else:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta, compare = json.loads(str(arrays.pop("meta"))), None
+        return json.loads(path.read_text()), {}
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    return json.loads(str(arrays.pop("meta"))), arrays
+
+
+def check(path: Path) -> tuple[bool, str]:
+    """Run a case file. Return whether it passed, and a line about it."""
+    meta, arrays = read(path)
     try:
-        with jax.default_matmul_precision("highest"):
-            return judge((compare or handler(meta))(meta, arrays, path.parent))
+        if path.suffix == ".json":
+            module = importlib.import_module(f"tests.golden.{JSON_CASES[path.stem]}")
+            return run(module.compare_json, meta, arrays, path.parent)
+        return run(handler(meta, arrays), meta, arrays, path.parent)
     except NotUnderstood as e:
         return False, f"not understood: {e}"
     except Exception as e:
         return False, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
 
 
-def handler(meta: dict):
-    """Returns the function (meta, arrays, folder) -> comparisons for a case's kind."""
+def run(
+    compare: Callable, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], folder: Path
+) -> tuple[bool, str]:
+    """Compare a case and check that all of it was read.
+
+    Args:
+        compare: Takes `meta`, arrays and folder; yields comparisons.
+        meta: The description of the case.
+        arrays: Its arrays by their names.
+        folder: Where files are that the case names.
+
+    Raises:
+        NotUnderstood: A key or a recorded result was not read.
+    """
+    meta, arrays = Record(meta), Record(arrays)
+    with jax.default_matmul_precision("highest"):
+        verdict = judge(compare(meta, arrays, folder))
+    if unread := meta.unread():
+        known = meta.asked() - set(unread)
+        raise NotUnderstood("; ".join(f"key {k!r} of meta{nearest(k, known)}" for k in unread))
+    if unread := [n for n in arrays.unread() if not n.startswith(INPUTS)]:
+        raise NotUnderstood(f"recorded but not compared: {', '.join(unread)}")
+    return verdict
+
+
+def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:
+    """Return what compares a case, a function of (meta, arrays, folder).
+
+    Raises:
+        NotUnderstood: No kind of case looks like this.
+    """
     from tests.golden import clip, data, inat, metrics, model, mop, sa2vp, solver, vit_b4
 
     kind = meta.get("kind")
@@ -79,11 +115,11 @@ def handler(meta: dict):
         return found
     if str(meta.get("method")).startswith("sa2vp"):
         return sa2vp.compare
-    if meta.get("method") in ("P", "F", "P+F") or meta.get("kind") == "adapt":
+    if meta.get("method") in ("P", "F", "P+F") or kind == "adapt":
         return vit_b4.compare
     if "optimizer" in meta:
         return solver.compare
-    if "out_cosine_range" in str(meta.get("note")):
+    if "in/class_shots" in arrays:
         return inat.compare_metrics
     for start, compare in (("metrics", metrics.compare), ("data_", data.compare)):
         if str(meta.get("case")).startswith(start):
@@ -91,25 +127,5 @@ def handler(meta: dict):
     if (family := meta.get("family")) in FAMILIES:
         module = importlib.import_module(f"tests.golden.{FAMILIES[family]}")
         return functools.partial(model.compare, module)
-    raise NotUnderstood(f"kind of case: {family or meta.get('case') or 'no family and no case'}")
-
-
-def judge(comparisons: Iterable[Comparison]) -> tuple[bool, str]:
-    """Returns whether all arrays agree, and the worst of them."""
-    worst, text, count = -1.0, "", 0
-    for c in comparisons:
-        count += 1
-        ours, recorded = np.asarray(c.ours, np.float64), np.asarray(c.recorded, np.float64)
-        if ours.shape != recorded.shape:
-            return False, f"{c.name}: shape {ours.shape}, recorded {recorded.shape}"
-        error = np.abs(ours - recorded)
-        allowed = c.atol + c.rtol * np.abs(recorded)
-        # 0 / 0 where exact equality is asked for and found.
-        share = np.where(error == 0, 0.0, error / np.maximum(allowed, 1e-300)).max(initial=0.0)
-        if not np.isfinite(share):
-            return False, f"{c.name}: not a number"
-        if share > worst:
-            worst, text = share, f"{c.name} off by {error.max(initial=0.0):.1e}"
-    if not count:
-        return False, "nothing was compared"
-    return worst <= 1, f"{count:3d} arrays, worst {worst:.3g} of what is allowed ({text})"
+    words = {k: meta[k] for k in ("kind", "method", "family", "case") if k in meta}
+    raise NotUnderstood(f"kind of case: {words or 'no kind, method, family or case'}")

@@ -10,14 +10,13 @@ import numpy as np
 from flax import nnx
 
 from tests.golden import swin, vit
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record, under
 from vpjax.backbones.swin import Swin
 from vpjax.backbones.vit import ViT
 from vpjax.methods.sa2vp import IMAGE, PROMPT, SA2VP
 from vpjax.models.model import Model
 from vpjax.nn.context import Context
 
-RATE = 0.1  # of every dropout
 COPIES = {
     "attention_norm": "attention_norm",
     "attn.to_q": "attn.query",
@@ -30,10 +29,9 @@ SITES = {"mlp.fc1": "mlp_act", "mlp.fc2": "mlp_out", "cross.out": "attn_out"}
 SITES |= {"adapter.fc1": "adapter_act", "adapter.fc2": "adapter_out"}
 
 
-def build(meta: dict, noisy: bool) -> Model:
-    """Returns the model of a case, with random numbers."""
+def build(meta: Record, rate: float) -> Model:
+    """Return the model of a case with dropout of this rate, its parameters random."""
     rngs, family = nnx.Rngs(0), family_of(meta)
-    rate = RATE if noisy else 0.0
     if family is swin:
         body = Swin(
             "B",
@@ -67,22 +65,23 @@ def build(meta: dict, noisy: bool) -> Model:
         rngs=rngs,
     )
     if {body.sites[i].stage for i in method.at} != {meta.get("cross_stage", 0)}:
-        raise NotUnderstood(f"streams meet in stage {meta['cross_stage']}")
+        raise NotUnderstood(f"streams that meet in stage {meta['cross_stage']}")
     return Model(body, method)
 
 
-def family_of(meta: dict) -> ModuleType:
-    """Returns what knows the backbone's names."""
+def family_of(meta: Record) -> ModuleType:
+    """Return the module that knows the backbone's names."""
+    meta.expect("method", "sa2vp-vit", "sa2vp-swin")
     return {"sa2vp-vit": vit, "sa2vp-swin": swin}[meta["method"]]
 
 
 class Recorded(SA2VP):
-    """SA2VP that leaves what it computes in `seen`, a dictionary given to it within one trace."""
+    """SA2VP that writes what it computes into `seen`, a dictionary set within one trace."""
 
     seen: Any = None
 
     def note(self, name: str, ctx: Context, value: jax.Array) -> jax.Array:
-        """Keeps a value by the fixtures' name and the number of the interaction."""
+        """Keep a value by the fixtures' name and the number of the interaction."""
         if self.seen is not None and ctx.layer in self.at:
             self.seen[name.format(self.at.index(ctx.layer))] = value
         return value
@@ -95,8 +94,8 @@ class Recorded(SA2VP):
             self.seen["patch_embed_image_token0"] = state[IMAGE].x[:, 0]
         return state
 
-    def both(self, layer, state, ctx):
-        after, heads = super().both(layer, state, ctx)
+    def apply_layer(self, layer, state, ctx):
+        after, heads = super().apply_layer(layer, state, ctx)
         self.note("block_{}_image", ctx, after[IMAGE].x)
         self.note("block_{}_prompt", ctx, after[PROMPT].x)
         return after, heads
@@ -107,8 +106,8 @@ class Recorded(SA2VP):
     def fuse(self, own, read, ctx):
         return self.note("fusion_{}", ctx, super().fuse(own, read, ctx))
 
-    def alone(self, layer, prompt, ctx):
-        tokens = super().alone(layer, prompt, ctx)
+    def apply_to_prompts(self, layer, prompt, ctx):
+        tokens = super().apply_to_prompts(layer, prompt, ctx)
         self.note("block_{}_deep", ctx, tokens.x)
         return tokens
 
@@ -122,11 +121,11 @@ class Masked(Context):
     stream: str = "image"
 
     def branch(self, tag: str) -> "Masked":
-        """Remembers whose masks are meant."""
+        """Return a context with the masks of another stream."""
         return dataclasses.replace(self, stream=tag)
 
     def dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
-        """Applies the mask of a site."""
+        """Apply the mask of a site."""
         if rate == 0:
             return x
         if tag == "embed":
@@ -137,14 +136,14 @@ class Masked(Context):
         return self.apply(x, rate, f"layer{self.layer}/{{}}/{SITES[tag]}")
 
     def drop_path(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
-        """Applies the mask of a branch, one number an image."""
+        """Apply the mask of a branch, one number an image."""
         if rate == 0:
             return x
         stage, block, _ = self.places[self.layer]
         return self.apply(x, rate, f"droppath/stage{stage}/block{block}/{{}}/{tag}")
 
     def apply(self, x: jax.Array, rate: float, name: str) -> jax.Array:
-        """Streams that go together are stacked image by image."""
+        """Apply a mask; streams that pass a layer together are stacked image by image."""
         mask = self.masks[name.format(self.stream)]
         if len(x) == 2 * len(mask):
             both = [self.masks[name.format(stream)] for stream in ("image", "prompt")]
@@ -156,7 +155,7 @@ class Masked(Context):
 
 
 def places(model: Model) -> dict[int, tuple]:
-    """Returns where every layer is, as the fixtures count."""
+    """Return stage, block and number of the interaction (or None) of every layer."""
     at, counts, out = model.method.at, {}, {}
     for site in model.backbone.sites:
         block = counts[site.stage] = counts.get(site.stage, -1) + 1
@@ -164,17 +163,17 @@ def places(model: Model) -> dict[int, tuple]:
     return out
 
 
-def gather(model: Model, arrays: dict, prefix: str) -> dict[str, np.ndarray]:
-    """Returns the arrays whose name begins with `prefix`, by our names."""
+def gather(model: Model, arrays: Record, prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose name begins with `prefix`, by our names."""
     out = {}
-    for name, value in arrays.items():
-        if name.startswith(prefix) and not copied(f"param/{name.removeprefix(prefix)}"):
-            out |= translate(model, name.removeprefix(prefix), value)
+    for name, value in under(arrays, prefix).items():
+        if not copied(f"param/{name}"):
+            out |= translate(model, name, value)
     return out
 
 
 def translate(model: Model, name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """Brings one parameter to our names and shapes."""
+    """Bring one parameter to our names and shapes."""
     kind = "kernel" if name.endswith("weight") else "bias"
     name = name.removeprefix("vit_base.")
     if name.startswith("class_head."):
@@ -199,7 +198,7 @@ def translate(model: Model, name: str, value: np.ndarray) -> dict[str, np.ndarra
 
 
 def copied(name: str) -> str | None:
-    """Returns the name of what a parameter of the published model copies."""
+    """Return the name of what a parameter of the published model copies, or None."""
     match = re.fullmatch(r"(param/.*)\.cross_attn\.(\d+)\.(att.*)\.(weight|bias)", name)
     if not match:
         return None

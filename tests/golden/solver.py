@@ -1,55 +1,58 @@
-"""Cases of an optimiser: recorded gradients go in, parameters after every step come out."""
+"""Cases of an optimizer: recorded gradients go in, parameters after every step come out."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from tests.golden.runner import Comparison
-from vpjax.runs import defaults
-from vpjax.train.optim import HEAD_BIAS, Plan, make_optimiser
+from tests.golden import training
+from tests.golden.comparison import Comparison, limits, scaled
+from tests.golden.record import Record
+from vpjax.train.optim import HEAD_BIAS
 
 
-def compare(meta: dict, arrays: dict, folder: Path) -> Iterator[Comparison]:
-    """Yields ours beside what was recorded, after every step."""
-    names = meta["trainable"]
-    plan = Plan(meta["total_epoch"] * meta["steps_per_epoch"], meta["steps_per_epoch"], 1)
-    optimiser, rate = make_optimiser(
-        settings(meta), map(ours, names), plan, match_reference_code=True
-    )
+def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
+    """Yield the learning rate of every epoch and the parameters after every step."""
+    meta.ignore("case", "groups")
+    names, per_epoch = meta["trainable"], meta["steps_per_epoch"]
+    plan = training.Plan(meta["total_epoch"] * per_epoch, per_epoch, 1)
+    optimizer, rate = training.make_optimizer(settings(meta), map(ours, names), plan, True)
     params = {ours(n): jnp.asarray(arrays[f"init/{n}"]) for n in names}
-    state, limits = optimiser.init(params), meta["tolerance"]
+    state, allowed = optimizer.init(params), limits(meta["tolerance"])
+    adaptive = any(hasattr(part, "mu") for part in state)
+    meta.expect("optimizer_class_really_used", *(("Adam", "AdamW") if adaptive else ("SGD",)))
     for epoch, lr in enumerate(arrays["lr_first_group_by_epoch"]):
-        yield Comparison(f"lr {epoch}", rate(epoch * plan.steps_per_epoch), lr, **limits)
-    update = jax.jit(optimiser.update)
+        yield scaled(f"lr {epoch}", rate(epoch * per_epoch), lr, **allowed)
+    update = jax.jit(optimizer.update)
     for step in range(plan.steps):
         grads = {ours(n): jnp.asarray(arrays[f"grad/{step}/{n}"]) for n in names}
         updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
         for n in names:
             recorded = arrays[f"after/{step + 1}/{n}"]
-            yield Comparison(f"{n} after {step + 1}", params[ours(n)], recorded, **limits)
+            yield scaled(f"{n} after {step + 1}", params[ours(n)], recorded, **allowed)
+    # A parameter that does not train stays as it was, in ours by not being handed over.
+    for name in arrays:
+        if name.startswith("after/") and (frozen := name.split("/", 2)[2]) not in names:
+            yield Comparison(name, arrays[f"init/{frozen}"], arrays[name], 0.0)
 
 
-def settings(meta: dict) -> ConfigDict:
-    """Returns the optimiser's section of a config."""
-    config = defaults.get_config().optim
-    config.update(
+def settings(meta: Record) -> Any:
+    """Return the optimizer's settings, all taken from the case."""
+    return training.settings(
         name=meta["optimizer"],
         lr=meta["base_lr"],
-        lr_base_batch_size=0,
         momentum=meta["momentum"],
         weight_decay=meta["weight_decay"],
         bias_multiplier=float(meta["bias_multiplier"]),
         schedule=meta["scheduler"],
         warmup_epochs=float(meta["warmup_epoch"]),
     )
-    return config
 
 
 def ours(name: str) -> str:
-    """The last bias is exempt from decay under its own name."""
+    """Return our name of a parameter; the last bias is exempt from decay under its own."""
     return HEAD_BIAS if name == "head.last_layer.bias" else name.replace(".", "/")

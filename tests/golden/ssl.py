@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record
 from vpjax.backbones.vit import MAE, MoCoV3
 from vpjax.models.model import Model
 from vpjax.nn.context import EVALUATION
@@ -30,28 +30,32 @@ PLACES = {
 
 
 def backbone(
-    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+    meta: Record, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
 ) -> MAE | MoCoV3:
-    """Returns the ViT of a case."""
+    """Return the ViT of a case."""
     arch = meta["arch"]
+    arch.expect("gelu", "erf")
+    arch.expect("qkv_bias", True)
+    arch.ignore("img")  # the image size says it
     return CLASSES[meta["family"]](
         f"B/{arch['patch']}",
         image_size,
         dim=arch["hidden"],
-        mlp_dim=arch["hidden"] * arch["mlp_ratio"],
+        mlp_dim=round(arch["hidden"] * arch["mlp_ratio"]),
         heads=arch["heads"],
         depth=arch["layers"],
+        eps=arch.get("layer_norm_eps", 1e-6),
         rngs=rngs,
     )
 
 
-def weights(meta: dict) -> str:
-    """The checkpoint's name."""
+def weights(meta: Record) -> str:
+    """Return the checkpoint's name."""
     return f"checkpoint_{meta['family']}.npz"
 
 
 def translate(name: str, value: np.ndarray, backbone: MAE | MoCoV3) -> dict[str, np.ndarray]:
-    """Brings one parameter to our names and shapes."""
+    """Bring one parameter to our names and shapes."""
     if name in ("cls_token", "pos_embed"):
         return {f"backbone/{name}": value[0]}
     block, place, kind = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.*)\.(weight|bias)", name).groups()
@@ -75,8 +79,8 @@ def translate(name: str, value: np.ndarray, backbone: MAE | MoCoV3) -> dict[str,
     return {f"{ours}/kernel": value.reshape(heads, -1, len(value)) if "out" in ours else value}
 
 
-def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tuple]:
-    """All tokens after the last block, before any norm."""
+def intermediates(model: Model, images: jax.Array, arrays: Record) -> Iterator[tuple]:
+    """Yield all tokens after the last block, before any norm."""
     ctx = dataclasses.replace(EVALUATION, hook=model.method.tap)
 
     @jax.jit

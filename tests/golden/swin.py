@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record
 from vpjax.backbones.swin import Swin
 from vpjax.models.model import Model
 from vpjax.nn.context import EVALUATION
@@ -40,10 +40,14 @@ SINGLE = {
 
 
 def backbone(
-    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+    meta: Record, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
 ) -> Swin:
-    """Returns the Swin of a case."""
+    """Return the Swin of a case."""
     arch = meta["arch"]
+    arch.expect("gelu", "erf")
+    arch.expect("mlp_ratio", 4)
+    arch.expect("layer_norm_eps", 1e-5)
+    arch.ignore("img")  # the image size says it
     return Swin(
         "B",
         image_size,
@@ -57,13 +61,13 @@ def backbone(
     )
 
 
-def weights(meta: dict) -> str:
-    """The checkpoint's name."""
+def weights(meta: Record) -> str:
+    """Return the checkpoint's name."""
     return "checkpoint_swin.npz"
 
 
 def translate(name: str, value: np.ndarray, backbone: Swin) -> dict[str, np.ndarray]:
-    """Brings one parameter to our names and shapes."""
+    """Bring one parameter to our names and shapes."""
     if name in SINGLE:
         return {f"backbone/{SINGLE[name]}": value}
     if name == "patch_embed.proj.weight":
@@ -94,8 +98,8 @@ def translate(name: str, value: np.ndarray, backbone: Swin) -> dict[str, np.ndar
     raise NotUnderstood(f"parameter {name}")
 
 
-def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tuple]:
-    """Tokens after every stage with its merging, and after the last norm.
+def intermediates(model: Model, images: jax.Array, arrays: Record) -> Iterator[tuple]:
+    """Yield tokens after every stage with its merging, and after the last norm.
 
     Prompts that are only read have no rows in ours.
     """

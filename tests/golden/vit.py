@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tests.golden.runner import NotUnderstood
+from tests.golden.record import NotUnderstood, Record
 from vpjax.backbones.vit import ViT
 from vpjax.models.model import Model
 from vpjax.nn.context import EVALUATION
@@ -34,10 +34,12 @@ PARTS = {
 
 
 def backbone(
-    meta: dict, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
+    meta: Record, image_size: tuple[int, int], match_reference_code: bool, rngs: nnx.Rngs
 ) -> ViT:
-    """Returns the ViT of a case."""
+    """Return the ViT of a case."""
     arch = meta["arch"]
+    arch.expect("gelu", "erf")
+    arch.ignore("ckpt_img")  # of the weights file, whose positions say it
     return ViT(
         f"B/{arch['patch']}",
         image_size,
@@ -46,17 +48,18 @@ def backbone(
         heads=arch["heads"],
         depth=arch["layers"],
         dropout=arch["dropout_rate_in_config"],
+        eps=arch.get("layer_norm_eps", 1e-6),
         rngs=rngs,
     )
 
 
-def weights(meta: dict) -> str:
-    """The checkpoint's name."""
+def weights(meta: Record) -> str:
+    """Return the checkpoint's name."""
     return meta["backbone_file"]
 
 
-def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tuple]:
-    """All tokens after the last norm."""
+def intermediates(model: Model, images: jax.Array, arrays: Record) -> Iterator[tuple]:
+    """Yield all tokens after the last norm."""
     if "out/encoded" not in arrays:
         return
 
@@ -75,7 +78,7 @@ def intermediates(model: Model, images: jax.Array, arrays: dict) -> Iterator[tup
 
 
 def translate(name: str, value: np.ndarray, backbone: ViT) -> dict[str, np.ndarray]:
-    """Brings one parameter to our names and shapes."""
+    """Bring one parameter to our names and shapes."""
     name = name.removeprefix("transformer.")
     heads = backbone.dim // backbone.head_dim
     if name in SINGLE:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from configs import vpt_cifar
+from tests.golden.record import Record, under
 from vpjax.backbones.vit import ViT
 from vpjax.core import params, registry
 from vpjax.models.model import Model
@@ -20,8 +21,8 @@ from vpjax.weights import timm
 PROMPTS = "prompt_embeddings.prompt_embeddings"
 
 
-def build(meta: dict) -> tuple[Model, ModelParts]:
-    """Returns the model of a case as shapes, by the recipe's choice of method."""
+def build(meta: Record) -> tuple[Model, ModelParts]:
+    """Return the model of a case as shapes; the recipe says which method its strategy is."""
     config = meta["config"]
 
     def make():
@@ -34,6 +35,7 @@ def build(meta: dict) -> tuple[Model, ModelParts]:
             heads=config["heads"],
             depth=config["layers"],
             dropout=0.0,
+            eps=meta.get("layer_norm_eps", 1e-6),
             rngs=rngs,
         )
         options = vpt_cifar.method(meta["method"].replace("+", ""))
@@ -47,38 +49,40 @@ def build(meta: dict) -> tuple[Model, ModelParts]:
 
 
 def filled(parts: ModelParts, values: dict[str, np.ndarray]) -> ModelParts:
-    """Returns parts that hold numbers instead of shapes."""
+    """Return parts that hold numbers instead of shapes."""
     fill = lambda part: {n: jnp.asarray(values[n]) for n in part}  # noqa: E731
     return ModelParts(parts.graph, *(fill(part) for part in parts[1:]))
 
 
 def same_set(recorded: Iterable[str], parts: ModelParts) -> None:
-    """Checks that the same parameters train."""
+    """Raise an AssertionError unless the same parameters train."""
     if set(recorded) != parts.trainable.keys():
         raise AssertionError(f"what trains: {sorted(set(recorded) ^ parts.trainable.keys())}")
 
 
-def draw(model: Model, meta: dict) -> dict[str, np.ndarray]:
-    """Draws parameters by the names of the original, in ASCII order."""
-    dim, heads = model.backbone.dim, meta["num_classes"]
+def draw(model: Model, meta: Record) -> dict[str, np.ndarray]:
+    """Return random parameters by the names of the original, drawn in ASCII order."""
+    dim, classes = model.backbone.dim, meta["num_classes"]
     hidden, patch = meta["config"]["mlp"], meta["config"]["patch"]
     shapes = {
-        PROMPTS: (meta["config"]["layers"], meta["config"]["prompts"], dim),
-        "model.cls_token": (1, 1, dim),
-        "model.pos_embed": (1, 1 + model.backbone.grid[0] * model.backbone.grid[1], dim),
-        "model.patch_embed.proj.weight": (dim, 3, patch, patch),
-        "model.patch_embed.proj.bias": (dim,),
-        "model.norm.weight": (dim,),
-        "model.norm.bias": (dim,),
-        "model.head.weight": (heads, dim),
-        "model.head.bias": (heads,),
+        "cls_token": (1, 1, dim),
+        "pos_embed": (1, 1 + model.backbone.grid[0] * model.backbone.grid[1], dim),
+        "patch_embed.proj.weight": (dim, 3, patch, patch),
+        "patch_embed.proj.bias": (dim,),
+        "norm.weight": (dim,),
+        "norm.bias": (dim,),
+        "head.weight": (classes, dim),
+        "head.bias": (classes,),
     }
     for i in range(meta["config"]["layers"]):
         matrices = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
         matrices |= {"mlp.fc1": (hidden, dim), "mlp.fc2": (dim, hidden)}
         for part, shape in (matrices | {"norm1": (dim,), "norm2": (dim,)}).items():
-            shapes[f"model.blocks.{i}.{part}.weight"] = shape
-            shapes[f"model.blocks.{i}.{part}.bias"] = shape[:1]
+            shapes[f"blocks.{i}.{part}.weight"] = shape
+            shapes[f"blocks.{i}.{part}.bias"] = shape[:1]
+    if meta["config"]["prompts"]:
+        shapes = {f"model.{name}": shape for name, shape in shapes.items()}
+        shapes[PROMPTS] = (meta["config"]["layers"], meta["config"]["prompts"], dim)
     rng, out = np.random.default_rng(meta["seed"]), {}
     for name in sorted(shapes):
         z = rng.standard_normal(shapes[name])
@@ -93,7 +97,7 @@ def draw(model: Model, meta: dict) -> dict[str, np.ndarray]:
 
 
 def translate(name: str, value: np.ndarray, model: Model) -> dict[str, np.ndarray]:
-    """Brings one parameter to our names and shapes."""
+    """Bring one parameter to our names and shapes."""
     if name == PROMPTS:
         return {f"method/prompts/{i}": prompt for i, prompt in enumerate(value)}
     expected = params.flatten(nnx.state(model.backbone))
@@ -104,19 +108,25 @@ def translate(name: str, value: np.ndarray, model: Model) -> dict[str, np.ndarra
 
 
 def original(name: str, value: jax.Array) -> np.ndarray:
-    """Flattens an array of ours in the order of the original's axes."""
+    """Return an array of ours as the original has it in memory, flat.
+
+    Kernels of the original are (out, in), and (out, in, h, w). Those of attention have three axes
+    here, the two of heads being one there: query, key and value (D, N, d), out (N, d, D).
+    """
     value = np.asarray(value)
     if name.endswith("kernel"):
+        if value.ndim == 3:
+            inputs = 2 if name.endswith("attn/out/kernel") else 1
+            value = value.reshape(int(np.prod(value.shape[:inputs])), -1)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
     return value.ravel()
 
 
-def gather(arrays: dict, prefix: str, model: Model) -> dict[str, np.ndarray]:
-    """Returns the arrays whose name begins with `prefix`, by our names."""
+def gather(arrays: Record, prefix: str, model: Model) -> dict[str, np.ndarray]:
+    """Return the arrays whose name begins with `prefix`, by our names."""
     out = {}
-    for name, value in arrays.items():
-        if name.startswith(prefix):
-            out |= translate(name.removeprefix(prefix), value, model)
+    for name, value in under(arrays, prefix).items():
+        out |= translate(name, value, model)
     return out
 
 

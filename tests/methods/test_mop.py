@@ -71,8 +71,8 @@ def value(form, arrays, offsets):
 
 def ours(chunk, mesh=None):
     def form(features, labels, offsets, text):
-        best, index = mop_similarity.top(features, offsets, text, chunk, mesh)
-        own, _ = mop_similarity.own(features, labels, offsets, text, mesh)
+        best, index = mop_similarity.max_similarity(features, offsets, text, chunk, mesh)
+        own, _ = mop_similarity.label_similarity(features, labels, offsets, text, mesh)
         return best, index, own
 
     return form
@@ -92,7 +92,7 @@ def test_chunks_equal_the_plain_form(chunk):
 def test_of_equal_sub_prompts_the_first_learns(chunk):
     arrays = numbers()
     features, _, offsets, text = arrays
-    best = lambda o: mop_similarity.top(features, o, text, chunk)[0].sum()  # noqa: E731
+    best = lambda o: mop_similarity.max_similarity(features, o, text, chunk)[0].sum()  # noqa: E731
     gradient = jax.grad(best)(jnp.zeros_like(offsets))
     assert not gradient[:, 1:].any()
     assert np.abs(gradient[:, 0]).min(-1).max() > 0
@@ -130,8 +130,10 @@ def test_classes_split_over_devices_equal_one(shape):
     np.testing.assert_array_equal(mine, index)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(own_gradient, gradient, atol=1e-5)
-    _, cosines = jax.jit(lambda *a: mop_similarity.own(*a, mesh))(features, labels, offsets, text)
-    _, alone = mop_similarity.own(*arrays)
+    _, cosines = jax.jit(lambda *a: mop_similarity.label_similarity(*a, mesh))(
+        features, labels, offsets, text
+    )
+    _, alone = mop_similarity.label_similarity(*arrays)
     np.testing.assert_allclose(cosines, alone, atol=1e-6)
 
 

@@ -57,11 +57,11 @@ def start(parts, ctx):
 class Stacked(SA2VP):
     """Both streams together from the first layer on."""
 
-    def both(self, layer, state, ctx):
+    def apply_layer(self, layer, state, ctx):
         image, prompt = state
         prompt = dataclasses.replace(prompt, x=jnp.broadcast_to(prompt.x, image.x.shape))
         layer_of_two = dataclasses.replace(ctx, layer=self.at[-1])
-        return super().both(layer, (image, prompt), layer_of_two)
+        return super().apply_layer(layer, (image, prompt), layer_of_two)
 
 
 def test_the_image_has_no_backward_pass_before_it_receives():

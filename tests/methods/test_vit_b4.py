@@ -23,7 +23,8 @@ from vpjax.models import factory
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
 from vpjax.studies import compare
-from vpjax.train.optim import Plan, make_optimiser
+from vpjax.train.optim import Settings, make_optimizer
+from vpjax.train.schedules import Plan
 from vpjax.weights import google
 
 
@@ -100,7 +101,7 @@ def test_what_trains_beside_prompts():
 @pytest.mark.parametrize("epochs", [5, 10])
 def test_the_rate_falls_between_epochs_to_its_floor(epochs):
     config = vpt_cifar.get_config().optim
-    _, rate = make_optimiser(config, ["method/head/bias"], Plan(epochs * 391, 391, 128))
+    _, rate = make_optimizer(Settings(**config), ["method/head/bias"], Plan(epochs * 391, 391, 128))
     rates = np.asarray(rate(np.arange(epochs * 391))).reshape(epochs, 391)
     assert (rates == rates[:, :1]).all()
     published = [1e-5 + 9.9e-4 * (1 + np.cos(np.pi * e / epochs)) / 2 for e in range(epochs)]
@@ -113,7 +114,7 @@ def test_the_rate_falls_between_epochs_to_its_floor(epochs):
 def test_everything_decays_in_the_gradient():
     config = vpt_cifar.get_config().optim
     params = {n: np.float32(3.0) for n in ("method/head/bias", "backbone/norm/bias", "method/x")}
-    optimiser, _ = make_optimiser(config, params, Plan(10, 1, 128))
+    optimiser, _ = make_optimizer(Settings(**config), params, Plan(10, 1, 128))
     gradient = {n: np.float32(0) for n in params}
     updates, _ = optimiser.update(gradient, optimiser.init(params), params)
     # Adam makes a whole step of what decay alone puts into a gradient of zero.

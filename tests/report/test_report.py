@@ -210,7 +210,8 @@ def real(tmp_path_factory):
     """Two short trainings of the embedded data."""
     top = tmp_path_factory.mktemp("real")
     for label in ("linear", "vpt_deep"):
-        fit(runs.config(label), top / label / "seed0", finish=draw_results)
+        config = runs.config(label, train={"steps": 4, "log_every": 2, "eval_every": 1.0})
+        fit(config, top / label / "seed0", finish=draw_results)
     return top
 
 

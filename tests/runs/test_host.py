@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.runs import config
 from vpjax.runs import fit as fitting
-from vpjax.runs.fit import AHEAD, fit, steady
+from vpjax.runs.fit import AHEAD, fit, wait_for_device
 from vpjax.train import optim, sharding
 from vpjax.train.schedules import Plan
 
@@ -129,10 +129,10 @@ def test_the_host_is_never_far_ahead():
     done = []
     number = lambda step: Spy(0.0, step, lambda what, of: done.append(of))  # noqa: E731
     recent = [{"loss": number(step)} for step in range(1, AHEAD + 1)]
-    assert steady(recent, AHEAD) is None
+    assert wait_for_device(recent, AHEAD) is None
     assert not done
     recent.append({"loss": number(AHEAD + 1)})
-    assert steady(recent, AHEAD + 1)[0] == 1
+    assert wait_for_device(recent, AHEAD + 1)[0] == 1
     assert done == [1]
 
 

@@ -178,9 +178,10 @@ def whole(run) -> Subject:
     return subject(run)
 
 
-def drawn(whole: Subject, **of_class) -> dict:
-    """Returns what was written of a class."""
-    files = subprompts(dataclasses.replace(whole, subprompt_options=SubpromptOptions(**of_class)))
+def drawn(whole: Subject, **options) -> dict:
+    """The numbers written of a class."""
+    options = SubpromptOptions(**options)
+    files = subprompts(dataclasses.replace(whole, subprompt_options=options))
     return json.loads(next(f for f in files if f.suffix == ".json").read_text())
 
 
@@ -198,7 +199,7 @@ def test_temperature_and_labels_of_sub_prompts(whole):
 
 
 @pytest.mark.parametrize(
-    ("of_class", "match"),
+    ("options", "match"),
     [
         ({"name": "Danaus plexipus"}, "nearest names are 'danaus plexippus'"),
         ({"label": 8}, "has 8 classes"),
@@ -208,9 +209,9 @@ def test_temperature_and_labels_of_sub_prompts(whole):
         ({"label": 1, "split": "test"}, "split of the run"),
     ],
 )
-def test_classes_that_cannot_be_drawn(whole, of_class, match):
+def test_classes_that_cannot_be_drawn(whole, options, match):
     with pytest.raises(UserError, match=match):
-        drawn(whole, **of_class)
+        drawn(whole, **options)
 
 
 def test_the_sweep_of_k(place):

@@ -16,7 +16,7 @@ from vpjax.models import factory
 from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.runs import defaults
-from vpjax.studies import compare
+from vpjax.studies.cells import all_runs
 from vpjax.train import optim
 
 HOME = Path(__file__).parents[2]
@@ -31,14 +31,14 @@ def module(recipe):
 
 def single_runs(recipe):
     config = module(recipe).get_config()
-    return [c for _, _, c in compare.runs(config)] if config.study.compare else [config]
+    return [run.config for run in all_runs(config, Path())] if config.study.compare else [config]
 
 
 def abstract(config, num_classes):
     def make():
         rngs = nnx.Rngs(0)
         body = factory.make_backbone(config, "xla", jax.random.key(0))
-        decided = factory.run_wide(
+        decided = factory.shared_options(
             "methods", config.method.name, match_reference_code=config.match_reference_code
         )
         options = (body, num_classes)

@@ -79,7 +79,7 @@ def test_what_is_split_is_a_matrix_of_a_frozen_layer():
     assert spec("method/head/kernel", (64, 64)) is None
     two = sharding.make_mesh(4, model=2)
     both = PartitionSpec(("data", "model"))
-    assert fsdp.spec("backbone/layers/0/mlp/fc1/kernel", (16, 24), two) == both
+    assert fsdp.partition_spec("backbone/layers/0/mlp/fc1/kernel", (16, 24), two) == both
     frozen = sharding.place(parts().frozen, mesh, {}, frozen=True)
     split = {n for n, v in frozen.items() if v.sharding.spec != PartitionSpec()}
     assert len(split) == KERNELS

@@ -155,7 +155,7 @@ def test_mae_pools_before_its_norm():
     assert mae.num_pooled_tokens is None and "norm/scale" not in shapes(mae)
     x = jax.random.normal(jax.random.key(0), (2, 1 + 3 + 16, DIM))  # with 3 prompts
     mae.fc_norm.scale[...] = jax.random.normal(jax.random.key(1), (DIM,))
-    tokens = Tokens(x, extra=4, grid=(4, 4))
+    tokens = Tokens(x, num_prefix_tokens=4, grid=(4, 4))
     for over, chosen in ((None, x[:, 1:]), (slice(1, 4), x[:, 1:4])):
         mean = np.asarray(chosen, np.float64).mean(1)
         centred = mean - mean.mean(-1, keepdims=True)

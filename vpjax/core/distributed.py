@@ -1,4 +1,4 @@
-"""Which of the processes that `jax.distributed` joined this is, and how they agree.
+"""Several processes that work on one run: which of them this is, and how they agree.
 
     join(...)                    before anything else asks for a device
     broadcast_from_zero(call)    process 0 calls, all get the result or the error
@@ -6,8 +6,8 @@
     with single_process():
         ...                      runs in here use this process's devices and no others
 
-All processes run the same program; only process 0 prints, and writes (see `vpjax.runs.workdir`).
-`broadcast_from_zero` and `all_max` must be called by all processes, at the same place of it.
+All processes run the same program; only process 0 prints and writes (see `vpjax.runs.workdir`).
+`broadcast_from_zero` and `all_max` must be called by all processes at the same point.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from jax.experimental import multihost_utils
 
 from vpjax.core.errors import UserError
 
-# Seconds that a process which ends waits for the others to end too. All end together, unless an
-# error is one process's own; then this is how long the others go without knowing.
+# Seconds that a process waits at its end for the others to end too. All end together, unless only
+# one has an error; then this is how long the others go on without noticing.
 PATIENCE = 60
 
-_ALONE = [False]
+_SINGLE = [False]  # whether `single_process` is in effect
 
 
 def join(
@@ -69,9 +69,9 @@ def join(
         )
     elif not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator is {coordinator!r}; expected HOST:PORT, as node1:7733")
-    # Signals are for vpjax.train.signals, which saves and leaves; jax would only take note of them.
+    # vpjax.train.signals handles signals, by saving and ending; JAX would only record them.
     jax.config.update("jax_enable_preemption_service", False)
-    # What started them would also say which devices are whose; by hand, each has all that it sees.
+    # SLURM and others also assign devices to processes; by hand, each has all that it sees.
     ask = "deactivate" if coordinator else None
     more = {"cluster_detection_method": ask, "shutdown_timeout_seconds": PATIENCE}
     try:
@@ -88,48 +88,52 @@ def join(
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """Make this process work by itself."""
-    before, _ALONE[0] = _ALONE[0], True
+    """Make this process work on its own devices only, as if there were no others."""
+    before, _SINGLE[0] = _SINGLE[0], True
     try:
         yield
     finally:
-        _ALONE[0] = before
+        _SINGLE[0] = before
 
 
 def index() -> int:
-    """Return the number of this process."""
-    return 0 if _ALONE[0] or not jax.distributed.is_initialized() else jax.process_index()
+    """Return which process this is, from 0 on."""
+    return 0 if _SINGLE[0] or not jax.distributed.is_initialized() else jax.process_index()
 
 
 def count() -> int:
-    """Return how many processes work on a run. Asks for no device where none were joined."""
-    return 1 if _ALONE[0] or not jax.distributed.is_initialized() else jax.process_count()
+    """Return how many processes work on a run.
+
+    Initialises no device where no processes were joined.
+    """
+    return 1 if _SINGLE[0] or not jax.distributed.is_initialized() else jax.process_count()
 
 
 def is_single() -> bool:
-    """Whether there are other processes, and this one works by itself."""
-    return _ALONE[0] and jax.distributed.is_initialized() and jax.process_count() > 1
+    """Return whether there are other processes, and this one works separately from them."""
+    return _SINGLE[0] and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def devices() -> list[Any]:
-    """Return the devices of a run."""
-    return jax.local_devices() if _ALONE[0] else jax.devices()
+    """Return the devices of a run: all, or those of this process inside `single_process`."""
+    return jax.local_devices() if _SINGLE[0] else jax.devices()
 
 
 def screen() -> TextIO:
-    """Return where progress is shown: standard error, in process 0."""
+    """Return the stream for progress: standard error in process 0, nowhere in others."""
     return io.StringIO() if index() else sys.stderr
 
 
 def prefix() -> str:
-    """Return what a message of this process begins with: "process 3: " where there are several."""
+    """Return how messages of this process begin: "process 3: ", "" if there is only one."""
     return f"process {index()}: " if jax.distributed.is_initialized() else ""
 
 
 def broadcast_from_zero(call: Callable[[], Any]) -> Any:
-    """Return what `call` returns in process 0, where alone it is called.
+    """Call `call` in process 0 only, and return its result in all processes.
 
-    Raises: UserError, in all processes, if it does there.
+    Raises:
+        UserError: in all processes, if `call` raises it.
     """
     if count() == 1:
         return call()
@@ -148,7 +152,13 @@ def broadcast_from_zero(call: Callable[[], Any]) -> Any:
 
 
 def all_max(number: int, meet: bool = True) -> int:
-    """Return the largest of the processes' numbers; 0 where there are several and none `meet`."""
+    """Return the largest of the numbers that the processes pass.
+
+    Args:
+        number: of this process.
+        meet: whether to ask the other processes, which waits for them; the same in all. False: 0
+            where there are several processes.
+    """
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max()) if meet else 0

@@ -1,8 +1,7 @@
-"""Errors a user can mend.
+"""Errors that a user can correct.
 
 `UserError` is for what a user gave: a file, a name, a config. The command line prints its message
-alone, without a traceback. A message has three parts: what was found, what was expected, and what
-exists or what to do.
+without a traceback. A message says what was found, what was expected, and what to do.
 """
 
 import difflib
@@ -14,15 +13,21 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss or a gradient is no number any more: it would be so again."""
+    """A loss or a gradient is infinite or NaN; the same run would diverge again."""
 
 
 class InUse(UserError):
-    """Another process works in this folder."""
+    """Another process holds the lock of this file or folder."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that does not exist, with the nearest that do."""
+    """Return the error for a name that does not exist, which suggests the nearest that does.
+
+    Args:
+        kind: what the name is of, such as "preset" or "train.loss".
+        name: as the user gave it.
+        known: all names that exist.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Files: the cache folder, writes that leave no half of a file, locks between processes."""
+"""Files: the cache folder, atomic writes, locks between processes."""
 
 import contextlib
 import json
@@ -13,9 +13,9 @@ from vpjax.core.errors import InUse, UserError
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be rebuilt.
+    """Return the folder for files that can be computed or downloaded again.
 
-    `VPJAX_CACHE` names it; otherwise it is `vpjax` in the user's cache folder.
+    The environment variable `VPJAX_CACHE` names it; else it is `vpjax` in the user's cache folder.
     """
     if named := os.environ.get("VPJAX_CACHE"):
         return Path(named).expanduser()
@@ -24,9 +24,9 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, which becomes `path` when the block ends.
+    """Yield a temporary path, which is renamed to `path` when the block ends.
 
-    A process that is killed, or a block that raises, leaves the old file or none.
+    If the process is killed or the block raises, the old file stays as it was.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -37,26 +37,27 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with "\\n" line ends, see `atomic`."""
+    """Write UTF-8 text with "\\n" line ends atomically, see `atomic`."""
     with atomic(path) as new:
         new.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write indented JSON, see `atomic`."""
+    """Write values as indented JSON atomically, see `atomic`."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return what a file holds; None if there is none."""
+    """Return the values of a JSON file; None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`, which stays, for this process.
+    """Hold a lock for this process while the block runs.
 
     Args:
+        path: the lock file; it is created and not deleted.
         wait: whether to wait until no other process holds it.
 
     Raises:
@@ -67,7 +68,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as e:
-        raise InUse(f"{path} is held by another process.") from e
+        raise InUse(f"{path} is locked by another process. Wait for it, or stop it.") from e
     try:
         yield
     finally:
@@ -76,9 +77,10 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this process, and creates it if need be.
+    """Lock a folder for this process while the block runs; create it if it does not exist.
 
     Args:
+        workdir: the folder.
         wait: whether to wait until no other process holds it.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Parameter names, and the code a config names.
+"""Names of parameters.
 
 Every parameter has one name, its path of attributes joined by "/":
 
     backbone/layers/11/attn/query/kernel        method/prompts/3        method/head/kernel
 
-The library keeps a model's numbers as flat dictionaries {name: array}. One regular expression over
+The library keeps a model's arrays in flat dictionaries {name: array}. A regular expression over
 these names says what trains; the same names drive weight decay, sharding, loading, checkpoints and
 tables.
 """
@@ -19,12 +19,20 @@ from vpjax.core.errors import UserError
 
 
 def flatten(state: nnx.State) -> dict[str, Any]:
-    """Return the arrays of a state by name."""
+    """Return the arrays of an NNX state as a flat dictionary {name: array}."""
     return {"/".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
 
 
 def fill(state: nnx.State, values: Mapping[str, Any]) -> nnx.State:
-    """Return a state like `state` whose arrays are `values`; names must match one to one."""
+    """Return an NNX state with its arrays replaced.
+
+    Args:
+        state: gives names and structure.
+        values: an array for every name of `state`, and no others.
+
+    Raises:
+        KeyError: if the names differ.
+    """
     flat = nnx.to_flat_state(state)
     named = {"/".join(map(str, path)): (path, v) for path, v in flat}
     if named.keys() != values.keys():
@@ -33,9 +41,15 @@ def fill(state: nnx.State, values: Mapping[str, Any]) -> nnx.State:
 
 
 def matching(pattern: str, names: Iterable[str], what: str = "pattern") -> set[str]:
-    """Return the names that `pattern` matches in full.
+    """Return the names that a regular expression matches in full.
 
-    Raises: UserError if the pattern is not a regular expression, or matches nothing.
+    Args:
+        pattern: the regular expression.
+        names: of parameters.
+        what: where the pattern comes from, for messages, such as "optim.no_decay".
+
+    Raises:
+        UserError: if the pattern is not a regular expression, or matches nothing.
     """
     names = list(names)
     try:
@@ -45,5 +59,7 @@ def matching(pattern: str, names: Iterable[str], what: str = "pattern") -> set[s
     found = {n for n in names if compiled.fullmatch(n)}
     if not found:
         shown = "\n  ".join(names[:12] + ["..."] * (len(names) > 12))
-        raise UserError(f"{what} {pattern!r} matches no parameter. Names look like\n  {shown}")
+        raise UserError(
+            f"{what} {pattern!r} matches no parameter in full. Names look like\n  {shown}"
+        )
     return found

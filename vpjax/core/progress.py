@@ -1,6 +1,6 @@
-"""How far a loop or a download is: a bar on a terminal, whole lines anywhere else.
+"""Progress of loops and downloads: a bar on a terminal, whole lines anywhere else.
 
-A device works ahead of Python, and reading a number from it waits for the step that makes it:
+The host runs ahead of the device, and reading a value waits for the step that computes it:
 `Progress` reads only what it shows, every few seconds.
 """
 
@@ -20,7 +20,7 @@ EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
-    """Shows how far a loop is, how fast, and its latest loss and accuracy (in %).
+    """The progress of a loop: step, rate, remaining time, latest loss and accuracy (in %).
 
         with Progress(400, batch_size=64) as progress:
             for step in range(400):
@@ -30,8 +30,14 @@ class Progress:
         step  120/400  30%  loss 0.4312  val_accuracy 93.10  412.3 img/s  ETA 0:00:09
 
     On a terminal this is a bar. Elsewhere it is a line at the first update, then at most one every
-    `every_seconds`, and one at the end. `start` is the step a resumed run begins after,
-    `batch_size` the images of a step over all devices. `stream` is standard error if not given.
+    `every_seconds`, and one at the end.
+
+    Args:
+        total_steps: steps of the loop.
+        start: the step that a resumed run begins after.
+        batch_size: images of a step, over all devices.
+        stream: to write to; None: standard error.
+        every_seconds: between two lines.
     """
 
     def __init__(
@@ -47,10 +53,10 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.latest: dict[str, Any] = {}
         self._shown: int | None = None  # the step of the last line
-        self._pending = False  # whether something came since
+        self._pending = False  # whether there was an update since
         self._closed = False
-        # (clock, step) at the moments a value was read. Only there does the clock know that the
-        # device has done the step; the first comes after the first step, so after compiling.
+        # (clock, step) at the moments a value was read: only then it is certain that the device
+        # has done the step. The first comes after the first step, so after compiling.
         self._marks: collections.deque[tuple[float, int]] = collections.deque()
         self._bar = None
         self._every = every_seconds
@@ -60,9 +66,12 @@ class Progress:
             self._bar = _bar(self.stream, total_steps, start, bar_format=form)
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-        """Note that `step` steps are done, with their values, and show them if it is time.
+        """Record that `step` steps are done, and show it if enough time has passed.
 
-        Values stay on the device until they are shown.
+        Args:
+            step: steps done so far.
+            values: latest metrics; "..._loss" and "..._accuracy" are shown. They stay on the device
+                until then.
         """
         self.step, self._pending = step, True
         for name, value in (values or {}).items():
@@ -74,7 +83,7 @@ class Progress:
 
     @property
     def steps_per_second(self) -> float | None:
-        """Recent rate without the first step of the run; None until there are two moments."""
+        """Recent rate, without the first step of the run; None before it can be known."""
         if len(self._marks) < 2:
             return None
         (first, a), (last, b) = self._marks[0], self._marks[-1]
@@ -82,18 +91,19 @@ class Progress:
 
     @property
     def images_per_second(self) -> float | None:
+        """Recent rate in images; None before it can be known."""
         rate = self.steps_per_second
         return None if rate is None else rate * self.batch_size
 
     def line(self, text: str) -> None:
-        """Print a message of its own, above the bar where there is one."""
+        """Print a message on a line of its own, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Show the last step if it was not yet, and end the bar. May be called again."""
+        """Show the last step if it was not shown yet, and end the bar; may be called twice."""
         if self._closed:
             return
         if self._pending:
@@ -142,7 +152,7 @@ class Progress:
 
 
 class DownloadBar:
-    """Shows how far a download is, on standard error: a bar, or a line every `EVERY` seconds.
+    """The progress of a download on standard error: a bar, or a line every `EVERY` seconds.
 
         with DownloadBar("ViT-B_16.npz", size=412_815_506) as bar:
             bar.add(len(piece))
@@ -150,9 +160,9 @@ class DownloadBar:
         ViT-B_16.npz  97.6 MiB of 393.7 MiB  25%  11.2 MiB/s  ETA 0:00:27
 
     Args:
-        name: what is downloaded.
+        name: of the file.
         size: bytes of the whole file; None if the server does not say.
-        done: bytes of it that an earlier download has left.
+        done: bytes that an earlier, interrupted download has left.
     """
 
     def __init__(self, name: str, size: int | None, done: int = 0):
@@ -164,7 +174,7 @@ class DownloadBar:
             self._bar = _bar(sys.stderr, size, done, desc=name, **unit)
 
     def add(self, count: int) -> None:
-        """Note that `count` bytes have come."""
+        """Record that `count` more bytes have arrived."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -192,11 +202,11 @@ class DownloadBar:
 
 
 def _bar(stream: TextIO, total: int | None, start: int, **options: Any) -> tqdm:
-    # tqdm shows nothing on a terminal that does not know its size, as in containers.
+    # tqdm shows nothing on a terminal whose size is unknown, as in containers.
     columns, lines = shutil.get_terminal_size()
     return tqdm(total=total, initial=start, file=stream, ncols=columns, nrows=lines, **options)
 
 
 def _hours(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    total = math.ceil(seconds)
+    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"

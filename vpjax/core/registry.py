@@ -1,4 +1,4 @@
-"""The code that a config's `name` stands for, and the options it has.
+"""The class that a config's `name` stands for, and the options it has.
 
 lookup("methods", "vpt.VPT")        class VPT of vpjax/methods/vpt.py
 lookup("methods", "mylab.a.Mine")   class Mine of mylab/a.py: no fork is needed
@@ -51,9 +51,16 @@ def name_of(package: str, cls: type) -> str:
 
 
 def construct(package: str, config: Mapping[str, Any], *args: Any, **fixed: Any) -> Any:
-    """Call what `config["name"]` stands for with the config's other keys as keyword arguments.
+    """Construct the class that `config["name"]` stands for.
 
-    Raises: UserError naming the right keys if one does not exist.
+    Args:
+        package: "methods" or "backbones".
+        config: its name, and its options as further keys.
+        args: positional arguments of the constructor.
+        fixed: further keyword arguments, which are no options.
+
+    Raises:
+        UserError: if there is no such class, or it has not such an option; with the nearest.
     """
     cls = lookup(package, config["name"])
     given = {k: v for k, v in config.items() if k != "name"}
@@ -65,17 +72,22 @@ def construct(package: str, config: Mapping[str, Any], *args: Any, **fixed: Any)
 
 
 def options(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the options of a class: what its constructor takes by keyword or with a default.
+    """Return the options of a class: arguments that are keyword-only or have a default.
 
     A constructor that passes `**inherited` on has the options of its base class too.
-    Raises: TypeError if a constructor hides its options behind other **kwargs.
+
+    Raises:
+        TypeError: if a constructor hides its options behind other **kwargs.
     """
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     optional = (p for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty)
     own = {p.name: p for p in optional if p.name != "rngs"}
     rest = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
     if rest and rest != ["inherited"]:
-        raise TypeError(f"{cls.__name__}(**{rest[0]}) hides its options; write them out")
+        raise TypeError(
+            f"{cls.__name__}(**{rest[0]}) hides its options; write them out, or call the argument "
+            "**inherited to have those of the base class"
+        )
     return own | {k: v for k, v in options(cls.__base__).items() if k not in own} if rest else own
 
 
@@ -85,7 +97,7 @@ def _files(package: str) -> list[str]:
 
 
 def _classes(package: str, module: ModuleType) -> list[str]:
-    """Return the public classes that a module defines; what only helps them is none."""
+    """Return the names of the public methods or backbones that a module defines."""
     base = getattr(importlib.import_module(f"vpjax.{package}.base"), BASES[package])
     own = (n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, base))
     return [
@@ -94,7 +106,7 @@ def _classes(package: str, module: ModuleType) -> list[str]:
 
 
 def _import(package: str, name: str, file: str) -> ModuleType:
-    """Import somebody's own module."""
+    """Import a module that is not part of vpjax."""
     if not file:
         raise unknown(package, name, available(package))
     try:

@@ -1,4 +1,4 @@
-"""Tables as text: aligned on a screen, and valid Markdown in a report; and as CSV files."""
+"""Tables as text, aligned and valid Markdown, and as CSV files."""
 
 import csv
 import io
@@ -12,8 +12,13 @@ from vpjax.core.files import write_text
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
     """Return an aligned table that is also valid Markdown.
 
-    `align` has a letter a column, l, c or r; the last one holds for all further columns.
-    Raises: ValueError if a row has not as many cells as the header, or `align` another letter.
+    Args:
+        header: names of the columns.
+        rows: of as many cells as the header.
+        align: "l", "c" or "r" for each column; the last letter holds for all further ones.
+
+    Raises:
+        ValueError: if a row has not as many cells as the header, or `align` another letter.
     """
     if not align or set(align) - set("lcr"):
         raise ValueError(f"align is {align!r}; expected letters l, c and r")
@@ -39,10 +44,12 @@ def _cell(text: str) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Write rows as CSV, with a line of names; what a row lacks stays empty.
+    """Write rows as CSV under a line of column names; what a row lacks stays empty.
 
     Args:
-        columns: names that come first; those that only rows have follow in order.
+        path: the file.
+        rows: {column: value}.
+        columns: those that come first; further ones of the rows follow in order.
     """
     names = dict.fromkeys([*columns, *(key for row in rows for key in row)])
     text = io.StringIO()
@@ -53,7 +60,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 
 def mean_std(mean: float | None, std: float | None = None, digits: int = 2) -> str:
-    """Return "91.23 ± 0.45", the mean alone without a deviation, and "-" without a mean."""
+    """Return "91.23 ± 0.45"; without a deviation only the mean, without a mean "-".
+
+    Args:
+        mean: None: not known.
+        std: standard deviation; None: not known.
+        digits: after the decimal point.
+    """
     if mean is None:
         return "-"
     return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")

@@ -2,9 +2,9 @@
 
     m' = m + up(gelu(down(m)))          down: D -> D // reduction, up: back
 
-Pfeiffer et al. 2020 (arXiv 2005.00247), the form VPT compares with (arXiv 2203.12119). `up` starts
-at zero, so training starts from the backbone's own function. In the published code `down` starts at
-zero too: then neither ever gets a gradient, and only the bias of `up` learns, whatever the width.
+Pfeiffer et al. 2020 (arXiv 2005.00247), the form that VPT compares with (arXiv 2203.12119). `up`
+starts at zero, so training starts from the backbone's own function. In the published code `down`
+starts at zero too: then neither ever gets a gradient, and only the bias of `up` is learnt.
 """
 
 import jax
@@ -20,10 +20,14 @@ from vpjax.nn.context import Context
 
 
 class Adapter(Method):
-    """A bottleneck `reduction` times narrower than the layer, in every layer with an MLP.
+    """A trained bottleneck after the MLP of every layer of a frozen backbone.
 
-    `match_reference_code` starts `down` at zero as well, as published.
-    Raises: UserError if the backbone's MLPs cannot be reached, or the bottleneck has no width.
+    Args:
+        reduction: the bottleneck is D // reduction wide, D being the width of the layer.
+        match_reference_code: whether `down` starts at zero as well, as published.
+
+    Raises:
+        UserError: if the backbone has no MLPs, or `reduction` leaves the bottleneck no width.
     """
 
     def __init__(
@@ -37,13 +41,18 @@ class Adapter(Method):
         **inherited,
     ):
         if "mlp" not in backbone.taps:
-            raise UserError(f"{type(backbone).__name__} has no MLP for an adapter to follow")
+            raise UserError(
+                f"{type(backbone).__name__} has no MLP for an adapter to follow. Use a transformer "
+                "or ConvNeXt, or another method, such as finetune.Bias."
+            )
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.adapters = nnx.Dict()
         for site in backbone.sites:
             if hasattr(backbone.layers[site.index], "mlp"):
                 if not 1 <= reduction <= site.dim:
-                    raise UserError(f"reduction is {reduction}; give 1 to the width {site.dim}")
+                    raise UserError(
+                        f"reduction is {reduction}; give 1 to {site.dim}, the width of the layer"
+                    )
                 width = site.dim // reduction
                 self.adapters[str(site.index)] = _Bottleneck(
                     site.dim, width, match_reference_code, rngs=rngs

@@ -1,14 +1,16 @@
-"""A method is everything trainable around a frozen backbone.
+"""A method is everything trainable around a frozen backbone: prompts, adapters, a head.
 
-    start    images -> state (Tokens, or any pytree of them)
-    step     around a layer
-    tap      inside a layer
-    predict  state -> outputs; "logits" is what evaluation reads
-    classify pooled features -> outputs: what `predict` does after pooling
-    loss     what is minimised
+A model calls these hooks in this order; their defaults together make the linear probe. Before, when
+a model is built, `input_size` and `reinitialised_params` are asked.
 
-Each has a default, which together make the linear probe. `trainable` says what learns, by name.
-A method receives the backbone as an argument and never keeps it.
+    start         images -> state (Tokens, or any pytree of them)
+    num_outputs   how many leading tokens the last layer must return
+    step          layer, state -> state, once a layer
+    tap           inside a layer: the output of a site -> what the layer goes on with
+    predict       state -> outputs: pools, then calls
+    classify        pooled features -> outputs, "logits" among them
+    loss_terms    outputs, labels -> "loss" and what else the history shows; calls
+    loss            outputs, labels -> loss of each image
 """
 
 from collections.abc import Callable, Mapping
@@ -26,20 +28,50 @@ Criterion = Callable[[Array, Array], Array]  # logits B C, labels B or B C -> lo
 
 
 class Method(nnx.Module):
-    """The defaults, and a classification head.
+    """Base class of methods; as it is, a classification head on a frozen backbone.
 
-    `head_hidden` and `head_init` describe the head, see `vpjax.methods.head`.
+    A subclass replaces the hooks it needs. Its options are keyword-only arguments of the
+    constructor, each with a type and a default: they become the keys of `config.method`. It passes
+    `**inherited` on, so that the options of this class are its options too. Two further arguments
+    are passed to constructors that have them: `match_reference_code` (bool: repeat published code
+    where it differs from its paper) and `mesh` (`jax.sharding.Mesh`, the devices of the run).
+
+    It gets the backbone as an argument and must not keep it, else everything is stored twice.
+
+    Parameters are attributes of the type `nnx.Param`. Their names are paths, such as
+    "method/prompts/3", "method/head/kernel" or "backbone/layers/11/attn/query/kernel"; the regular
+    expressions below must match such a name in full.
+
+    Attributes:
+        trainable: regular expression of the parameters that train, those of the backbone included.
+            `config.train.trainable` replaces it.
+        trainable_stats: regular expression of the running averages (BatchNorm) that training
+            changes; all others stay as they are.
+        backbone_dropout: whether the backbone's own dropout and stochastic depth act in training.
+        trains_after_pooling: True for methods whose parameters are used in `classify` only: such
+            a method may train on cached features.
+        logit_description: what logits are, for reports, such as "100 cosines".
+        reads_class_names: True: the builder puts the text features of the classes (C D) into
+            `self.text`, an `nnx.Variable` that the constructor makes.
+        sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
+            is split over that axis, with their optimiser state.
+        head: the classification head, B D -> B C.
+
+    Args:
+        backbone: what the method is built for.
+        num_classes: C.
+        head_hidden: hidden layers of the head, 0: linear.
+        head_init: how the head starts, see `vpjax.methods.head`.
+        rngs: draws all that starts at random.
     """
 
     trainable = r"method/.*"
-    trainable_stats = r"method/.*"  # running averages that training changes; the rest is frozen
-    backbone_dropout = False  # True: dropout of the backbone acts while training
-    trains_after_pooling = (
-        False  # True: all that is learnt is behind the frozen backbone's pooled features
-    )
-    logit_description = "logits"  # what these are, for reports: "100 cosines"
-    reads_class_names = False  # True: the builder puts the classes' text features at method/text
-    sharded: Mapping[str, str] = {}  # names whose first axis is split over an axis of the mesh
+    trainable_stats = r"method/.*"
+    backbone_dropout = False
+    trains_after_pooling = False
+    logit_description = "logits"
+    reads_class_names = False
+    sharded: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -54,45 +86,126 @@ class Method(nnx.Module):
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the size a backbone must be built for where images are `image_size` pixels."""
+        """Return the size in pixels that the backbone must be built for.
+
+        Called before the backbone exists. It differs from the size of the images where a method
+        enlarges them, as a frame of pixels does.
+
+        Args:
+            image_size: (height, width) of the images.
+            options: the options of the method.
+        """
         return image_size
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
-        """Return parameters of the backbone that start anew, not from its weights file."""
+        """Return new values for parameters of the backbone that its weights file must not set.
+
+        Called once, when the model has been built.
+
+        Args:
+            backbone: of the model; it may consist of shapes only.
+            key: PRNG key to draw them from.
+
+        Returns:
+            The values, by names relative to the backbone, such as "cls_token".
+        """
         return {}
 
     def num_outputs(self, backbone: Backbone) -> int | None:
-        """How many leading tokens the last layer must return; None: all."""
+        """Return how many leading tokens the last layer must return; None: all.
+
+        By default those that the backbone's pooling reads. The last layer gets it as
+        `ctx.num_outputs` and leaves out the work for all other tokens.
+        """
         return backbone.num_pooled_tokens
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Any:
-        """Return what enters the first layer."""
+        """Return the state that enters the first layer, by default the backbone's tokens.
+
+        Change the images here, or insert prompts: `tokens.insert(prompts, at=1)`.
+
+        Args:
+            backbone: of the model.
+            images: normalised.
+            ctx: randomness and training progress.
+        """
         return backbone.embed(images, ctx)
 
     def step(self, layer: nnx.Module, state: Tokens, ctx: Context) -> Any:
-        """Apply one layer."""
+        """Apply one layer to the state and return the new one.
+
+        Call the layer, or `super().step`, and pass `num_outputs` on. Prompts whose own outputs are
+        not needed go in as `extra_kv` (P D or B P D): `layer(tokens, ctx, extra_kv=prompts,
+        num_outputs=ctx.num_outputs)`.
+
+        Args:
+            layer: of the backbone; use this object, not `backbone.layers[i]`, whose parameters may
+                be split over devices.
+            state: what `start`, or the step before, returned.
+            ctx: `ctx.layer` is the index of the layer, `ctx.num_outputs` how many leading tokens it
+                must return (None: all).
+        """
         return layer(state, ctx, num_outputs=ctx.num_outputs)
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
-        """Return what replaces the output `y` that a site inside a layer computed from `x`."""
+        """Return what replaces the output of a place inside a layer, by default the output itself.
+
+        Args:
+            site: name of the place, such as "mlp" or "attn.query"; `backbone.taps` lists them.
+            y: its output.
+            x: its input.
+            ctx: `ctx.layer` is the index of the layer, None in the stem and the embedding.
+        """
         return y
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
-        """Return the outputs, "logits" (B C) and "features" (B D) among them."""
+        """Return the outputs for the state after the last layer.
+
+        By default `classify` of the backbone's pooling. A method whose state is not `Tokens`, or
+        which pools in another way, replaces this.
+
+        Args:
+            backbone: of the model.
+            state: what the last `step` returned.
+            ctx: randomness and training progress.
+
+        Returns:
+            "logits" (B C), which evaluation reads; "features" (B D), which they were computed
+            from; and whatever the loss needs.
+        """
         return self.classify(backbone.pool(state), ctx)
 
     def classify(self, features: Float[Array, "B D"], ctx: Context) -> dict[str, Array]:
-        """Return the outputs for pooled features."""
+        """Return the outputs for pooled features; see `predict`."""
         return {"logits": self.head(features, ctx), "features": features}
 
     def loss_terms(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
-        """Returns "loss" (B), and what else the history should show: each B, or one number."""
+        """Return the loss and further numbers that the history of a run shows.
+
+        The arguments go from what the model computed (`out`) over what it should have (`labels`)
+        to how the two are compared (`criterion`), and end, as in every hook, with the context.
+
+        Args:
+            out: what `predict` returned.
+            labels: classes (B), or zeros and ones (B C) where an image has several classes.
+            criterion: (logits, labels) -> loss of each image (B); `config.train.loss` with its
+                class weights and label smoothing.
+            ctx: `ctx.key` is None in evaluation, `ctx.progress` the share of the run done, and
+                `ctx.mask` (B) False for images that only pad the batch.
+
+        Returns:
+            "loss" (B), whose mean over the images is minimised, and other terms, each B or a
+            scalar. Override this only to show several terms; else `loss` is enough.
+        """
         return {"loss": self.loss(out, labels, criterion, ctx)}
 
     def loss(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
-        """Returns the loss of each image; its mean is minimised."""
+        """Return the loss of each image, by default the criterion of the logits.
+
+        Evaluation calls this hook, training `loss_terms`; see there for the arguments.
+        """
         return criterion(out["logits"], labels)

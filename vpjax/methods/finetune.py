@@ -1,13 +1,13 @@
-"""Baselines that add nothing but a head: what trains is a regular expression.
+"""Baselines that add nothing but a head: they differ in which parameters train.
 
-Linear     the head                       (an MLP head with head_hidden=2 is the paper's MLP-3)
-Bias       and every bias of the backbone
-Partial    and its last k groups of layers, with the last norm
-ClsToken   and the class token
+Linear     the head              (with head_hidden=2 it is VPT's MLP-3)
+Bias       the head and every bias of the backbone
+Partial    the head, the last k groups of layers and the last norm
+ClsToken   the head and the class token
 Full       everything
 
-What the backbone does at random (dropout, stochastic depth) acts in Full alone; BatchNorm uses the
-batch's own averages where its layer trains.
+The backbone's dropout and stochastic depth act in `Full` only; BatchNorm uses the averages of the
+batch where its layer trains. The baselines of VPT (Jia et al. 2022, arXiv 2203.12119).
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ BIAS = r"backbone/.*bias.*"  # relative_position_bias_table too
 
 
 class Linear(Method):
-    """Linear probe: the backbone stays frozen."""
+    """Linear probe: a head on the pooled features of a frozen backbone."""
 
     trains_after_pooling = True
 
 
 class Full(Method):
-    """Full fine-tuning; the backbone's dropout acts while it trains."""
+    """Full fine-tuning: everything trains, and the backbone's dropout acts."""
 
     trainable = r".*"
     trainable_stats = r".*"
@@ -41,10 +41,13 @@ class Full(Method):
 
 
 class Bias(Method):
-    """Every bias, and the head (Zaken et al. 2021, arXiv 2106.10199; Cai et al. 2020).
+    """Bias tuning: every bias of the backbone and the head train.
 
-    `match_reference_code`: on convolutional networks the head alone, as no gradient reaches their biases in the
-    published code.
+    Zaken et al. 2021 (BitFit, arXiv 2106.10199); Cai et al. 2020 (TinyTL, arXiv 2007.11622).
+
+    Args:
+        match_reference_code: whether only the head trains on convolutional networks, as no
+            gradient reaches their biases in VPT's published code.
     """
 
     trainable = rf"method/.*|{BIAS}"
@@ -64,9 +67,13 @@ class Bias(Method):
 
 
 class Partial(Method):
-    """The last `num_layers` groups of layers, the last norm and the head, counted as `backbone.partial` has it.
+    """Partial fine-tuning: the last groups of layers, the last norm and the head train.
 
-    Raises: UserError if the backbone has no such group.
+    Args:
+        num_layers: number of groups; `backbone.partial` says what a group is.
+
+    Raises:
+        UserError: if the backbone has not that many groups.
     """
 
     def __init__(
@@ -85,16 +92,20 @@ class Partial(Method):
         self.batch_from = trains[0] if backbone.batch_norm else len(backbone.sites)
 
     def step(self, layer: nnx.Module, state: Any, ctx: Context) -> Any:
-        """Let BatchNorm of the layers that train see the batch."""
+        """Apply a layer; BatchNorm uses the batch in layers that train."""
         if ctx.layer >= self.batch_from:
             ctx = dataclasses.replace(ctx, noisy_backbone=True)
         return super().step(layer, state, ctx)
 
 
 class ClsToken(Method):
-    """The class token and the head; `reinit` starts the token anew, near zero.
+    """Tuning of the class token: it and the head train.
 
-    Raises: UserError if the backbone has no class token.
+    Args:
+        reinit: whether the token starts near zero instead of from the weights file.
+
+    Raises:
+        UserError: if the backbone has no class token.
     """
 
     trainable = r"method/.*|backbone/cls_token"
@@ -110,20 +121,31 @@ class ClsToken(Method):
     ):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.reinit = reinit
-        fresh_cls_token(backbone, None, False)
+        reinitialised_cls_token(backbone, None, False)
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
-        """The class token, where `reinit` asks for it."""
-        return fresh_cls_token(backbone, key, self.reinit)
+        """Return a new class token, if `reinit` is on."""
+        return reinitialised_cls_token(backbone, key, self.reinit)
 
 
-def fresh_cls_token(backbone: Backbone, key: Array | None, wanted: bool) -> dict[str, Array]:
-    """Return a class token drawn from N(0, 1e-6 squared) if it is wanted.
+def reinitialised_cls_token(
+    backbone: Backbone, key: Array | None, reinit: bool
+) -> dict[str, Array]:
+    """Return {"cls_token": a token drawn from N(0, 1e-12)} if `reinit`, else {}.
 
-    Raises: UserError if the backbone has none.
+    Args:
+        backbone: whose class token has the right shape.
+        key: to draw from; not needed if `reinit` is False.
+        reinit: whether to draw one.
+
+    Raises:
+        UserError: if the backbone has no class token.
     """
     if not hasattr(backbone, "cls_token"):
-        raise UserError(f"{type(backbone).__name__} has no class token to train")
-    if not wanted:
+        raise UserError(
+            f"{type(backbone).__name__} has no class token to train. Use a ViT with one, or "
+            "another method."
+        )
+    if not reinit:
         return {}
     return {"cls_token": 1e-6 * jax.random.normal(key, backbone.cls_token.shape)}

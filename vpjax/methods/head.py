@@ -1,15 +1,15 @@
-"""The classification head: a linear layer, behind `hidden` layers where asked for.
+"""The classification head: a linear layer, with hidden layers before it if wanted.
 
     features -> [ Dense -> ReLU -> BatchNorm -> Dropout 0.1 ] x hidden -> Dense -> logits
 
-Ways to begin:
+Initialisations:
 
     zero     weights and bias 0: every class equally likely, the first step already useful
     classes  weights N(0, 2 / C), bias -ln 99: what VPT's published numbers were made with
              (Jia et al. 2022, arXiv 2203.12119; its code takes the number of classes for fan-out)
     normal   weights N(0, 0.02^2), bias U(-1, 1) / sqrt(D): SA2VP's code (arXiv 2312.10376)
     normal_0.01, normal_0.02   weights N(0, 0.01^2) or N(0, 0.02^2), bias 0: networks trained from
-             scratch, as MS-VP's code does
+             scratch, as in MS-VP's code (arXiv 2512.03663)
 
 Logits are float32 whatever the backbone computes in.
 """
@@ -29,7 +29,18 @@ INITS = ("zero", "classes", "normal", *SPREADS)
 
 
 class Head(nnx.Module):
-    """B D -> B C."""
+    """A classification head: features B D -> logits B C.
+
+    Args:
+        dim: D.
+        num_classes: C.
+        hidden: number of hidden layers, each D wide.
+        init: one of `INITS`, see above.
+        rngs: draws the weights.
+
+    Raises:
+        UserError: if `init` is unknown.
+    """
 
     def __init__(self, dim: int, num_classes: int, *, hidden: int, init: str, rngs: nnx.Rngs):
         if init not in INITS:
@@ -59,7 +70,7 @@ class Head(nnx.Module):
 
 
 class HiddenLayer(nnx.Module):
-    """Dense, ReLU, BatchNorm, Dropout 0.1 of equal width."""
+    """A hidden layer of the head: dense of equal width, ReLU, BatchNorm, dropout of 0.1."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
         std = math.sqrt(2 / dim)

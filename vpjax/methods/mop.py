@@ -5,12 +5,12 @@
 
     loss = lambda L_mixture + (1 - lambda) L_cls + weight mean(o^2)
 
-    L_cls      cross entropy of l: tells classes apart
-    L_mixture  - sum_k gamma_bk s_bk over the image's own class, s = 50 <f, p>: draws sub-prompts to
-               images; gamma = softmax_k(s / tau), without gradient, and tau falls while training,
-               so that each image comes to belong to one sub-prompt
+    L_cls      cross entropy of l, which separates classes
+    L_mixture  - sum_k gamma_bk s_bk over the image's own class, s = 50 <f, p>: pulls sub-prompts
+               towards images; gamma = softmax_k(s / tau) without gradient. tau falls while
+               training, so that each image ends up assigned to one sub-prompt
 
-What is worked out, and what differs from the published code: docs/methods/mop_clip.md.
+Published as a repository without a paper; differences from its code: docs/methods/mop_clip.md.
 """
 
 import jax
@@ -31,15 +31,29 @@ ASSIGNMENTS = ("soft", "hard")
 
 
 class MoP(Method):
-    """Mixture of sub-prompts; it has no head.
+    """Mixture of sub-prompts around the text features of the classes; it has no head.
 
-    `num_prompts` is K. `tau_start` falls in equal steps to `tau_end` over the run, unless `anneal`
-    is off. `init`: offsets drawn with a spread of 0.01 ("semantic") or 0. `assignment`: "soft", or
-    "hard", to the nearest sub-prompt alone. `chunk`: classes looked at together, 0: what makes 32
-    MB. `diversity_weight`, `entropy_weight` and `usage_weight` add terms of later versions.
+    Classes are padded to a multiple of the devices that share them; the padding stays zero.
 
-    Classes are padded to a multiple of the devices that share them; what is added stays zero.
-    Raises: UserError for a choice that cannot be.
+    Args:
+        num_prompts: K, sub-prompts of a class.
+        tau_start: temperature of the assignments at the first step.
+        tau_end: the same at the last step; it changes linearly in between.
+        anneal: False: tau stays at `tau_start`.
+        init: "semantic": offsets drawn from N(0, 0.01^2); "zero".
+        assignment: "soft", or "hard": each image to its most similar sub-prompt.
+        offset_reg_weight: weight of the mean squared offset.
+        lambda_mixture: lambda, 0 to 1.
+        temp_cls: temperature of the logits.
+        chunk: classes compared at once; 0: as many as make 32 MB.
+        diversity_weight: of `mop_similarity.diversity`, a term of later versions.
+        entropy_weight: of the negative entropy of the assignments, likewise.
+        usage_weight: of `mop_similarity.usage_imbalance`, likewise.
+        usage_threshold: share of a batch that each sub-prompt should get at least.
+        mesh: whose axis "model" the classes are split over.
+
+    Raises:
+        UserError: for a value out of range.
     """
 
     trainable = r"method/offsets"
@@ -69,35 +83,35 @@ class MoP(Method):
         mesh: Mesh | None = None,
         rngs: nnx.Rngs,
     ):
-        check(num_prompts, (tau_start, tau_end, temp_cls), lambda_mixture, init, assignment)
+        check_options(num_prompts, (tau_start, tau_end, temp_cls), lambda_mixture, init, assignment)
         self.num_classes, self.mesh, self.chunk = num_classes, mesh, chunk
         self.tau_start, self.tau_end = tau_start, tau_end if anneal else tau_start
         self.hard, self.temp_cls = assignment == "hard", temp_cls
         self.lambda_mixture, self.offset_reg_weight = lambda_mixture, offset_reg_weight
         self.diversity_weight, self.entropy_weight = diversity_weight, entropy_weight
         self.usage_weight, self.usage_threshold = usage_weight, usage_threshold
-        rows = num_classes + -num_classes % mop_similarity.split(mesh)
+        rows = num_classes + -num_classes % mop_similarity.num_shards(mesh)
         real = (jnp.arange(rows) < num_classes)[:, None]
         offsets = jnp.zeros((rows, num_prompts, backbone.dim))
         if init == "semantic":
             offsets += 0.01 * jax.random.normal(rngs.params(), offsets.shape) * real[..., None]
         self.offsets = nnx.Param(offsets)
-        # Not learnt, whatever `trainable` says. The builder puts the classes' text features here.
+        # No parameter, so never trained; the builder puts the text features of the classes here.
         text = jax.random.normal(rngs.params(), (rows, backbone.dim)) * real
         self.text = nnx.Variable(mop_similarity.unit(text))
 
     @property
     def logit_description(self) -> str:
-        """What logits are, for reports."""
+        """What logits are, for reports: "714.3 cosines"."""
         return f"{SCALE / self.temp_cls:.4g} cosines"
 
     def classify(self, features: Float[Array, "B D"], ctx: Context) -> dict[str, Array]:
         """Return "logits" (B C), "features" (B D) of length 1, and "winners" (B C).
 
-        `winners` is each class's nearest sub-prompt.
+        "winners" is the most similar sub-prompt of each class.
         """
         f = mop_similarity.unit(features.astype(jnp.float32))
-        best, index = mop_similarity.top(
+        best, index = mop_similarity.max_similarity(
             f, self.offsets[...], self.text[...], self.chunk, self.mesh
         )
         real = slice(self.num_classes)
@@ -112,22 +126,35 @@ class MoP(Method):
     def assign(
         self, features: Float[Array, "B D"], labels: Int[Array, " B"], tau: Array | float
     ) -> Float[Array, "B K"]:
-        """Returns how much of each image each sub-prompt of its class gets, in sum 1."""
+        """Return how much of each image each sub-prompt of its class gets, summing to 1.
+
+        Args:
+            features: of the images, of any length.
+            labels: class of each image.
+            tau: temperature, as `self.tau` returns it.
+        """
         f = mop_similarity.unit(features.astype(jnp.float32))
-        s, _ = mop_similarity.own(f, labels, self.offsets[...], self.text[...], self.mesh)
+        s, _ = mop_similarity.label_similarity(
+            f, labels, self.offsets[...], self.text[...], self.mesh
+        )
         return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
     def loss_terms(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
-        """Returns the loss of each image, its parts, and tau. Evaluation knows L_cls alone."""
+        """Return the loss of each image, its terms, and tau; in evaluation L_cls only."""
         if labels.ndim > 1:
-            raise UserError("mop.MoP needs one class an image; this data set has several")
+            raise UserError(
+                "mop.MoP needs one class an image, and images of this data set have several. "
+                "Choose another method, such as vpt.VPT."
+            )
         separation = criterion(out["logits"], labels)
         if ctx.key is None:
             return {"loss": separation}
         offsets, tau = self.offsets[...], self.tau(ctx.progress)
-        s, cosines = mop_similarity.own(out["features"], labels, offsets, self.text[...], self.mesh)
+        s, cosines = mop_similarity.label_similarity(
+            out["features"], labels, offsets, self.text[...], self.mesh
+        )
         s = SCALE * s
         gamma = mop_similarity.assignments(s, tau, self.hard)
         attraction = -(jax.lax.stop_gradient(gamma) * s).sum(-1)
@@ -135,14 +162,22 @@ class MoP(Method):
         size = self.offset_reg_weight * (offsets**2).sum() / real
         loss = self.lambda_mixture * attraction + (1 - self.lambda_mixture) * separation + size
         parts = {"loss_mixture": attraction, "loss_cls": separation, "loss_reg": size, "tau": tau}
-        for name, weight, term in self.extras(gamma, cosines, ctx):
+        for name, weight, term in self.optional_terms(gamma, cosines, ctx):
             loss, parts[name] = loss + weight * term, term
         return {"loss": loss} | parts
 
-    def extras(self, gamma: Array, cosines: Array, ctx: Context) -> list[tuple[str, float, Array]]:
-        """Return name, weight and value of the terms that are asked for.
+    def optional_terms(
+        self, gamma: Float[Array, "B K"], cosines: Float[Array, "B K K"], ctx: Context
+    ) -> list[tuple[str, float, Array]]:
+        """Return name, weight and value of the further terms whose weight is not 0.
 
-        The published ones of `gamma` have no gradient, so they do nothing; these have.
+        In the published code `gamma` has no gradient here, so that its terms do nothing; here it
+        has one.
+
+        Args:
+            gamma: assignments of the images.
+            cosines: between the sub-prompts of each image's class.
+            ctx: `ctx.mask` says which images are real.
         """
         real = jnp.ones(len(gamma)) if ctx.mask is None else ctx.mask.astype(jnp.float32)
         count = jnp.maximum(1, real.sum())
@@ -151,34 +186,47 @@ class MoP(Method):
             term = mop_similarity.diversity(cosines, count)
             found.append(("loss_diversity", self.diversity_weight, term))
         if self.entropy_weight:
-            found.append(("loss_entropy", self.entropy_weight, mop_similarity.concentration(gamma)))
+            found.append(
+                ("loss_entropy", self.entropy_weight, mop_similarity.negative_entropy(gamma))
+            )
         if self.usage_weight:
-            term = mop_similarity.disuse(gamma, real / count, self.usage_threshold)
+            term = mop_similarity.usage_imbalance(gamma, real / count, self.usage_threshold)
             found.append(("loss_usage", self.usage_weight, term))
         return found
 
     def loss(
         self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
-        """Returns the loss of each image; what concerns the offsets or the batch is in each."""
+        """Return the loss of each image; terms of the offsets or the batch are added to each."""
         return self.loss_terms(out, labels, criterion, ctx)["loss"]
 
 
-def check(
+def check_options(
     num_prompts: int,
     temperatures: tuple[float, ...],
     lambda_mixture: float,
     init: str,
     assignment: str,
 ) -> None:
-    """Raise a UserError for options that cannot be."""
+    """Check the options of `MoP`.
+
+    Args:
+        num_prompts: K.
+        temperatures: tau_start, tau_end and temp_cls.
+        lambda_mixture: see `MoP`, as for the others.
+        init: a name of `INITS`.
+        assignment: a name of `ASSIGNMENTS`.
+
+    Raises:
+        UserError: for the first that is out of range.
+    """
     if init not in INITS:
         raise unknown("init", init, INITS)
     if assignment not in ASSIGNMENTS:
         raise unknown("assignment", assignment, ASSIGNMENTS)
     if num_prompts < 1:
-        raise UserError(f"num_prompts is {num_prompts}; a class has 1 sub-prompt or more")
+        raise UserError(f"num_prompts is {num_prompts}; give 1 or more, the sub-prompts of a class")
     if min(temperatures) <= 0:
         raise UserError(f"tau_start, tau_end, temp_cls are {temperatures}; they must be above 0")
     if not 0 <= lambda_mixture <= 1:
-        raise UserError(f"lambda_mixture is {lambda_mixture}; it must be in 0..1")
+        raise UserError(f"lambda_mixture is {lambda_mixture}; it must be between 0 and 1")

@@ -1,4 +1,4 @@
-"""MS-VP: small learnt images, enlarged and fused into the image before anything else sees it.
+"""MS-VP: small learnt images, enlarged and fused into the input image before the backbone.
 
     global 1 x 1 \\
     mid    4 x 4  > enlarged to H x W, mean m:   add     y = x + m
@@ -6,8 +6,8 @@
                                                  concat  y = conv([x, global, mid, local])
 
 Convolutions are 1 x 1. "Multi-Scale Visual Prompting for Lightweight Small-Image Classification",
-arXiv 2512.03663; its code. There everything trains from scratch, the backbone too. The prompts work
-before any backbone here, and `MSVPFrozen` leaves the backbone as it is.
+arXiv 2512.03663, and its code, where everything trains from scratch, the backbone too. Here the
+prompts work before any backbone, and `MSVPFrozen` keeps the backbone frozen.
 """
 
 import math
@@ -36,12 +36,16 @@ SPREAD = 0.01  # of the prompts at the start
 
 
 class MSVP(Full):
-    """Prompts in pixels, and a backbone that trains with them.
+    """Multi-scale prompts in pixels, and a backbone that trains with them.
 
-    `prompt_scales` is "global", "global+mid" or "full"; `fusion_type` "add", "concat" (has_attention image
-    and prompts, with no path around) or "gated" (one gate for all images, of the prompts alone).
-    `gate_bias` is where the gate's bias starts: "uniform" within 1 / sqrt(channels), or at "zero".
-    Raises: UserError for another name.
+    Args:
+        prompt_scales: "global" (1 x 1 pixel), "global+mid" (and 4 x 4) or "full" (and 8 x 8).
+        fusion_type: "add"; "concat": a convolution of image and prompts, with no path around it;
+            "gated": adds them times a gate that depends on the prompts only.
+        gate_bias: how the gate's bias starts, "uniform" within 1 / sqrt(channels) or "zero".
+
+    Raises:
+        UserError: for another name.
     """
 
     def __init__(
@@ -69,11 +73,12 @@ class MSVP(Full):
         )
         inputs = channels * (1 + len(self.scales) if fusion_type == "concat" else 1)
         bias = gate_bias if fusion_type == "gated" else None
-        has_attention = fusion_type != "add"
-        self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs) if has_attention else None
+        self.fusion = None
+        if fusion_type != "add":
+            self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs)
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Embed the prompted images."""
+        """Return the tokens of the images with the prompts fused into them."""
         return super().start(backbone, self.prompted(images), ctx)
 
     def prompted(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -90,7 +95,10 @@ class MSVP(Full):
         return images @ kernel[:channels].astype(images.dtype) + part.astype(images.dtype)
 
     def enlarged(self, size: tuple[int, int]) -> dict[str, Float[Array, "H W C"]]:
-        """Return the prompts by scale at `size`: bilinear, with clamped edges."""
+        """Return the prompts, enlarged to `size` (height, width in pixels), by scale.
+
+        Bilinear, with half-pixel centres and clamped edges.
+        """
         out = {}
         for scale in self.scales:
             prompt = getattr(self, f"{scale}_prompt")[...]
@@ -99,19 +107,19 @@ class MSVP(Full):
         return out
 
     def gate(self, mean: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        """Return the share of the prompts' mean that is added."""
+        """Return the gate, 0 to 1, that the prompts' mean is multiplied with."""
         return jax.nn.sigmoid(mean @ self.fusion.kernel[...] + self.fusion.bias[...])
 
 
 class MSVPFrozen(MSVP):
-    """The same prompts before a frozen backbone: they, their fusion and the head train."""
+    """Multi-scale prompts before a frozen backbone: prompts, fusion and head train."""
 
     trainable, trainable_stats = Method.trainable, Method.trainable_stats
     backbone_dropout = False
 
 
 class _Pointwise(nnx.Module):
-    """The numbers of a 1 x 1 convolution; `bias` is None, "zero" or "uniform"."""
+    """The parameters of a 1 x 1 convolution; `bias` is None, "zero" or "uniform"."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: str | None, rngs: nnx.Rngs):
         spread = math.sqrt(2 / outputs)

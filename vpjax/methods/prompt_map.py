@@ -1,9 +1,9 @@
-"""What SA2VP trains beside its head: maps of prompts and bottlenecks.
+"""The modules that SA2VP trains beside its head: maps of prompts and bottlenecks.
 
-    map r -> up -> tokens of full width            norm -> down to r -> gelu -> up
+    map, R wide -> up -> tokens, D wide            norm -> down to R -> gelu -> up
 
-Pei et al. 2024, arXiv 2312.10376. The published code draws Xavier weights and almost no bias; on
-Swin the backbone's own rule runs later and leaves N(0, 0.02) and 0: `flat=False`.
+Pei et al. 2024, arXiv 2312.10376. The published code draws Xavier weights and biases near zero. On
+Swin its backbone's initialisation runs later and leaves N(0, 0.02^2) and 0: here `flat=False`.
 """
 
 import math
@@ -20,7 +20,14 @@ from vpjax.nn.layers import Dense, LayerNorm
 
 
 class Linear(Dense):
-    """A dense layer drawn by either rule."""
+    """A linear layer, initialised by the rule for ViTs (`flat`) or for Swin.
+
+    Args:
+        width: input width.
+        dim: output width.
+        flat: whether the backbone has a single stage, see above.
+        rngs: draws weights and bias.
+    """
 
     def __init__(self, width: int, dim: int, flat: bool, *, rngs: nnx.Rngs):
         super().__init__((width,), (dim,), rngs=rngs)
@@ -31,7 +38,15 @@ class Linear(Dense):
 
 
 class PromptMap(nnx.Module):
-    """Prompts of a small width for every token of a site, and their way up to its width."""
+    """Narrow prompts for every token of a layer, and a linear layer to the width of the tokens.
+
+    Args:
+        num_prefix_tokens: tokens before the grid.
+        site: the layer, which gives grid and width.
+        width: R, of the prompts.
+        flat: see `Linear`.
+        rngs: draws all weights.
+    """
 
     def __init__(
         self, num_prefix_tokens: int, site: Site, width: int, flat: bool, *, rngs: nnx.Rngs
@@ -44,7 +59,7 @@ class PromptMap(nnx.Module):
 
 
 class WeightedMap(nnx.Module):
-    """A map of prompts and the weight of each of its channels."""
+    """A map of prompts and a weight for each of its channels; see `PromptMap` for the arguments."""
 
     def __init__(
         self, num_prefix_tokens: int, site: Site, width: int, flat: bool, *, rngs: nnx.Rngs
@@ -54,7 +69,14 @@ class WeightedMap(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """norm, down, gelu, up; no residual."""
+    """A bottleneck without residual: norm, down to `width`, gelu, up to `dim`.
+
+    Args:
+        dim: D, of the tokens.
+        width: R.
+        flat: see `Linear`.
+        rngs: draws all weights.
+    """
 
     def __init__(self, dim: int, width: int, flat: bool, *, rngs: nnx.Rngs):
         self.norm = LayerNorm(dim)
@@ -69,5 +91,5 @@ class Bottleneck(nnx.Module):
 
 
 def normal(shape: tuple[int, ...], rngs: nnx.Rngs) -> Array:
-    """Draw N(0, 0.02)."""
+    """Draw from N(0, 0.02^2)."""
     return 0.02 * jax.random.normal(rngs.params(), shape)

@@ -1,4 +1,4 @@
-"""Prompts that start from class embeddings instead of random numbers.
+"""Prompts that start from class embeddings instead of random values.
 
 A file (.npy) holds prototypes, N (L + 1) D: for each of N classes the mean class token before the
 first layer (entry 0) and after each of the L layers, not normalised. The command
@@ -27,7 +27,7 @@ INITS = ("random", "final-cls", "cls-nolastl", "cls-nofirstl")
 def read_prototypes(
     init: str, path: str, backbone: Backbone, num_tokens: int, sites: Sequence[Site]
 ) -> dict[int, Float[Array, "N D"]]:
-    """Returns the initial prompts (N D) of every layer of `sites`, by its index.
+    """Return the initial prompts (N D) of every layer of `sites`, by its index.
 
     Args:
         init: one of `INITS`, not "random".
@@ -54,7 +54,7 @@ def read_prototypes(
     except (OSError, ValueError, EOFError, AttributeError) as e:
         raise UserError(
             f"init_path {path} cannot be read: {e}. Expected a .npy file of shape {expected}; "
-            "The command class-embeddings writes one."
+            "the command class-embeddings writes one."
         ) from e
     if shape != expected:
         raise UserError(

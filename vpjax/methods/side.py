@@ -35,11 +35,11 @@ POOLED = 6
 
 
 class Side(Method):
-    """AlexNet beside the backbone.
+    """Side-tuning: AlexNet beside a frozen backbone, and a learnt blend of both features.
 
     Args:
         side_weights: path, address or catalogue name ("alexnet_in1k") of torchvision's AlexNet; "":
-            random numbers. Images smaller than 63 pixels are enlarged for the side network, as
+            random weights. Images smaller than 63 pixels are enlarged for the side network, as
             AlexNet shrinks its input 32 times.
         widths: channels of the five convolutions.
 
@@ -59,7 +59,9 @@ class Side(Method):
     ):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         if len(widths) != len(CONVS):
-            raise UserError(f"widths is {widths}; AlexNet has {len(CONVS)} convolutions")
+            raise UserError(
+                f"widths is {widths}; give {len(CONVS)} numbers, one a convolution of AlexNet"
+            )
         channels = (3, *widths)
         self.convs = nnx.List(
             _Conv(channels[i], channels[i + 1], edge, rngs=rngs)
@@ -74,26 +76,29 @@ class Side(Method):
         if side_weights:
             self._load(side_weights)
         else:
-            log.warning("Side: AlexNet starts at random; published runs use ImageNet weights")
+            log.warning(
+                "side.Side: AlexNet starts from random weights; published runs start from ImageNet "
+                "weights (method.side_weights=alexnet_in1k)"
+            )
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Any:
         """Return the backbone's state and the side network's features (B D)."""
         return super().start(backbone, images, ctx), self.side(images)
 
     def step(self, layer: nnx.Module, state: Any, ctx: Context) -> Any:
-        """Apply a layer of the backbone."""
+        """Apply a layer of the backbone; the side network's features are passed on."""
         tokens, side = state
         return super().step(layer, tokens, ctx), side
 
     def predict(self, backbone: Backbone, state: Any, ctx: Context) -> dict[str, Array]:
-        """Blend both features."""
+        """Return the outputs for the blend of both features."""
         tokens, side = state
         share = jax.nn.sigmoid(self.alpha[...])
         features = share * backbone.pool(tokens) + (1 - share) * side
         return {"logits": self.head(features, ctx), "features": features}
 
     def side(self, images: Float[Array, "B H W C"]) -> Float[Array, "B D"]:
-        """AlexNet's convolutions, pooled and projected."""
+        """Return the features of the side network: AlexNet's convolutions, pooled, projected."""
         x = images
         edges = tuple(max(SMALLEST, edge) for edge in x.shape[1:3])
         if edges != x.shape[1:3]:

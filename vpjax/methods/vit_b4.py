@@ -1,14 +1,12 @@
-"""ViT-B/4 on CIFAR-10: three ways to train a ViT carried from 224 to 32 pixels.
+"""ViT-B/4 on CIFAR-10: three ways to train a ViT resampled from 224 to 32 pixels.
 
-    P     Prompts        prompts at every layer; all trains but the layers: prompts, patch
+    P     Prompts        prompts at every layer; everything trains but the layers: prompts, patch
                          embedding, class token, positions, last norm, head
     F     finetune.Full  no prompts; everything trains
     P+F   PromptsFull    prompts at every layer; everything trains
 
-The prompts are those of deep VPT (Jia et al. 2022, arXiv 2203.12119): layer i sees the class token,
-its own prompts and the patches, and what became of the prompts is thrown away, so that a layer
-reads them only (`vpjax.methods.vpt`). They differ in how they are drawn: Xavier over the width
-alone. See docs/methods/vit_b4.md.
+The prompts are those of deep VPT (Jia et al. 2022, arXiv 2203.12119), see `vpjax.methods.vpt`, but
+for their initialisation: Xavier's rule over the width only. See docs/methods/vit_b4.md.
 """
 
 import math
@@ -22,21 +20,21 @@ from vpjax.methods.vpt import VPT
 
 
 class Prompts(VPT):
-    """Deep prompts; everything trains but the layers. Options are those of `vpt.VPT`."""
+    """Deep prompts; everything trains but the backbone's layers. Options are those of `vpt.VPT`."""
 
     trainable = r"method/.*|backbone/(?!layers/).*"
 
     def draw(
         self, backbone: Backbone, count: int, site: Site, rngs: nnx.Rngs
     ) -> Float[Array, "P d"]:
-        """Returns fresh prompts of one layer: U(-v, v), v = sqrt(6 / (D + D))."""
+        """Draw the initial prompts of a layer: U(-v, v), v = sqrt(6 / (D + D))."""
         width = self.width or site.dim
         bound = math.sqrt(6 / (2 * width))
         return jax.random.uniform(rngs.params(), (count, width), minval=-bound, maxval=bound)
 
 
 class PromptsFull(Prompts):
-    """Deep prompts; everything trains, and the backbone's dropout acts while it does."""
+    """Deep prompts and full fine-tuning: everything trains, and the backbone's dropout acts."""
 
     trainable = r".*"
     trainable_stats = r".*"

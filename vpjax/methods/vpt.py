@@ -1,12 +1,12 @@
-"""Visual Prompt Tuning: learned tokens beside the image's.
+"""Visual Prompt Tuning: learnt tokens beside those of the image.
 
-    shallow   [ cls | prompts | patches ] -> layer -> layer -> ...     prompts live on
-    deep      layer i sees [ cls | prompts_i | patches ]; what became of prompts_i is thrown away
+    shallow   [ cls | prompts | patches ] -> layer -> layer -> ...     inserted once
+    deep      layer i sees [ cls | prompts_i | patches ]; the outputs of prompts_i are dropped
 
 Jia et al. 2022, arXiv 2203.12119. Where a prompt's own output is never used, it enters a layer as
-something to `read` only: keys and values, no query, no projection, no MLP. That is the same
-function with a quarter of the work saved at 50 prompts; the published code computes the outputs
-and drops them. Prompts have no position embedding: where they stand does not matter.
+extra keys and values only: no query, no output projection, no MLP. That is the same function with
+a quarter of the work saved at 50 prompts; the published code computes the outputs and drops them.
+Prompts have no position embedding, so their place among the prefix tokens does not matter.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from vpjax.backbones.base import Backbone, Site
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
-from vpjax.methods.finetune import BIAS, fresh_cls_token
+from vpjax.methods.finetune import BIAS, reinitialised_cls_token
 from vpjax.methods.prototypes import read_prototypes
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
@@ -29,7 +29,19 @@ POOLS = ("original", "image", "prompt", "both")
 
 
 class _Prompted(Method):
-    """Prompts of some layers: which layers, how they are drawn, projected and dropped."""
+    """Base of methods with prompts at some layers: which, and how prompts are drawn and projected.
+
+    Args:
+        deep: whether every layer has prompts of its own; False: the first layer only.
+        num_deep_layers: with `deep`: only the first so many layers; None: all.
+        reverse_deep: the last `num_deep_layers` layers instead of the first.
+        dropout: rate, of the prompts, separately for each image.
+        projection_dim: learn prompts of this width, and a linear layer to the backbone's width that
+            all layers share; None: learn prompts of the backbone's width.
+
+    Raises:
+        UserError: for options that do not go together or do not suit the backbone.
+    """
 
     def __init__(
         self,
@@ -51,7 +63,7 @@ class _Prompted(Method):
                 f"projection_dim is {projection_dim}; give a width of at least 1, or None"
             )
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
-        sites = prompted(backbone, deep, num_deep_layers, reverse_deep)
+        sites = prompted_sites(backbone, deep, num_deep_layers, reverse_deep)
         self.at = tuple(s.index for s in sites)
         self.dropout, self.width = dropout, projection_dim
         self.dims = {s.index: s.dim for s in sites}
@@ -63,16 +75,35 @@ class _Prompted(Method):
     def draw(
         self, backbone: Backbone, count: int, site: Site, rngs: nnx.Rngs
     ) -> Float[Array, "P d"]:
-        """Returns fresh prompts of one layer."""
+        """Draw the initial prompts of a layer.
+
+        Args:
+            backbone: the frozen backbone.
+            count: P.
+            site: the layer.
+            rngs: draws them.
+
+        Returns:
+            P d; d is `projection_dim`, or the width of the layer.
+        """
         # All stages of a hierarchical backbone use the width of the first.
-        bound = spread(backbone.patch_size, self.width or backbone.sites[0].dim)
+        bound = xavier_bound(backbone.patch_size, self.width or backbone.sites[0].dim)
         shape = (count, self.width or site.dim)
         return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
 
-    def ready(
+    def prepare(
         self, prompt: Float[Array, "P d"], batch: int, ctx: Context
     ) -> Float[Array, "... P D"]:
-        """Projects a layer's prompts and drops: P D, or B P D where dropout differs by image."""
+        """Return a layer's prompts as they enter it: projected, and with dropout.
+
+        Args:
+            prompt: the learnt values.
+            batch: B.
+            ctx: of the layer.
+
+        Returns:
+            P D, or B P D where dropout makes the images differ.
+        """
         if self.width:
             prompt = self.projections[str(self.dims[ctx.layer])](prompt)
         if ctx.key is None or self.dropout == 0:
@@ -81,20 +112,28 @@ class _Prompted(Method):
 
 
 class VPT(_Prompted):
-    """Prompts before the grid, once (`deep=False`) or anew at every layer.
+    """Visual prompt tuning: prompts before the grid, at the first layer or new ones at every layer.
 
-    `num_deep_layers=k` prompts the first k layers; then the prompts of layer k - 1 live on, or are
-    taken out with `expand=False`. `reverse_deep` prompts the last k instead. `deep_shared` gives
-    all layers the same prompts. `dropout` acts on each image's prompts separately. `projection_dim=r`
-    learns prompts of width r and a linear layer, shared by all depths, to the backbone's width.
+    Args:
+        num_tokens: P, prompts of a layer.
+        deep: whether every layer has prompts of its own (VPT-deep); False: the first only.
+        num_deep_layers: with `deep`: only the first so many layers; None: all.
+        reverse_deep: the last `num_deep_layers` layers instead of the first.
+        dropout: rate, of the prompts, separately for each image.
+        projection_dim: learn prompts of this width, and a linear layer to the backbone's width that
+            all layers share; None: learn prompts of the backbone's width.
+        deep_shared: whether all layers have the same prompts.
+        expand: with `num_deep_layers`: whether the last prompts stay among the tokens for the
+            layers that follow; False: they are removed.
+        pool: what the head reads: "original" (as the backbone pools), or the mean of the "image"
+            tokens, of the "prompt" tokens, or of "both".
+        init: "random", or how prompts start from class embeddings, see `vpjax.methods.prototypes`.
+        init_path: the file of class embeddings.
+        match_reference_code: whether to repeat two slips of the published code: `reverse_deep`
+            first overwrites patches, and after `expand=False` pooling counts removed prompts.
 
-    `pool` says what the head reads: "original" (as the backbone does it), or the mean of the
-    "image" tokens, of the "prompt" tokens, or of "both". `init` other than "random" starts from
-    class embeddings in the file `init_path`, see `vpjax.methods.prototypes`.
-
-    `match_reference_code` reproduces two slips of the published code: the first insertion of `reverse_deep`
-    overwrites patches, and after `expand=False` pooling still counts prompts that are gone.
-    Raises: UserError for options that do not go together or do not suit the backbone.
+    Raises:
+        UserError: for options that do not go together or do not suit the backbone.
     """
 
     def __init__(
@@ -130,8 +169,11 @@ class VPT(_Prompted):
         )
         reverse_deep, depth = inherited.get("reverse_deep"), inherited.get("num_deep_layers")
         if not expand and (depth is None or reverse_deep):
-            raise UserError("expand=False takes prompts out after num_deep_layers; set that")
-        self.lives = self._lives(backbone, expand)
+            raise UserError(
+                "expand=False removes prompts after num_deep_layers layers: set num_deep_layers, "
+                "and leave reverse_deep off"
+            )
+        self.inserted_at = self._inserted_at(backbone, expand)
         self.overwrites = match_reference_code and bool(reverse_deep)
         self.miscounts = match_reference_code and not expand
 
@@ -142,46 +184,52 @@ class VPT(_Prompted):
             drawn = {s.index: self.draw(backbone, num_tokens, s, rngs) for s in sites}
         else:
             if depth is not None or self.width:
-                raise UserError(f"init={init!r} does not go with num_deep_layers or project")
+                raise UserError(
+                    f"init={init!r} does not go with num_deep_layers or projection_dim; leave both "
+                    "at None"
+                )
             drawn = read_prototypes(init, init_path, backbone, num_tokens, sites)
         self.prompts = nnx.Dict({str(i): nnx.Param(p) for i, p in drawn.items()})
 
-    def _lives(self, backbone: Backbone, expand: bool) -> int | None:
-        """The layer whose prompts are inserted, as their outputs are used; None: all are read."""
+    def _inserted_at(self, backbone: Backbone, expand: bool) -> int | None:
+        """Return the layer whose prompts are inserted, as their outputs are used; None: none."""
         # A backbone that pools all tokens pools its prompts too.
-        reads_prompts = self.pool in ("prompt", "both") or (
+        pools_prompts = self.pool in ("prompt", "both") or (
             self.pool == "original" and backbone.num_pooled_tokens is None
         )
         if self.at[-1] < backbone.sites[-1].index:
             if self.pool == "prompt" and not expand and not self.match_reference_code:
-                raise UserError("pool='prompt' finds no prompts at the end with expand=False")
+                raise UserError(
+                    "pool='prompt' finds no prompts after the last layer with expand=False; set "
+                    "expand=True or another pool"
+                )
             return self.at[-1] if expand else None
-        return self.at[-1] if reads_prompts else None
+        return self.at[-1] if pools_prompts else None
 
     def num_outputs(self, backbone: Backbone) -> int | None:
-        """What pooling reads, prompts included."""
+        """Return how many leading tokens pooling reads, prompts included; None: all."""
         if self.pool == "original":
             return backbone.num_pooled_tokens
         return self.num_prefix_tokens + self.num_tokens if self.pool == "prompt" else None
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
-        """Let the layer read its own prompts, or insert those that live on."""
+        """Apply a layer with its prompts as extra keys and values, or inserted if they stay."""
         if ctx.layer not in self.at:
             return super().step(layer, tokens, ctx)
         prompt = self.prompt(len(tokens.x), ctx)
         if self.overwrites and ctx.layer == self.at[0]:
             tokens = _without_patches(tokens, self.num_tokens)
-        if ctx.layer == self.lives:
+        if ctx.layer == self.inserted_at:
             return super().step(layer, tokens.insert(prompt, at=tokens.num_prefix_tokens), ctx)
         return layer(tokens, ctx, extra_kv=prompt, num_outputs=ctx.num_outputs)
 
     def prompt(self, batch: int, ctx: Context) -> Float[Array, "... P D"]:
-        """Return the prompts of the context's layer, as `ready` does."""
+        """Return the prompts of the layer `ctx.layer` as they enter it; see `prepare`."""
         index = self.at[0] if self.shared else ctx.layer
-        return self.ready(self.prompts[str(index)][...], batch, ctx)
+        return self.prepare(self.prompts[str(index)][...], batch, ctx)
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
-        """Pool as asked."""
+        """Return the outputs for the tokens that `pool` selects."""
         first = self.num_prefix_tokens
         last = first + self.num_tokens if self.miscounts else state.num_prefix_tokens
         over = {
@@ -195,13 +243,20 @@ class VPT(_Prompted):
 
 
 class PromptBias(VPT):
-    """Prompts, and every bias of the backbone."""
+    """Visual prompt tuning and bias tuning: prompts, head and every bias train."""
 
     trainable = rf"method/.*|{BIAS}"
 
 
 class PromptCls(VPT):
-    """Prompts, and the class token; `reinit` starts it anew."""
+    """Visual prompt tuning and the class token: prompts, head and class token train.
+
+    Args:
+        reinit: whether the class token starts near zero instead of from the weights file.
+
+    Raises:
+        UserError: if the backbone has no class token.
+    """
 
     trainable = r"method/.*|backbone/cls_token"
 
@@ -218,18 +273,18 @@ class PromptCls(VPT):
         self.reinit = reinit
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
-        """The class token, where `reinit` asks for it."""
-        return fresh_cls_token(backbone, key, self.reinit)
+        """Return a new class token, if `reinit` is on."""
+        return reinitialised_cls_token(backbone, key, self.reinit)
 
 
 class FrozenPrompts(VPT):
-    """Random prompts that stay as they are: what tokens alone are worth."""
+    """Random prompts that do not train: shows what further tokens do without learning."""
 
     trainable = r"method/head/.*"
 
 
 class _Projection(nnx.Module):
-    """P r -> P D."""
+    """A linear layer from prompts of a small width to the backbone's: P R -> P D."""
 
     def __init__(self, width: int, dim: int, *, rngs: nnx.Rngs):
         std, bound = math.sqrt(2 / dim), 1 / math.sqrt(width)
@@ -238,22 +293,29 @@ class _Projection(nnx.Module):
             jax.random.uniform(rngs.params(), (dim,), minval=-bound, maxval=bound)
         )
 
-    def __call__(self, prompts: Float[Array, "P r"]) -> Float[Array, "P D"]:
+    def __call__(self, prompts: Float[Array, "P R"]) -> Float[Array, "P D"]:
         return prompts @ self.kernel[...] + self.bias[...]
 
 
-def prompted(
+def prompted_sites(
     backbone: Backbone, deep: bool, num_deep_layers: int | None, reverse_deep: bool
 ) -> list[Site]:
     """Return the layers that get prompts.
 
-    Raises: UserError if the backbone has no attention, or the options contradict each other.
+    Args:
+        backbone: the frozen backbone.
+        deep: whether all layers do; False: the first one.
+        num_deep_layers: with `deep`: only so many; None: all.
+        reverse_deep: the last of them instead of the first.
+
+    Raises:
+        UserError: if the backbone has no attention, or the options contradict each other.
     """
     sites = [s for s in backbone.sites if s.has_attention]
     if not sites:
         raise UserError(
-            f"{type(backbone).__name__} has no attention, so prompt tokens have nothing to talk "
-            "to. Use vpt_input.Pad or vpt_input.Below."
+            f"{type(backbone).__name__} has no attention, so prompt tokens would have no effect. "
+            "Use vpt_input.Pad or vpt_input.Below."
         )
     if not deep and (num_deep_layers is not None or reverse_deep):
         raise UserError("num_deep_layers and reverse_deep need deep=True")
@@ -266,8 +328,15 @@ def prompted(
     return sites[-num_deep_layers:] if reverse_deep else sites[:num_deep_layers]
 
 
-def spread(patch_size: tuple[int, int], width: int) -> float:
-    """Bound of the uniform draw of prompts (paper, section 3.2: Xavier over a patch's numbers)."""
+def xavier_bound(patch_size: tuple[int, int], width: int) -> float:
+    """Return the bound of the uniform distribution that prompts are drawn from.
+
+    Xavier's rule over the elements of a patch; Jia et al. 2022, arXiv 2203.12119, section 3.2.
+
+    Args:
+        patch_size: height and width in pixels.
+        width: of the prompts.
+    """
     return math.sqrt(6 / (3 * math.prod(patch_size) + width))
 
 

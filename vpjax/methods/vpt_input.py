@@ -1,15 +1,15 @@
-"""Prompts elsewhere than among the tokens: VPT's ablation of locations.
+"""Prompts in other places than among the tokens: VPT's ablation of locations.
 
-    Add            to the tokens: one for each token, or one vector for all (`single`)
-    PrependPixel   images of patches, embedded by the frozen stem and put before the grid
+    Add            added to the tokens: one for each token, or one vector for all (`single`)
+    PrependPixel   patches of pixels, embedded by the frozen stem and inserted before the grid
     Pad            a frame of pixels around the image, which grows by it
-    Below          further channels under the image, read by further weights of the stem
+    Below          further channels of the image, with further weights of the stem
 
-Jia et al. 2022, arXiv 2203.12119, section "prompt location". Pixels are drawn three ways:
+Jia et al. 2022, arXiv 2203.12119, section "prompt location". Initial pixels (`pixel_init`):
 
     uniform    within the bound of token prompts
     gaussian   N(0, 1)
-    imagenet   U(0, 1), and normalised like an image whenever they are used
+    imagenet   U(0, 1), normalised like an image whenever they are used
 """
 
 import dataclasses
@@ -26,20 +26,23 @@ from jaxtyping import Array, Float
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
-from vpjax.methods.vpt import _Prompted, prompted, spread
+from vpjax.methods.vpt import _Prompted, prompted_sites, xavier_bound
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 INITS = ("uniform", "gaussian", "imagenet")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in red, green, blue
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; red, green, blue
 
 
 class Add(_Prompted):
-    """Prompts added to the tokens before the first layer, or before every layer (`deep`).
+    """Prompts added to the tokens before every layer, or before the first (`deep=False`).
 
-    One for each token, the class token included; `single=True`: one vector for all of them.
+    Args:
+        single: one prompt for all tokens; False: one for each, the class token included.
+        inherited: `deep`, `num_deep_layers`, `reverse_deep`, `dropout` and `projection_dim`, as for
+            `vpjax.methods.vpt.VPT`.
     """
 
     def __init__(
@@ -59,15 +62,20 @@ class Add(_Prompted):
                 self.prompts[str(site.index)] = nnx.Param(self.draw(backbone, count, site, rngs))
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
-        """Add the layer's prompts to what enters it."""
+        """Apply a layer to the sum of its input and its prompts."""
         if ctx.layer in self.at:
-            prompt = self.ready(self.prompts[str(ctx.layer)][...], len(tokens.x), ctx)
+            prompt = self.prepare(self.prompts[str(ctx.layer)][...], len(tokens.x), ctx)
             tokens = dataclasses.replace(tokens, x=tokens.x + prompt.astype(tokens.x.dtype))
         return super().step(layer, tokens, ctx)
 
 
 class PrependPixel(Method):
-    """`num_tokens` patches of pixels, embedded by the frozen stem and put before the grid."""
+    """Prompts as patches of pixels, embedded by the frozen stem and inserted before the grid.
+
+    Args:
+        num_tokens: number of patches.
+        pixel_init: how the pixels start, see above.
+    """
 
     def __init__(
         self,
@@ -80,7 +88,7 @@ class PrependPixel(Method):
         **inherited,
     ):
         _at_least_one(num_tokens, "patch")
-        prompted(backbone, False, None, False)  # refuses backbones without attention
+        prompted_sites(backbone, False, None, False)  # refuses backbones without attention
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         height, width = backbone.stem.window
         self.pixel_init = pixel_init
@@ -88,7 +96,7 @@ class PrependPixel(Method):
         self.prompts = nnx.Param(_draw(pixel_init, shape, backbone, rngs))
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Insert the embedded prompts; they live on."""
+        """Return the tokens with the embedded prompts inserted; they stay for all layers."""
         tokens = super().start(backbone, images, ctx)
         pixels = _normalised(self.prompts[...], self.pixel_init)
         patches = backbone.patchify(pixels[None].astype(images.dtype), ctx)  # 1 1 P D
@@ -96,10 +104,14 @@ class PrependPixel(Method):
 
 
 class Pad(Method):
-    """A frame `num_tokens` pixels wide around the image.
+    """Prompts as a frame of pixels around the image.
 
-    The backbone is built for the image with its frame, position embeddings resized to it. Pixels
-    beyond the last whole patch are dropped, which a warning says.
+    The backbone is built for the image with its frame, and position embeddings are resized to it.
+    Pixels beyond the last whole patch are dropped, with a warning.
+
+    Args:
+        num_tokens: width of the frame in pixels.
+        pixel_init: how the pixels start, see above.
     """
 
     def __init__(
@@ -130,11 +142,11 @@ class Pad(Method):
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
-        """The image and its frame."""
+        """Return the size of the image with its frame."""
         return tuple(edge + 2 * options["num_tokens"] for edge in image_size)
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Frame the images."""
+        """Return the tokens of the framed images."""
         batch, n = len(images), self.width
         parts = [_normalised(p[...], self.pixel_init) for p in (self.rows, self.columns)]
         rows, columns = (jnp.broadcast_to(p.astype(images.dtype), (batch, *p.shape)) for p in parts)
@@ -144,10 +156,14 @@ class Pad(Method):
 
 
 class Below(Method):
-    """`num_tokens` channels under the image; the whole stem trains, for old and new channels.
+    """Prompts as further channels of the image; the whole stem trains, for old and new channels.
 
     The new channels have weights of their own, as a convolution is a sum over channels. The norm
     of a convolutional stem trains with it.
+
+    Args:
+        num_tokens: number of channels.
+        pixel_init: how the pixels start, see above.
     """
 
     def __init__(
@@ -170,20 +186,20 @@ class Below(Method):
         area, dim = math.prod(self.stem.window), self.stem.dim
         bound = math.sqrt(6 / ((self.stem.channels + num_tokens) * area + dim * area))
         if any(s.has_attention for s in backbone.sites):
-            bound = spread(self.stem.window, dim)
+            bound = xavier_bound(self.stem.window, dim)
         shape = (*self.stem.window, num_tokens, dim)
         self.kernel = nnx.Param(
             jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
         )
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Embed the images; `tap` adds what the new channels contribute."""
+        """Return the tokens of the images; `tap` adds what the new channels contribute."""
         return super().start(
             backbone, images, dataclasses.replace(ctx, noisy_backbone=backbone.batch_norm)
         )
 
     def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
-        """Add the new channels' part of the stem's convolution: the same for all images."""
+        """Return the stem's output plus the part of the new channels, the same for all images."""
         if site != "stem":
             return y
         pixels = _normalised(self.prompts[...], self.pixel_init)[None].astype(y.dtype)
@@ -204,7 +220,7 @@ def _draw(init: str, shape: tuple[int, ...], backbone: Backbone, rngs: nnx.Rngs)
         return jax.random.normal(rngs.params(), shape)
     if init == "imagenet":
         return jax.random.uniform(rngs.params(), shape)
-    bound = spread(backbone.stem.window, backbone.stem.dim)
+    bound = xavier_bound(backbone.stem.window, backbone.stem.dim)
     return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
 
 
@@ -212,7 +228,7 @@ def _normalised(pixels: Float[Array, "H W C"], init: str) -> Float[Array, "H W C
     if init != "imagenet":
         return pixels
     mean, std = jnp.array(MEAN, jnp.float32), jnp.array(STD, jnp.float32)
-    if pixels.shape[-1] != 3:  # channels without a colour: the mean of the three
+    if pixels.shape[-1] != 3:  # no colours: the mean over the three
         mean, std = mean.mean(), std.mean()
     return (pixels - mean) / std
 

@@ -1,4 +1,4 @@
-"""What a notebook calls: a backbone by name, and a method on top of it.
+"""Models for a notebook: a pretrained backbone by name, and a method on top of it.
 
 backbone = load_backbone("digits_vit")
 model = create_model(backbone, "vpt.VPT", num_tokens=8, num_classes=5)
@@ -31,8 +31,8 @@ class Origin:
 
     Attributes:
         spec: its class, options and weights.
-        loaded: the record of its weights; None where they were drawn.
-        seed: that they were drawn from.
+        loaded: what was read from the weights file; None if the weights are random.
+        seed: of random weights.
     """
 
     spec: BackboneSpec
@@ -51,19 +51,24 @@ def load_backbone(
     seed: int = 0,
     **options: Any,
 ) -> Backbone:
-    """Returns a pretrained backbone: an `nnx.Module`, uint8 images -> features.
+    """Load a pretrained backbone, an `nnx.Module` that maps images (B H W C) to features (B D).
 
     Args:
-        name: a name of `list_weights()`, which knows its class and weights; else a class for
-            `list_backbones()` ("vit.ViT", "mylab.nets.Mine", or the class itself).
-        weights: a path, an address, or a name of the catalogue or the hub; "" draws them from
-            `seed`. None: those that `name` names.
-        preset: the preprocessing, see `vpjax.data.PRESETS`; None: that of the weights.
+        name: a name of `list_weights()`, which stands for a class and its weights; else a class: a
+            name of `list_backbones()` ("vit.ViT"), of one's own ("mylab.nets.Mine"), or the class
+            itself.
+        weights: a path, an address, or a name of the catalogue or the hub; "": random weights from
+            `seed`. None: the weights that `name` stands for.
+        preset: the preprocessing, a name in `vpjax.data.PRESETS`; None: that of the weights.
         dtype: of computation, "float32" or "bfloat16".
-        attention: see `vpjax.nn.attention`.
-        resample: how weights are carried to another image or patch size.
-        seed: for weights that are drawn.
+        attention: implementation, see `vpjax.nn.attention`.
+        resample: how weights are resized to another image or patch size: "align_corners",
+            "bicubic" or "bilinear", see `vpjax.weights.resample`.
+        seed: of random weights.
         options: of the backbone's class, such as `image_size=384`.
+
+    Returns:
+        The backbone. It takes uint8 images, which it preprocesses, or floats as prepared ones.
 
     Raises:
         UserError: if there is no such backbone, or weights or options do not fit.
@@ -73,7 +78,10 @@ def load_backbone(
     if name in CATALOG:
         entry = CATALOG[name]
         if not entry.backbone:
-            raise UserError(f"weights {name!r} are of no backbone: {entry.description}")
+            raise UserError(
+                f"weights {name!r} belong to no backbone ({entry.description}); choose another name "
+                "of list_weights()"
+            )
         options = {"variant": entry.variant} | dict(entry.options) | options
         name, weights = entry.backbone, name if weights is None else weights
     elif weights is None:
@@ -82,7 +90,7 @@ def load_backbone(
             raise unknown("backbone", name, known)
         raise UserError(
             f"backbone {name!r} needs weights: a path, an address or a name of list_weights(); "
-            'weights="" draws them from the seed.'
+            'weights="" means random ones.'
         )
     spec = BackboneSpec(name, options, weights, resample=resample)
     plain = MethodSpec("finetune.Linear")
@@ -119,7 +127,7 @@ def create_model(
     seed: int = 0,
     **options: Any,
 ) -> Model:
-    """Returns a model: a frozen backbone and a method on top, uint8 images -> outputs.
+    """Create a model from a frozen backbone and a method on top of it.
 
     `print(model)` shows what trains. The backbone itself is not changed.
 
@@ -127,12 +135,15 @@ def create_model(
         backbone: from `load_backbone`, or one's own.
         method: a name of `list_methods()` ("vpt.VPT"), of one's own ("mylab.prompts.Mine"), or the
             class itself.
-        num_classes: logits of an image.
+        num_classes: C, logits of an image.
         trainable: regular expression of the parameters that train; "": the method's own.
         match_reference_code: whether to repeat published code where it differs from its paper.
-        class_names: for methods that start from the text features of the classes' names.
-        seed: for what is drawn.
+        class_names: names of the classes, for methods that start from their text features.
+        seed: of the method's random initial values.
         options: of the method's class, such as `num_tokens=8`.
+
+    Returns:
+        The model: images (uint8 B H W C) -> {"logits": B C, "features": B D, ...}.
 
     Raises:
         UserError: if there is no such method or option, or they do not suit the backbone.
@@ -158,28 +169,28 @@ def create_model(
 
 
 class _Static:
-    """Holds a value that is no part of a model's numbers; compared by identity."""
+    """Holds a value that is not an array, as an attribute of a module; compared by identity."""
 
     def __init__(self, value: Any):
         self.value = value
 
 
 def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Backbone:
-    """Return a copy of the backbone, which shares its numbers, of the size the method needs."""
+    """Return a copy of the backbone that shares its arrays, if it has the size the method needs."""
     size = method.input_size(tuple(backbone.image_size), dict(spec.options))
     if tuple(size) == tuple(backbone.image_size):
         return nnx.merge(*nnx.split(backbone))
     raise UserError(
-        f"{spec.name} changes the size of what the backbone sees, from {backbone.image_size} to "
-        f"{size} pixels; such a model is built from a config: vpjax.fit(config)."
+        f"{spec.name} changes the size of the backbone's input, from {backbone.image_size} to "
+        f"{size} pixels; build such a model from a config: vpjax.fit(config)."
     )
 
 
 def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> jax.Array:
     if len(names) != num_classes:
         raise UserError(
-            f"{method} starts from the names of the classes: class_names has {len(names)}, and "
-            f"num_classes is {num_classes}"
+            f"{method} starts from the names of the classes: class_names has {len(names)} names, "
+            f"and num_classes is {num_classes}; give one name a class"
         )
     origin = getattr(model.backbone, "origin", None)
     where = origin.spec.weights if origin else ""
@@ -189,17 +200,24 @@ def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> 
 
 
 def list_backbones() -> list[str]:
-    """Return the names of backbone classes, such as "vit.ViT"."""
+    """Return the names of all backbone classes, such as "vit.ViT"."""
     return registry.available("backbones")
 
 
 def list_methods() -> list[str]:
-    """Return the names of methods, such as "vpt.VPT"."""
+    """Return the names of all methods, such as "vpt.VPT"."""
     return registry.available("methods")
 
 
 def options_of(name: str) -> Mapping[str, Any]:
-    """Return the options of a method or backbone, with their defaults."""
+    """Return the options of a method or backbone by name, with their defaults.
+
+    Args:
+        name: of `list_methods()` or `list_backbones()`, or of one's own class.
+
+    Raises:
+        UserError: if there is no such class.
+    """
     package = "methods" if name in list_methods() else "backbones"
     found = registry.options(registry.lookup(package, name))
     return {key: parameter.default for key, parameter in found.items()}

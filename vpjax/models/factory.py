@@ -1,8 +1,8 @@
-"""From names and options to a model with numbers.
+"""From names and options to a model with weights.
 
-Each number comes from exactly one place: the weights file for the backbone, a seeded draw for the
-rest. A backbone whose weights are loaded is built of shapes only; nothing is drawn to be
-overwritten.
+Each array comes from exactly one place: the weights file for the backbone, a seeded random draw
+for the rest. A backbone whose weights are loaded is built of shapes only, so that no random values
+are computed to be overwritten.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class BackboneSpec:
     Attributes:
         name: a class for `vpjax.core.registry.lookup`, such as "vit.ViT".
         options: keyword arguments of its constructor; what is absent has its default.
-        weights: a path, an address, a name of the catalogue or of the hub; "": drawn from a seed.
+        weights: a path, an address, a name of the catalogue or of the hub; "": random ones.
         head: "new", or "load" to take the file's classification head too.
-        resample: how weights are carried to another grid or other patches, see
+        resample: how weights are resized to another grid or patch size, see
             `vpjax.weights.resample`.
     """
 
@@ -46,7 +46,7 @@ class BackboneSpec:
     resample: str = "align_corners"
 
     def completed(self) -> dict[str, Any]:
-        """Return the options, with those that the weights decide and the size of the images."""
+        """Return the options with those that the weights decide and `image_size` filled in."""
         cls = registry.lookup("backbones", self.name)
         options = cls.complete(dict(self.options), self.weights)
         default = registry.options(cls)["image_size"].default
@@ -55,7 +55,12 @@ class BackboneSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MethodSpec:
-    """Which method, with which options; see `BackboneSpec`."""
+    """Which method, with which options.
+
+    Attributes:
+        name: a class for `vpjax.core.registry.lookup`, such as "vpt.VPT".
+        options: keyword arguments of its constructor; what is absent has its default.
+    """
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -75,14 +80,14 @@ def build(
     fsdp: bool = False,
     text: np.ndarray | None = None,
 ) -> tuple[ModelParts, Loaded | None]:
-    """Builds a model and loads its weights.
+    """Build a model and load its weights.
 
     Args:
-        backbone: what is frozen.
-        method: what is learnt.
-        num_classes: logits of an image.
-        seed: all that is not loaded is drawn from it.
-        dtype: of computation; frozen matrices are kept in it.
+        backbone: the pretrained part.
+        method: what is trained on top of it.
+        num_classes: C, logits of an image.
+        seed: of all values that are not loaded.
+        dtype: of computation, "float32" or "bfloat16"; frozen matrices are stored in it.
         attention: an implementation of `vpjax.nn.attention`.
         match_reference_code: whether to repeat published code where it differs from its paper.
         trainable: regular expression of the parameters that train; "": the method's own.
@@ -91,8 +96,8 @@ def build(
         text: C D text features of the classes, for methods that read class names.
 
     Returns:
-        The parts of the model, and the record of what was loaded (None if nothing was). Loaded
-        numbers are numpy arrays: a device may be given a part of them only.
+        The parts of the model, and what is known of the weights file (None without one). Loaded
+        arrays are numpy arrays: a device may be given a part of them only.
 
     Raises:
         UserError: if names, options or weights do not fit.
@@ -130,7 +135,14 @@ def make_backbone(
     attention: str = "xla",
     match_reference_code: bool = False,
 ) -> Backbone:
-    """Constructs a backbone of the size that the method needs, with numbers drawn from `key`.
+    """Construct a backbone of the size that the method needs, with random weights.
+
+    Args:
+        backbone: its class and options.
+        method: decides the size of its input.
+        key: PRNG key of the weights.
+        attention: an implementation of `vpjax.nn.attention`, for classes that have the option.
+        match_reference_code: likewise.
 
     Raises:
         UserError: if there is no such class or option.
@@ -139,11 +151,11 @@ def make_backbone(
     size = registry.lookup("methods", method.name).input_size(
         pair(options["image_size"]), dict(method.options)
     )
-    decided = run_wide(
+    shared = shared_options(
         "backbones", backbone.name, attention=attention, match_reference_code=match_reference_code
     )
     options["image_size"] = size
-    return registry.construct("backbones", options, **decided, rngs=nnx.Rngs(key))
+    return registry.construct("backbones", options, **shared, rngs=nnx.Rngs(key))
 
 
 def make_model(
@@ -154,10 +166,24 @@ def make_model(
     match_reference_code: bool = False,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Join a backbone, which may consist of shapes only, and a method."""
-    decided = run_wide("methods", method.name, match_reference_code=match_reference_code, mesh=mesh)
+    """Construct a method on a backbone, and join both to a model.
+
+    Args:
+        backbone: it may consist of shapes only.
+        method: its class and options.
+        num_classes: C, logits of an image.
+        rngs: draws the method's initial values.
+        match_reference_code: for methods that have the option.
+        mesh: likewise.
+
+    Raises:
+        UserError: if there is no such class or option, or it does not suit the backbone.
+    """
+    shared = shared_options(
+        "methods", method.name, match_reference_code=match_reference_code, mesh=mesh
+    )
     options = {"name": method.name} | dict(method.options)
-    made = registry.construct("methods", options, backbone, num_classes, **decided, rngs=rngs)
+    made = registry.construct("methods", options, backbone, num_classes, **shared, rngs=rngs)
     return Model(backbone, made)
 
 
@@ -170,7 +196,10 @@ def abstract_model(
     match_reference_code: bool = False,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Returns the model that `build` makes, of shapes: nothing is drawn or loaded."""
+    """Return the model that `build` makes as shapes only: nothing is computed or loaded.
+
+    See `build` for the arguments.
+    """
 
     def make():
         key = jax.random.key(0)
@@ -183,34 +212,63 @@ def abstract_model(
 def resolve_attention(
     backbone: BackboneSpec, method: MethodSpec, attention: str, dtype: str
 ) -> str:
-    """Return the attention implementation that will run; see `vpjax.nn.attention.resolve`."""
+    """Return the attention implementation that will run; see `vpjax.nn.attention.resolve`.
+
+    Args:
+        backbone: whose head width decides what can run.
+        method: decides the size of the backbone's input.
+        attention: an implementation, "auto" or "measured".
+        dtype: of computation.
+
+    Raises:
+        UserError: if it cannot run here, with the reason.
+    """
     body = nnx.eval_shape(lambda: make_backbone(backbone, method, jax.random.key(0)))
     return attentions.resolve(attention, jnp.dtype(dtype), body.head_dim)
 
 
 def preset_of(name: str, weights: str) -> str | None:
-    """Return the preprocessing that a backbone's weights were made with; None: not known."""
+    """Return the preprocessing that a backbone's weights were trained with; None: not known.
+
+    Args:
+        name: of the backbone's class.
+        weights: path, address or name.
+    """
     own = registry.lookup("backbones", name).preset
     return own or catalog.preset_of(weights)
 
 
 def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
-    """Read the weights of a backbone, which may consist of shapes only."""
+    """Read the weights of a backbone.
+
+    Args:
+        body: the backbone; it may consist of shapes only.
+        spec: names the file, and how it is resampled.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit.
+    """
     expected = params.flatten(nnx.state(body))
     return load(spec.weights, expected, body.grid, spec.head, spec.resample)
 
 
-def run_wide(package: str, name: str, **decided: Any) -> dict[str, Any]:
-    """Return those options, decided once for a whole run, that the named class has."""
+def shared_options(package: str, name: str, **values: Any) -> dict[str, Any]:
+    """Return those of `values`, which hold for a whole run, that a class has options for.
+
+    Args:
+        package: "methods" or "backbones".
+        name: of the class.
+        values: such as `attention`, `match_reference_code` and `mesh`.
+    """
     known = registry.options(registry.lookup(package, name))
-    return {k: v for k, v in decided.items() if k in known}
+    return {k: v for k, v in values.items() if k in known}
 
 
 def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
-    """Return the file's head by our names.
+    """Return the classification head of a weights file by the names of a model's parameters.
 
     Raises:
-        UserError: if it has another number of classes than the data.
+        UserError: if it has not `num_classes` classes.
     """
     if loaded.head and loaded.head["bias"].shape != (num_classes,):
         raise UserError(
@@ -221,7 +279,7 @@ def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
 
 
 def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the text features of the classes, with rows of zeros for padding.
+    """Return the text features of the classes (C D), padded with rows of zeros to `shape`.
 
     Raises:
         UserError: if they are not as wide as image features.
@@ -235,6 +293,9 @@ def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def cast_kernels(frozen: dict[str, jax.Array], dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """Return frozen matrices in the dtype they are used in; else they are cast at every use."""
+    """Return frozen parameters with matrices cast to the dtype that computation uses.
+
+    Else they would be cast at every use.
+    """
     cast = lambda v: v.astype(dtype, copy=False)  # noqa: E731
     return {n: cast(v) if n.endswith("kernel") else v for n, v in frozen.items()}

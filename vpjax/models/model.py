@@ -5,7 +5,7 @@
         state = method.step(layer, state, ctx)
     outputs = method.predict(backbone, state, ctx)
 
-Read this file first; the rest of the library hangs from it.
+Read this file first: everything else in the library serves these lines.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Model(nnx.Module):
     """A frozen backbone and a method on top: images in, a dictionary of outputs out.
 
     Attributes:
-        backbone: what was pretrained.
-        method: everything that is learnt.
+        backbone: the pretrained part.
+        method: everything that is trained on top of it.
         trainable_pattern: regular expression of the parameters that train; "": the method's own.
     """
 
@@ -41,7 +41,7 @@ class Model(nnx.Module):
 
     @property
     def trainable_stats(self) -> set[str]:
-        """Name of the running averages that training changes, such as "backbone/norm/mean"."""
+        """Names of the running averages that training changes, such as "backbone/norm/mean"."""
         names = params.flatten(nnx.state(self, nnx.BatchStat))
         return {n for n in names if re.fullmatch(self.method.trainable_stats, n)}
 
@@ -52,14 +52,17 @@ class Model(nnx.Module):
         remat: str = "none",
         segments: int = 0,
     ) -> dict[str, Array]:
-        """Returns the outputs: "logits" (B C), "features" (B D), and what a method adds.
+        """Return the outputs: "logits" (B C), "features" (B D), and what a method adds.
 
         Args:
             images: uint8, which the backbone's preprocessing prepares; or floats, which are taken
                 as prepared.
-            ctx: evaluation by default.
-            remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`, as for
-                `segments`.
+            ctx: evaluation by default; training passes one with a key.
+            remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
+            segments: into how many groups the layers are split for that.
+
+        Raises:
+            UserError: if `remat` would run layers twice whose BatchNorm changes its averages.
         """
         if images.dtype == jnp.uint8:
             images = self.backbone.preprocess(images)
@@ -67,8 +70,8 @@ class Model(nnx.Module):
         ctx = dataclasses.replace(ctx, hook=method.tap, noisy_backbone=method.backbone_dropout)
         if remat != "none" and any(n.startswith("backbone/layers/") for n in self.trainable_stats):
             raise UserError(
-                f"remat is {remat!r}, but BatchNorm of layers that train follows the batches, and "
-                "layers that change running averages cannot be run twice. Set remat='none'."
+                f"remat is {remat!r}, but the BatchNorm of layers that train updates its running "
+                "averages, and such layers cannot be run twice. Set remat='none'."
             )
         state = method.start(backbone, images, ctx)
         num_outputs = method.num_outputs(backbone)
@@ -76,7 +79,7 @@ class Model(nnx.Module):
         return method.predict(backbone, state, ctx)
 
     def __repr__(self) -> str:
-        """Return a table of what trains, and "trainable 1,781 of 117,610 (1.51 %)"."""
+        """Return a table of what trains, under a line "trainable 1,781 of 117,610 (1.51 %)"."""
         parts = partition(self, self.trainable_pattern)
         title = f"{type(self.method).__name__} on {type(self.backbone).__name__}"
         return f"{title}: {trainable_line(parts)}\n{trainable_table(parts)}"

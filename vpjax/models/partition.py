@@ -1,4 +1,4 @@
-"""A model as numbers by name and a graph to join them: what trains, what is frozen."""
+"""A model split into arrays by name, trainable and frozen, and a graph to merge them again."""
 
 from typing import Any, NamedTuple
 
@@ -15,10 +15,13 @@ ROWS = 30  # of the table of parameters
 
 
 class ModelParts(NamedTuple):
-    """A model taken apart: numbers by name, and the graph (structure and shapes) to join them.
+    """A model split into flat dictionaries {name: array}.
 
-    `trainable` alone has gradients and optimiser state; `stats` are running averages that training
-    changes.
+    Attributes:
+        graph: structure and shapes, with which `merge` builds the model again.
+        trainable: parameters that have gradients and optimiser state.
+        stats: running averages that training changes.
+        frozen: everything else.
     """
 
     graph: tuple[nnx.GraphDef, nnx.State]
@@ -28,10 +31,15 @@ class ModelParts(NamedTuple):
 
 
 def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) -> ModelParts:
-    """Split a model by the method's regular expression, or by `trainable` if given.
+    """Split a model into what trains and what is frozen.
 
-    With a `mesh`, frozen layers are to be split over its devices, see `vpjax.nn.fsdp`.
-    Raises: UserError if the expression matches no parameter.
+    Args:
+        model: a `vpjax.models.model.Model`.
+        trainable: regular expression of the parameters that train; "": the method's own.
+        mesh: devices that frozen layers will be split over, see `vpjax.nn.fsdp`; None: not split.
+
+    Raises:
+        UserError: if the expression matches no parameter.
     """
     graphdef, state = nnx.split(model)
     kinds = {"/".join(map(str, path)): type(v) for path, v in nnx.to_flat_state(state)}
@@ -42,25 +50,32 @@ def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) 
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     frozen = pick(values.keys() - learns - stats)
     if mesh is not None:
-        fsdp.note(model.backbone.layers, frozen, mesh)
+        fsdp.mark_split(model.backbone.layers, frozen, mesh)
         graphdef = nnx.graphdef(model)
     return ModelParts((graphdef, shapes(state)), pick(learns), pick(stats), frozen)
 
 
 def shapes(tree: Any) -> Any:
-    """Return a pytree of arrays as shapes and dtypes, holding no memory."""
+    """Return a pytree with each array replaced by its shape and dtype, which take no memory."""
     return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), tree)
 
 
 def merge(graph: tuple, *parts: dict[str, Any]) -> Any:
-    """Return the `Model` of a graph and its numbers. Safe inside differentiated functions."""
+    """Build the model again from its graph and dictionaries of arrays.
+
+    Safe inside functions that are differentiated or jitted.
+
+    Args:
+        graph: of `ModelParts`.
+        parts: dictionaries {name: array} that together hold every array once.
+    """
     graphdef, like = graph
     values = {name: v for part in parts for name, v in part.items()}
     return nnx.merge(graphdef, params.fill(like, values), copy=True)
 
 
 def trainable_table(parts: ModelParts) -> str:
-    """Return what trains as a table: name, shape, count, and the share of all parameters."""
+    """Return a text table of what trains: name, shape, count, and share of all parameters."""
     trainable, frozen = parts.trainable, parts.frozen
     total = sum(v.size for v in (*trainable.values(), *frozen.values()))
     rows = [

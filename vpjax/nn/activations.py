@@ -3,7 +3,8 @@
     gelu         x Phi(x), exactly (erf)
     quick_gelu   x sigmoid(1.702 x)             OpenAI's CLIP
 
-Both carry their own derivatives, which keep the input alone. Computed in float32.
+Both define their own derivative, which keeps nothing but the input for the backward pass. They are
+computed in float32 and returned in the dtype of the input.
 """
 
 import math
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x Phi(x), exactly; its derivative keeps x alone."""
+    """Apply the exact GELU, x Phi(x), to each element; the backward pass keeps x only."""
     wide = x.astype(jnp.float32)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
 
@@ -36,7 +37,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 @jax.custom_vjp
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x sigmoid(1.702 x), CLIP's own; its derivative keeps x alone."""
+    """Apply CLIP's approximate GELU, x sigmoid(1.702 x); the backward pass keeps x only."""
     wide = x.astype(jnp.float32)
     return (wide * jax.nn.sigmoid(1.702 * wide)).astype(x.dtype)
 

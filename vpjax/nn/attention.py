@@ -1,13 +1,13 @@
 """softmax(q k^T / sqrt(d)) v, by implementation.
 
-xla        any device and dtype; batched 3-D products, probabilities materialised
+xla        any device and dtype; batched 3-D products, probabilities stored
 cudnn      fused ("flash") attention of NVIDIA GPUs: bfloat16 or float16, nothing of size L x S
            is stored
-blockwise  a head at a time, on any device and in any dtype: probabilities of one head are held,
-           and none are kept for the backward pass, which makes them again
+blockwise  one head at a time, on any device and in any dtype: the probabilities of one head are
+           held at once, and the backward pass computes them again instead of keeping them
 auto       cudnn where it can run, else xla; resolved once and logged, never changed silently
-measured   the faster of two in the run's own training step, see `vpjax.runs.autotune`; where nothing is
-           trained, as auto
+measured   the faster of two in the run's own training step, see `vpjax.runs.autotune`; without
+           training as auto
 """
 
 from collections.abc import Callable
@@ -26,9 +26,14 @@ AUTO, MEASURED = "auto", "measured"
 def resolve(name: str, dtype: DTypeLike, head_dim: int | None, platform: str | None = None) -> str:
     """Return the implementation that will run: "xla", "cudnn" or "blockwise".
 
-    `head_dim` is None for a backbone without attention that could be fused.
+    Args:
+        name: one of `IMPLEMENTATIONS`, "auto" or "measured".
+        dtype: of the queries, keys and values.
+        head_dim: width of an attention head; None for a backbone whose attention cannot be fused.
+        platform: of the device, such as "cpu" or "gpu"; None: JAX's default.
 
-    Raises: UserError if one is asked for where it cannot run, with the reason.
+    Raises:
+        UserError: if `name` is unknown, or asks for what cannot run here, with the reason.
     """
     known = (*IMPLEMENTATIONS, AUTO, MEASURED)
     if name not in known:
@@ -36,7 +41,10 @@ def resolve(name: str, dtype: DTypeLike, head_dim: int | None, platform: str | N
     if name == "xla" or (name == "blockwise" and head_dim is not None):
         return name
     if name == "blockwise":
-        raise UserError("attention 'blockwise' cannot run: this backbone takes 'xla' or 'auto'.")
+        raise UserError(
+            "attention 'blockwise' cannot run: this backbone's attention has a bias or dropout, or "
+            "it has none. Use 'xla' or 'auto'."
+        )
     reasons = []
     if (platform or jax.default_backend()) not in ("gpu", "cuda"):
         reasons.append(f"the device is {platform or jax.default_backend()}, not an NVIDIA GPU")
@@ -54,7 +62,10 @@ def resolve(name: str, dtype: DTypeLike, head_dim: int | None, platform: str | N
 
 
 def candidates(dtype: DTypeLike, head_dim: int | None, platform: str | None = None) -> list[str]:
-    """Return the implementations worth measuring: what stores probabilities, and what does not."""
+    """Return the implementations worth timing: one that stores probabilities, one that does not.
+
+    See `resolve` for the arguments.
+    """
     if head_dim is None:
         return ["xla"]
     fused = resolve(AUTO, dtype, head_dim, platform)
@@ -69,13 +80,21 @@ def attention(
     bias: Float[Array, "W N L S"] | None = None,
     drop: Callable | None = None,
 ) -> Float[Array, "B L N d"]:
-    """Scaled dot product attention; the order of keys does not matter.
+    """Apply scaled dot-product attention, softmax(q k^T / sqrt(d) + bias) v.
 
-    `bias` is added to the scores, sequence i getting bias[i % W]; `drop` is applied to the
-    probabilities. "xla" alone can do either.
+    Args:
+        q: queries.
+        k: keys; their order does not matter.
+        v: values.
+        implementation: one of `IMPLEMENTATIONS`.
+        bias: added to the scores; sequence i of the batch gets bias[i % W]. Needs "xla".
+        drop: probabilities -> probabilities, their dropout. Needs "xla".
+
+    Raises:
+        ValueError: if `bias` or `drop` is given to another implementation than "xla".
     """
     if implementation != "xla" and (bias is not None or drop is not None):
-        raise ValueError(f"attention {implementation!r} takes no bias and drops nothing")
+        raise ValueError(f"attention {implementation!r} takes no bias and no dropout; use 'xla'")
     if implementation == "cudnn":
         return _cudnn(q, k, v)
     if implementation == "blockwise":
@@ -87,8 +106,8 @@ def attention(
 
 
 def _by_head(q: Array, k: Array, v: Array) -> Array:
-    # Over heads, not images: those may lie on several devices. In a loop, because XLA finds what
-    # is computed twice outside of one, and keeps it.
+    # Over heads, not images, which may lie on several devices. In a loop, because outside of one
+    # XLA finds what is computed twice and keeps it.
     heads = [x.transpose(2, 0, 1, 3) for x in (q, k, v)]  # N B L d
     mix = jax.checkpoint(lambda each: _xla(*each), prevent_cse=False)
     return jax.lax.map(mix, heads).transpose(1, 2, 0, 3)
@@ -105,7 +124,7 @@ def _xla(
 
 @jax.custom_vjp
 def _mix(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """softmax(q k^T + bias) v, divided by the sums of the softmax last: L d numbers, not L S.
+    """Compute softmax(q k^T + bias) v, dividing by the sums last: L d divisions, not L S.
 
     One array of L x S is written and kept, and its derivative is one more.
     """

@@ -1,4 +1,4 @@
-"""What a call needs besides data: randomness, progress, where in the network we are.
+"""What a forward pass needs besides data: randomness, training progress, the current layer.
 
 A Context is made inside `jit` and closed over; it never crosses a JAX boundary, so it is not a
 pytree. Keys are folded from the layer's index and a tag, so that rematerialisation repeats them
@@ -16,35 +16,52 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Evaluation by default; training passes a `key`."""
+    """The state of one forward pass; evaluation by default, training passes a `key`.
 
-    key: Any = None  # None: evaluation, nothing is random
-    progress: Any = 0.0  # share of training done, 0 to 1
-    layer: int | None = None  # index of the current layer, None outside layers
-    num_outputs: int | None = None  # leading tokens this layer must return, None: all
-    noisy_backbone: bool = False  # the backbone's dropout acts and its BatchNorm sees the batch
-    mask: Any = None  # B, which images are real and no padding; None: all
+    Attributes:
+        key: a PRNG key; None: evaluation, nothing is random.
+        progress: share of the training steps done, 0 to 1.
+        layer: index of the current layer; None outside layers.
+        num_outputs: leading tokens that the current layer must return; None: all.
+        noisy_backbone: whether the backbone's dropout acts and its BatchNorm uses the batch.
+        mask: bool B, False for images that only pad the batch; None: all are real.
+        hook: called by `tap` with site, output, input and context; returns the output to use.
+    """
+
+    key: Any = None
+    progress: Any = 0.0
+    layer: int | None = None
+    num_outputs: int | None = None
+    noisy_backbone: bool = False
+    mask: Any = None
     hook: Callable = lambda site, y, x, ctx: y
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":
-        """Return the context of layer `i`."""
+        """Return the context of layer `i`, which must return `num_outputs` tokens (None: all)."""
         key = None if self.key is None else jax.random.fold_in(self.key, i)
         return dataclasses.replace(self, layer=i, key=key, num_outputs=num_outputs)
 
     def branch(self, tag: str) -> "Context":
-        """Return a context with randomness of its own, for another pass through the same layer."""
+        """Return a context with other random numbers, for a second pass through the same layer."""
         if self.key is None:
             return self
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, zlib.crc32(tag.encode())))
 
     def tap(self, site: str, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Let the method see, and replace, the output `y` a site computed from `x`."""
+        """Let the method see, and replace, the output `y` that a site computed from `x`.
+
+        Args:
+            site: name of the place inside the layer, such as "attn.query"; see `Backbone.taps`.
+            y: the output of that place.
+            x: its input.
+        """
         return self.hook(site, y, x, self)
 
     def dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
         """Zero elements with probability `rate` and scale the rest by 1 / (1 - rate).
 
-        Two places of one layer need different tags.
+        Does nothing in evaluation. Two places of one layer need different tags, as the tag is
+        folded into the key.
         """
         if self.key is None or rate == 0.0:
             return x
@@ -52,11 +69,14 @@ class Context:
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
     def backbone_dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
-        """Dropout of the backbone: silent while the backbone is frozen."""
+        """Apply dropout that belongs to the backbone: none unless `noisy_backbone` is on."""
         return self.dropout(x, rate, tag) if self.noisy_backbone else x
 
     def drop_path(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
-        """Stochastic depth of the backbone: drops a branch of whole images, silent when frozen."""
+        """Drop the branch `x` of whole images with probability `rate` (stochastic depth).
+
+        Does nothing unless `noisy_backbone` is on. Huang et al. 2016, arXiv 1603.09382.
+        """
         if self.key is None or rate == 0.0 or not self.noisy_backbone:
             return x
         key = jax.random.fold_in(self.key, zlib.crc32(tag.encode()))

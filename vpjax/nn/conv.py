@@ -2,7 +2,7 @@
 
     tokens B (h w) D  ->  feature map B h w D  ->  convolution, norm  ->  tokens
 
-Feature maps travel between layers as Tokens without extra tokens; a layer opens with `to_map` and
+Feature maps travel between layers as Tokens without prefix tokens; a layer opens with `to_map` and
 ends with `to_tokens`. Axes are in the order B H W C, kernels H W in out.
 """
 
@@ -19,9 +19,16 @@ from vpjax.nn.tokens import Tokens
 
 
 class Conv(nnx.Module):
-    """A convolution whose odd `window` is centred on each pixel it reads; zeros beyond the edge.
+    """A 2-D convolution with zero padding: B H W C -> B h w D, h = ceil(H / stride).
 
-    B H W C -> B h w D with h = ceil(H / stride). `groups=C` convolves every channel by itself.
+    Args:
+        channels: C.
+        dim: D.
+        window: edge of the square kernel in pixels, odd; it is centred on the pixel.
+        stride: pixels between two outputs.
+        groups: groups of channels that are convolved separately; C: depthwise.
+        bias: whether a bias is added.
+        rngs: draws the kernel by He's rule (fan-out).
     """
 
     def __init__(
@@ -55,12 +62,12 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + eps) * scale + bias, for every channel.
+    """Batch normalisation: (x - mean) / sqrt(variance + eps) * scale + bias, for every channel.
 
-    Mean and variance are running averages, or the batch's own where `ctx.batch_statistics`; those
-    then enter the averages with weight `momentum`. As in torch, the variance that enters is the
-    unbiased one and the one used is not. Under `jit` the batch is the whole one, on all devices;
-    images that `ctx.mask` calls padding do not count.
+    Mean and variance are running averages, or those of the batch where `ctx.batch_statistics`; the
+    batch's then enter the averages with weight `momentum`. As in torch, the batch is normalised
+    with the biased variance and the unbiased one enters the average. Under `jit` the batch is the
+    whole one, on all devices; images that `ctx.mask` marks as padding do not count.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-5, momentum: float = 0.1):
@@ -99,8 +106,8 @@ def _unbiased(count: Array) -> Array:
 def to_map(tokens: Tokens, extra_kv: Array | None = None) -> Float[Array, "B h w D"]:
     """Return the tokens as a feature map.
 
-    Raises: UserError if there are extra tokens, or tokens to `extra_kv`: a convolution has no place
-    for them.
+    Raises:
+        UserError: if there are prefix tokens or `extra_kv`, which a convolution cannot use.
     """
     if tokens.num_prefix_tokens or extra_kv is not None:
         raise UserError(
@@ -117,29 +124,34 @@ def to_tokens(x: Float[Array, "B h w D"]) -> Tokens:
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """Return the maximum of every 3 x 3 window, every 2 pixels; h = ceil(H / 2)."""
+    """Return the maximum of 3 x 3 windows at a stride of 2 pixels; h = ceil(H / 2)."""
     edges = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
 
 def global_mean(tokens: Tokens, over: slice | None) -> Float[Array, "B D"]:
-    """Return the mean of a feature map.
+    """Return the mean of a feature map over its cells.
 
-    Raises: UserError if `over` asks for some of the tokens: there are none beside the map.
+    Raises:
+        UserError: if `over` selects tokens, as a feature map has no others beside its cells.
     """
     if over is not None:
         raise UserError(
-            "pooling over chosen tokens is for transformers; a convolutional network has a feature "
-            "map alone. Leave the method's pooling at its default."
+            "the method pools over selected tokens, which a convolutional network does not have: "
+            "it has a feature map only. Leave the method's pooling at its default."
         )
     return tokens.x.mean(1)
 
 
 def last_stages(k: int, stages: Sequence[int]) -> str:
-    """Return a regular expression of the last k stages of layers; of the last layer for k = 0.
+    """Return a regular expression that matches the parameters of the last `k` stages.
 
-    `stages` holds the stage of every layer. The first stage is never among them.
-    Raises: UserError for another k.
+    Args:
+        k: number of stages, without the first one; 0: the last layer only.
+        stages: the stage of every layer, from 0.
+
+    Raises:
+        UserError: if there are not that many stages.
     """
     first = stages[-1] + 1 - k
     if not 0 < first <= stages[-1] + 1:

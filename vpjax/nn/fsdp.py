@@ -1,14 +1,15 @@
-"""Frozen layers split over the devices, each whole only while it works ("fully sharded").
+"""Frozen layers split over the devices and gathered only while they run ("fully sharded", FSDP).
 
-    stored   every matrix of a frozen layer lies on one of its axes over all devices
-    used     gathered where the layer begins, dropped where it ends, gathered again going back
+    stored   every matrix of a frozen layer is split along one of its axes over all devices
+    used     gathered where the layer begins, dropped where it ends, gathered again in the backward
+             pass
 
-A device then holds 1 / n of the layers' numbers and a few layers whole, at the price of sending
-them once forward and once back. Frozen numbers have no gradient, so nothing is ever scattered.
+A device then holds 1 / n of the layers' parameters and a few whole layers, at the price of sending
+them once forward and once backward. Frozen parameters have no gradient, so nothing is scattered.
 
-Which numbers are split is noted on the layers themselves when a model is built, so that the loop
-over layers (`vpjax.nn.stack.run_layers`) gathers them for whoever runs it: training, evaluation, features,
-pictures. Elsewhere, and in checkpoints, nothing changes.
+Which parameters are split is recorded on the layers themselves when a model is built, so that the
+loop over layers (`vpjax.nn.stack.run_layers`) gathers them for every caller: training, evaluation,
+features, pictures. Elsewhere, and in checkpoints, nothing changes.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vpjax.core import params
 
 KERNEL = re.compile(r"(backbone/layers/\d+)/(.*kernel)")
-# What reshapes, casts and gathers: made again from what it was made of, at no cost but the sending.
+# Operations that only reshape, cast or gather: computed again in the backward pass, which costs
+# nothing but the sending.
 VIEWS = frozenset(
     {
         "broadcast_in_dim",
@@ -39,14 +41,22 @@ VIEWS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Which numbers of a layer, by its own names, are split over which devices."""
+    """Which parameters of a layer are split over which devices.
+
+    Attributes:
+        mesh: the devices.
+        names: of the parameters, relative to the layer, such as "attn/query/kernel".
+    """
 
     mesh: Mesh
     names: frozenset[str]
 
 
-def spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
-    """Return how a frozen array is split: on the first axis that the devices divide; None: not."""
+def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
+    """Return how a frozen array is split over the devices of a mesh; None: it is not split.
+
+    A matrix of a layer is split along the first axis whose size the number of devices divides.
+    """
     if mesh.size == 1 or not KERNEL.fullmatch(name):
         return None
     for axis, size in enumerate(shape):
@@ -55,11 +65,17 @@ def spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
     return None
 
 
-def note(layers: Iterable[nnx.Module], frozen: Mapping[str, Any], mesh: Mesh) -> None:
-    """Note on a backbone's layers which of the `frozen` arrays (or shapes) will be split."""
+def mark_split(layers: Iterable[nnx.Module], frozen: Mapping[str, Any], mesh: Mesh) -> None:
+    """Record on a backbone's layers which of their arrays will be split.
+
+    Args:
+        layers: of the backbone; each gets an attribute `shards`.
+        frozen: arrays, or their shapes, by name.
+        mesh: the devices they will be split over.
+    """
     found: dict[str, set[str]] = {}
     for name, value in frozen.items():
-        if spec(name, value.shape, mesh) is not None:
+        if partition_spec(name, value.shape, mesh) is not None:
             place, own = KERNEL.fullmatch(name).groups()
             found.setdefault(place, set()).add(own)
     for i, layer in enumerate(layers):
@@ -68,14 +84,15 @@ def note(layers: Iterable[nnx.Module], frozen: Mapping[str, Any], mesh: Mesh) ->
 
 
 def is_split(layer: Any) -> bool:
-    """Whether numbers of a layer are split over devices."""
+    """Return whether parameters of a layer are split over devices."""
     return getattr(layer, "shards", None) is not None
 
 
-def whole(layer: Any, state: Any) -> tuple[Any, Any]:
-    """Return a layer with all of its numbers on every device, and the state that enters it.
+def gather(layer: Any, state: Any) -> tuple[Any, Any]:
+    """Return a layer with all of its parameters on every device, and the state that enters it.
 
-    Only together with the state: else a compiler may gather all layers before the first begins.
+    The state passes through, so that the layer is gathered after the state has been computed: else
+    a compiler may gather all layers before the first one begins.
     """
     if not is_split(layer):
         return layer, state
@@ -88,6 +105,6 @@ def whole(layer: Any, state: Any) -> tuple[Any, Any]:
     return nnx.merge(graph, params.fill(numbers, values), copy=True), state
 
 
-def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A policy of `jax.checkpoint` that keeps all that work made, and no gathered number."""
+def save_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Decide, as a policy of `jax.checkpoint`, to keep every result but gathered parameters."""
     return primitive.name not in VIEWS

@@ -3,14 +3,14 @@
     x = x + attn(norm1(x))          attn: query, key, value, out
     x = x + mlp(norm2(x))           mlp:  fc1, gelu (or another of ACTIVATIONS), fc2
 
-A block can do less than all of its work (`extra_kv`, `num_outputs`), which is where exact savings come from:
+A block can do part of its work only, which saves time without changing any result:
 
-    read    tokens that are looked at but not updated: they pass norm1, key and value only
-    num_outputs=n  only the first n tokens come out: queries, projection and mlp for those alone
+    extra_kv       tokens that are attended to but not updated: norm1, key and value only
+    num_outputs=n  only the first n tokens are returned: queries, projection and mlp of those only
 
-Numbers are computed in the dtype of the tokens; statistics and softmax in float32. Parameters are
-cast where they are used. Norms and activations carry their own derivatives, which keep one array
-where automatic ones keep two to five.
+Blocks compute in the dtype of the tokens, statistics and softmax in float32. Parameters are cast
+where they are used. Norms and activations define their own derivatives, which keep one array where
+automatic differentiation keeps two to five.
 """
 
 import functools
@@ -29,9 +29,15 @@ from vpjax.nn.tokens import Tokens
 
 
 class Dense(nnx.Module):
-    """x @ kernel + bias, over the last axes of x that match `features_in`.
+    """A linear layer, x @ kernel + bias, over the last axes of x.
 
     Kernels of attention are (D, N, d) and (N, d, D), as in Google's checkpoints.
+
+    Args:
+        features_in: sizes of the axes that are summed over, the last ones of x.
+        features_out: sizes of the axes that take their place.
+        bias: whether a bias, zero at the start, is added.
+        rngs: draws the kernel by Xavier's rule (uniform).
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalise the last axis; statistics in float32."""
+    """Layer normalisation of the last axis (D); statistics in float32."""
 
     def __init__(self, dim: int, *, eps: float = 1e-6):
         self.scale = nnx.Param(jnp.ones(dim))
@@ -72,9 +78,14 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention of the first `num_outputs` tokens over all tokens and `extra_kv`.
+    """Multi-head self-attention: query, key and value projections, attention, output projection.
 
-    `dropout` is that of the probabilities and of the result; it needs the implementation "xla".
+    Args:
+        dim: D, width of the tokens.
+        heads: N; a head is D / N wide.
+        implementation: see `vpjax.nn.attention`.
+        dropout: rate, of the probabilities and of the result; needs the implementation "xla".
+        rngs: draws the projections.
     """
 
     def __init__(
@@ -100,11 +111,19 @@ class Attention(nnx.Module):
         extra_kv: Float[Array, "... P D"] | None = None,
         num_outputs: int | None = None,
     ) -> Float[Array, "B K D"]:
+        """Return what the first K = `num_outputs` tokens (None: all) gather from all of them.
+
+        Args:
+            x: normalised tokens.
+            ctx: of the layer.
+            extra_kv: normalised tokens (P D, or B P D) that serve as further keys and values.
+            num_outputs: K.
+        """
         q = ctx.tap("attn.query", self.query(x[:, :num_outputs]), x)  # B K N d
         k = ctx.tap("attn.key", self.key(x), x)  # B L N d
         v = ctx.tap("attn.value", self.value(x), x)
         if extra_kv is not None:
-            # Computed before the repetition: once a batch where read tokens have no batch axis.
+            # Projected before they are repeated over the batch: once where they have no batch axis.
             k = _join(ctx.tap("attn.key", self.key(extra_kv), extra_kv), k)
             v = _join(ctx.tap("attn.value", self.value(extra_kv), extra_kv), v)
         if self.dropout:
@@ -121,12 +140,23 @@ class Attention(nnx.Module):
         k: Float[Array, "B S N d"],
         v: Float[Array, "B S N d"],
     ) -> Float[Array, "B K N d"]:
-        """Who looks at whom: here, everyone at everyone."""
+        """Apply attention of the K queries to all S keys; subclasses restrict who sees whom."""
         return attention(q, k, v, self.implementation)
 
 
 class Mlp(nnx.Module):
-    """fc2(gelu(fc1(x))), with the exact (erf) GELU unless another of ACTIVATIONS is named."""
+    """The MLP of a block, fc2(activation(fc1(x))).
+
+    Args:
+        dim: D, width of the tokens.
+        hidden: width between the two layers.
+        dropout: rate, behind each of the two layers.
+        activation: a name of `ACTIVATIONS`; "gelu" is the exact one.
+        rngs: draws both layers.
+
+    Raises:
+        UserError: if the activation is unknown.
+    """
 
     def __init__(
         self,
@@ -151,7 +181,20 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer layer: tokens, context -> tokens."""
+    """A pre-norm transformer layer: tokens, context -> tokens.
+
+    Args:
+        dim: D, width of the tokens.
+        heads: number of attention heads.
+        mlp_dim: hidden width of the MLP.
+        dropout: rate in the MLP.
+        attention_dropout: rate in the attention.
+        drop_path: probability that a branch of an image is dropped (stochastic depth).
+        eps: of both norms.
+        activation: of the MLP, a name of `ACTIVATIONS`.
+        attention: implementation, see `vpjax.nn.attention`.
+        rngs: draws all weights.
+    """
 
     def __init__(
         self,
@@ -182,6 +225,14 @@ class Block(nnx.Module):
         extra_kv: Float[Array, "... P D"] | None = None,
         num_outputs: int | None = None,
     ) -> Tokens:
+        """Return the first `num_outputs` tokens (None: all) after the layer.
+
+        Args:
+            tokens: what enters the layer.
+            ctx: of the layer.
+            extra_kv: tokens (P D, or B P D) that are attended to but not updated.
+            num_outputs: how many leading tokens are needed.
+        """
         x = tokens.x
         y = ctx.tap("norm1", self.norm1(x), x)
         if extra_kv is not None:
@@ -197,9 +248,16 @@ class Block(nnx.Module):
 
 
 class PatchEmbed(nnx.Module):
-    """Cuts images into patches and projects each: B H W C -> B h w D.
+    """Cut images into patches and project each linearly: B H W C -> B h w D.
 
-    Pixels right of or below the last whole patch are dropped, like a convolution without padding.
+    Pixels right of or below the last whole patch are dropped, as by a convolution without padding.
+
+    Args:
+        patch_size: height and width in pixels.
+        dim: D.
+        channels: C.
+        bias: whether a bias is added.
+        rngs: draws the kernel (LeCun's rule).
     """
 
     def __init__(
@@ -254,9 +312,10 @@ _normalise.defvjp(_normalise_forward, _normalise_backward)
 def layer_norm(
     x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float
 ) -> Float[Array, "... D"]:
-    """(x - mean) / sqrt(variance + eps) * scale + bias; keeps the normalised x for its derivative.
+    """Return (x - mean) / sqrt(variance + eps) * scale + bias over the last axis.
 
-    The affine part is differentiated as usual, so scale and bias may train or not.
+    The backward pass keeps the normalised x only. The affine part is differentiated as usual, so
+    scale and bias may train or not.
     """
     y = _normalise(x, eps)
     return y * scale.astype(x.dtype) + bias.astype(x.dtype)

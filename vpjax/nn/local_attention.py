@@ -1,7 +1,7 @@
-"""Attention to the same place in another map of tokens.
+"""Attention of each token to the neighbourhood of its own position in another map of tokens.
 
-    a cell (u, v)                     looks at the 3 x 3 cells around (u, v) of the other map
-    an extra token (class token)      looks at all its tokens
+    a cell (u, v)                     attends to the 3 x 3 cells around (u, v) of the other map
+    a prefix token (class token)      attends to all its tokens
 
 Two functions, which differ by far more than rounding (SA2VP, arXiv 2312.10376, and its later code):
 
@@ -10,8 +10,8 @@ Two functions, which differ by far more than rounding (SA2VP, arXiv 2312.10376, 
 
 Two forms of each, equal to rounding:
 
-    rows      a row of cells looks at the three rows around it, other columns masked: 3 w scores a
-              cell, from three copies of the other map
+    rows      a row of cells attends to the three rows around it, with all but the neighbouring
+              columns masked: 3 w scores a cell, from three copies of the other map
     dense     all h w scores, those of other cells masked; for any queries
 """
 
@@ -29,7 +29,11 @@ FORMS = ("rows", "dense")
 
 
 def check(variant: str, form: str) -> None:
-    """Raise a UserError for an unknown variant or form."""
+    """Check the names of a variant and a form.
+
+    Raises:
+        UserError: if one of them is unknown.
+    """
     if variant not in VARIANTS:
         raise unknown("cross_attn", variant, VARIANTS)
     if form not in (*FORMS, "auto"):
@@ -44,10 +48,18 @@ def local_attention(
     variant: str = "aligned",
     form: str = "auto",
 ) -> Float[Array, "B K N d"]:
-    """Returns what the first K tokens of one map read from the other; L = extra + h w.
+    """Return what the first K tokens of one map gather from their neighbourhoods in another.
 
-    `form` "auto" is "rows"; queries of some cells alone are "dense" in any case.
-    Raises: UserError for an unknown variant or form.
+    Args:
+        q: queries of the first K tokens of one map; a batch of 1 is repeated.
+        k: keys of the other map, L = prefix tokens + h w.
+        v: values of the other map.
+        grid: rows and columns (h, w) of both maps.
+        variant: the function, "aligned" or "acc"; see above.
+        form: how it is computed, "rows" or "dense"; "auto": "rows". With K < L it is "dense".
+
+    Raises:
+        UserError: for an unknown variant or form.
     """
     check(variant, form)
     heads = q.shape[2:]
@@ -60,10 +72,16 @@ def local_attention(
 
 
 def neighbours(grid: tuple[int, int], num_prefix_tokens: int) -> Bool[np.ndarray, "L L"]:
-    """Return who (row) looks at whom (column).
+    """Return which token (row) attends to which (column).
 
-    Extra tokens see everything, and are seen by extra tokens alone.
-    Raises: UserError if the grid is empty.
+    Prefix tokens attend to all tokens, and only prefix tokens attend to them.
+
+    Args:
+        grid: rows and columns (h, w).
+        num_prefix_tokens: tokens before the grid; L is their number plus h w.
+
+    Raises:
+        UserError: if the grid is empty.
     """
     if min(grid) < 1:
         raise UserError(f"a grid of {grid} has no cells")
@@ -104,7 +122,7 @@ def _masked(
     seen: Bool[np.ndarray, "W L S"],
     outside: Int[np.ndarray, "W L"] | None,
 ) -> Array:
-    """Attention to what is seen and, with `outside`, to so many keys and values of zeros."""
+    """Attend to the keys in `seen` and, with `outside`, to so many keys and values of zeros."""
     bias = np.where(seen, 0.0, -np.inf)
     if outside is not None:
         # n keys of zeros weigh as much as one whose score is log n.

@@ -5,8 +5,9 @@
                                    c c d d                           b a a b
                                    c c d d                           d c c d
 
-Shifted windows join what plain ones part. Those at the edges hold cells from opposite sides of the
-grid; a mask keeps these from seeing one another. Liu et al. 2021, arXiv 2103.14030, section 3.2.
+Shifted windows connect cells that plain ones separate. Those at the edges hold cells from opposite
+sides of the grid; a mask keeps these from attending to one another. Liu et al. 2021, arXiv
+2103.14030, section 3.2.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,13 @@ MASKED = -100.0
 
 
 class Windows(NamedTuple):
-    """How a grid is cut into windows: an edge and a shift, in cells. T = size x size cells."""
+    """How a grid is cut into W windows of T = size x size cells.
+
+    Attributes:
+        grid: rows and columns (h, w).
+        size: edge of a window, in cells.
+        shift: by how many cells the windows are moved down and right.
+    """
 
     grid: tuple[int, int]
     size: int
@@ -27,20 +34,26 @@ class Windows(NamedTuple):
 
     @classmethod
     def of(cls, grid: tuple[int, int], size: int, shifted: bool) -> "Windows":
-        """A window shrinks to the grid's shorter edge; such windows are not shifted."""
+        """Return the windows of a grid; one shrinks to the grid's shorter edge, then unshifted.
+
+        Args:
+            grid: rows and columns (h, w).
+            size: edge of a window, in cells.
+            shifted: whether windows are shifted by half their size.
+        """
         if min(grid) <= size:
             return cls(grid, min(grid), 0)
         return cls(grid, size, size // 2 if shifted else 0)
 
     def divide(self, x: Shaped[Array, "B h w *F"]) -> Shaped[Array, "B W T *F"]:
-        """Shift the grid round its edges, then cuts it."""
+        """Shift the grid round its edges, and cut it into windows."""
         batch, h, w, *rest = x.shape
         x = jnp.roll(x, (-self.shift, -self.shift), (1, 2)) if self.shift else x
         x = x.reshape(batch, h // self.size, self.size, w // self.size, self.size, *rest)
         return x.swapaxes(2, 3).reshape(batch, -1, self.size**2, *rest)
 
     def unite(self, x: Shaped[Array, "B W T *F"]) -> Shaped[Array, "B h w *F"]:
-        """Undo `divide`."""
+        """Join the windows to a grid again, which undoes `divide`."""
         batch, _, _, *rest = x.shape
         h, w = (n // self.size for n in self.grid)
         x = x.reshape(batch, h, w, self.size, self.size, *rest).swapaxes(2, 3)
@@ -48,10 +61,10 @@ class Windows(NamedTuple):
         return jnp.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
 
     def mask(self) -> Float[Array, "W T T"]:
-        """What is added to scores: less than nothing between cells from opposite edges.
+        """Return what is added to scores: `MASKED` between cells from opposite edges, else 0.
 
-        Shifted windows at the lower and right edge hold cells of up to four regions; cells of one
-        region were neighbours before.
+        Shifted windows at the lower and right edge hold cells of up to four regions; cells of the
+        same region were neighbours before the shift.
         """
         cuts = [np.digitize(np.arange(n), (n - self.size, n - self.shift)) for n in self.grid]
         regions = jnp.asarray(3 * cuts[0][:, None] + cuts[1][None])  # h w, after the shift
@@ -59,7 +72,10 @@ class Windows(NamedTuple):
         return jnp.where(regions[:, :, None] == regions[:, None, :], 0.0, MASKED)
 
     def positions(self) -> Int[np.ndarray, "T T"]:
-        """Row of the bias table for query and key: (dy + w - 1) (2 w - 1) + dx + w - 1."""
+        """Return the row of the bias table for query and key: (dy + w - 1) (2 w - 1) + dx + w - 1.
+
+        w is the window's size; dy and dx are the key's offset from the query, in cells.
+        """
         y, x = np.divmod(np.arange(self.size**2), self.size)
         dy, dx = (n[:, None] - n[None, :] + self.size - 1 for n in (y, x))
         return dy * (2 * self.size - 1) + dx

@@ -1,8 +1,8 @@
 """The command `report`: run folders as tables and one page.
 
-    python main.py report --workdir=DIR                   all runs in and below DIR
-    python main.py report --workdir=OUT --runs=DIR,DIR    the runs of several folders, into OUT
-    python main.py report --workdir=RUN                   one run's page
+    python main.py report --workdir DIR                   all runs in and below DIR
+    python main.py report --workdir OUT --runs=DIR,DIR    the runs of several folders, into OUT
+    python main.py report --workdir RUN                   one run's page
 
 The folder gets
 

@@ -141,7 +141,7 @@ def single_run(config: ConfigDict) -> ConfigDict:
 def backbone(
     name: str, weights: str = "", head: str = "new", resample: str = "align_corners", **options
 ) -> ConfigDict:
-    """Returns the backbone's section.
+    """Return the backbone's section.
 
     `weights` is a path, URL or known name ("": random); `head="load"` takes the file's head too.
     `resample` carries them to another grid ("align_corners"), and to other patches ("bicubic",

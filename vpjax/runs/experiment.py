@@ -222,7 +222,7 @@ def build_model(
 def identity(
     config: ConfigDict, parts: ModelParts, loaded: Loaded | None, text: str = ""
 ) -> dict[str, str]:
-    """Returns which frozen numbers a run has: checkpoints hold this instead of a copy of them.
+    """Return which frozen numbers a run has: checkpoints hold this instead of a copy of them.
 
     Args:
         text: hash of all that the text features of the classes depend on.

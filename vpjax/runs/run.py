@@ -140,7 +140,7 @@ class Run:
     def evaluate(
         self, data: Any = None, split: str = "test", batch_size: int = BATCH
     ) -> dict[str, float]:
-        """Returns the metrics of labelled images.
+        """Return the metrics of labelled images.
 
         Args:
             data: (images, labels); or the name of a data set, such as "folder:PATH"; None: the

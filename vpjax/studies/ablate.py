@@ -1,6 +1,6 @@
 """The command `ablate`: every cell of a study with every seed, a table of them, and its picture.
 
-    python main.py ablate --config=configs/ablate_fusion.py --workdir=DIR
+    python main.py ablate --config configs/ablate_fusion.py --workdir DIR
 
 A recipe lists its cells as {label: changes to the config} in `config.study.compare`, their order in
 `config.study.cells` (else by name), and in `config.study.name` which study it is. DIR then holds

@@ -1,6 +1,6 @@
 """The estimate of `tune --dry_run`: trials, steps, images, GFLOP, hours.
 
-    python main.py tune --dry_run --config=configs/vtab.py:method=vpt_deep,task=svhn
+    python main.py tune --dry_run --config configs/vtab.py:method=vpt_deep,task=svhn
 
 Nothing is trained and no weights are read. The step of each kind of trial is compiled for a few
 images, which counts its operations; the first is also timed. Where trials are finished, their time

@@ -1,6 +1,6 @@
 """The command `tune`: choose settings on val, then read the test split once for each seed.
 
-    python main.py tune --config=configs/vtab.py:method=vpt_deep,task=svhn --workdir=DIR
+    python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn --workdir DIR
 
     select   every point of config.study.tune.grid trains on data.train and is evaluated on data.val
              after its last epoch; meanwhile the test split cannot be opened (`vpjax.data.lock`)

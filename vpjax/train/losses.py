@@ -54,7 +54,7 @@ LOSSES = {"softmax": softmax, "sigmoid": sigmoid}
 def criterion(
     name: str, weights: Float[np.ndarray, " C"] | None = None, smoothing: float = 0.0
 ) -> Callable:
-    """Returns the loss of that name, (logits, labels) -> B, with class weights and smoothing bound.
+    """Return the loss of that name, (logits, labels) -> B, with class weights and smoothing bound.
 
     Raises: UserError if there is none, or smoothing does not suit it.
     """

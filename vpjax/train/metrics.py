@@ -89,7 +89,7 @@ def _f1(decided, targets):
 def confusion(
     labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
 ) -> Counts:
-    """Returns counts: true classes are rows, predicted ones columns."""
+    """Return counts: true classes are rows, predicted ones columns."""
     pairs = np.asarray(labels, np.int64) * num_classes + predicted
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 

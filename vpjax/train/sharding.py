@@ -83,7 +83,7 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
                         f"{mesh.shape[axis]}: rows must be a multiple"
                     )
                 return NamedSharding(mesh, PartitionSpec(axis))
-        spec = fsdp.spec(names[-1], value.shape, mesh) if frozen else None
+        spec = fsdp.partition_spec(names[-1], value.shape, mesh) if frozen else None
         return NamedSharding(mesh, spec or PartitionSpec())
 
     shardings = jax.tree_util.tree_map_with_path(where, values)

@@ -62,7 +62,7 @@ def make_train_step(
     segments: int = 0,
     accumulate: int = 1,
 ) -> Callable:
-    """Returns the jitted step(state, frozen, batch) -> state, metrics; `state` is donated.
+    """Return the jitted step(state, frozen, batch) -> state, metrics; `state` is donated.
 
     A batch holds what `to_input` reads ("image": uint8 B H W C, or "features": float32 B D),
     "label" (int32 B, or B C of zeros and ones) and "mask" (bool B, False for padding).

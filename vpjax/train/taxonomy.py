@@ -45,7 +45,7 @@ def by_level(predictions: Labels, labels: Labels, metadata: Sequence[Facts]) -> 
 def by_shots(
     predictions: Labels, labels: Labels, train_counts: Int[np.ndarray, " C"]
 ) -> dict[str, float]:
-    """Returns {"many": accuracy, "many_images": n, "many_classes": n, ...}.
+    """Return {"many": accuracy, "many_images": n, "many_classes": n, ...}.
 
     Classes are counted whether or not the split shows them; a group without images has no accuracy.
     """
@@ -95,7 +95,7 @@ def evaluation_report(
     metadata: Sequence[Facts],
     train_counts: Int[np.ndarray, " C"] | None = None,
 ) -> dict[str, float]:
-    """Returns everything that follows from predicted classes: see the top of this file.
+    """Return everything that follows from predicted classes: see the top of this file.
 
     `train_counts` are the images of each class in training; without them there are no groups.
     Raises: ValueError for arrays of unequal length, or none.

@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.plots.subjects import subject
 from vpjax.report.plots import confusion
-from vpjax.runs.experiment import evaluate_metrics, image_loader
+from vpjax.runs.evaluate import evaluate_metrics
 from vpjax.train import metrics
 
 
@@ -83,5 +83,5 @@ def test_every_image_of_the_split_counts_once():
     assert accuracy == pytest.approx(
         evaluate_metrics(run.experiment, run.state, "test")["accuracy"]
     )
-    batch = image_loader(run.experiment, "test").batch(3)
+    batch = run.experiment.inputs.loader("test").batch(3)
     assert dataclasses.replace(run, image=3 * 24 + 5).label == batch["label"][5]

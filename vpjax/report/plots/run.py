@@ -1,6 +1,6 @@
 """The command `plot`: draw pictures of a finished run into its folder.
 
-    python main.py plot --workdir=RUN --image=3
+    python main.py plot --workdir RUN --image 3
 
 `vpjax.report.plots.pictures` lists the pictures.
 """

@@ -1,0 +1,60 @@
+"""Which tests belong to the daily run: decided by measured time, in tests/tiers.txt.
+
+A line is "slow NODE" (left to `-m slow`) or "run NODE" (in the daily run although it takes more than
+`LIMIT`: a whole run, which no shorter test stands for). Every other test is a unit test, and fails
+if it takes longer. After a change, measure and write the file anew:
+
+    python -m pytest -m "not gpu and not network" --times times.tsv
+    python -m tests.tiers times.tsv
+"""
+
+import collections
+import re
+import sys
+from pathlib import Path
+
+LIMIT = 2.0  # seconds of a unit test
+LONGEST = 20.0  # seconds of a whole run in the daily run
+BUDGET = 330.0  # seconds of all whole runs together, on one core
+FILE = Path(__file__).parent / "tiers.txt"
+
+
+def read() -> dict[str, str]:
+    """Return {node: "slow" or "run"}."""
+    lines = FILE.read_text().splitlines() if FILE.exists() else []
+    return {node: tier for tier, _, node in (line.partition(" ") for line in lines)}
+
+
+def sort(times: dict[str, float]) -> dict[str, str]:
+    """Return the tier of every test that takes long.
+
+    Of each test function with no case under `LIMIT`, the quickest case stays in the daily run, as
+    far as the budget goes; the quickest functions first.
+
+    Args:
+        times: seconds by node.
+    """
+    tiers = {node: "slow" for node, seconds in times.items() if seconds > LIMIT}
+    functions = collections.defaultdict(list)
+    for node, seconds in times.items():
+        functions[re.sub(r"\[.*", "", node)].append((seconds, node))
+    quickest = sorted(min(cases) for cases in functions.values())
+    left = BUDGET
+    for seconds, node in quickest:
+        if node in tiers and seconds <= min(LONGEST, left):
+            tiers[node], left = "run", left - seconds
+    return tiers
+
+
+def main(path: str) -> None:
+    """Write tests/tiers.txt from a file of times; tests that it lacks keep their tier."""
+    times = {}
+    for line in Path(path).read_text().splitlines():
+        node, seconds = line.split("\t")
+        times[node] = max(float(seconds), times.get(node, 0.0))
+    tiers = {node: tier for node, tier in read().items() if node not in times} | sort(times)
+    FILE.write_text("".join(f"{tier} {node}\n" for node, tier in sorted(tiers.items())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
