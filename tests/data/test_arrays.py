@@ -22,7 +22,7 @@ def pixels(source):
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray, list])
 def test_colour_images(convert):
     source = from_arrays(convert(COLOUR), convert(LABELS))
-    assert source.image_shape == (5, 4, 3) and source.fixed_size
+    assert source.image_shape == (5, 4, 3)
     assert source.classes == ("0", "1", "2") and source.name == "arrays"
     assert source.labels().tolist() == LABELS.tolist() and source.labels_known
     np.testing.assert_array_equal(pixels(source), COLOUR)

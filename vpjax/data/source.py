@@ -62,11 +62,6 @@ class Source:
         """Shape of a label: () for one class an image, (C,) for several."""
         return (self.num_classes,) if self.multilabel else ()
 
-    @property
-    def fixed_size(self) -> bool:
-        """Whether all images have the same height and width."""
-        return None not in self.image_shape
-
     def __repr__(self) -> str:
         return f"Source({self.name!r}, {len(self)} examples, {self.num_classes} classes)"
 
