@@ -102,12 +102,7 @@ def test_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("VPJAX_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    settings = config(backbone={"weights": "vit_b16_in21k"})
-    with pytest.raises(UserError) as error:
-        from vpjax.models.factory import build
-
-        build(settings, 5)
-    text = str(error.value)
+    text = wrong(tmp_path, "ViT-B_16.npz", backbone={"weights": "vit_b16_in21k"})
     assert "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz" in text
     assert str(tmp_path / "empty" / "weights" / "ViT-B_16.npz") in text
 

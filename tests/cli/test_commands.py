@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.fake import fake_tfds
 from tests.helpers.runs import HOME, command, main, result
 from vpjax import cli
 from vpjax.cli import flags
@@ -233,9 +234,10 @@ def test_check_data(tmp_path):
 
 
 def test_prepare_data(tmp_path):
-    done = command("prepare-data", "digits/high", f"--data_dir={tmp_path}")
+    folder = fake_tfds(tmp_path, "cifar10", {"train": 4, "test": 2})  # which is there already
+    done = command("prepare-data", "cifar10", f"--data_dir={tmp_path}")
     assert done.returncode == 0, done.stderr_text
-    assert "digits" in done.stdout_text
+    assert done.stdout_text == f"{folder}\n"
     done = command("prepare-data", "cifra10", f"--data_dir={tmp_path}")
     assert done.returncode == 2 and "Did you mean 'cifar10'" in done.stderr_text
 

@@ -9,11 +9,11 @@ import pytest
 from configs import digits
 from vpjax.core.errors import UserError
 from vpjax.data import open_source, preset
-from vpjax.models import factory
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
 from vpjax.runs import config as configs
 from vpjax.runs.class_embeddings import class_embeddings
+from vpjax.runs.experiment import ClassInfo, build_model
 from vpjax.runs.fit import fit
 
 
@@ -30,7 +30,7 @@ def test_class_means_of_every_layer_and_a_run_that_starts_from_them(tmp_path):
     assert values.shape == (5, 5, 48)
 
     config = recipe(num_tokens=5)
-    graph, *numbers = factory.build(config, 5)[0]
+    graph, *numbers = build_model(config, ClassInfo(tuple("56789"), ({},) * 5)).parts
     backbone = merge(graph, *jax.device_put(numbers)).backbone
     source = open_source("digits/high", "train[:90%]")
     chosen = [e for e in (source[i] for i in range(len(source))) if e["label"] == 2]

@@ -6,16 +6,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from configs import sa2vp_hta, sa2vp_vtab, vpt_fgvc, vpt_vtab
-from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.data import preset
-from vpjax.models import factory
-from vpjax.models.model import Model
+from vpjax.data.transforms import pair
 from vpjax.models.partition import merge, partition
 from vpjax.runs import defaults
+from vpjax.runs.experiment import abstract_model, backbone_spec
 from vpjax.studies.cells import all_runs
 from vpjax.train import optim
 
@@ -34,31 +32,17 @@ def single_runs(recipe):
     return [run.config for run in all_runs(config, Path())] if config.study.compare else [config]
 
 
-def abstract(config, num_classes):
-    def make():
-        rngs = nnx.Rngs(0)
-        body = factory.make_backbone(config, "xla", jax.random.key(0))
-        decided = factory.shared_options(
-            "methods", config.method.name, match_reference_code=config.match_reference_code
-        )
-        options = (body, num_classes)
-        method = registry.construct("methods", config.method, *options, **decided, rngs=rngs)
-        return Model(body, method)
-
-    return partition(nnx.eval_shape(make), config.train.trainable)
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_builds(recipe):
     seen = set()
     for config in single_runs(recipe):
-        optim.check(config.optim)
+        optim.Settings(**config.optim)
         if config.data.preset != "auto":
             preset(config.data.preset)
         if (key := str(config.method)) not in seen:
             seen.add(key)
-            parts = abstract(config, 7)
-            size = factory.pair(factory.backbone_options(config)["image_size"])
+            parts = partition(abstract_model(config, 7), config.train.trainable)
+            size = pair(backbone_spec(config).completed()["image_size"])
             channels = config.backbone.get("channels", 3)
             images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
             call = lambda *p, g=parts.graph: merge(g, *p[:3])(p[3])["logits"]  # noqa: E731

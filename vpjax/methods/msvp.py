@@ -73,9 +73,8 @@ class MSVP(Full):
         )
         inputs = channels * (1 + len(self.scales) if fusion_type == "concat" else 1)
         bias = gate_bias if fusion_type == "gated" else None
-        self.fusion = None
-        if fusion_type != "add":
-            self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs)
+        learnt = fusion_type != "add"  # set once: nnx fixes what an attribute is when it is set
+        self.fusion = _Pointwise(inputs, channels, bias=bias, rngs=rngs) if learnt else None
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Return the tokens of the images with the prompts fused into them."""
