@@ -1,10 +1,11 @@
-"""Checks vpjax against recorded numbers of the published implementations.
+"""Check vpjax against results recorded from the published implementations.
 
     python -m tests.golden DIR [DIR ...] [--only PATTERN]
 
-Every npz file with a `meta` entry in a folder is a case; `meta` alone says how to run it. Prints a
-line a case with its worst error as a share of what is allowed, then "N passed, M failed"; exits
-with 1 if any failed. A case that is not understood has failed.
+Every npz file with an entry `meta` in a folder is a case, and `meta` says how to run it. The program
+prints a line a case with its worst error as a share of what is allowed, then "N passed, M failed",
+and exits with 1 if any failed. A case with a key that is not known fails: "not understood". The
+rules are in tests/golden/runner.py, those of tolerances in tests/golden/comparison.py.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from tests.golden.runner import cases, check
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'vit_deep*'")

@@ -107,4 +107,4 @@ def judge(comparisons: Iterable[Comparison]) -> tuple[bool, str]:
     if not count:
         return False, "nothing was compared"
     line = f"{count:3d} arrays, worst {worst:.3g} of what is allowed ({text})"
-    return worst <= 1 and not bad, bad or line
+    return bool(worst <= 1 and not bad), bad or line

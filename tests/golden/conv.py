@@ -1,7 +1,7 @@
 """ResNet and ConvNeXt: names of the torch models, whose layers were sorted by what trains.
 
     frozen_layers.layer3.0.bn1.weight       prompt_layers.conv1.weight
-    tuned_layers.layer4.conv1.weight        the last block of the stage, where it alone is tuned
+    tuned_layers.layer4.conv1.weight        the last block of the stage, where only it is tuned
 
 Without the first word these are torchvision's names, and nearly ConvNeXt's released ones, which the
 library's own tables translate.
@@ -47,13 +47,13 @@ def translate(name: str, value: np.ndarray, backbone: ConvNeXt | ResNet) -> dict
     stages = [site.stage for site in backbone.sites]
     first = [stages.index(stage) for stage in sorted(set(stages))]
     if isinstance(backbone, ResNet):
-        alone = rf"layer\1.{len(stages) - first[-1] - 1}."
-        theirs = re.sub(r"^layer(\d)\.(?!\d)", alone, theirs)
+        single = rf"layer\1.{len(stages) - first[-1] - 1}."
+        theirs = re.sub(r"^layer(\d)\.(?!\d)", single, theirs)
         ours = resnet.our_name(theirs, first)
     else:
         first = first[:1] + [i + 1 for i in first[1:]]  # behind what halves the resolution
-        alone = rf"stage\1.{len(stages) - first[-1] - 1}."
-        theirs = re.sub(r"^stage(\d)\.(?!\d)", alone, theirs)
+        single = rf"stage\1.{len(stages) - first[-1] - 1}."
+        theirs = re.sub(r"^stage(\d)\.(?!\d)", single, theirs)
         count = lambda m: f"{m[1]}s.{int(m[2]) - 1}."  # noqa: E731
         theirs = re.sub(r"^(downsample_layer|stage)(\d)\.", count, theirs)
         ours = convnext.our_name(theirs, first)

@@ -53,7 +53,7 @@ def same(name: str, ours: list, recorded: list) -> Comparison:
 
 
 def compare_metrics(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
-    """Yield the numbers of an evaluation; accuracies are recorded as shares of 1."""
+    """Yield the metrics of an evaluation; accuracies are recorded as shares of 1."""
     atol = float(meta["tolerance"])
     labels, counts = arrays["in/labels"], arrays["in/class_shots"]
     yield Comparison("sizes", arrays["in/logits"].shape, (meta["N"], meta["C"]), 0.0)

@@ -36,7 +36,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
 
 
 def single(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return all numbers of images with one class; class weights are 1, 1.5, 2, ..."""
+    """Return all metrics of images with one class; class weights are 1, 1.5, 2, ..."""
     classes = logits.shape[1]
     weights = 1 + 0.5 * np.arange(classes, dtype=np.float32)
     x, y = jnp.asarray(logits), jnp.asarray(labels)
@@ -54,7 +54,7 @@ def single(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def multilabel(scores: np.ndarray, targets: np.ndarray) -> tuple[dict, dict]:
-    """Return all numbers of images with several classes, and those of each class."""
+    """Return all metrics of images with several classes, and those of each class."""
     ap, ar = metrics.average_precision(scores, targets), metrics.mean_recall(scores, targets)
     found = metrics.best_f1(scores, targets) | {"mAP": ap.mean(), "mAR": ar.mean()}
     return found, {"ap": ap, "ar": ar}

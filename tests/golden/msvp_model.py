@@ -174,7 +174,7 @@ def module_name(part: str, module: str, model: Model) -> str:
     return {"patch_embed": "patch_embed.proj.", "norm": "norm."}.get(module, "")
 
 
-def drawn(model: Model, seed: int) -> dict[str, np.ndarray]:
+def recipe_values(model: Model, seed: int) -> dict[str, np.ndarray]:
     """Return parameters by the recipe of the recordings, as if they had been recorded."""
     shapes = {p.name: p.shape for p in places(model).values()}
     rng, out = np.random.default_rng(seed), {}

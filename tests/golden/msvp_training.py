@@ -85,8 +85,8 @@ def peak(meta: Record) -> float:
 def compare_schedules(meta: Record, arrays: Record) -> Iterator[Comparison]:
     """Yield learning rates and momenta of every epoch or step.
 
-    The cycle that turns has the peak `max_lr`; the one as shipped ran with the learning rate alone,
-    so its peak is the default one.
+    The cycle that turns has the peak `max_lr`; the one as shipped ran without that flag, so its
+    peak is the default one, ten learning rates.
     """
     recorded = under(arrays, "out64/")
     per_epoch, rtol, floor = meta["steps_per_epoch"], meta["tolerance"]["rtol"], 1e-6 * meta["lr"]
@@ -117,7 +117,7 @@ def compare_schedules(meta: Record, arrays: Record) -> Iterator[Comparison]:
 
 
 def compare_metrics(meta: Record, arrays: Record) -> Iterator[Comparison]:
-    """Yield numbers of logits and labels, and when early stopping stops."""
+    """Yield metrics of logits and labels, and when early stopping stops."""
     limit = {"atol": 0.0, "rtol": meta["tolerance"]["rtol"]}
     predicted = arrays["in/logits"].argmax(-1)
     counts = metrics.confusion(arrays["in/label"], predicted, meta["num_classes"])

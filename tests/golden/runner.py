@@ -1,10 +1,11 @@
-"""Finds the recorded cases of a folder, runs each, and judges it.
+"""Find the recorded cases of a folder, run each, and judge it.
 
-A case is an npz file with an entry `meta`, a JSON text that alone says how to run the case. What
-the library computes is compared with the arrays of the file. A case fails
+A case is an npz file with an entry `meta`, a JSON text that says how to run the case. What the
+library computes is compared with the arrays of the file. A case fails
 
--   if an array differs by more than the case allows; `tests/golden/comparison.py` has the rule,
-    tolerances that grow with the largest number of an array among it;
+-   if an array differs by more than the case allows: atol max(1, largest recorded) + rtol
+    |recorded|, so that a tolerance grows with what is compared; `tests/golden/comparison.py` has
+    the rule and what is held to fixed tolerances;
 -   if `meta` has a key that nothing read, or a value that the library does not reproduce
     ("not understood"); `tests/golden/record.py` says what a key can be;
 -   if an array of results was recorded and not compared;
@@ -52,7 +53,7 @@ def cases(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the `meta` and the arrays of a case file; a JSON case is `meta` alone."""
+    """Return the `meta` and the arrays of a case file; a JSON case has no arrays."""
     if path.suffix == ".json":
         return json.loads(path.read_text()), {}
     with np.load(path) as file:

@@ -224,7 +224,7 @@ def compare_training(
     for epoch in range(epochs):
         found = []
         for images, labels in batches:
-            if accumulate > 1:  # the step has their mean alone
+            if accumulate > 1:  # the step only returns their mean
                 for one in zip(images, labels, strict=True):
                     number = next(count)
                     loss = evaluate(state, [training.batch(*one)])["loss"]

@@ -1,6 +1,11 @@
-"""The recorded numbers of the published implementations; the cases in tests/golden/data."""
+"""The recorded numbers of the published implementations; the cases in tests/golden/data.
 
-import re
+`tiers.json` of a folder names the cases that every test run checks, the smallest of each kind; all
+others run with `-m slow`, as do kinds that take long (whole SA2VP models, both towers of CLIP, the
+batches of MoP).
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +16,29 @@ from tests.golden.runner import cases, check
 
 FOLDERS = sorted(p for p in (Path(__file__).parent / "data").iterdir() if p.is_dir())
 PATHS = [path for folder in FOLDERS for path in cases(folder)]
-# Left to `-m slow`: each differs in an option from one that is not.
-ALIKE = (
-    r"(mae|moco)_(adapter|bias|partial1|shallow|deep_pool_prompt)|solver_(adam|sgd)"
-    r"|swin_(bias|linear|partial2|prompt_shallow_b1)|convnext_partial0"
-    r"|vit_(add|add_deep|cls|deep_pool_img|end2end|linear_mlp3|pad_n3_cropped|partial1"
-    r"|partial_deep_k2|prepend_pixel_imgnettransform|prompt_bias|prompt_noupdate|shallow_n100"
-    r"|shallow_pool_imgprompt|shallow_project|side)"
-    r"|train_resnet18_adam_cosine|a_loop_F|swin_(dropmask|add1|prompt_shallow)|vit_loop_g4|b_PF"
-    r"|vit_(dropmask|cls_prompt|linear|deep_shared)|swin_partial1|resnet(18_trainbn|_pad)|mae_linear"
-    r"|mop_zero_init|prompting_add_g|b_adapt"
-)
-SLOW = [[pytest.mark.slow] if re.fullmatch(ALIKE, p.stem) else [] for p in PATHS]
-MARKED = [pytest.param(p, marks=m, id=p.stem) for p, m in zip(PATHS, SLOW, strict=True)]
+
+
+def tier(path):
+    """Return "default" or "slow", the tier that is stored beside a case."""
+    stored = path.parent / "tiers.json"
+    return json.loads(stored.read_text()).get(path.stem, "slow")
+
+
+MARKS = {"default": [], "slow": [pytest.mark.slow]}
+MARKED = [pytest.param(p, marks=MARKS[tier(p)], id=f"{p.parent.name}-{p.stem}") for p in PATHS]
 
 
 @pytest.mark.parametrize("path", MARKED)
 def test_case(path):
     good, text = check(path)
     assert good, text
+
+
+def test_every_tier_belongs_to_a_case():
+    stems = {(p.parent, p.stem) for p in PATHS}
+    for folder in FOLDERS:
+        for name in json.loads((folder / "tiers.json").read_text()):
+            assert (folder, name) in stems
 
 
 def changed(tmp_path, path, **changes):

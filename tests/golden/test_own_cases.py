@@ -69,7 +69,7 @@ RUN = {
     "epochs": 2,
     "steps_per_epoch": 2,
     "update_freq": 2,
-    "clip_grad": 0.4,
+    "clip_grad": 1.8,  # between the norms of the steps: Adam would not see a common factor
     "warmup_epochs": 1,
     "lr": 0.03,
     "min_lr": 0.002,
@@ -165,9 +165,9 @@ def test_accumulation_clipping_decay_and_rates_of_sa2vp():
     meta, arrays = sa2vp_run(meta, under(arrays, "param/"))
     good, text = verdict(meta, arrays, folder)
     assert good, text
-    assert (arrays["out/grad_norm"] > RUN["clip_grad"]).any()
-    others = {"clip_grad": [None, 0.2], "weight_decay": [0.0], "min_lr": [0.0], "lr": [0.02]}
-    others |= {"update_freq": [1], "warmup_epochs": [0]}
+    clipped = arrays["out/grad_norm"] > RUN["clip_grad"]
+    assert clipped.any() and not clipped.all()
+    others = {"clip_grad": [None, 0.2], "weight_decay": [0.0], "min_lr": [0.0], "update_freq": [1]}
     others["weight_decay_group"] = [dict.fromkeys(meta["weight_decay_group"], "decay")]
     for key, values in others.items():
         for value in values:

@@ -116,7 +116,7 @@ def saved_and_restored(state: State) -> State:
 
 
 def averaged(numbers: list[dict], now: int) -> dict[str, float]:
-    """Return the numbers of steps, averaged over images; `now` is the number of the last step."""
+    """Return what steps reported, averaged over images; `now` counts the steps done so far."""
     return fit.mean(numbers, now)
 
 

@@ -35,15 +35,12 @@ from vpjax.weights.resample import matrix, resize_patches
 
 ADAPTED = {"atol": 1e-4, "rtol": 1e-3}
 RULES = {"bicubic_aa": "bicubic", "bilinear": "bilinear"}
-# What the library does in one way only; "adapt" and the token order are sentences.
+# What the library does in one way only.
 EXPECTED = {
     "mode": "eval",
     "loss": "mean cross-entropy",
     "token_order": "class, prompts, patches",
-    "params": "by recipe (README): not stored",
 }
-ADAPT = "patch kernel: pseudo-inverse resize, bicubic with antialias; position grid: bicubic with"
-ADAPT += " antialias; class position kept; head re-initialised (then overwritten: see README)"
 
 
 def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
@@ -58,14 +55,14 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
         raise NotUnderstood(f"kind {meta['kind']}")
     for key, value in EXPECTED.items():
         meta.expect(key, value)
-    meta.expect("adapt", ADAPT)
+    meta.ignore("adapt", "params")
     if meta["kind"] != "full_size":
         meta.ignore("seed")
     yield from kinds[meta["kind"]](meta, arrays, folder)
 
 
 def compare_resizes(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
-    """Yield the two resizes alone, and that they start from the Google file."""
+    """Yield the two resizes, and that they start from the Google file."""
     kernel, positions = arrays["in/kernel_oihw"].transpose(2, 3, 1, 0), arrays["in/pos_embed"][0]
     limits = outputs(meta)
     with np.load(folder / meta["google_npz"]) as google:
@@ -158,7 +155,7 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
 
 
 def settings(meta: Record) -> Any:
-    """Return the optimizer's settings: Adam with L2, a cosine by epochs, numbers of the case."""
+    """Return the optimizer's settings: Adam with L2, a cosine by epochs, values of the case."""
     return training.settings(
         name="adam",
         lr=meta["lr"],

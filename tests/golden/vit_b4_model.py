@@ -61,7 +61,7 @@ def same_set(recorded: Iterable[str], parts: ModelParts) -> None:
 
 
 def draw(model: Model, meta: Record) -> dict[str, np.ndarray]:
-    """Return random parameters by the names of the original, drawn in ASCII order."""
+    """Return random parameters by the names of the original, made in ASCII order."""
     dim, classes = model.backbone.dim, meta["num_classes"]
     hidden, patch = meta["config"]["mlp"], meta["config"]["patch"]
     shapes = {
