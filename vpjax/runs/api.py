@@ -138,7 +138,7 @@ def check_model(model: Model, train: Source, seed: int) -> None:
     origin = getattr(model.backbone, "origin", None)
     if origin is not None and origin.loaded is None and origin.seed != seed:
         raise UserError(
-            f"the backbone has random weights from seed {origin.seed}, the run has seed {seed}, and "
+            f"the backbone has random weights from seed {origin.seed}, the run has seed {seed} and "
             f"could not make it again from its config. Use fit(..., seed={origin.seed})."
         )
 

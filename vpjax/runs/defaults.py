@@ -1,4 +1,4 @@
-"""Every config key with its default and unit. Recipes start from here and state what they change."""
+"""Every config key, its default and unit. Recipes start from here and state what they change."""
 
 import copy
 
