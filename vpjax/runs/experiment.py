@@ -165,9 +165,9 @@ def prepare(
     if config.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = resolve_attention(config)
-    startup.lap("model")
+    startup.record("model")
     sources = dict(sources) if sources is not None else open_sources(config)
-    startup.lap("data")
+    startup.record("data")
     train = sources["train"]
     classes = ClassInfo(train.classes, train.metadata, train.multilabel)
     criterion = make_criterion(config, train)
@@ -197,7 +197,7 @@ def prepare(
         settings=loader_settings(config),
     )
     to_input = inputs.to_input(train=config.data.val_augmented)
-    startup.lap("model")
+    startup.record("model")
     return Experiment(
         config=config,
         classes=classes,

@@ -83,10 +83,10 @@ def fit(
         for split in ("train", "val"):  # here, so that mistakes in the data show before compiling
             if split in experiment.sources:
                 experiment.inputs.loader(split)
-        startup.lap("data")
+        startup.record("data")
         if needs_autotune(config):
             experiment = autotune(experiment, folder)
-            startup.lap("choice")
+            startup.record("choice")
         configs.save(config, own / "config.json")
         write_classes(experiment.classes, own)
         summary.log_opening(experiment)
@@ -139,15 +139,15 @@ def train(
         last.discard_after(start)
         best.discard_after(start)
         log.info("resumed at step %d of %d", start, plan.steps)
-    startup.lap("open")
+    startup.record("open")
     if start >= plan.steps or early.stop:
         return state, early
 
     batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)
     batch = next(batches)
-    startup.lap("data")
+    startup.record("data")
     train_step = compiled(experiment, state, batch)
-    startup.lap("compile")
+    startup.record("compile")
     evaluate_at = evaluation_steps(config, plan)
     saved, recent = time.monotonic(), []
     with (
@@ -162,7 +162,7 @@ def train(
             done = wait_for_device(recent, now)
             if now == start + 1:
                 done = now, jax.block_until_ready(numbers)
-                startup.lap("step")
+                startup.record("step")
                 log.info("start-up  %s", startup)
             if logged := now % config.train.log_every == 0 or now in evaluate_at:
                 numbers, recent = average_metrics(recent, now), []

@@ -59,22 +59,26 @@ def in_top_k(logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int) -> B
 class PerClass(metrics.Metric):
     """The mean over the classes that occur of the accuracy within a class, as a clu metric."""
 
-    right: Any  # C
-    total: Any  # C
+    right: Any  # C, correct images of each class
+    total: Any  # C, images of each class
 
     @classmethod
     def empty(cls) -> "PerClass":
+        """Return the metric before any batch."""
         return cls(jnp.zeros(()), jnp.zeros(()))
 
     @classmethod
     def from_model_output(cls, *, logits, labels, mask, **_) -> "PerClass":
+        """Return the metric of a batch: logits B C, labels B, mask B."""
         shown = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
         return cls((shown * in_top_k(logits, labels, 1)[:, None]).sum(0), shown.sum(0))
 
     def merge(self, other: "PerClass") -> "PerClass":
+        """Return the metric of two batches together."""
         return PerClass(self.right + other.right, self.total + other.total)
 
     def compute(self) -> Array:
+        """Return the mean accuracy within a class, 0 to 1."""
         present = self.total > 0
         return (self.right / jnp.maximum(self.total, 1)).sum() / jnp.maximum(present.sum(), 1)
 
