@@ -7,7 +7,8 @@ from typing import NamedTuple
 class Part(NamedTuple):
     """A benchmark. `options` and `minutes` are by "cpu", "gpu" and "quick"; none: it does not run.
 
-    Minutes are of a quiet machine of 2 cores, or of an H200; they only give the remaining time that is shown.
+    Minutes are of a quiet machine of 2 cores, or of an H200; they only serve to show how long the
+    rest will take.
     """
 
     name: str

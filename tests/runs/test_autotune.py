@@ -189,7 +189,7 @@ def test_segments_leave_out_what_has_none(bench):
 
 def test_several_processes_and_groups_decide_nothing(tmp_path, bench, monkeypatch):
     monkeypatch.setattr(autotune.distributed, "count", lambda: 2)
-    with pytest.raises(UserError, match="name in the config what it has taken"):
+    with pytest.raises(UserError, match="put its choice into the config"):
         autotune.autotune(experiment(), tmp_path)
 
 
