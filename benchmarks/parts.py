@@ -7,7 +7,8 @@ from typing import NamedTuple
 class Part(NamedTuple):
     """A benchmark. `options` and `minutes` are by "cpu", "gpu" and "quick"; none: it does not run.
 
-    Minutes are of a quiet machine of 2 cores, or of an H200; they decide nothing but what is told.
+    Minutes are of a quiet machine of 2 cores, or of an H200; they only serve to show how long the
+    rest will take.
     """
 
     name: str
@@ -73,29 +74,6 @@ PARTS = (
         {"cpu": 1.5, "quick": 1.0},
         (*LIBRARY, "grain"),
         "startup",
-    ),
-    Part(
-        "together",
-        "benchmarks.together",
-        {
-            "cpu": ("--only", "vpt_deep", "--turns", "5"),
-            "gpu": ("--only", "vpt_deep", "--turns", "5"),
-            "quick": ("--only", "vpt_deep", "--seeds", "2", "--turns", "1"),
-        },
-        {"cpu": 0.4, "gpu": 0.4, "quick": 0.5},
-        LIBRARY,
-        "together",
-    ),
-    Part(
-        "trials",
-        "benchmarks.trials",
-        {
-            "cpu": ("--trials", "8", "--turns", "3"),
-            "quick": ("--trials", "2", "--turns", "1"),
-        },
-        {"cpu": 1.2, "quick": 1.0},
-        LIBRARY,
-        "together",
     ),
     Part(
         "step",

@@ -5,8 +5,8 @@
 
 Nothing is run: the compiler is asked, so no weights are needed and other programs do not matter.
 Work is counted before a device's own rewriting. Dropout is off where a row says so; evaluation has
-none. "written out" is `tests.helpers.oracles.PlainSA2VP`: the same numbers, every pass alone, whole and for
-each image, with projections of its own.
+none. "written out" is `tests.helpers.oracles.PlainSA2VP`: the same function, with a full pass of
+each stream for each image, and separate projections.
 """
 
 import argparse

@@ -40,7 +40,7 @@ EXPECTED = {
     "python main.py report --workdir runs/baselines": ([], "report.html", 0),
     "python main.py convert digits_vit digits_vit.safetensors": ([], "sha256", 0),
     "python main.py class-embeddings --config configs/digits.py:vpt_deep "
-    "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 prototypes", 0),
+    "--config.method.num_tokens=5 --workdir runs/embeddings": ([], "5 class embeddings", 0),
     "python main.py plot --workdir runs/baselines/sa2vp/seed0 --image 3 --patch 0,1": (
         [],
         "prompt_map.png",
@@ -114,9 +114,9 @@ def test_the_method_of_twenty_lines_trains(tmp_path):
 
     code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
     assert len(code.splitlines()) <= 20
-    imports = "import jax\nfrom flax import nnx\nfrom vpjax.methods.base import Method\n\n"
+    assert f"```python\n{code}```" in (HOME / "docs" / "adding.md").read_text()
     (tmp_path / "mylab").mkdir()
-    Path(tmp_path / "mylab" / "prompts.py").write_text(imports + code)
+    Path(tmp_path / "mylab" / "prompts.py").write_text(code)
     env = os.environ | {"PYTHONPATH": str(tmp_path), "VPJAX_CACHE": str(tmp_path), "XLA_FLAGS": ""}
     command = [sys.executable, "main.py", "--config=configs/digits.py:vpt_shallow"]
     command += ["--config.method.name=mylab.prompts.Shallow", "--config.train.steps=3"]

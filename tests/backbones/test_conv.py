@@ -178,7 +178,7 @@ def test_tokens_without_a_place_are_refused(make):
         body.layers[0](tokens, EVALUATION, extra_kv=prompts)
     with pytest.raises(UserError, match="prompts as tokens"):
         body.layers[0](tokens.insert(prompts, at=0), EVALUATION)
-    with pytest.raises(UserError, match="pooling over chosen tokens"):
+    with pytest.raises(UserError, match="pools over selected tokens"):
         body.pool(tokens, over=slice(0, 2))
     assert body.layers[0](tokens, EVALUATION, num_outputs=3).x.shape[1] == 3
 

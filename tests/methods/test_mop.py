@@ -320,7 +320,7 @@ def test_images_that_are_padding_change_nothing():
         ({"assignment": "firm"}, "assignment"),
         ({"num_prompts": 0}, "num_prompts is 0"),
         ({"tau_end": 0.0}, "above 0"),
-        ({"lambda_mixture": 1.5}, "0..1"),
+        ({"lambda_mixture": 1.5}, "between 0 and 1"),
     ],
 )
 def test_options_that_cannot_be(options, match):

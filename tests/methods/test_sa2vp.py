@@ -159,7 +159,7 @@ def test_where_streams_meet():
     [
         ({"cross_attn": "alligned"}, "aligned"),
         ({"cross_impl": "sparse"}, "dense"),
-        ({"period": 0}, "both streams receive"),
+        ({"period": 0}, "the image never receives"),
         ({"inter_dim": 0}, "inter_dim is 0"),
         ({"branch_weights": (1.0, -0.2)}, "two weights"),
         ({"dropout": 1.0}, "below 1"),

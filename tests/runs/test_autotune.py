@@ -13,7 +13,7 @@ from vpjax.core.errors import UserError
 from vpjax.models import factory
 from vpjax.nn.attention import candidates
 from vpjax.runs import autotune
-from vpjax.runs.autotune import Bench, decide, load_choice, needs_autotune
+from vpjax.runs.autotune import Bench, choose, load_choice, needs_autotune
 from vpjax.runs.experiment import prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.fit import fit
@@ -98,7 +98,7 @@ def test_the_fastest_is_taken_logged_and_kept(tmp_path, bench, caplog):
     assert chosen.parts.graph != experiment().parts.graph
     assert "attention xla, remat none: 100 MiB of 1000 free, 10.0 ms a step" in caplog.text
     assert "attention blockwise, remat none: 90 MiB of 1000 free, 5.0 ms a step" in caplog.text
-    assert json.loads((run / "choices.json").read_text())["taken"] == ["blockwise", "none"]
+    assert json.loads((run / "choices.json").read_text())["choice"] == ["blockwise", "none"]
     # Another run of the same shapes knows it already.
     bench.clear()
     assert autotune.autotune(experiment(), again).attention == "blockwise"
@@ -122,7 +122,7 @@ def test_other_conditions_are_measured_anew(tmp_path, bench):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"facts": 1}', "taken", "rows"], ids=lambda t: t or "empty"
+    "text", ["", "{", "[]", '{"facts": 1}', "choice", "rows"], ids=lambda t: t or "empty"
 )
 def test_a_damaged_file_is_named_and_measured_again(tmp_path, bench, caplog, text):
     folder = tmp_path / "run"
@@ -131,44 +131,44 @@ def test_a_damaged_file_is_named_and_measured_again(tmp_path, bench, caplog, tex
     (folder / "choices.json").unlink()
     [path] = (tmp_path / "cache" / "choices").iterdir()
     kept = json.loads(path.read_text())
-    if text == "taken":
-        text = json.dumps(kept | {"taken": ["flash", "none"]})
+    if text == "choice":
+        text = json.dumps(kept | {"choice": ["flash", "none"]})
     if text == "rows":
         text = json.dumps(kept | {"rows": [{"attention": "xla"}]})
     path.write_text(text)
     bench.clear()
     assert autotune.autotune(experiment(), folder).attention == "blockwise"
     assert bench
-    if "facts" not in text or "taken" in text:
+    if "facts" not in text or "choice" in text:
         assert f"{path} is damaged" in caplog.text
     assert json.loads(path.read_text()) == kept
 
 
 @pytest.mark.parametrize(
-    ("mib", "taken", "tried"),
+    ("mib", "choice", "tried"),
     [(1000, "none", 1), (None, "none", 1), (70, "dots", 2), (20, "full", 3), (5, "full", 3)],
 )
-def test_remat_is_the_first_that_fits(tmp_path, bench, monkeypatch, caplog, mib, taken, tried):
+def test_remat_is_the_first_that_fits(tmp_path, bench, monkeypatch, caplog, mib, choice, tried):
     free(monkeypatch, mib)
-    assert autotune.autotune(experiment("auto", "auto"), tmp_path).remat == taken
+    assert autotune.autotune(experiment("auto", "auto"), tmp_path).remat == choice
     assert len(bench) == tried  # and nothing was run
-    assert ("no form of the step fits" in caplog.text) == (mib == 5)
+    assert ("no candidate fits in memory" in caplog.text) == (mib == 5)
 
 
 def test_less_memory_later_takes_another_from_what_is_known(bench, monkeypatch):
     rows, given = [], experiment("auto", "auto")
-    assert decide(given, rows) == ("xla", "none")
+    assert choose(given, rows) == ("xla", "none")
     free(monkeypatch, 70)
-    assert decide(given, rows) == ("xla", "dots")
+    assert choose(given, rows) == ("xla", "dots")
     assert bench == [("xla", "none"), ("xla", "dots")]
     free(monkeypatch, 1000)
-    assert decide(given, rows) == ("xla", "none")
+    assert choose(given, rows) == ("xla", "none")
     assert len(bench) == 2
 
 
 def test_both_at_once_times_only_what_fits(bench, monkeypatch):
     free(monkeypatch, 95)
-    assert decide(experiment("measured", "auto"), []) == ("blockwise", "none")
+    assert choose(experiment("measured", "auto"), []) == ("blockwise", "none")
     assert bench == [
         ("xla", "none"),
         ("xla", "dots"),
@@ -181,15 +181,15 @@ def test_both_at_once_times_only_what_fits(bench, monkeypatch):
 def test_segments_leave_out_what_has_none(bench):
     given = experiment("auto", "auto")
     given.config.remat_segments = 2
-    assert decide(given, []) == ("xla", "dots")
+    assert choose(given, []) == ("xla", "dots")
     given.config.remat = "none"
     with pytest.raises(UserError, match="remat_segments"):
-        decide(given, [])
+        choose(given, [])
 
 
 def test_several_processes_and_groups_decide_nothing(tmp_path, bench, monkeypatch):
     monkeypatch.setattr(autotune.distributed, "count", lambda: 2)
-    with pytest.raises(UserError, match="name in the config what it has taken"):
+    with pytest.raises(UserError, match="put its choice into the config"):
         autotune.autotune(experiment(), tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_content_sees_labels_classes_and_images():
     [
         ({"data": {"preset": "vpt_fgvc"}}, "augments training images .random_crop, flip."),
         ({"method": {"name": "vpt.VPT"}}, "vpt.VPT works inside it"),
-        ({"train": {"trainable": "method/.*|backbone/cls_token"}}, "backbone/cls_token is learnt"),
+        ({"train": {"trainable": "method/.*|backbone/cls_token"}}, "backbone/cls_token trains"),
         ({"features": "cachd"}, "Did you mean 'cached'"),
     ],
 )

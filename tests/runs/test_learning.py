@@ -158,7 +158,7 @@ def test_a_run_that_diverges_names_the_step_and_keeps_what_it_saved(tmp_path, mo
         stop_after(monkeypatch, 6)
     with pytest.raises(UserError, match="the loss is nan at step 7: the run has diverged") as error:
         fit(config(), tmp_path)
-    assert "What was saved before is as it was" in str(error.value)
+    assert "Earlier checkpoints are kept" in str(error.value)
     assert newest(tmp_path).name == "6"
     assert not (tmp_path / "result.json").exists()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -282,7 +282,9 @@ def test_a_class_without_a_name(place, tmp_path):
 
 def test_features_and_augmentation_exclude_each_other(place):
     config = config_of(place, data__preset="imagenet_crop")
-    with pytest.raises(UserError, match="features='cached' cannot be: .*augments training images"):
+    with pytest.raises(
+        UserError, match="features='cached' is not possible: .*augments training images"
+    ):
         with_cached_features(prepare(config))
 
 

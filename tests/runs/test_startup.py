@@ -8,7 +8,7 @@ import time
 
 from tests.helpers.runs import HOME, main, result
 from vpjax.runs import startup
-from vpjax.runs.startup import Startup, of_process, process_age
+from vpjax.runs.startup import Startup, process_age, since_process_start
 
 
 def test_laps_add_up_by_part(monkeypatch):
@@ -17,7 +17,7 @@ def test_laps_add_up_by_part(monkeypatch):
     clock = Startup(age=2.0)
     for part, seconds in (("imports", 0.0), ("data", 0.5), ("model", 1.0), ("data", 0.25)):
         now[0] += seconds
-        clock.lap(part)
+        clock.record(part)
     assert clock.facts() == {"imports": 2.0, "data": 0.75, "model": 1.0, "total": 3.75}
     assert str(clock) == "first step after 3.8 s: imports 2.0, data 0.8, model 1.0"
 
@@ -30,7 +30,7 @@ def test_the_age_of_a_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME)
     assert 0.3 <= float(done.stdout) <= time.monotonic() - begin + 0.1
     assert process_age() > 0
-    assert list(of_process().parts) == ["imports"]
+    assert list(since_process_start().parts) == ["imports"]
 
 
 def test_the_age_where_the_system_does_not_tell_it(monkeypatch):

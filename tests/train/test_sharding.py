@@ -162,7 +162,7 @@ def test_meshes_compose(monkeypatch):
     assert sharding.make_mesh(2, model=-1).shape == {"data": 2, "model": 4}
     assert sharding.make_mesh(2).shape == {"data": 2}
     monkeypatch.setattr(distributed, "count", lambda: 2)
-    with pytest.raises(UserError, match="must all take part"):
+    with pytest.raises(UserError, match="all must be used"):
         sharding.make_mesh(4)
 
 

@@ -32,10 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
     from vpjax.cli import process
     from vpjax.report.finish import draw_results
     from vpjax.runs.fit import fit
-    from vpjax.runs.startup import of_process
+    from vpjax.runs.startup import since_process_start
 
     config, folder = recipes.chosen(arguments)
-    startup = of_process()
+    startup = since_process_start()
     process.start(arguments)
     if config.study.compare:
         train_all(config, folder)

@@ -79,8 +79,8 @@ def load_backbone(
         entry = CATALOG[name]
         if not entry.backbone:
             raise UserError(
-                f"weights {name!r} belong to no backbone ({entry.description}); choose another name "
-                "of list_weights()"
+                f"weights {name!r} belong to no backbone ({entry.description}); choose another "
+                "name of list_weights()"
             )
         options = {"variant": entry.variant} | dict(entry.options) | options
         name, weights = entry.backbone, name if weights is None else weights

@@ -60,8 +60,12 @@ class Context:
     def dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
         """Zero elements with probability `rate` and scale the rest by 1 / (1 - rate).
 
-        Does nothing in evaluation. Two places of one layer need different tags, as the tag is
-        folded into the key.
+        Does nothing in evaluation.
+
+        Args:
+            x: any array.
+            rate: probability, 0 to 1.
+            tag: folded into the key, so two places of one layer need different tags.
         """
         if self.key is None or rate == 0.0:
             return x
@@ -69,13 +73,14 @@ class Context:
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
     def backbone_dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
-        """Apply dropout that belongs to the backbone: none unless `noisy_backbone` is on."""
+        """Apply dropout of the backbone, if `noisy_backbone` is on; see `dropout`."""
         return self.dropout(x, rate, tag) if self.noisy_backbone else x
 
     def drop_path(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
         """Drop the branch `x` of whole images with probability `rate` (stochastic depth).
 
-        Does nothing unless `noisy_backbone` is on. Huang et al. 2016, arXiv 1603.09382.
+        Does nothing unless `noisy_backbone` is on; see `dropout` for the arguments. Huang et al.
+        2016, arXiv 1603.09382.
         """
         if self.key is None or rate == 0.0 or not self.noisy_backbone:
             return x

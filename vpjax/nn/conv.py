@@ -68,6 +68,11 @@ class BatchNorm(nnx.Module):
     batch's then enter the averages with weight `momentum`. As in torch, the batch is normalised
     with the biased variance and the unbiased one enters the average. Under `jit` the batch is the
     whole one, on all devices; images that `ctx.mask` marks as padding do not count.
+
+    Args:
+        dim: D, channels.
+        eps: added to the variance.
+        momentum: weight of a batch in the running averages.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-5, momentum: float = 0.1):

@@ -56,6 +56,11 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     """Return how a frozen array is split over the devices of a mesh; None: it is not split.
 
     A matrix of a layer is split along the first axis whose size the number of devices divides.
+
+    Args:
+        name: of the parameter, such as "backbone/layers/3/mlp/fc1/kernel".
+        shape: of the array.
+        mesh: the devices.
     """
     if mesh.size == 1 or not KERNEL.fullmatch(name):
         return None

@@ -1,7 +1,6 @@
-"""What is known to go wrong, said before a run starts.
+"""Warnings before a run starts, about choices that are known to go wrong.
 
-Each rule looks at a config and answers with a sentence, or nothing. Nothing here changes a run.
-Figures are those of the papers named.
+Nothing here changes a run. Figures are those of the papers named.
 """
 
 from collections.abc import Iterator
@@ -14,11 +13,16 @@ from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
 from vpjax.models.factory import preset_of
 
-MANY = 50  # prompts; above, accuracy has been seen to fall
+MANY = 50  # prompts; VPT's accuracy falls with more
 
 
 def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
-    """Yield a warning for every pair of choices that is known to be bad."""
+    """Yield a warning for every combination of choices that is known to be bad.
+
+    Args:
+        config: of the run.
+        preset_name: the preprocessing that the run uses.
+    """
     method = registry.lookup("methods", config.method.name)
     prompts = issubclass(method, _Prompted | PrependPixel)
     if prompts and config.backbone.name == "vit.MAE":
@@ -38,11 +42,12 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
         if (trained.mean, trained.std) != (chosen.mean, chosen.std):
             yield (
                 f"preset {preset_name!r} normalises with mean {chosen.mean}, std {chosen.std}, but "
-                f"{config.backbone.weights or config.backbone.name} was trained with mean {trained.mean}, std {trained.std} ({own!r}). Right "
-                "for repeating published VPT numbers, else several points lost."
+                f"{config.backbone.weights or config.backbone.name} was trained with mean "
+                f"{trained.mean}, std {trained.std} ({own!r}). This repeats published VPT numbers; "
+                "else it costs several points of accuracy."
             )
     if method.__name__ == "Adapter" and config.match_reference_code:
         yield (
-            "adapter with match_reference_code=True starts with both layers at zero, as published: "
-            "only its last bias ever learns."
+            "adapter.Adapter with match_reference_code=True starts with both layers at zero, as "
+            "published: only its last bias is ever learnt."
         )

@@ -44,25 +44,28 @@ def fit(
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train a model and return the run; run again with the same `workdir`, it goes on.
+    """Train a model and return the run.
+
+    Called again with the same `workdir`, it goes on with a run that was interrupted.
 
     Args:
-        model: from `create_model`; or a config of a recipe, which says all the rest.
-        data: the name of a data set, as `config.data.name` has it ("cifar10", "folder:PATH").
+        model: from `create_model`; or the config of a recipe, which contains all the rest.
+        data: the name of a data set, as in `config.data.name` ("cifar10", "folder:PATH").
         train: (images, labels) as `vpjax.data.from_arrays` takes them; with `data`, a split such
             as "train[:90%]" (default "train").
-        val: the same, to choose and stop on; None: no validation.
-        test: the same, read once at the end; None: no test.
+        val: the same, evaluated while training; None: no validation.
+        test: the same, evaluated once at the end; None: no test.
         workdir: the run's folder; None: a new temporary one.
         epochs: passes over the training images; 100 if neither this nor `steps` is given.
-        steps: instead of epochs.
+        steps: training steps, instead of epochs.
         batch_size: images of a step; 64, or all if there are fewer.
         lr: peak learning rate of AdamW; 0.01, or 0.001 where over a tenth of the model trains.
-        seed: of the order of images and all that is drawn while training.
+        seed: of the order of images and all randomness while training; 0.
         changes: to any other key of the config, such as {"optim": {"weight_decay": 0.05}}.
 
     Raises:
-        UserError: for whatever does not fit.
+        UserError: for arguments, data or weights that do not fit.
+        Stopped: after a signal (Ctrl-C), when everything is saved.
     """
     folder = Path(workdir).expanduser() if workdir else Path(tempfile.mkdtemp(prefix="vpjax-"))
     options = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
@@ -70,7 +73,10 @@ def fit(
     if isinstance(model, ConfigDict):
         given = {"data": data, "train": train, "val": val, "test": test} | options
         if extra := [k for k, v in given.items() if v is not None]:
-            raise UserError(f"a config says {extra[0]!r} itself; change it there, or in `changes`")
+            raise UserError(
+                f"{extra[0]!r} is given beside a config, which contains it. Change it there, or in "
+                "`changes`."
+            )
         running.fit(configs.merged(model, changes or {}), folder)
         return load_run(folder)
     sources, names = open_data(data, train, val, test)
@@ -84,10 +90,13 @@ def fit(
 def open_data(
     data: str | None, train: Any, val: Any, test: Any
 ) -> tuple[dict[str, Source], dict[str, str]]:
-    """Return the sources by split, and what config.data says of them.
+    """Open the data of a run; see `fit` for the arguments.
+
+    Returns:
+        The sources by split, and their names for the section `config.data`.
 
     Raises:
-        UserError: if there are no training images.
+        UserError: if there are no training images, or they are not what `fit` takes.
     """
     given = {"train": train, "val": val, "test": test}
     if data is not None:
@@ -103,29 +112,34 @@ def open_data(
             raise UserError(f"{split} is a {type(pair).__name__}; expected (images, labels)")
     sources = {k: from_arrays(*v, name=f"arrays[{k}]") for k, v in splits.items()}
     classes = sources["train"].classes
-    for split in sources.keys() - {"train"}:  # which may lack a class
+    for split in sources.keys() - {"train"}:  # these may lack a class
         sources[split] = from_arrays(*splits[split], classes=classes, name=f"arrays[{split}]")
     return sources, {"name": "arrays"} | {k: k if k in splits else "" for k in given}
 
 
 def check_model(model: Model, train: Source, seed: int) -> None:
-    """Check that a model suits the data, and that a run can make it again.
+    """Check that a model suits the data, and that it can be made again from the run's config.
+
+    Args:
+        model: from `create_model`.
+        train: the training images.
+        seed: of the run.
 
     Raises:
-        UserError: if it has another number of classes, or was drawn from another seed.
+        UserError: if it has another number of classes, or random weights from another seed.
     """
     head = getattr(model.method, "head", None)
     count = head.bias.shape[-1] if head is not None else train.num_classes
     if count != train.num_classes:
         raise UserError(
-            f"the model has {count} classes, {train.name} {train.num_classes}: "
-            f"create_model(..., num_classes={train.num_classes})"
+            f"the model has {count} classes, {train.name} has {train.num_classes}. Create it with "
+            f"create_model(..., num_classes={train.num_classes})."
         )
     origin = getattr(model.backbone, "origin", None)
     if origin is not None and origin.loaded is None and origin.seed != seed:
         raise UserError(
-            f"the backbone was drawn from seed {origin.seed}, the run has seed {seed}, and could "
-            f"not draw it again: fit(..., seed={origin.seed})"
+            f"the backbone has random weights from seed {origin.seed}, the run has seed {seed} and "
+            f"could not make it again from its config. Use fit(..., seed={origin.seed})."
         )
 
 
@@ -140,7 +154,18 @@ def make_config(
     lr: float | None = None,
     seed: int = 0,
 ) -> ConfigDict:
-    """Return the config of a run that trains a model on `images` images."""
+    """Return the config of a run that trains a model with the default recipe.
+
+    Args:
+        model: from `create_model`.
+        data: the section `config.data`, or a part of it.
+        images: number of training images.
+        epochs: see `fit`, as for the others.
+        steps: of training.
+        batch_size: images of a step.
+        lr: peak learning rate.
+        seed: of the run.
+    """
     config = defaults.get_config()
     config.backbone = backbone_section(model)
     spec = getattr(model, "method_spec", None)

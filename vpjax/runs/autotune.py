@@ -1,15 +1,14 @@
-"""Attention and recomputation, chosen for a run by what its own training step needs here.
+"""The attention implementation and rematerialisation of a run, chosen by measurement.
 
-    attention="measured"   steps with each implementation that suits the device are timed, and the
-                           fastest is taken
-    remat="auto"           of none, dots and full the first whose compiled step fits in the memory
-                           that is free; nothing is run
+    attention="measured"   the training step is timed with each implementation that suits the
+                           device, and the fastest is taken
+    remat="auto"           of none, dots and full the first whose compiled step fits in the free
+                           memory; nothing is run
 
 Measuring compiles a step for each candidate and runs it a few times, so neither is the default: a
-run of seconds would pay more than it gains. What was measured is kept for the next run on the same
-kind of device, with the same versions and shapes, as <cache>/choices/<key>.json; what was taken is
-kept in the run's own folder, choices.json, so that resuming and evaluation compute what training
-computed.
+run of seconds would lose more than it gains. Measurements are kept for the next run on the same
+kind of device, with the same versions and shapes, as <cache>/choices/<key>.json. The choice is kept
+in the run's folder, choices.json, so that resumed training and evaluation compute the same.
 """
 
 import contextlib
@@ -43,59 +42,67 @@ from vpjax.train.memory import free_bytes, step_bytes
 
 log = logging.getLogger(__name__)
 
-LADDER = ("none", "dots", "full")  # remat, from what is fastest to what needs least memory
-WARM, STEPS = 1, 3  # steps that are not timed, and that are
-# What decides the program of a step, besides device and versions.
+LADDER = ("none", "dots", "full")  # remat, from the fastest to the one that needs least memory
+WARM, STEPS = 1, 3  # steps before timing begins, and steps that are timed
+# The config keys that decide the program of a step, besides device and versions.
 PARTS = ("backbone.", "method.", "mesh.")
 KEYS = ("attention", "remat", "remat_segments", "dtype", "match_reference_code", "optim.name")
 KEYS += ("train.batch_size", "train.accumulate", "train.loss", "train.trainable")
 
-Form = tuple[str, str]  # attention, remat
-Row = dict[str, Any]  # attention, remat, bytes a device, and ms a step or None: was not run
+Choice = tuple[str, str]  # attention, remat
+Row = dict[str, Any]  # attention, remat, bytes a device, and ms a step or None: not timed
 
 
 def needs_autotune(config: ConfigDict) -> bool:
-    """Whether a config leaves something to measuring."""
+    """Return whether a config leaves attention or remat to measurement."""
     return config.attention == MEASURED or config.remat == AUTO
 
 
 def autotune(experiment: Experiment, folder: Path) -> Experiment:
-    """Return the experiment with what suits it; the run's `folder` keeps that.
+    """Measure what a config leaves to measurement, and return the experiment with the choice.
 
-    Raises: UserError if several processes train, which could come to different answers.
+    Args:
+        experiment: of the run, from `prepare`.
+        folder: of the run; the choice is kept there and in the cache.
+
+    Raises:
+        UserError: if several processes train, as they could choose differently.
     """
     if not needs_autotune(experiment.config) or experiment.inputs.cached:
         return experiment
     if distributed.count() > 1:
         raise UserError(
             "attention='measured' and remat='auto' are for one process, and this run has "
-            f"{distributed.count()}. Measure on one, then name in the config what it has taken."
+            f"{distributed.count()}. Measure with one, then put its choice into the config."
         )
     facts = conditions(experiment)
-    if kept := read(folder / "choices.json", facts):
-        log.info("choice    attention %s, remat %s, as the run began", *kept["taken"])
-        return with_choice(experiment, *kept["taken"])
+    if kept := read_choice(folder / "choices.json", facts):
+        log.info("choice    attention %s, remat %s, as the run began", *kept["choice"])
+        return with_choice(experiment, *kept["choice"])
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_folder() / "choices" / f"{key}.json"
-    known = (read(path, facts) or {"rows": []})["rows"]
-    taken = decide(experiment, known)
-    log.info("choice    attention %s, remat %s (measured: %s)", *taken, path)
+    known = (read_choice(path, facts) or {"rows": []})["rows"]
+    choice = choose(experiment, known)
+    log.info("choice    attention %s, remat %s (measured: %s)", *choice, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for place in (path, folder / "choices.json"):
-        write_json(place, {"taken": taken, "rows": known, "facts": facts})
-    return with_choice(experiment, *taken)
+        write_json(place, {"choice": choice, "rows": known, "facts": facts})
+    return with_choice(experiment, *choice)
 
 
 def load_choice(experiment: Experiment, folder: Path) -> Experiment:
-    """Return the experiment with what the run in `folder` was trained with, on such a device."""
+    """Return the experiment with the choice that the run in `folder` was trained with.
+
+    It is unchanged if nothing was left to measurement, or the device or versions are others now.
+    """
     if not needs_autotune(experiment.config) or experiment.inputs.cached:
         return experiment
-    kept = read(folder / "choices.json", conditions(experiment))
-    return with_choice(experiment, *kept["taken"]) if kept else experiment
+    kept = read_choice(folder / "choices.json", conditions(experiment))
+    return with_choice(experiment, *kept["choice"]) if kept else experiment
 
 
 def conditions(experiment: Experiment) -> dict[str, Any]:
-    """Return what a choice depends on, as JSON keeps it."""
+    """Return everything that a choice depends on, as JSON values."""
     config, device = configs.flat(experiment.config), experiment.mesh.devices.flat[0]
     named = {k: v for k, v in config.items() if k.startswith(PARTS) or k in KEYS}
     del named["backbone.weights"]
@@ -109,17 +116,17 @@ def conditions(experiment: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(found, default=list))
 
 
-def read(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what is kept there for these conditions; None if there is nothing of use."""
+def read_choice(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the choice and measurements in a file, if they are of these conditions, else None."""
     if not path.exists():
         return None
     try:
         kept = json.loads(path.read_text())
         if kept["facts"] != facts:
             return None
-        attention, remat = kept["taken"]
+        attention, remat = kept["choice"]
         if attention not in IMPLEMENTATIONS or remat not in REMAT:
-            raise ValueError(f"{kept['taken']} is no choice")
+            raise ValueError(f"{kept['choice']} is no attention and remat")
         if any(row.keys() != {"attention", "remat", "bytes", "ms"} for row in kept["rows"]):
             raise ValueError("a row has other columns")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
@@ -128,10 +135,15 @@ def read(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     return kept
 
 
-def decide(experiment: Experiment, known: list[Row]) -> Form:
-    """Return attention and remat. What is `known` is not measured again; what is new joins it.
+def choose(experiment: Experiment, known: list[Row]) -> Choice:
+    """Measure the candidates and return the best: attention and remat.
 
-    Raises: UserError if no form of the step can be.
+    Args:
+        experiment: of the run.
+        known: measurements that are not repeated; new ones are appended.
+
+    Raises:
+        UserError: if the step can be built with none of the candidates.
     """
     config, head_dim = experiment.config, merge(*experiment.parts).backbone.head_dim
     attentions = [experiment.attention]
@@ -142,8 +154,8 @@ def decide(experiment: Experiment, known: list[Row]) -> Form:
     for attention in attentions:
         for remat in ladder:
             try:
-                row = look_up(known, attention, remat) or bench.row(attention, remat)
-            except UserError as e:  # layers that cannot run twice; segments, which "none" has not
+                row = find_row(known, attention, remat) or bench.row(attention, remat)
+            except UserError as e:  # layers that cannot run twice, or segments with "none"
                 refused = e
                 continue
             known += [row] if row not in known else []
@@ -156,42 +168,43 @@ def decide(experiment: Experiment, known: list[Row]) -> Form:
         if fits(row, free) and row["ms"] is None:
             row["ms"] = bench.milliseconds(row["attention"], row["remat"])
     for row in found:
-        log.info("choice    %s", in_words(row, free))
+        log.info("choice    %s", describe(row, free))
     best = min(found, key=lambda row: (not fits(row, free), row["ms"] or math.inf, row["bytes"]))
     if not fits(best, free):
-        log.warning("warning   no form of the step fits in memory: what needs least is taken")
+        log.warning("warning   no candidate fits in memory: taking the one that needs least")
     return best["attention"], best["remat"]
 
 
 class Bench:
-    """Compiles and times an experiment's training step in other forms, on its first batch."""
+    """Compiles and times the training step of an experiment with other choices."""
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self.programs: dict[Form, Any] = {}
+        self.programs: dict[Choice, Any] = {}
 
     @functools.cached_property
     def batch(self) -> dict[str, jax.Array]:
+        """The first batch of training images, on the devices."""
         batches = self.experiment.inputs.loader("train").batches()
         with contextlib.closing(batches):
             return sharding.put_batch(next(batches), self.experiment.mesh)
 
-    def program(self, *form: str) -> Any:
+    def program(self, *choice: str) -> Any:
         """Return the compiled step."""
-        if form not in self.programs:
-            e = with_choice(self.experiment, *form)
+        if choice not in self.programs:
+            e = with_choice(self.experiment, *choice)
             lowered = training_step(e).lower(e.state, e.frozen, self.batch)
-            self.programs[form] = lowered.compile()
-        return self.programs[form]
+            self.programs[choice] = lowered.compile()
+        return self.programs[choice]
 
     def row(self, attention: str, remat: str) -> Row:
-        """Return what a form needs, which is known without running it."""
+        """Return the memory that the step needs, which is known without running it."""
         need = step_bytes(self.program(attention, remat))
         return {"attention": attention, "remat": remat, "bytes": need, "ms": None}
 
-    def milliseconds(self, *form: str) -> float | None:
-        """Return the shortest of a few steps; None if memory was too short for one after all."""
-        program, times = self.program(*form), []
+    def milliseconds(self, *choice: str) -> float | None:
+        """Return the shortest time of a few steps; None if the device ran out of memory."""
+        program, times = self.program(*choice), []
         state = jax.tree.map(jnp.copy, self.experiment.state)  # it is donated
         try:
             for _ in range(WARM + STEPS):
@@ -205,18 +218,18 @@ class Bench:
         return round(1e3 * min(times[WARM:]), 3)
 
 
-def look_up(known: list[Row], *form: str) -> Row | None:
-    """Return the row of a form, if it is known."""
-    return next((row for row in known if (row["attention"], row["remat"]) == form), None)
+def find_row(rows: list[Row], *choice: str) -> Row | None:
+    """Return the measurement of a choice; None if there is none."""
+    return next((row for row in rows if (row["attention"], row["remat"]) == choice), None)
 
 
 def fits(row: Row, free: int | None) -> bool:
-    """Whether a step can run in what is free; where that is not known, it is taken to."""
+    """Return whether a step fits in `free` bytes; True if those are not known."""
     return free is None or row["bytes"] <= free
 
 
-def in_words(row: Row, free: int | None) -> str:
-    """Return what is known of a form, for the log."""
+def describe(row: Row, free: int | None) -> str:
+    """Return a measurement as a line of the log."""
     text = f"attention {row['attention']}, remat {row['remat']}: {row['bytes'] / 2**20:.0f} MiB"
     text += "" if free is None else f" of {free / 2**20:.0f} free"
     text += "" if fits(row, free) else ", too much"
@@ -224,7 +237,13 @@ def in_words(row: Row, free: int | None) -> str:
 
 
 def with_choice(experiment: Experiment, attention: str, remat: str) -> Experiment:
-    """Return the experiment with these; its numbers stay where they are."""
+    """Return the experiment with another attention and remat; its arrays are not copied.
+
+    Args:
+        experiment: from `prepare`.
+        attention: an implementation of `vpjax.nn.attention`.
+        remat: a name in `vpjax.nn.stack.REMAT`.
+    """
     e, config = experiment._replace(remat=remat), experiment.config
     if attention == e.attention:
         return e

@@ -1,11 +1,11 @@
-"""Prototypes for VPT's class-embedding starts: class means of the frozen class token, by layer.
+"""Class embeddings, from which VPT's prompts may start: class means of the class token, by layer.
 
     class_embeddings.npy   N (L + 1) D, as `vpjax.methods.prototypes` reads it
-    class_embeddings.json  which classes, images, weights and data they are made of
+    class_embeddings.json  classes, images, weights and data that they were computed from
 
-One pass over the training images, prepared as for evaluation. N is the number of classes; with
-fewer prompts than classes, class means are gathered into `method.num_tokens` groups (k-means on the
-last layer's entry) and averaged.
+One pass over the training images, preprocessed as for evaluation. N is the number of classes; with
+fewer prompts than classes, class means are put into `method.num_tokens` groups (k-means on the last
+layer's entry) and averaged.
 """
 
 import logging
@@ -34,10 +34,14 @@ log = logging.getLogger(__name__)
 
 
 def class_embeddings(config: ConfigDict, folder: Path) -> Path:
-    """Write the prototypes of `config.data.train` to `folder`; return the file.
+    """Compute class embeddings of `config.data.train` and write them to `folder`.
 
-    Raises: UserError if the backbone has no class token, its layers differ in width, or there are
-    fewer classes than prompts.
+    Returns:
+        The file of the embeddings.
+
+    Raises:
+        UserError: if the backbone has no class token, its layers differ in width, or there are
+            fewer classes than prompts.
     """
     wanted = config.method.get("num_tokens", 0)
     config = configs.merged(config, {"method": {"name": "finetune.Linear"}})
@@ -46,17 +50,22 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
         source = experiment.sources["train"]
         backbone = merge(*experiment.parts).backbone
         if not hasattr(backbone, "cls_token") or len({s.dim for s in backbone.sites}) > 1:
-            raise UserError(f"{type(backbone).__name__} has no class token that passes all layers")
+            raise UserError(
+                f"{type(backbone).__name__} has no class token that passes all layers. Use a ViT "
+                "with one."
+            )
         count = wanted or source.num_classes
         if count > source.num_classes:
             raise UserError(
-                f"method.num_tokens is {count}, but there are {source.num_classes} classes to make "
-                "prompts of. Choose at most as many prompts as classes."
+                f"method.num_tokens is {count}, but there are only {source.num_classes} classes. "
+                "Choose at most as many prompts as classes."
             )
         means, counts = class_means(experiment)
         missing = [c for c, n in enumerate(counts) if not n]
         if missing:
-            raise UserError(f"no training image of class {missing[0]}; every class needs one")
+            raise UserError(
+                f"{source.name} has no image of class {missing[0]}; every class needs one"
+            )
         groups = np.arange(len(means))
         if count < len(means):
             last = means[:, -1].astype(np.float64)
@@ -72,13 +81,13 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
             "data": source.name,
         }
         files.write_json(folder / "class_embeddings.json", facts | summary.result_facts(experiment))
-    log.info("%d prototypes of %d layers: %s", count, values.shape[1], path)
+    log.info("%d class embeddings of %d layers: %s", count, values.shape[1], path)
     log.info("use them with --config.method.init=cls-nolastl --config.method.init_path=%s", path)
     return path
 
 
 def class_means(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Return C (L + 1) D means of the class token, and how many images each class has."""
+    """Return the class means of the class token, C (L + 1) D, and the images of each class, C."""
     source, inputs, parts = experiment.sources["train"], experiment.inputs, experiment.parts
     to_input = inputs.to_input(train=False)
 

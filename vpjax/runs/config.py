@@ -1,7 +1,7 @@
-"""Configs: from a recipe and the command line to one resolved record, and back.
+"""Configs: their sections, changes to them, and their form as JSON.
 
-`section` writes out every option of the class a config names, so that a recipe states only what it
-changes, the command line can reach everything, and the record of a run leaves nothing unsaid.
+`section` writes out every option of the class that a config names. So a recipe states only what it
+changes, the command line can set every option, and the config of a run is complete.
 """
 
 import copy
@@ -18,14 +18,20 @@ from vpjax.core.errors import UserError, unknown
 
 # Keys of the backbone's section that are not the class's options.
 NOT_OPTIONS = ("weights", "head", "resample")
-# Options that are decided once for a whole run, by config keys of the same name.
+# Options that are set once for a whole run, by top-level config keys of the same name.
 RUN_WIDE = {"attention", "match_reference_code", "mesh"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
-    """Return {name: ..., every option: its default or what was chosen}.
+    """Return a section of a config: the name of a class, and every option of it.
 
-    Raises: UserError if `name` or an option does not exist.
+    Args:
+        package: "methods" or "backbones".
+        name: of the class, such as "vpt.VPT".
+        chosen: options that differ from their defaults.
+
+    Raises:
+        UserError: if the class or an option does not exist.
     """
     cls = registry.lookup(package, name)
     options = {k: v for k, v in registry.options(cls).items() if k not in RUN_WIDE}
@@ -43,11 +49,19 @@ def section(package: str, name: str, **chosen: Any) -> ConfigDict:
 
 
 def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) -> ConfigDict:
-    """Return section `part` ("method", "backbone") for another class.
+    """Return a section of a config for another class.
 
-    Options both classes have stay where they are not the old class's defaults, the others go, and
-    `given` is added.
-    Raises: UserError if the class does not exist or does not have an option in `given`.
+    Options that both classes have are kept where they differ from the old class's defaults; others
+    are removed, and `given` is added.
+
+    Args:
+        config: with the old class.
+        part: "method" or "backbone".
+        name: of the new class.
+        given: options of the new class.
+
+    Raises:
+        UserError: if the class, or an option in `given`, does not exist.
     """
     package = part + "s"
     known = registry.options(registry.lookup(package, name))
@@ -62,7 +76,12 @@ def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) 
 
 
 def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Return a copy of `config` with nested `changes`, in which a section may get a new name."""
+    """Return a copy of a config with nested changes.
+
+    Args:
+        config: to start from.
+        changes: {section: {key: value}}; a `name` in "method" or "backbone" changes the class.
+    """
     config = copy.deepcopy(config)  # empty entries keep their types, for the command line
     for key, value in changes.items():
         if not isinstance(value, Mapping | ConfigDict):
@@ -81,19 +100,20 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def load(path: Path) -> ConfigDict:
-    """Read what `save` wrote.
+    """Read a config that `save` wrote.
 
-    Raises: UserError if the file is missing or no JSON.
+    Raises:
+        UserError: if the file is missing or no JSON.
     """
     try:
         return ConfigDict(_tuples(json.loads(path.read_text())))
     except FileNotFoundError as e:
         raise UserError(
-            f"{path} does not exist: {path.parent} is no run of vpjax. Train first, or give the "
+            f"{path} does not exist, so {path.parent} is no run of vpjax. Train first, or give the "
             "--workdir of a run."
         ) from e
     except json.JSONDecodeError as e:
-        raise UserError(f"{path} is damaged: {e}") from e
+        raise UserError(f"{path} is no valid JSON ({e}). Restore it from a copy.") from e
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
@@ -108,7 +128,7 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
-    """Return {"optim.lr": 0.1, ...} as JSON would keep it."""
+    """Return a config as {"optim.lr": 0.1, ...}, with the values that JSON keeps."""
     out = {}
 
     def visit(value, path):
@@ -131,7 +151,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _placeholder(hint: Any) -> Any:
-    """An empty config entry that knows its type, so that the command line may fill it."""
+    """Return an empty config entry of a type, which the command line may fill."""
     kinds = [t for t in typing.get_args(hint) if t is not type(None)]
     kind = kinds[0] if kinds and isinstance(kinds[0], type) else object
     return config_dict.placeholder(kind)

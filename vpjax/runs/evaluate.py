@@ -1,4 +1,4 @@
-"""A split of an experiment, evaluated."""
+"""Evaluation of an experiment on one of its splits."""
 
 import math
 
@@ -13,10 +13,19 @@ from vpjax.train.step import State
 def evaluate_split(
     experiment: Experiment, state: State, split: str
 ) -> tuple[dict[str, float], Predictions | None]:
-    """Return the metrics of a split, and its predictions if images have one class each.
+    """Evaluate an experiment on a split.
+
+    Args:
+        experiment: from `prepare`.
+        state: the weights, with the step they are of.
+        split: "train", "val" or "test".
+
+    Returns:
+        The metrics, see `vpjax.train.evaluate`, and the predictions; these are None where images
+        have several classes.
 
     Raises:
-        Diverged: if the loss is no number.
+        Diverged: if the loss is infinite or NaN.
     """
     key = None
     if split == "val" and experiment.config.data.val_augmented:
@@ -37,17 +46,18 @@ def evaluate_split(
 
 
 def evaluate_metrics(experiment: Experiment, state: State, split: str) -> dict[str, float]:
-    """Return the metrics of a split, see `vpjax.train.evaluate`.
-
-    Raises:
-        Diverged: if the loss is no number.
-    """
+    """Return the metrics of a split without its predictions; see `evaluate_split`."""
     return evaluate_split(experiment, state, split)[0]
 
 
 def diverged(what: str, step: int) -> Diverged:
-    """Return the error for a loss or a gradient that is no number any more."""
+    """Return the error for a loss or a gradient that is infinite or NaN.
+
+    Args:
+        what: it was, such as "the loss is nan".
+        step: of the run.
+    """
     return Diverged(
         f"{what} at step {step}: the run has diverged. Lower optim.lr, lengthen the warm-up, or "
-        "bound the gradient with optim.clip_norm=1. What was saved before is as it was."
+        "bound the gradient with optim.clip_norm=1. Earlier checkpoints are kept."
     )

@@ -1,8 +1,8 @@
-"""A config, resolved: data, model, mesh, optimizer. Training and evaluation both start here.
+"""From a config to what training and evaluation need: data, model, mesh, optimizer.
 
 This is the only file that reads the sections `backbone`, `method`, `data`, `text` and `optim` of a
-config; everything below takes plain arguments. Whatever a user can get wrong is found here, before
-anything large is compiled.
+config; the rooms below take plain arguments. Mistakes in a config are found here, before anything
+large is compiled.
 """
 
 import logging
@@ -37,62 +37,105 @@ from vpjax.weights.load import Loaded
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-BY_HAND = "made by hand"  # config.backbone.weights of a module that no config describes
+BY_HAND = "made by hand"  # config.backbone.weights of a backbone that no config describes
 
 
 class ClassInfo(NamedTuple):
-    """The classes of a model, in the order of its logits."""
+    """The classes of a model, in the order of its logits.
+
+    Attributes:
+        names: of the classes.
+        metadata: of each class, {"name": ...} and what else the data set knows.
+        multilabel: whether an image may have several classes, or none.
+    """
 
     names: tuple[str, ...]
-    metadata: tuple[Mapping[str, Any], ...]  # what is known of each, its "name" at least
-    multilabel: bool = False  # whether an image has any number of them
+    metadata: tuple[Mapping[str, Any], ...]
+    multilabel: bool = False
 
 
 class BuiltModel(NamedTuple):
-    """A config's model with numbers, not placed on devices yet."""
+    """A config's model with its weights, not placed on devices yet.
+
+    Attributes:
+        parts: its parameters and graph.
+        loaded: what is known of the weights file; None without one.
+        attention: the implementation that runs.
+        preset: name of the preprocessing.
+        image_size: (height, width) of the images in pixels.
+        identity: of the frozen parameters, see `identity`.
+    """
 
     parts: ModelParts
     loaded: Loaded | None
     attention: str
     preset: str
-    image_size: tuple[int, int]  # pixels
-    identity: dict[str, str]  # of the frozen numbers: see `identity`
+    image_size: tuple[int, int]
+    identity: dict[str, str]
 
 
 class GivenModel(NamedTuple):
-    """A model that is there already, instead of one built from a config."""
+    """A model that exists already, and takes the place of one built from a config.
+
+    Attributes:
+        parts: its parameters and graph.
+        loaded: what is known of its weights file; None without one.
+        preset: name of its preprocessing; None: not known.
+    """
 
     parts: ModelParts
-    loaded: Loaded | None  # the record of its weights file
-    preset: str | None  # its preprocessing
+    loaded: Loaded | None
+    preset: str | None
 
 
 class Experiment(NamedTuple):
-    """What a config stands for, made once and used by training and evaluation alike."""
+    """Everything that a config stands for, made once for training and evaluation.
+
+    Attributes:
+        config: the resolved config.
+        classes: of the data.
+        sources: the data by split.
+        inputs: `ImageInputs`, or `FeatureInputs` where the run trains on cached features.
+        preset: name of the preprocessing.
+        image_size: (height, width) of the images in pixels.
+        parts: the model, with shapes in the place of arrays.
+        loaded: what is known of the weights file; None without one.
+        attention: the implementation that runs.
+        mesh: the devices.
+        plan: the length of the run.
+        optimizer: of the trainable parameters.
+        rate: step -> learning rate, without reductions on plateaus.
+        criterion: logits, labels -> loss of each image.
+        state: the state before the first step, on the devices.
+        frozen: the frozen parameters, on the devices.
+        eval_step: see `vpjax.train.evaluate.make_eval_step`.
+        identity: of the frozen parameters, which checkpoints do not contain.
+        remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
+    """
 
     config: ConfigDict
     classes: ClassInfo
-    sources: dict[str, Source]  # by split
-    inputs: Any  # ImageInputs, or FeatureInputs where the run trains on cached features
+    sources: dict[str, Source]
+    inputs: Any
     preset: str
-    image_size: tuple[int, int]  # pixels
-    parts: ModelParts  # shapes only
+    image_size: tuple[int, int]
+    parts: ModelParts
     loaded: Loaded | None
     attention: str
     mesh: Mesh
     plan: Plan
     optimizer: Any
-    rate: Callable  # step -> learning rate, but for plateaus
-    criterion: Callable  # logits, labels -> loss of each image
+    rate: Callable
+    criterion: Callable
     state: step.State
     frozen: dict[str, jax.Array]
     eval_step: Callable
-    identity: dict[str, str]  # of the frozen numbers, which checkpoints do not hold
-    remat: str = "none"  # what the backward pass recomputes
+    identity: dict[str, str]
+    remat: str = "none"
 
     @property
     def metric(self) -> str:
-        """Return the metric that chooses checkpoints, "accuracy" or "map"."""
+        """The metric that chooses checkpoints, "accuracy" or "map"."""
         return primary_metric(self.classes.multilabel)
 
 
@@ -102,18 +145,19 @@ def prepare(
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
 ) -> Experiment:
-    """Open data, builds the model, places it. Nothing is compiled but small draws.
+    """Open the data, build the model and place it on the devices.
 
-    Choices that are left to measuring are those of the cheap rules: see `vpjax.runs.autotune`.
+    Nothing is compiled but small initialisations. What the config leaves to measurement gets a
+    simple default, see `vpjax.runs.autotune`.
 
     Args:
         config: the resolved config.
-        startup: a stopwatch that notes what takes how long.
-        sources: the data by split, where they are not those that `config.data` names.
-        given: the model, where it is not built from the config.
+        startup: a stopwatch that records how long each part takes.
+        sources: the data by split; None: those that `config.data` names.
+        given: the model; None: it is built from the config.
 
     Raises:
-        UserError: for whatever does not fit.
+        UserError: if the config, the data and the weights do not fit together.
     """
     startup = startup or Startup()
     check(config, sources)
@@ -121,9 +165,9 @@ def prepare(
     if config.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = resolve_attention(config)
-    startup.lap("model")
+    startup.record("model")
     sources = dict(sources) if sources is not None else open_sources(config)
-    startup.lap("data")
+    startup.record("data")
     train = sources["train"]
     classes = ClassInfo(train.classes, train.metadata, train.multilabel)
     criterion = make_criterion(config, train)
@@ -153,7 +197,7 @@ def prepare(
         settings=loader_settings(config),
     )
     to_input = inputs.to_input(train=config.data.val_augmented)
-    startup.lap("model")
+    startup.record("model")
     return Experiment(
         config=config,
         classes=classes,
@@ -184,11 +228,14 @@ def build_model(
     attention: str = "",
     given: GivenModel | None = None,
 ) -> BuiltModel:
-    """Builds a config's model for some classes; no data are needed.
+    """Build a config's model for given classes, without any data.
 
     Args:
-        attention: the implementation that `resolve_attention` returned; "": asks it.
-        given: the model, where it is there already.
+        config: the resolved config.
+        classes: of the model.
+        mesh: devices, for methods and frozen layers that are split over them.
+        attention: the implementation that runs; "": what `resolve_attention` returns.
+        given: the model; None: it is built from the config.
 
     Raises:
         UserError: if names, options, weights or class names do not fit.
@@ -222,10 +269,13 @@ def build_model(
 def identity(
     config: ConfigDict, parts: ModelParts, loaded: Loaded | None, text: str = ""
 ) -> dict[str, str]:
-    """Return which frozen numbers a run has: checkpoints hold this instead of a copy of them.
+    """Return what identifies the frozen parameters: checkpoints store it instead of a copy.
 
     Args:
-        text: hash of all that the text features of the classes depend on.
+        config: of the run.
+        parts: the model.
+        loaded: what is known of the weights file; None without one.
+        text: hash of everything that the text features of the classes depend on; "": none.
     """
     if loaded is not None:
         numbers = loaded.sha256
@@ -238,7 +288,7 @@ def identity(
 
 
 def backbone_spec(config: ConfigDict) -> BackboneSpec:
-    """Return the section `backbone` as what the factory takes."""
+    """Return the section `backbone` of a config as the factory takes it."""
     section = config.backbone.to_dict()
     options = {k: v for k, v in section.items() if k not in NOT_OPTIONS and k != "name"}
     own = {k: section[k] for k in NOT_OPTIONS if k in section}
@@ -246,26 +296,32 @@ def backbone_spec(config: ConfigDict) -> BackboneSpec:
 
 
 def method_spec(config: ConfigDict) -> MethodSpec:
-    """Return the section `method` as what the factory takes."""
+    """Return the section `method` of a config as the factory takes it."""
     section = config.method.to_dict()
     return MethodSpec(section.pop("name"), section)
 
 
 def abstract_model(config: ConfigDict, num_classes: int, **options: Any) -> Any:
-    """Return the config's model, of shapes: see `vpjax.models.factory.abstract_model`."""
+    """Return the config's model as shapes only, see `vpjax.models.factory.abstract_model`.
+
+    Args:
+        config: the resolved config.
+        num_classes: C.
+        options: further arguments of `vpjax.models.factory.abstract_model`.
+    """
     options["match_reference_code"] = config.match_reference_code
     specs = backbone_spec(config), method_spec(config)
     return factory.abstract_model(*specs, num_classes, **options)
 
 
 def resolve_attention(config: ConfigDict) -> str:
-    """Return the attention implementation that will run."""
+    """Return the attention implementation that a config's model will run with."""
     specs = backbone_spec(config), method_spec(config)
     return factory.resolve_attention(*specs, config.attention, config.dtype)
 
 
 def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
-    """Return what CLIP's text tower makes of the classes' names."""
+    """Return the features of the classes' names from CLIP's text tower."""
     return class_text_features(
         config.backbone.weights,
         classes.names,
@@ -288,7 +344,7 @@ def open_sources(config: ConfigDict) -> dict[str, Source]:
 
 
 def loader_settings(config: ConfigDict) -> LoaderSettings:
-    """Return how a config's batches are made."""
+    """Return the settings of a config's batches."""
     return LoaderSettings(
         batch_size=config.train.batch_size,
         eval_batch_size=eval_batch_size(config),
@@ -299,7 +355,11 @@ def loader_settings(config: ConfigDict) -> LoaderSettings:
 
 
 def make_criterion(config: ConfigDict, train: Source) -> Callable:
-    """Return the loss, (logits, labels) -> B, with the class weights of the training images.
+    """Return a config's loss, (logits, labels) -> B.
+
+    Args:
+        config: of the run.
+        train: the training images, whose numbers by class may give class weights.
 
     Raises:
         UserError: for a loss that does not suit the labels.
@@ -319,7 +379,11 @@ def make_criterion(config: ConfigDict, train: Source) -> Callable:
 
 
 def make_plan(config: ConfigDict, examples: int) -> Plan:
-    """Return the length of the run; a batch may continue into the next epoch."""
+    """Return the length of a run on so many training images.
+
+    Raises:
+        UserError: if the run would have no step.
+    """
     per_epoch = math.ceil(examples / config.train.batch_size)
     if config.train.remainder == "drop":
         per_epoch = examples // config.train.batch_size
@@ -327,17 +391,28 @@ def make_plan(config: ConfigDict, examples: int) -> Plan:
     if steps is None:
         steps = round(config.train.epochs * per_epoch)
     if steps < 1:
-        raise UserError(f"the run has {steps} steps; raise train.steps or train.epochs")
+        raise UserError(
+            f"the run has {steps} steps, with {per_epoch} an epoch; raise train.steps or "
+            "train.epochs, or lower train.batch_size"
+        )
     return Plan(steps, per_epoch, config.train.batch_size)
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Return the images in a batch of evaluation."""
+    """Return the batch size of evaluation, in images over all devices."""
     return config.data.eval_batch_size or config.train.batch_size
 
 
 def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
-    """Return the preprocessing: the config's, or what the weights were made with."""
+    """Return the name of the preprocessing: the config's, or that of the weights.
+
+    Args:
+        config: of the run.
+        given: the model, where it is not built from the config.
+
+    Raises:
+        UserError: if it is not known, or does not go with `data.val_augmented`.
+    """
     if config.data.preset != "auto":
         chosen = preset(config.data.preset)
         if config.data.val_augmented and chosen.random_on_host(train=True):
@@ -350,17 +425,21 @@ def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
     if known is None:
         raise UserError(
-            "data.preset is 'auto', but what these weights were made with is not known. Name a "
+            "data.preset is 'auto', but the preprocessing of these weights is not known. Name a "
             "preset, for example --config.data.preset=inception (mean and std 0.5)."
         )
     return known
 
 
 def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> None:
-    """Check choices that contradict each other.
+    """Check that a config's values exist and do not contradict each other.
+
+    Args:
+        config: of the run.
+        sources: the data by split; None: those that `config.data` names.
 
     Raises:
-        UserError: for the first of them.
+        UserError: for the first mistake.
     """
     data = config.data if sources is None else {s: s if s in sources else "" for s in SPLITS}
     if config.dtype not in ("float32", "bfloat16"):
@@ -379,9 +458,9 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
         raise UserError("train.test_best needs data.val and data.test; one of them is empty")
     if config.train.remainder not in TRAIN_REMAINDERS:
         raise unknown("train.remainder", config.train.remainder, TRAIN_REMAINDERS)
-    parts, whole = config.train.accumulate, config.train.batch_size
-    if parts < 1 or whole % parts:
-        raise UserError(f"train.accumulate is {parts}; it must divide train.batch_size, {whole}")
+    parts, size = config.train.accumulate, config.train.batch_size
+    if parts < 1 or size % parts:
+        raise UserError(f"train.accumulate is {parts}; it must divide train.batch_size, {size}")
     if config.optim.schedule == "plateau" and not data["val"]:
         raise UserError("optim.schedule='plateau' needs data.val, which is empty")
     for key in ("log_every", "eval_every", "epochs"):

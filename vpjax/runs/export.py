@@ -1,4 +1,4 @@
-"""A run's backbone, as a file of weights that other tools read."""
+"""Export of a run's backbone to a weights file that other tools read."""
 
 import logging
 from pathlib import Path
@@ -17,12 +17,16 @@ SUFFIXES = (".npz", ".safetensors")
 
 
 def export_run(folder: Path, target: Path) -> Path:
-    """Write the backbone of a run, as it was trained, to `target`; return it.
+    """Write the backbone of a run, as it was trained, to a weights file.
 
     Args:
         folder: of the run.
-        target: ".npz": a ViT under the names of Google's checkpoints, for `backbone.weights` and
-            others that read those; ".safetensors": any backbone, under vpjax's own names.
+        target: the file. ".npz": a ViT under the names of Google's checkpoints, for
+            `backbone.weights` and other programs that read those; ".safetensors": any backbone,
+            under vpjax's own names.
+
+    Returns:
+        The file.
 
     Raises:
         UserError: if there is no run, for another ending, or for a backbone that has no such form.
@@ -30,13 +34,13 @@ def export_run(folder: Path, target: Path) -> Path:
     if target.suffix not in SUFFIXES:
         raise unknown("kind of file", target.suffix, SUFFIXES)
     if not target.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {target.absolute().parent}. Make it first.")
+        raise UserError(f"there is no folder {target.absolute().parent}. Create it first.")
     run = load_run(folder)
     arrays = {n: np.asarray(v, np.float32) for n, v in run.backbone_arrays().items()}
     if target.suffix == ".npz" and "cls_token" not in arrays:
         raise UserError(
-            f"{run.config.backbone.name} is no ViT of Google's form; give a target that ends in "
-            ".safetensors"
+            f"{run.config.backbone.name} cannot be written as Google's .npz, which holds ViTs "
+            "with a class token. Give a target that ends in .safetensors."
         )
     with atomic(target) as new:
         if target.suffix == ".npz":

@@ -1,13 +1,13 @@
-"""Training behind a frozen backbone, without the backbone.
+"""Training on cached features of a frozen backbone.
 
-Where all that is learnt comes after pooling (a head, MoP's sub-prompts) and images are always
-prepared alike, an image's features are the same in every epoch, run and seed. They are computed
-once, as evaluation computes them, and kept:
+Where everything that trains comes after pooling (a head, MoP's sub-prompts) and images are not
+augmented, an image's features are the same in every epoch, run and seed. They are computed once, as
+evaluation computes them, and kept:
 
     <cache>/features/<key>/    see vpjax.data.features
 
-The key is a hash of the backbone's numbers, its options, the preprocessing, the dtype, and of the
-split. A killed computation goes on where it was.
+The key is a hash of the backbone's weights, its options, the preprocessing, the dtype, and of the
+split. A computation that was killed goes on where it was.
 """
 
 import dataclasses
@@ -44,12 +44,12 @@ from vpjax.train.evaluate import make_eval_step
 log = logging.getLogger(__name__)
 
 CHOICES = ("auto", "cached", "off")
-LARGE = 1_000_000  # parameters of a backbone below which its features are not worth a file
+LARGE = 1_000_000  # parameters; features of smaller backbones are not worth a file
 EVERY = 5.0  # seconds between saves
 
 
 class HeadModel(Model):
-    """A model that is given what its backbone's pooling would return."""
+    """A model that takes pooled features (B D) instead of images."""
 
     def __call__(
         self,
@@ -67,9 +67,9 @@ class FeatureInputs:
 
     Attributes:
         graph: of the model that takes features.
-        experiment: whose images they are features of.
-        forward: backbone's numbers, batch of images -> B D.
-        facts: what features depend on besides the data.
+        experiment: whose images the features are of.
+        forward: parameters of the backbone, batch of images -> features B D.
+        facts: everything that features depend on besides the data.
         loaders: by split.
     """
 
@@ -83,15 +83,15 @@ class FeatureInputs:
 
     @property
     def images(self) -> ImageInputs:
-        """Return the images, whatever the steps are given."""
+        """The images that the features are of."""
         return self.experiment.inputs
 
     def to_input(self, train: bool) -> Callable:
-        """Return batch, key -> features; nothing is augmented."""
+        """Return a function batch, key -> features B D; it augments nothing."""
         return lambda batch, key: batch["features"]
 
     def loader(self, split: str) -> FeatureLoader:
-        """Return the batches of a split, in the order that its images would have."""
+        """Return the loader of a split, with the images in the same order as without a cache."""
         if split not in self.loaders:
             settings = self.experiment.inputs.settings.of(split)
             source = self.experiment.sources[split]
@@ -99,7 +99,7 @@ class FeatureInputs:
         return self.loaders[split]
 
     def rows(self, split: str) -> Rows:
-        """Return the features of a split from the disk, computing what is missing."""
+        """Return the features of a split from the disk, after computing those that are missing."""
         source = self.experiment.sources[split]
         facts = self.facts | {"data": source.name, "content": content(source)}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -115,9 +115,14 @@ class FeatureInputs:
         return read_rows(folder)
 
     def fill(self, store: Any, split: str) -> None:
-        """Compute the rows that are missing."""
+        """Compute the missing rows of a split.
+
+        Args:
+            store: of the split, from `vpjax.data.features.filling`.
+            split: its name.
+        """
         e, size = self.experiment, self.experiment.inputs.settings.eval_batch_size
-        # In the order of evaluation whatever the split: as stored, once.
+        # As in evaluation, also for the training split: in the stored order, each image once.
         images = Loader(e.sources[split], size, preset(e.preset), e.image_size, train=False)
         weights = backbone_values(e.frozen)
         first, count = store.done // size, images.steps_per_epoch
@@ -125,7 +130,7 @@ class FeatureInputs:
         with Progress(count, first, batch_size=size) as progress:
             for step, batch in enumerate(images.batches(first), first):
                 placed = sharding.put_batch({"image": batch["image"]}, e.mesh)
-                # The device works on this batch while the one before goes to the disk.
+                # The device computes this batch while the one before is written to the disk.
                 ready, waiting = waiting, (step, self.forward(weights, placed), batch)
                 if ready is not None:
                     self.keep(store, *ready)
@@ -138,22 +143,29 @@ class FeatureInputs:
             progress.update(count)
 
     def keep(self, store: Any, step: int, features: Array, batch: dict[str, Any]) -> None:
-        """Write a batch's real rows."""
+        """Write the features of a batch to the store, without those of padding.
+
+        Args:
+            store: of the split.
+            step: number of the batch in the split.
+            features: B D.
+            batch: the images, with "mask" and "label".
+        """
         real, start = batch["mask"], step * len(batch["mask"])
         store.write(start, np.asarray(features)[real], batch["label"][real])
 
 
 def with_cached_features(experiment: Experiment) -> Experiment:
-    """Return the experiment on cached features, where its config asks for it and nothing forbids.
+    """Return the experiment with cached features as inputs, if `config.features` allows it.
 
     Raises:
-        UserError: if features="cached" and something does.
+        UserError: if features="cached" and the experiment cannot run on features.
     """
     config, why = experiment.config, reason_against(experiment)
     if config.features not in CHOICES:
         raise unknown("features", config.features, CHOICES)
     if config.features == "cached" and why:
-        raise UserError(f"features='cached' cannot be: {why}. Set --config.features=off.")
+        raise UserError(f"features='cached' is not possible: {why}. Set --config.features=off.")
     wanted = config.features == "cached" or (config.features == "auto" and not why)
     if not wanted or (config.features == "auto" and not worth_caching(experiment)):
         return experiment
@@ -172,8 +184,8 @@ def reason_against(experiment: Experiment) -> str | None:
     inside = [n for n in parts.trainable if n.startswith("backbone/")]
     augment = preset(experiment.preset).augment
     if not method.trains_after_pooling or inside:
-        what = f"{inside[0]} is learnt" if inside else f"{config.method.name} works inside it"
-        return f"the backbone is not frozen and by itself ({what})"
+        what = f"{inside[0]} trains" if inside else f"{config.method.name} works inside it"
+        return f"the features change while training ({what})"
     if augment:
         return (
             f"preset {experiment.preset!r} augments training images ({', '.join(augment)}), so "
@@ -185,7 +197,7 @@ def reason_against(experiment: Experiment) -> str | None:
 
 
 def worth_caching(experiment: Experiment) -> bool:
-    """Return whether computing features once saves time, and there is room for them."""
+    """Return whether computing features once saves time, and the disk has room for them."""
     e, dim = experiment, merge(*experiment.parts).backbone.dim
     size = sum(v.size for n, v in e.parts.frozen.items() if n.startswith("backbone/"))
     passes = e.plan.steps * e.plan.batch_size / len(e.sources["train"])
@@ -196,11 +208,11 @@ def worth_caching(experiment: Experiment) -> bool:
 
 
 def facts(experiment: Experiment) -> dict[str, Any]:
-    """Return what features depend on besides the data."""
+    """Return everything that features depend on besides the data, as JSON values."""
     config = experiment.config
     spec = backbone_spec(config)
     preparation = dataclasses.asdict(preset(experiment.preset))
-    del preparation["name"]  # some are one thing by two names
+    del preparation["name"]  # some presets are equal but for their names
     return {
         "backbone": digest(backbone_values(experiment.frozen)),
         "options": {"name": spec.name} | spec.completed(),
@@ -212,7 +224,7 @@ def facts(experiment: Experiment) -> dict[str, Any]:
 
 
 def make_forward(experiment: Experiment) -> Callable:
-    """Return forward(backbone's numbers, batch of images) -> B D float32."""
+    """Return the jitted forward(parameters of the backbone, batch of images) -> float32 B D."""
     model = merge(*experiment.parts)  # shapes
     graphdef, like = nnx.split(model.backbone)
     method = model.method
@@ -230,6 +242,6 @@ def make_forward(experiment: Experiment) -> Callable:
 
 
 def backbone_values(frozen: dict[str, Array]) -> dict[str, Array]:
-    """Return the backbone's arrays by its own names."""
+    """Return the arrays of the backbone, by names relative to it."""
     start = "backbone/"
     return {n.removeprefix(start): v for n, v in frozen.items() if n.startswith(start)}

@@ -1,4 +1,4 @@
-"""A run, from config to result. It reads as the experiment:
+"""A training run, from config to result:
 
 data -> model and weights -> mesh -> optimiser -> compile -> resume
      -> [ step ... evaluate on val, keep the best, save ] -> test, once -> result
@@ -54,20 +54,25 @@ def fit(
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on training, in `folder`; return and write the result.
+    """Train in a folder, or go on with a run that was interrupted; write and return the result.
 
     Args:
-        config: a run's config.
-        folder: the run's own.
-        startup: a stopwatch of what came before; without it, the clock begins here.
-        finish: called with the experiment, its final state and the folder when the result is
-            written, for pictures; it may not change the result.
-        sources: the data by split, where they are not those that `config.data` names.
-        given: the model, where it is not built from the config.
+        config: of the run.
+        folder: of the run.
+        startup: a stopwatch that runs already; None: it starts here.
+        finish: called with the experiment, its final state and the folder after the result has
+            been written, for pictures; it may not change the result.
+        sources: the data by split; None: those that `config.data` names.
+        given: the model; None: it is built from the config.
+
+    Returns:
+        What result.json holds: metrics by split ("test_accuracy" ..., percent), number of
+        parameters, digests, versions and seconds.
 
     Raises:
-        UserError: before the first compile, for what a user got wrong.
-        Stopped: on a signal, everything saved.
+        UserError: for mistakes in config or data, before anything large is compiled.
+        Diverged: if a loss or a gradient is infinite or NaN.
+        Stopped: after a signal, when everything is saved.
     """
     with workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
         if (result := workdir.open_workdir(folder, config)) is not None:
@@ -75,13 +80,13 @@ def fit(
             return result
         begin, startup = time.perf_counter(), startup or Startup()
         experiment = with_cached_features(prepare(config, startup, sources, given))
-        for split in ("train", "val"):  # what is wrong with the images shows here
+        for split in ("train", "val"):  # here, so that mistakes in the data show before compiling
             if split in experiment.sources:
                 experiment.inputs.loader(split)
-        startup.lap("data")
+        startup.record("data")
         if needs_autotune(config):
             experiment = autotune(experiment, folder)
-            startup.lap("choice")
+            startup.record("choice")
         configs.save(config, own / "config.json")
         write_classes(experiment.classes, own)
         summary.log_opening(experiment)
@@ -108,7 +113,23 @@ def train(
     signals: StopSignal,
     startup: Startup,
 ) -> tuple[step.State, EarlyStopping]:
-    """The loop: steps from wherever the newest checkpoint is to the end of the plan."""
+    """Run the training loop, from the newest checkpoint to the last step.
+
+    Args:
+        experiment: from `prepare`.
+        folder: where this process writes.
+        last: checkpoints to resume from.
+        best: checkpoints of the best evaluations.
+        signals: the run stops at the next step after one.
+        startup: records how long the first step takes.
+
+    Returns:
+        The state after the last step, and the record of the best evaluation.
+
+    Raises:
+        Stopped: after a signal, when everything is saved.
+        UserError: for an image that cannot be read, or a loss that is infinite or NaN.
+    """
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
     metric = experiment.metric
     state, early, start = experiment.state, EarlyStopping(config.train.patience), 0
@@ -118,15 +139,15 @@ def train(
         last.discard_after(start)
         best.discard_after(start)
         log.info("resumed at step %d of %d", start, plan.steps)
-    startup.lap("open")
+    startup.record("open")
     if start >= plan.steps or early.stop:
         return state, early
 
     batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)
     batch = next(batches)
-    startup.lap("data")
+    startup.record("data")
     train_step = compiled(experiment, state, batch)
-    startup.lap("compile")
+    startup.record("compile")
     evaluate_at = evaluation_steps(config, plan)
     saved, recent = time.monotonic(), []
     with (
@@ -141,10 +162,10 @@ def train(
             done = wait_for_device(recent, now)
             if now == start + 1:
                 done = now, jax.block_until_ready(numbers)
-                startup.lap("step")
+                startup.record("step")
                 log.info("start-up  %s", startup)
-            if noted := now % config.train.log_every == 0 or now in evaluate_at:
-                numbers, recent = mean(recent, now), []
+            if logged := now % config.train.log_every == 0 or now in evaluate_at:
+                numbers, recent = average_metrics(recent, now), []
                 lr = optim.learning_rate(experiment.rate, state.opt, now - 1)
                 metrics.write(now, numbers | {"lr": lr})
                 done = now, numbers
@@ -157,30 +178,32 @@ def train(
                     improved = early.better(values[metric], now)
                     state = reduce_on_plateau(experiment, state, early)
                 metrics.write_csv()
-                note = checkpoint_metadata(experiment, early)
+                metadata = checkpoint_metadata(experiment, early)
                 due = bool(distributed.all_max(time.monotonic() - saved >= config.train.save_every))
                 if improved and (config.train.select == "best" or config.train.test_best):
-                    best.save(state, note)
-                    due = True  # so that a resumed run never goes back behind its best
+                    best.save(state, metadata)
+                    due = True  # so that a resumed run never starts before its best checkpoint
                 if due or now == plan.steps or early.stop:
-                    last.save(state, note)
+                    last.save(state, metadata)
                     saved = time.monotonic()
             if done:
                 progress.update(*done)
             if early.stop:
-                progress.line(f"no better val {metric} in {early.since} evaluations: stopped")
+                progress.line(
+                    f"val {metric} has not improved in {early.since} evaluations: stopped"
+                )
                 break
-            if asked := distributed.all_max(signals.asked, meet=noted):  # all stop at one step
-                mean(recent, now)  # what has diverged is not saved
+            if asked := distributed.all_max(signals.asked, meet=logged):  # all at the same step
+                average_metrics(recent, now)  # raises if the run has diverged, before it is saved
                 last.save(state, checkpoint_metadata(experiment, early))
-                message = f"stopped at step {now} of {plan.steps}; run again to go on"
+                message = f"stopped at step {now} of {plan.steps}, all saved; run again to go on"
                 raise Stopped(message, asked)
             if now < plan.steps:
                 try:
                     batch = next(batches)
                 except UserError:  # an image that cannot be read
-                    if distributed.count() == 1:  # others know nothing of it, and all would save
-                        mean(recent, now)
+                    if distributed.count() == 1:  # saving takes all processes, and one is here
+                        average_metrics(recent, now)
                         last.save(state, checkpoint_metadata(experiment, early))
                     raise
     return state, early
@@ -189,7 +212,16 @@ def train(
 def selected_state(
     experiment: Experiment, state: step.State, best: Checkpoints
 ) -> tuple[step.State, dict[str, float]]:
-    """Return the weights a run reports, its last or its best, and what else is to be reported."""
+    """Return the state that a run reports (`train.select`), and further results.
+
+    Args:
+        experiment: of the run.
+        state: after the last step.
+        best: checkpoints of the best evaluations.
+
+    Returns:
+        The state, and {"test_<metric>_best": percent} with `train.test_best`.
+    """
     config = experiment.config.train
     if config.select != "best" and not config.test_best:
         return state, {}
@@ -209,7 +241,16 @@ def conclude(
     seconds: float,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Read the test split, once; return and write the result of training that took `seconds`."""
+    """Evaluate val and test splits, and write and return the result of a run.
+
+    Args:
+        experiment: of the run.
+        state: the one that is reported.
+        early: the record of the best evaluation.
+        folder: where this process writes.
+        seconds: that training took.
+        facts: further values of the result.
+    """
     begin = time.perf_counter()
     result = {"status": "finished", "step": int(state.step)}
     splits = [s for s in ("val", "test") if s in experiment.sources]
@@ -225,11 +266,11 @@ def conclude(
 
 
 def wait_for_device(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, dict] | None:
-    """Wait until the device is `AHEAD` steps behind at most.
+    """Wait until the device is at most `AHEAD` steps behind the host.
 
-    Without this the host would queue up steps without end: their batches fill the memory, a signal
-    is answered late, and the progress shown is not that of the device. The device never waits, as
-    it has steps left when the host goes on.
+    Else the host would queue steps without limit: their batches fill the memory, a signal is
+    handled late, and the progress shown is not that of the device. The device never waits, as it
+    has steps left when the host goes on.
 
     Args:
         recent: the metrics of the steps since the last line of the history; those of earlier
@@ -237,7 +278,7 @@ def wait_for_device(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, 
         now: the step that was started last.
 
     Returns:
-        The newest step that is surely done and its metrics; None if all of `recent` are newer.
+        The newest step that is certainly done and its metrics; None if it is not in `recent`.
     """
     if len(recent) <= AHEAD:
         return None
@@ -253,20 +294,33 @@ def evaluation_steps(config: ConfigDict, plan: Plan) -> set[int]:
 def reduce_on_plateau(
     experiment: Experiment, state: step.State, early: EarlyStopping
 ) -> step.State:
-    """Return the state after an evaluation: on a plateau, where asked, with a lower rate."""
+    """Return the state with a lower learning rate, if the schedule is "plateau" and it is one.
+
+    Args:
+        experiment: of the run.
+        state: after an evaluation.
+        early: the record of that evaluation.
+    """
     config = experiment.config.optim
     if config.schedule != "plateau" or not early.plateau(config.plateau_patience):
         return state
     log.info(
-        "no better val %s since step %d: lower learning rate", experiment.metric, early.best_step
+        "val %s has not improved since step %d: lowering the learning rate",
+        experiment.metric,
+        early.best_step,
     )
     return dataclasses.replace(state, opt=optim.reduce_lr(state.opt, config.plateau_factor))
 
 
-def mean(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
-    """Read the numbers of the steps since the last line of the history, averaged over images.
+def average_metrics(recent: list[dict[str, jax.Array]], now: int) -> dict[str, float]:
+    """Return metrics of several steps, averaged over their images.
 
-    Raises: UserError if a loss or a gradient is no number any more.
+    Args:
+        recent: metrics of consecutive steps, on the device.
+        now: the last of these steps.
+
+    Raises:
+        Diverged: if a loss or a gradient is infinite or NaN.
     """
     recent = jax.device_get(recent)
     for at, numbers in enumerate(recent, start=now - len(recent) + 1):

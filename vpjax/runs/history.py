@@ -1,4 +1,4 @@
-"""The history of a run: <workdir>/metrics.jsonl, a line as it happens, and metrics.csv."""
+"""The history of a run: <workdir>/metrics.jsonl, written line by line, and metrics.csv."""
 
 import json
 import math
@@ -15,11 +15,17 @@ from vpjax.core.table import write_csv
 
 
 class Metrics:
-    """The numbers of a run as JSON lines, and as a CSV table at every `write_csv` and `close`.
+    """Writes metrics as JSON lines, and as a CSV table at every `write_csv` and `close`.
 
-    A file that is there already is continued. `resume_at` is the step a killed run resumes at:
-    lines of later steps are dropped, as those steps come again.
-    Raises: UserError if the folder cannot be written, or the file is not ours.
+    An existing file is continued.
+
+    Args:
+        workdir: folder of the run.
+        resume_at: step at which a killed run resumes: lines of later steps are dropped, as those
+            steps are repeated. None: nothing is dropped.
+
+    Raises:
+        UserError: if the folder cannot be written, or the file is no history.
     """
 
     def __init__(self, workdir: str | os.PathLike, resume_at: int | None = None):
@@ -31,34 +37,40 @@ class Metrics:
                 if resume_at is not None:
                     rows = [row for row in rows if row.get("step", 0) <= resume_at]
                 text = "".join(_line(row) for row in rows)
-                # Also mends a half-written last line, which the next would be appended to.
+                # Also removes a half-written last line, to which the next would be appended.
                 if text != self.path.read_text(encoding="utf-8", errors="replace"):
                     write_text(self.path, text)
             self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path} ({error}). The working folder must be one you can "
-                "write to, on a disk with free space."
+                f"cannot write {self.path} ({error}). Give a --workdir that you can write to, on a "
+                "disk with free space."
             ) from error
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line. Values are numbers or arrays of one; infinite and NaN become null.
+        """Append one line.
 
-        Reads arrays from the device, which waits for them.
-        Raises: ValueError if a value is not a number.
+        Args:
+            step: training steps done.
+            values: numbers, or arrays of one element, which are read from the device. Infinite
+                values and NaN become null.
+
+        Raises:
+            ValueError: if a value is not a number, or named "step".
         """
         if "step" in values:
-            raise ValueError("a metric is named 'step'; expected another name, it is a column")
+            raise ValueError("a metric is named 'step', which is a column already; rename it")
         row = {"step": int(step)} | {name: _number(name, v) for name, v in values.items()}
         self._file.write(_line(row))
         self._file.flush()
 
     def write_csv(self) -> None:
-        """Rewrite metrics.csv from all lines so far: a column a name, empty where not given."""
+        """Write metrics.csv from all lines so far: a column for each name, with empty cells."""
         rows = read_history(self.path)
         write_csv(self.path.with_suffix(".csv"), rows, () if rows else ("step",))
 
     def close(self) -> None:
+        """Close the file and write metrics.csv; may be called twice."""
         if not self._file.closed:
             self._file.close()
             self.write_csv()
@@ -71,9 +83,12 @@ class Metrics:
 
 
 def read_history(path: str | os.PathLike) -> list[dict]:
-    """Return the lines of a metrics.jsonl; null is None, a half-written last line is left out.
+    """Return the lines of a metrics.jsonl as dictionaries.
 
-    Raises: UserError if another line is not a JSON object.
+    null becomes None; a half-written last line is left out.
+
+    Raises:
+        UserError: if another line is not a JSON object.
     """
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     rows = []

@@ -1,10 +1,9 @@
-"""What a run's steps are given: images here, cached features in `vpjax.runs.features`.
+"""The inputs of a run's steps: images here, cached features in `vpjax.runs.features`.
 
-This is the one place that decides between them: an experiment has one of the two, and nobody else
-asks which.
+Both have the same interface, so that nothing else needs to know which of the two a run uses:
 
     inputs.graph             of the model that takes them
-    inputs.to_input(train)   what turns a batch into that, inside a jitted step
+    inputs.to_input(train)   function batch, key -> what the model takes, inside a jitted step
     inputs.loader(split)     batches of a split, in the same order for both
 """
 
@@ -21,14 +20,14 @@ from vpjax.data.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class LoaderSettings:
-    """How batches are made of a split.
+    """How the images of a split are put into batches.
 
     Attributes:
         batch_size: images of a training batch, over all devices.
         eval_batch_size: the same in evaluation.
-        seed: the order of training images is a function of it.
-        remainder: what becomes of training images that fill no batch, see `vpjax.data.loader`.
-        reshuffle: whether every epoch has an order of its own.
+        seed: of the order of training images.
+        remainder: what happens to training images that fill no batch, see `vpjax.data.loader`.
+        reshuffle: whether every epoch has another order.
     """
 
     batch_size: int
@@ -38,7 +37,7 @@ class LoaderSettings:
     reshuffle: bool = True
 
     def of(self, split: str) -> dict[str, Any]:
-        """Return the arguments of a loader of a split."""
+        """Return the arguments of the loader of a split."""
         training = split == "train"
         return {
             "batch_size": self.batch_size if training else self.eval_batch_size,
@@ -51,17 +50,17 @@ class LoaderSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ImageInputs:
-    """Images as they are stored, which the step augments and normalises.
+    """Images as uint8, which the step augments and normalises.
 
     Attributes:
         graph: of the model, see `vpjax.models.partition`.
-        sources: by split.
-        preset: the name of the preprocessing.
+        sources: the data by split.
+        preset: name of the preprocessing.
         image_size: (height, width) in pixels.
-        channels: that the model takes.
+        channels: of the images that the model takes.
         dtype: of computation.
         settings: of the loaders.
-        loaders: by split, made when they are first asked for.
+        loaders: by split, made when they are first needed.
     """
 
     graph: tuple
@@ -77,15 +76,15 @@ class ImageInputs:
 
     @property
     def images(self) -> "ImageInputs":
-        """Return the images, whatever the steps are given."""
+        """The images themselves; of cached features, those they were computed from."""
         return self
 
     def to_input(self, train: bool) -> Callable:
-        """Return batch, key -> images as the model takes them; augmented if `train` and a key."""
+        """Return a function batch, key -> images; see `image_to_input`."""
         return image_to_input(self.preset, self.image_size, self.channels, self.dtype, train)
 
     def loader(self, split: str) -> Loader:
-        """Return the batches of a split: shuffled and endless for "train", else one pass."""
+        """Return the loader of a split: shuffled and endless for "train", else one pass."""
         if split not in self.loaders:
             self.loaders[split] = Loader(
                 self.sources[split],
@@ -101,9 +100,18 @@ class ImageInputs:
 def image_to_input(
     preset_name: str, image_size: tuple[int, int], channels: int, dtype: str, train: bool = False
 ) -> Callable:
-    """Return what turns a batch's "image" (uint8 B H W C) into the model's input inside a step.
+    """Return a function that prepares the images of a batch for the model, inside a jitted step.
 
-    With `train` it augments, unless its key is None.
+    Args:
+        preset_name: the preprocessing.
+        image_size: (height, width) in pixels.
+        channels: of the images that the model takes.
+        dtype: of computation.
+        train: whether to augment.
+
+    Returns:
+        batch, key -> B H W C of `dtype`. The batch holds "image" (uint8 B H W C); with the key
+        None nothing is augmented.
     """
     chosen, dtype = preset(preset_name), jnp.dtype(dtype)
 

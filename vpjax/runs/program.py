@@ -1,4 +1,4 @@
-"""The training step of an experiment: traced, and compiled ahead of the first batch."""
+"""The training step of an experiment, compiled before its first batch."""
 
 import time
 from collections.abc import Callable
@@ -25,10 +25,16 @@ def training_step(experiment: Experiment) -> Callable:
 
 
 def compiled(experiment: Experiment, state: step.State, batch: dict[str, Any]) -> Callable:
-    """Compile the training step, and log how long that took and what a step will need."""
+    """Return the compiled training step; log how long compiling took and what a step needs.
+
+    Args:
+        experiment: of the run.
+        state: of the same shapes as all later ones.
+        batch: likewise.
+    """
     begin = time.perf_counter()
     out = training_step(experiment).lower(state, experiment.frozen, batch).compile()
-    # The compiler counts the parts of a batch that is worked through in several as one.
+    # With `accumulate` the compiler counts the work of one part of a batch only.
     counted = experiment.plan.batch_size // experiment.config.train.accumulate
     summary.log_cost(out, time.perf_counter() - begin, counted)
     return out

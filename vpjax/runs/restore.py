@@ -1,4 +1,4 @@
-"""From a run's folder back to its state, and whether the frozen numbers are still the same."""
+"""From a run's folder back to its state, with a check that the frozen weights are the same."""
 
 import contextlib
 from collections.abc import Mapping
@@ -20,10 +20,13 @@ from vpjax.train.step import State
 
 
 def reopen_run(folder: Path) -> tuple[Experiment, State]:
-    """Return a finished or interrupted run with its data, and the checkpoint that it selects.
+    """Return the experiment of a finished or interrupted run, data included, and its state.
+
+    The state is that of the checkpoint that `train.select` names, without the optimizer's.
 
     Raises:
-        UserError: if there is no intact checkpoint, or the weights file is another now.
+        UserError: if data are missing, there is no intact checkpoint, or the weights file is
+            another now.
     """
     config = configs.load(folder / "config.json")
     experiment = load_choice(with_cached_features(prepare(config)), folder)
@@ -33,18 +36,28 @@ def reopen_run(folder: Path) -> tuple[Experiment, State]:
 def selected_state(
     folder: Path, config: ConfigDict, like: State, identity: Mapping[str, str]
 ) -> State:
-    """Return the state that a run selects, its last or its best; without the optimizer's.
+    """Return the state of the checkpoint that `train.select` names, without the optimizer's.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        like: a state of the same shapes.
+        identity: of the frozen parameters now, see `vpjax.runs.experiment.identity`.
 
     Raises:
-        UserError: if there is no intact checkpoint, or its frozen numbers are others.
+        UserError: if there is no intact checkpoint, or it belongs to other frozen parameters.
     """
     path = folder / "checkpoints" / config.train.select
     if not path.exists():
-        raise UserError(f"{path} does not exist: the run has saved nothing yet")
+        raise UserError(
+            f"{path} does not exist: the run has saved nothing yet. Train it again for longer."
+        )
     with contextlib.closing(Checkpoints(path)) as checkpoints:
         found = restore_checkpoint(checkpoints, like, identity, only_weights=True)
     if found is None:
-        raise UserError(f"{path} holds no checkpoint: the run has saved nothing yet")
+        raise UserError(
+            f"{path} holds no checkpoint: the run has saved nothing yet. Train it again for longer."
+        )
     return found[0]
 
 
@@ -54,15 +67,16 @@ def restore_checkpoint(
     identity: Mapping[str, str],
     only_weights: bool = False,
 ) -> tuple[State, EarlyStopping] | None:
-    """Return the newest intact state and where early stopping was; None if nothing was saved.
+    """Return the newest intact state and the record of evaluations; None if nothing was saved.
 
     Args:
+        checkpoints: of the run.
         like: a state of the same shapes.
-        identity: of the frozen numbers now, see `vpjax.runs.experiment.identity`.
+        identity: of the frozen parameters now, see `vpjax.runs.experiment.identity`.
         only_weights: whether the optimizer's state stays that of `like`.
 
     Raises:
-        UserError: if the checkpoint was trained on other frozen numbers.
+        UserError: if all checkpoints are damaged, or belong to other frozen parameters.
     """
     found = checkpoints.restore(like, only_weights)
     if found is None:
@@ -70,9 +84,9 @@ def restore_checkpoint(
     items, meta = found
     if dict(identity) != meta["backbone"]:
         raise UserError(
-            f"{checkpoints.folder}: trained on backbone {meta['backbone']}, but this is "
-            f"{dict(identity)}. Put the same weights file back, or the same names of classes and "
-            'templates for "text".'
+            f"{checkpoints.folder} was trained on the frozen weights {meta['backbone']}, and found "
+            f'are {dict(identity)}. Restore the same weights file; where "text" differs, the same '
+            "names of classes and templates."
         )
     changes = dict(items["weights"])
     changes |= items.get("optimizer", {"step": jnp.int32(meta["step"])})
@@ -81,7 +95,12 @@ def restore_checkpoint(
 
 
 def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[str, Any]:
-    """Return what a checkpoint holds besides numbers."""
+    """Return what a checkpoint holds beside arrays.
+
+    Args:
+        experiment: of the run.
+        early: the record of evaluations.
+    """
     return {
         "config": configs.flat(experiment.config),
         "backbone": experiment.identity,
@@ -92,17 +111,20 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
 
 
 def write_classes(classes: ClassInfo, folder: Path) -> None:
-    """Write classes.json: names of the classes, and what is known of each."""
+    """Write classes.json: the names of the classes, and what the data set knows of each."""
     write_json(folder / "classes.json", classes._asdict())
 
 
 def read_classes(folder: Path) -> ClassInfo:
-    """Read what `write_classes` wrote.
+    """Read classes.json from the folder of a run.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if it is missing.
     """
     found = read_json(folder / "classes.json")
     if found is None:
-        raise UserError(f"{folder} has no classes.json: it is no run of vpjax, or it has not begun")
+        raise UserError(
+            f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "
+            "the folder of another run."
+        )
     return ClassInfo(tuple(found["names"]), tuple(found["metadata"]), found["multilabel"])

@@ -1,4 +1,4 @@
-"""A trained run in use: `load_run(folder).predict("holiday/")`, without its training data."""
+"""Using a trained run without its training data: `load_run(folder).predict("holiday/")`."""
 
 import dataclasses
 import functools
@@ -37,18 +37,18 @@ from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.step import State
 
-BATCH = 64  # images at once, unless asked otherwise
+BATCH = 64  # default batch size of predictions
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a run makes of n images.
+    """The predictions of a run for n images.
 
     Attributes:
         labels: index of the most probable class of each image.
-        class_names: its name.
+        class_names: name of that class.
         probabilities: of every class; softmax, or sigmoid where an image has several classes.
-        paths: the images' files; their numbers where they are arrays.
+        paths: file of each image; "0", "1" ... where images are arrays.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -68,13 +68,12 @@ class Prediction:
 
 
 class Run:
-    """A trained run, from `load_run` or `fit`.
+    """A trained run: made by `vpjax.load_run` or `vpjax.fit`.
 
     Attributes:
-        folder: where it lives.
+        folder: of the run.
         config: its whole config.
         classes: names of the classes, in the order of the logits.
-        result: what training measured; None of a run that has not finished.
     """
 
     def __init__(
@@ -91,11 +90,12 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
+        """The content of result.json, metrics and facts; None if the run has not finished."""
         return read_json(self.folder / "result.json")
 
     @property
     def model(self) -> Model:
-        """The trained model: uint8 images -> outputs."""
+        """The trained model, which maps images (uint8 B H W C) to a dictionary of outputs."""
         parts = self._parts
         model = merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
         model.backbone.preset, model.backbone.dtype = self._built.preset, self.config.dtype
@@ -107,7 +107,7 @@ class Run:
         return self._built.parts._replace(trainable=state.trainable, stats=state.stats)
 
     def backbone_arrays(self) -> dict[str, np.ndarray]:
-        """Return the numbers of the backbone by name, such as "layers/0/attn/out/kernel"."""
+        """Return the arrays of the backbone by name, such as "layers/0/attn/out/kernel"."""
         parts, start = self._parts, "backbone/"
         values = parts.frozen | parts.trainable | parts.stats
         return {
@@ -115,14 +115,14 @@ class Run:
         }
 
     def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
-        """Return the classes of images.
+        """Predict the classes of images.
 
         Args:
             images: uint8 `B H W C`, a list of uint8 `H W C`, a path, a list of paths, or a folder.
-            batch_size: images at once.
+            batch_size: images that are computed at once.
 
         Raises:
-            UserError: for images that cannot be read.
+            UserError: if there are no images, or one cannot be read.
         """
         source = images if isinstance(images, Source) else open_images(images)
         outputs = list(self._outputs(source, batch_size))
@@ -133,23 +133,27 @@ class Run:
         return Prediction(labels, names, probabilities, tuple(map(str, paths)))
 
     def features(self, images: Any, batch_size: int = BATCH) -> Float[np.ndarray, "n D"]:
-        """Return what the head reads of images; see `predict` for the arguments."""
+        """Return the features of images that the head reads; see `predict` for the arguments."""
         source = images if isinstance(images, Source) else open_images(images)
         return np.concatenate([out["features"] for out in self._outputs(source, batch_size)])
 
     def evaluate(
         self, data: Any = None, split: str = "test", batch_size: int = BATCH
     ) -> dict[str, float]:
-        """Return the metrics of labelled images.
+        """Evaluate the run on labelled images.
 
         Args:
             data: (images, labels); or the name of a data set, such as "folder:PATH"; None: the
-                data that the run was trained with, whose test split (or else val) is read.
-            split: of a data set that is named.
-            batch_size: images at once.
+                test split (or else val) of the data that the run was trained with.
+            split: of the data set, if `data` is a name.
+            batch_size: images that are computed at once.
+
+        Returns:
+            The metrics by name, such as "accuracy" (percent), "loss" and "count". With `data` None
+            names begin with the split, "test_accuracy".
 
         Raises:
-            UserError: if the data are not there, or their classes are not those of the run.
+            UserError: if the data are missing, or their classes are not those of the run.
         """
         if data is None:
             return evaluate_run(self.folder)
@@ -160,8 +164,8 @@ class Run:
             source = from_arrays(images, labels, classes=self.classes)
         if tuple(source.classes) != self.classes:
             raise UserError(
-                f"{source.name} has classes {', '.join(source.classes[:10])}; the run has "
-                f"{', '.join(self.classes[:10])}, in this order"
+                f"{source.name} has the classes {', '.join(source.classes[:10])}; the run has "
+                f"{', '.join(self.classes[:10])}. Give data with the same classes in this order."
             )
         config = self.config.copy_and_resolve_references()
         config.train.class_weights = "none"
@@ -195,7 +199,7 @@ class Run:
 
     def _outputs(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         if not len(source):
-            raise UserError(f"{source.name} has no images")
+            raise UserError(f"{source.name} has no images; give at least one")
         parts = self._parts
         for batch in self._loader(source, batch_size).batches():
             images = {"image": jnp.asarray(batch["image"])}
@@ -222,12 +226,12 @@ class Run:
 
 
 def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
-    """Return a trained run; its training data are not needed.
+    """Load a trained run; its training data are not needed.
 
     Args:
         folder: of the run.
-        backbone: what it was trained on, where it cannot be made again from the run's config, as
-            of a module that was made by hand.
+        backbone: the backbone it was trained on, if that was made by hand and cannot be made again
+            from the run's config; None: it is.
 
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
@@ -238,7 +242,7 @@ def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
     if backbone is None and config.backbone.weights == BY_HAND:
         raise UserError(
             f"{folder} was trained on a backbone that was made by hand, {config.backbone.name}. "
-            "Give it: load_run(folder, backbone=...)."
+            "Pass that: load_run(folder, backbone=...)."
         )
     split = config.mesh.model != 1  # classes are padded to a multiple of these devices
     mesh = sharding.make_mesh(config.mesh.data if split else 1, model=config.mesh.model)
@@ -252,7 +256,13 @@ def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
 
 
 def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> GivenModel:
-    """Return a config's model on a backbone that is there already."""
+    """Return a config's model on an existing backbone.
+
+    Args:
+        config: of a run.
+        backbone: the backbone.
+        classes: of the model.
+    """
     spec = method_spec(config)
     model = create_model(
         backbone,
@@ -268,7 +278,7 @@ def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> Give
 
 
 def given_model(model: Model) -> GivenModel:
-    """Return a model as `vpjax.runs.experiment` takes it."""
+    """Return a model from `create_model` as `vpjax.runs.experiment.prepare` takes it."""
     origin = getattr(model.backbone, "origin", None)
     loaded = origin.loaded if origin else None
     return GivenModel(partition(model, model.trainable_pattern), loaded, model.backbone.preset)

@@ -1,17 +1,17 @@
-"""How good a model is on a split, in numbers for people.
+"""The full evaluation of a split, as a table and as files.
 
     accuracy, top-5, mean over classes    every data set with one class an image
     genus, family, order                  where the taxonomy of the classes is known
-    many-, medium-, few-shot              classes by training images, where they differ in that
+    many-, medium-, few-shot              classes by training images, where these numbers differ
     margin                                largest minus second largest softmax probability
 
 A run's folder gets
 
-    evaluation.json    the numbers by split, and what they are of
-    per_class.csv      a line a class: images, how many are right, training images
+    evaluation.json    the metrics by split, and the checkpoint they are of
+    per_class.csv      a line for each class: images, correct ones, training images
 
-A margin depends on the scale of the logits, so it is named: 714 cosines and 100 cosines do not
-compare. Several classes an image: see `vpjax.train.evaluate`.
+A margin depends on the scale of the logits, which is named beside it: margins of 714 cosines and of
+100 cosines are not comparable. For several classes an image see `vpjax.train.evaluate`.
 """
 
 import logging
@@ -37,7 +37,7 @@ from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
 
-READ = 200_000  # training examples that are read only to count their labels
+READ = 200_000  # training examples that may be read only to count their labels
 NAMES = {
     "accuracy": "accuracy",
     "top5": "top-5",
@@ -56,16 +56,26 @@ Numbers = dict[str, float]
 def score(
     experiment: Experiment, state: State, splits: Iterable[str], folder: Path, **facts: Any
 ) -> dict[str, Numbers]:
-    """Evaluate splits, writes the files above with `facts`, and return the numbers by split.
+    """Evaluate splits, and write evaluation.json and, for the last split, per_class.csv.
 
-    per_class.csv is of the last split.
-    Raises: UserError if a loss is no number.
+    Args:
+        experiment: from `prepare`.
+        state: the weights.
+        splits: such as "val" and "test".
+        folder: to write to.
+        facts: further values for evaluation.json.
+
+    Returns:
+        The metrics by split.
+
+    Raises:
+        Diverged: if a loss is infinite or NaN.
     """
     train, found, predictions = experiment.sources["train"], {}, None
     for split in splits:
         found[split], predictions = evaluate_split(experiment, state, split)
         if predictions is not None:
-            found[split] |= details(predictions, train)
+            found[split] |= detailed_metrics(predictions, train)
     facts["margin_of"] = margin_of(experiment)
     try:
         write_json(folder / "evaluation.json", facts | found)
@@ -76,11 +86,16 @@ def score(
     return found
 
 
-def details(predictions: Predictions, train: Source) -> Numbers:
-    """Return what classes and training images tell beyond accuracy."""
+def detailed_metrics(predictions: Predictions, train: Source) -> Numbers:
+    """Return the metrics by taxonomic level and number of training images, and the margin.
+
+    Args:
+        predictions: for a split.
+        train: the training images, with the taxonomy of the classes.
+    """
     counts = training_counts(train)
     if counts is not None and np.count_nonzero(taxonomy.group_sizes(counts)) < 2:
-        counts = None  # one group is all classes
+        counts = None  # all classes are in one group
     found = taxonomy.evaluation_report(
         predictions.predictions, predictions.labels, train.metadata, counts
     )
@@ -89,17 +104,23 @@ def details(predictions: Predictions, train: Source) -> Numbers:
 
 
 def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
-    """Return the training images of each class; None where counting would take long."""
+    """Return the number of training images of each class; None where counting takes long."""
     return train.counts() if train.labels_known or len(train) <= READ else None
 
 
 def margin_of(experiment: Experiment) -> str:
-    """Return what the margin's probabilities are made of: "softmax of 714.3 cosines"."""
+    """Return which probabilities the margin is of, such as "softmax of 714.3 cosines"."""
     return f"softmax of {merge(*experiment.parts).method.logit_description}"
 
 
 def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
-    """Return the numbers of a split as text that is also Markdown."""
+    """Return the metrics of a split as a text table that is also Markdown.
+
+    Args:
+        split: its name.
+        numbers: the metrics.
+        margin_of: which probabilities the margin is of.
+    """
     rows = [[name, f"{numbers[key]:.2f} %"] for key, name in NAMES.items() if key in numbers]
     rows += [[f"{k} right", f"{numbers[k]:.2f} %"] for k in taxonomy.LEVELS if k in numbers]
     for group in taxonomy.SHOTS:
@@ -113,7 +134,13 @@ def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
 
 
 def write_per_class(path: Path, predictions: Predictions, train: Source) -> None:
-    """Write a row a class as CSV; a class without images has no accuracy."""
+    """Write a row for each class as CSV; a class without images has an empty accuracy.
+
+    Args:
+        path: the file.
+        predictions: for a split.
+        train: the training images, with the names of the classes.
+    """
     size, labels = train.num_classes, predictions.labels
     images = np.bincount(labels, minlength=size)
     correct = np.bincount(labels[labels == predictions.predictions], minlength=size)
@@ -135,13 +162,19 @@ def write_per_class(path: Path, predictions: Predictions, train: Source) -> None
 def evaluate_run(folder: Path) -> dict[str, Any]:
     """Restore a run and evaluate its test split, or else val; write the files of `score`.
 
+    Returns:
+        The metrics, as "test_accuracy" or "val_accuracy" ..., with the step and the checkpoint.
+
     Raises:
-        UserError: as `reopen_run` does, or if the run has no such split.
+        UserError: if the run cannot be restored, or has neither split.
     """
     experiment, state = reopen_run(folder)
     split = "test" if "test" in experiment.sources else "val"
     if split not in experiment.sources:
-        raise UserError("the run has neither a test nor a val split to evaluate")
+        raise UserError(
+            f"data.test and data.val of {folder} are empty: no split to evaluate. Evaluate "
+            "other images with vpjax.load_run(folder).evaluate(...)."
+        )
     facts = {"step": int(state.step), "checkpoint": experiment.config.train.select}
     with workdir.own_folder(folder) as own:
         values = score(experiment, state, [split], own, **facts)[split]

@@ -1,12 +1,12 @@
-"""What passes before a run's first training step is done, by part.
+"""The time before a run's first training step is done, by part.
 
 first step after 8.9 s: imports 2.0, model 1.9, data 0.7, open 0.3, compile 1.5, step 2.5
 
 imports   from the start of the process: Python, JAX and this library, the command line
-model     building it, drawing or loading its weights, placing them on the devices
+model     building it, loading or initialising its weights, placing them on the devices
 data      opening the splits, reading or decoding what stays in memory, the first batch
-choice    measuring kernels, where the config asks for it
-open      the run's folder: log, checkpoints, its table of parameters; what it resumes from
+choice    measuring attention and remat, where the config asks for it
+open      the run's folder: log, table of parameters, checkpoints, the one it resumes from
 compile   tracing the step, and compiling it or reading it from the cache
 step      the first step itself
 """
@@ -15,18 +15,22 @@ import os
 import time
 from pathlib import Path
 
-BEGIN = time.monotonic()  # of this library, for systems that do not tell a process its age
+BEGIN = time.monotonic()  # import of this library, for systems without /proc
 
 
 class Startup:
-    """A stopwatch: every `lap` adds the seconds since the one before to a part."""
+    """A stopwatch: every `record` adds the seconds since the one before to a part.
+
+    Args:
+        age: seconds that have passed already.
+    """
 
     def __init__(self, age: float = 0.0):
         self.last = time.monotonic() - age
         self.parts: dict[str, float] = {}
 
-    def lap(self, part: str) -> None:
-        """Say that what has passed since the last lap was this part."""
+    def record(self, part: str) -> None:
+        """Add the seconds since the last record to `part`."""
         now = time.monotonic()
         self.parts[part] = self.parts.get(part, 0.0) + now - self.last
         self.last = now
@@ -41,17 +45,17 @@ class Startup:
         return f"first step after {sum(self.parts.values()):.1f} s: {parts}"
 
 
-def of_process() -> Startup:
-    """Return a stopwatch that has run since this process began, its imports done."""
+def since_process_start() -> Startup:
+    """Return a stopwatch that runs since this process began, with "imports" recorded."""
     startup = Startup(process_age())
-    startup.lap("imports")
+    startup.record("imports")
     return startup
 
 
 def process_age() -> float:
-    """Return the seconds since this process began; elsewhere than on Linux, since `BEGIN`."""
+    """Return the seconds since this process began; on other systems than Linux, since `BEGIN`."""
     try:
-        # Behind the name, which may have spaces: the 22nd field counts clock ticks since boot.
+        # Read behind the name, which may have spaces. The 22nd field is in clock ticks since boot.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)

@@ -1,4 +1,4 @@
-"""What a run says about itself: before it starts, and in its result."""
+"""What a run logs before it starts, and the facts in its result."""
 
 import importlib.metadata
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def log_opening(experiment: Experiment) -> None:
-    """Log what is about to happen: parameters, data, weights, devices, kernels."""
+    """Log what will be trained: parameters, data, weights, devices, plan, warnings."""
     e, config = experiment, experiment.config
     log.info("%s", trainable_table(e.parts))
     log_setup(e)
@@ -32,13 +32,13 @@ def log_opening(experiment: Experiment) -> None:
 
 
 def log_setup(experiment: Experiment) -> None:
-    """Log data, weights, devices, kernels."""
+    """Log data, weights, devices, and the implementation of attention."""
     e, config = experiment, experiment.config
     for split, source in e.sources.items():
         log.info("data      %-5s %6d images  %s", split, len(source), source.name)
     log.info("          %d classes, preset %s", len(e.classes.names), e.preset)
     if e.loaded is None:
-        log.info("weights   drawn from seed %d", config.seed)
+        log.info("weights   random, from seed %d", config.seed)
     else:
         log.info("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
         if e.loaded.resized:
@@ -52,18 +52,27 @@ def log_setup(experiment: Experiment) -> None:
     stored = sum(v.nbytes for v in e.frozen.values()) / 2**20
     own = sum(v.addressable_shards[0].data.nbytes for v in e.frozen.values()) / 2**20
     if own < stored:
-        log.info("          frozen numbers split: %.4g of %.4g MiB on each", own, stored)
+        log.info("          frozen weights split: %.4g of %.4g MiB on each device", own, stored)
     log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, e.remat)
 
 
 def log_advice(experiment: Experiment) -> None:
-    """Log what is known to go wrong with such a config."""
+    """Log warnings about choices of the config that are known to go wrong."""
     for text in advice(experiment.config, experiment.preset):
         log.warning("warning   %s", text)
 
 
 def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
-    """Log and return what the compiled step needs, by the compiler's own count."""
+    """Log and return what a compiled step needs, as the compiler counts it.
+
+    Args:
+        compiled: the step.
+        seconds: that compiling took.
+        batch_size: images that the counted work is for.
+
+    Returns:
+        "gflop_per_image", and on devices that report it "memory_mib" and "temporary_mib".
+    """
     memory, out = compiled.memory_analysis(), {}
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     out["gflop_per_image"] = flops / batch_size / 1e9
@@ -83,7 +92,7 @@ def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]
 
 
 def result_facts(experiment: Experiment) -> dict[str, Any]:
-    """Return all that could make another run's number differ."""
+    """Return everything that could make the metrics of another run differ, as JSON values."""
     e, config = experiment, experiment.config
     trainable = sum(v.size for v in e.parts.trainable.values())
     total = trainable + sum(v.size for v in e.parts.frozen.values())
@@ -117,7 +126,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of Python and of packages; "not installed" of a bare checkout."""
+    """Return the versions of Python and of packages; "not installed" where there is none."""
     out = {"python": platform.python_version()}
     for name in packages:
         try:
@@ -128,12 +137,12 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def reported_split(result: dict[str, Any]) -> str:
-    """Return the split that a result is about: "test", or else "val"."""
+    """Return the split that a result reports: "test", or else "val"."""
     return "test" if f"test_{result.get('metric', 'accuracy')}" in result else "val"
 
 
 def one_line(result: dict[str, Any]) -> str:
-    """Return "test accuracy 96.41 % (167 images), 1,781 trainable parameters (1.53 %)"."""
+    """Return "step 240, test accuracy 96.41 % (167 images), 1,781 trainable ... (1.53 %)"."""
     split, metric = reported_split(result), result.get("metric", "accuracy")
     text = f"step {result['step']}"
     if f"{split}_{metric}" in result:
@@ -146,11 +155,16 @@ def one_line(result: dict[str, Any]) -> str:
 
 
 def log_comparison(result: dict[str, Any], recorded: dict[str, Any] | None) -> None:
-    """Log whether an evaluation repeats what training recorded."""
+    """Log whether an evaluation gives the metric that training recorded.
+
+    Args:
+        result: of the evaluation.
+        recorded: result.json of the run; None if it has not finished.
+    """
     split, metric = reported_split(result), result["metric"]
     key = f"{split}_{metric}"
     if recorded is None or recorded["step"] != result["step"]:
-        log.info("the run is not finished: nothing is recorded for step %d yet", result["step"])
+        log.info("the run is not finished: no metric is recorded for step %d yet", result["step"])
     elif recorded[key] == result[key]:
         log.info("equal to the recorded %s %s", split, metric)
     else:

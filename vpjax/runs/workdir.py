@@ -1,12 +1,12 @@
 """A run's folder: one run, one config, one process at a time.
 
 config.json      the resolved config               metrics.jsonl, metrics.csv   the history
-result.json      what came out                     curves.png                   its picture
-evaluation.json  the numbers by split              per_class.csv                a line a class
+result.json      metrics and facts                 curves.png                   its picture
+evaluation.json  the metrics by split              per_class.csv                accuracy by class
 checkpoints/     last and best                     log.txt                      what was printed
 
-Of several processes that work on one run, process 0 holds the folder and writes its files. The
-others write theirs, which are the same, where nobody looks; only checkpoints are saved by all.
+Of several processes that work on one run, process 0 locks the folder and writes its files. The
+others write the same files to a temporary folder; only checkpoints are saved by all.
 """
 
 import contextlib
@@ -25,9 +25,10 @@ from vpjax.runs import config as configs
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[Path]:
-    """Hold `workdir` for all processes that work on a run; yield where this one writes.
+    """Lock a run's folder for all processes of the run; yield the folder this one writes to.
 
-    Raises: as `claim` does, in all of them.
+    Raises:
+        UserError: in all processes, if the folder is in use or cannot be written.
     """
     with contextlib.ExitStack() as held:
         distributed.broadcast_from_zero(lambda: held.enter_context(lock_folder(workdir)))
@@ -36,7 +37,7 @@ def lock_workdir(workdir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def own_folder(workdir: Path) -> Iterator[Path]:
-    """Yield `workdir` in process 0, and in others a folder that is gone afterwards."""
+    """Yield `workdir` in process 0, and in others a temporary folder."""
     if not distributed.index():
         yield workdir
         return
@@ -45,10 +46,16 @@ def own_folder(workdir: Path) -> Iterator[Path]:
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """Return the result of a finished run, None of one to begin or to go on with.
+    """Return the result of a finished run; None of a run that is to begin or to go on.
 
-    Process 0 looks, for all.
-    Raises: UserError as `check_config` does.
+    Process 0 looks, for all processes.
+
+    Args:
+        workdir: folder of the run.
+        config: that the folder must belong to.
+
+    Raises:
+        UserError: if the folder belongs to a run with another config.
     """
 
     def look():
@@ -59,9 +66,16 @@ def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
 
 
 def check_config(workdir: Path, config: ConfigDict) -> None:
-    """Raise a UserError if `workdir` holds results of another config.
+    """Check that a folder holds no run with another config.
 
-    The devices that a run goes on with may be others.
+    The section `mesh` may differ, as a run may go on with other devices.
+
+    Args:
+        workdir: folder of the run.
+        config: that it must belong to.
+
+    Raises:
+        UserError: if it does not, with the keys that differ.
     """
     path = workdir / "config.json"
     started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
@@ -77,18 +91,23 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Return the result of a finished run, or None."""
+    """Return the content of result.json; None if the run is not finished."""
     return read_json(workdir / "result.json")
 
 
 def write_failure(workdir: Path, error: UserError) -> None:
-    """Write down why a run failed, for whoever runs many."""
+    """Write failed.json, which says why a run failed, for studies of many runs."""
     reason, final = " ".join(str(error).split()), isinstance(error, Diverged)
     write_json(workdir / "failed.json", {"reason": reason, "diverged": final})
 
 
 def read_failure(workdir: Path, *, final: bool = True) -> UserError | None:
-    """Return why a run failed, or None. `final`: only what would fail again, as it diverged."""
+    """Return the error of a run that failed; None if it did not.
+
+    Args:
+        workdir: folder of the run.
+        final: whether to return only errors that would happen again, as the run diverged.
+    """
     found = read_json(workdir / "failed.json")
     if found is None:
         return None

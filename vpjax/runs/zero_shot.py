@@ -1,11 +1,12 @@
-"""`zero-shot`: CLIP as it is, given the names of the classes and nothing else.
+"""Zero-shot classification with CLIP: it gets the names of the classes and is not trained.
 
     python main.py zero-shot --config configs/mop_inat.py --config.backbone.weights=clip-b16
 
-    logits = 100 <unit(f), t_c>     t_c: the class's names in templates, see vpjax.models.text.zero_shot
+    logits = 100 <unit(f), t_c>     t_c: text feature of the class's names in templates, see
+                                    vpjax.models.text.zero_shot
 
-This is the mixture with one sub-prompt a class, which has not moved. Data and weights are those of
-the recipe; features of images and texts are kept as in training. `text.name_type` and
+This is MoP with one sub-prompt a class and offsets of zero. Data and weights are those of the
+recipe; features of images and texts are cached as in training. `text.name_type` and
 `text.templates` choose the words; val and test are evaluated where the recipe has them.
 """
 
@@ -31,11 +32,16 @@ log = logging.getLogger(__name__)
 
 
 def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
-    """Evaluate, and write the result and the files of `vpjax.runs.scores` to `folder`.
+    """Evaluate CLIP without training; write and return the result.
 
-    Raises: UserError if there is no split to evaluate, no text tower, or a class without a name.
+    Args:
+        config: of a recipe, for data, weights and words.
+        folder: for the result and the files of `vpjax.runs.scores`.
+
+    Raises:
+        UserError: if there is no split to evaluate, no text tower, or a class without a name.
     """
-    config = without_learning(config)
+    config = zero_shot_config(config)
     with files.lock_folder(folder), logs.to_file(folder / "log.txt"):
         workdir.check_config(folder, config)
         if (result := workdir.read_result(folder)) is not None:
@@ -52,7 +58,7 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
         for split, numbers in found.items():
             log.info("\n%s\n", as_table(split, numbers, margin_of(experiment)))
             result |= {f"{split}_{k}": v for k, v in numbers.items()}
-        # What is there to be learnt belongs to the mixture.
+        # The facts are those of MoP, whose offsets are not part of this baseline.
         result |= summary.result_facts(experiment) | {
             "method": "zero_shot",
             "trainable": 0,
@@ -64,16 +70,17 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
         return result
 
 
-def without_learning(config: ConfigDict) -> ConfigDict:
-    """Return the config of the baseline.
+def zero_shot_config(config: ConfigDict) -> ConfigDict:
+    """Return the config of the zero-shot evaluation of a recipe's data and weights.
 
-    Raises: UserError if there is nothing to evaluate.
+    Raises:
+        UserError: if there is no split to evaluate.
     """
     if not config.data.val and not config.data.test:
         raise UserError("data.val and data.test are empty; give one of them to evaluate")
     still = {"num_prompts": 1, "init": "zero", "temp_cls": mop.SCALE / SCALE}
     config = configs.merged(single_run(config), {"method": {"name": "mop.MoP"} | still})
-    # What a recipe says of learning is about parameters that are not there.
+    # A recipe's choices about training do not apply.
     config.optim.update(no_decay="", schedule="constant")
     config.train.update(trainable="", select="last", patience=0, test_best=False)
     config.train.update(loss="softmax", class_weights="none", label_smoothing=0.0)

@@ -1,12 +1,12 @@
-"""Checkpoints with Orbax: what changes while training, and nothing else.
+"""Checkpoints with Orbax of what changes while training, and of nothing else.
 
-    <workdir>/checkpoints/last/<step>/weights     trainable part and running statistics
-                                      optimizer   its state, the step, the key
+    <workdir>/checkpoints/last/<step>/weights     trainable parameters and running averages
+                                      optimizer   its state, the step, the PRNG key
                                       meta        config, backbone, digests, early stopping
 
-The frozen backbone is named by its file's sha256, never copied. Orbax keeps no checksums and
-restores a flipped bit without a word, so each item's sha256 goes into `meta` and is compared when
-read. A checkpoint that is damaged is named and the one before it used.
+The frozen backbone is identified by its file's sha256, never copied. Orbax keeps no checksums and
+restores a flipped bit without an error, so each item's sha256 is stored in `meta` and compared when
+it is read. A damaged checkpoint is logged, and the one before it is used.
 """
 
 import hashlib
@@ -27,26 +27,35 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """A folder of checkpoints, the newest `keep` of them; saves in the background."""
+    """A folder of checkpoints, which are saved in the background.
+
+    Args:
+        folder: created if it does not exist.
+        keep: how many checkpoints are kept, the newest ones.
+    """
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, **_by_itself(self.folder)
+            max_to_keep=keep, cleanup_tmp_directories=True, **_single_process_options(self.folder)
         )
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
-        """Save in the background; `wait` or `close` before the process ends."""
+        """Save a state in the background; call `close` before the process ends.
+
+        Each of several processes saves its part: all must call this at the same step.
+
+        Args:
+            state: the training state; its step names the checkpoint.
+            meta: what is stored beside it, as JSON.
+        """
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        items = parts(state)
-        if (
-            distributed.is_single()
-        ):  # Orbax wants numbers that other processes have no part in as numpy
-            items = jax.device_get(items)
-        # Of several processes each saves its part: all call this, at the same step.
+        items = checkpoint_items(state)
+        if distributed.is_single():
+            items = jax.device_get(items)  # Orbax accepts arrays of one process only as numpy
         meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
         saves = {n: ocp.args.StandardSave(v) for n, v in items.items()}
         self.manager.save(
@@ -56,14 +65,25 @@ class Checkpoints:
     def restore(
         self, like: State, only_weights: bool = False
     ) -> tuple[dict[str, Any], dict] | None:
-        """Return the items of the newest intact checkpoint and its meta; None if there is none.
+        """Return the items of the newest intact checkpoint and its metadata.
 
-        `like` gives shapes, dtypes and shardings. Damaged checkpoints are logged and passed over.
-        Raises: UserError if there are checkpoints but none is intact.
+        Damaged checkpoints are logged and skipped.
+
+        Args:
+            like: a state with the same shapes, dtypes and shardings.
+            only_weights: whether to leave out the optimiser's state.
+
+        Returns:
+            The items by name and the metadata; None if there is no checkpoint.
+
+        Raises:
+            UserError: if there are checkpoints, and all are damaged.
         """
         self.manager.wait_until_finished()
         steps = sorted(self.manager.all_steps(), reverse=True)
-        wanted = {n: v for n, v in parts(like).items() if n == "weights" or not only_weights}
+        wanted = checkpoint_items(like)
+        if only_weights:
+            wanted = {"weights": wanted["weights"]}
         problems = []
         for step in steps:
             try:
@@ -96,30 +116,30 @@ class Checkpoints:
         return found, out["meta"]
 
     def discard_after(self, step: int) -> None:
-        """Delete damaged checkpoints newer than `step`, so that they can be written anew."""
+        """Delete the (damaged) checkpoints newer than `step`, so that they can be written again."""
         for newer in [s for s in self.manager.all_steps() if s > step]:
             self.manager.delete(newer)
 
     def close(self) -> None:
-        """Wait for saves under way."""
+        """Wait until everything is saved, and release the folder."""
         self.manager.wait_until_finished()
         self.manager.close()
 
 
-def _by_itself(folder: Path) -> dict[str, Any]:
-    """Return options for a process that works apart from others: Orbax would wait for them."""
+def _single_process_options(folder: Path) -> dict[str, Any]:
+    """Return options for a process that works separately: else Orbax waits for the others."""
     if not distributed.is_single():
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    me = jax.process_index()
+    this = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
     )
     return {"create": False, "multiprocessing_options": options}
 
 
-def parts(state: State) -> dict[str, Any]:
-    """Return what is stored together: evaluation reads "weights" alone."""
+def checkpoint_items(state: State) -> dict[str, Any]:
+    """Return the items of a checkpoint; "weights" is all that evaluation reads."""
     return {
         "weights": {"trainable": state.trainable, "stats": state.stats},
         "optimizer": {"opt": state.opt, "step": state.step, "key": state.key},
@@ -127,7 +147,7 @@ def parts(state: State) -> dict[str, Any]:
 
 
 def digest(tree: Any) -> str:
-    """Return the sha256 of a pytree's names and numbers; all processes must ask at once."""
+    """Return the sha256 of a pytree's names and values; all processes must call it together."""
     out = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         out.update(jax.tree_util.keystr(path).encode())

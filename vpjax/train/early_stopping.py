@@ -1,19 +1,31 @@
-"""Stop, or learn more slowly, when the validation split no longer improves."""
+"""Stopping, or lowering the learning rate, when the validation metric no longer improves."""
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """Counts evaluations since the best; goes into checkpoints, so that a resumed run goes on."""
+    """Counts evaluations since the best one; stored in checkpoints, so that resumed runs go on.
 
-    patience: int  # evaluations without a better accuracy; 0: never stop
-    best: float = -1.0  # percent; below any accuracy
+    Attributes:
+        patience: evaluations without improvement before stopping; 0: never stop.
+        best: the best value of the primary metric, percent; negative before the first evaluation.
+        best_step: the step it was reached at.
+        since: evaluations since then.
+    """
+
+    patience: int
+    best: float = -1.0
     best_step: int = 0
     since: int = 0
 
     def better(self, accuracy: float, step: int) -> bool:
-        """Take an evaluation into account; return whether it is the best so far."""
+        """Record an evaluation; return whether it is the best so far.
+
+        Args:
+            accuracy: value of the primary metric, percent.
+            step: training steps done.
+        """
         if accuracy > self.best:
             self.best, self.best_step, self.since = accuracy, step, 0
             return True
@@ -21,10 +33,10 @@ class EarlyStopping:
         return False
 
     def plateau(self, patience: int) -> bool:
-        """Whether this evaluation is the last of `patience` in a row without a better one."""
+        """Return whether this evaluation completes `patience` in a row without improvement."""
         return self.since > 0 and self.since % patience == 0
 
     @property
     def stop(self) -> bool:
-        """Whether patience has run out."""
+        """Whether training should stop, as the last `patience` evaluations did not improve."""
         return 0 < self.patience <= self.since

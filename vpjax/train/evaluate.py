@@ -1,14 +1,13 @@
-"""A split, evaluated once: every image counts, padding does not.
+"""Metrics of a split: every image counts once, padding does not count.
 
-Percent, but for the loss, the threshold and the count:
+In percent, except the loss, the threshold and the count:
 
-    one class an image    accuracy, top5 (of 2 classes: auc), mean_class_accuracy
-    several               map, the mean average precision; mean_recall, over thresholds and
+    one class an image    accuracy, top5 (with 2 classes: auc), mean_class_accuracy
+    several classes       map, the mean average precision; mean_recall, over thresholds and
                           classes; f1_micro, f1_macro, f1_samples at `threshold`
 
-The first of each is the primary metric: it chooses checkpoints and stops early.
-
-A number that the split does not define, such as the AUC of a single class, is left out.
+The first of each row is the primary metric, which chooses checkpoints and stops early. A metric
+that the split does not define, such as the AUC of a single class, is left out.
 """
 
 import math
@@ -33,50 +32,60 @@ from vpjax.train.step import ToInput
 
 
 def primary_metric(multilabel: bool) -> str:
-    """Return the metric that chooses among checkpoints: "map" of several classes an image."""
+    """Return the metric that chooses checkpoints: "accuracy", or "map" for multi-label images."""
     return "map" if multilabel else "accuracy"
 
 
 class Predictions(NamedTuple):
-    """What a model says of the n images of a split that have one class each."""
+    """What a model predicts for the n images of a split that have one class each.
+
+    Attributes:
+        labels: the true classes.
+        predictions: the predicted classes; of equal logits the lower class.
+        margins: largest minus second largest softmax probability, 0 to 1.
+    """
 
     labels: Int[np.ndarray, " n"]
-    predictions: Int[np.ndarray, " n"]  # of equal logits that of the lower class
-    margins: Float[np.ndarray, " n"]  # largest minus second largest softmax probability
+    predictions: Int[np.ndarray, " n"]
+    margins: Float[np.ndarray, " n"]
 
 
 def in_top_k(logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int) -> Bool[Array, " B"]:
-    """Whether the label is among the k highest logits; of equal ones the lower class is higher."""
+    """Return whether the label is among the `k` highest logits; equal logits rank by class."""
     return (jax.lax.top_k(logits, k)[1] == labels[:, None]).any(-1)
 
 
 @flax.struct.dataclass
 class PerClass(metrics.Metric):
-    """Right answers and images of each class; computes the mean accuracy of classes that occur."""
+    """The mean over the classes that occur of the accuracy within a class, as a clu metric."""
 
-    right: Any  # C
-    total: Any  # C
+    right: Any  # C, correct images of each class
+    total: Any  # C, images of each class
 
     @classmethod
     def empty(cls) -> "PerClass":
+        """Return the metric before any batch."""
         return cls(jnp.zeros(()), jnp.zeros(()))
 
     @classmethod
     def from_model_output(cls, *, logits, labels, mask, **_) -> "PerClass":
+        """Return the metric of a batch: logits B C, labels B, mask B."""
         shown = jax.nn.one_hot(labels, logits.shape[-1]) * mask[:, None]
         return cls((shown * in_top_k(logits, labels, 1)[:, None]).sum(0), shown.sum(0))
 
     def merge(self, other: "PerClass") -> "PerClass":
+        """Return the metric of two batches together."""
         return PerClass(self.right + other.right, self.total + other.total)
 
     def compute(self) -> Array:
+        """Return the mean accuracy within a class, 0 to 1."""
         present = self.total > 0
         return (self.right / jnp.maximum(self.total, 1)).sum() / jnp.maximum(present.sum(), 1)
 
 
 @flax.struct.dataclass
 class SingleLabel(metrics.Collection):
-    """Sum over a split whose images have one class."""
+    """Metrics of a split whose images have one class each."""
 
     accuracy: metrics.Accuracy
     top5: metrics.Average.from_output("top5")
@@ -86,7 +95,7 @@ class SingleLabel(metrics.Collection):
 
 @flax.struct.dataclass
 class MultiLabel(metrics.Collection):
-    """Sums over a split whose images have several classes."""
+    """Metrics of a split whose images have several classes; others need `whole_split_metrics`."""
 
     loss: metrics.Average.from_output("loss")
 
@@ -94,11 +103,17 @@ class MultiLabel(metrics.Collection):
 def make_eval_step(
     graph: tuple, to_input: ToInput, criterion: Callable = losses.softmax
 ) -> Callable:
-    """Return step(trainable, stats, frozen, batch, key=None) -> sums, scores of the batch.
+    """Return the jitted step(trainable, stats, frozen, batch, key=None) -> metrics, scores.
 
-    `key` goes to `to_input`: with one, images are augmented as in training where it can do that.
-    Scores are what is said of each image: labels, mask, predictions, margins; logits where numbers
-    need those of the whole split.
+    Args:
+        graph: of the model, see `vpjax.models.partition`.
+        to_input: batch, key -> what the model takes. With a key it may augment images as in
+            training.
+        criterion: logits, labels -> loss of each image.
+
+    Returns:
+        The step. `metrics` is a clu collection of the batch; `scores` are by image: "labels",
+        "mask", "predictions", "margins", and "logits" where metrics need those of a whole split.
     """
 
     def eval_step(trainable, stats, frozen, batch, key=None):
@@ -124,7 +139,7 @@ def make_eval_step(
 
 
 def margins(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
-    """Return the largest minus the second largest probability of each image, 0..1."""
+    """Return the largest minus the second largest softmax probability of each image, 0 to 1."""
     logits = logits.astype(jnp.float32)
     best = jax.lax.top_k(logits, min(2, logits.shape[-1]))[0]
     shares = jnp.exp(best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
@@ -140,13 +155,21 @@ def evaluate(
     key: Array | None = None,
     batch_loss: bool = False,
 ) -> tuple[dict[str, float], Predictions | None]:
-    """Return the numbers of a split, and what was said of its images if they have one class each.
+    """Evaluate a model on a split.
 
-    The primary metric, "loss" and "count" are always among the numbers.
+    Args:
+        eval_step: from `make_eval_step`.
+        weights: "trainable" and "stats", dictionaries {name: array}.
+        frozen: the frozen parameters.
+        batches: of the split, once; "mask" is False for padding.
+        mesh: the devices.
+        key: PRNG key; given, images are augmented as in training.
+        batch_loss: whether to add "batch_loss", the mean over batches of their losses, as some
+            published code reports it: images of a short last batch weigh more in it.
 
-    `weights` holds "trainable" and "stats". Padding is masked, so every image counts once. `key`
-    asks for images augmented as in training. `batch_loss` adds the mean of the batches' own losses,
-    as some published code has it: an image of a short last batch weighs more there.
+    Returns:
+        The metrics by name, with the primary one, "loss" and "count" always among them; and the
+        predictions, None where images have several classes.
     """
     total, collected, means = None, [], []
     for i, batch in enumerate(prefetch(iter(batches), mesh)):
@@ -174,14 +197,19 @@ def evaluate(
     return numbers, Predictions(**scores) if "predictions" in scores else None
 
 
-# One program each, where every metric would dispatch several.
+# Jitted, as every metric by itself would dispatch several programs.
 _merged = jax.jit(lambda total, sums: total.merge(sums))
 _computed = jax.jit(lambda total: (total.compute(), total.loss.count))
 _loss = jax.jit(lambda sums: sums.loss.compute())
 
 
 def whole_split_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the numbers that need all n C logits at once; `labels` are n, or n C of 0 and 1."""
+    """Return the metrics that need the logits of a whole split.
+
+    Args:
+        logits: n C.
+        labels: n classes, or n C zeros and ones.
+    """
     return (
         {"auc": auc_of_two(logits, labels)}
         if labels.ndim == 1
@@ -190,19 +218,31 @@ def whole_split_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def auc_of_two(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the area under the ROC curve of n 2 logits and n labels; NaN for a single class."""
+    """Return the area under the ROC curve for two classes, 0 to 1; NaN if only one occurs.
+
+    Args:
+        logits: n 2.
+        labels: n.
+    """
     logits = logits.astype(np.float64)
-    # What tells the classes apart is the difference: it orders images as probabilities would.
+    # The difference of the logits orders images as probabilities would.
     return roc_auc(logits - logits[:, ::-1], np.eye(2, dtype=int)[labels])
 
 
 def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Return the numbers of n C logits and zeros and ones; classes without positives are left out.
+    """Return mAP, mean recall and F1 scores, 0 to 1; classes without positives are left out.
 
-    Raises: UserError if no image has a class.
+    Args:
+        logits: n C.
+        targets: n C zeros and ones.
+
+    Raises:
+        UserError: if no image has a class.
     """
     if not targets.any():
-        raise UserError("no image of the split has a label, so there is no mAP. Choose another.")
+        raise UserError(
+            "no image of the split has a label, so its mAP is not defined. Choose another split."
+        )
     found = targets.any(0)
     f1 = best_f1(np.exp(-np.logaddexp(0, -logits.astype(np.float64))), targets)
     ap = float(average_precision(logits, targets)[found].mean())

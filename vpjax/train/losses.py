@@ -1,13 +1,13 @@
-"""What is minimised, of logits and labels: one number an image.
+"""Losses of logits and labels, one number an image.
 
-softmax    cross entropy of one class an image
-sigmoid    binary cross entropy of every class, summed: for several classes an image
+softmax    cross entropy, for one class an image
+sigmoid    binary cross entropy summed over classes, for several classes an image
 
-`smoothing` has_attention the one class with all of them, alike: (1 - s) of it, s / C of every one.
+Label smoothing s mixes the target with all classes alike: 1 - s for its class, s / C for each.
 
 Class weights multiply an image's loss (softmax) or a class's term (sigmoid). The mean over a batch
-divides by its images, not by their weights: the rule of VPT's code (arXiv 2203.12119), which means
-to count classes, though, and counts none: there every weight comes out as 1.
+divides by its images, not by their weights, as in VPT's code (arXiv 2203.12119); there every weight
+comes out as 1, though, because of a mistake in counting classes.
 """
 
 import functools
@@ -30,7 +30,14 @@ def softmax(
     weights: Float[Array | np.ndarray, " C"] | None = None,
     smoothing: float = 0.0,
 ) -> Float[Array, " B"]:
-    """Cross entropy; labels are B."""
+    """Return the cross entropy of each image.
+
+    Args:
+        logits: of all classes.
+        labels: class of each image, B.
+        weights: of the classes; None: all 1.
+        smoothing: label smoothing, 0 to 1.
+    """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if smoothing:
         loss = (1 - smoothing) * loss - smoothing * jax.nn.log_softmax(logits).mean(-1)
@@ -42,7 +49,13 @@ def sigmoid(
     labels: Array,
     weights: Float[Array | np.ndarray, " C"] | None = None,
 ) -> Float[Array, " B"]:
-    """Binary cross entropy summed over classes; labels are B, or B C of zeros and ones."""
+    """Return the binary cross entropy of each image, summed over classes.
+
+    Args:
+        logits: of all classes.
+        labels: class of each image (B), or zeros and ones (B C).
+        weights: of the classes; None: all 1.
+    """
     targets = jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
     terms = optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype))
     return (terms if weights is None else terms * weights).sum(-1)
@@ -54,9 +67,15 @@ LOSSES = {"softmax": softmax, "sigmoid": sigmoid}
 def criterion(
     name: str, weights: Float[np.ndarray, " C"] | None = None, smoothing: float = 0.0
 ) -> Callable:
-    """Return the loss of that name, (logits, labels) -> B, with class weights and smoothing bound.
+    """Return a loss by name, (logits, labels) -> B, with class weights and smoothing bound.
 
-    Raises: UserError if there is none, or smoothing does not suit it.
+    Args:
+        name: a name in `LOSSES`.
+        weights: of the classes; None: all 1.
+        smoothing: label smoothing, 0 to 1; for "softmax" only.
+
+    Raises:
+        UserError: if there is no such loss, or `smoothing` does not suit it.
     """
     if name not in LOSSES:
         raise unknown("train.loss", name, LOSSES)
@@ -66,17 +85,21 @@ def criterion(
         return functools.partial(LOSSES[name], weights=weights)
     if name != "softmax":
         raise UserError(
-            f"train.label_smoothing is {smoothing}, which is for train.loss='softmax'; here it is "
-            f"{name!r}. Leave it at 0."
+            f"train.label_smoothing is {smoothing}, but train.loss is {name!r}, and only 'softmax' "
+            "has label smoothing. Set it to 0."
         )
     return functools.partial(softmax, weights=weights, smoothing=smoothing)
 
 
 def class_weights(counts: np.ndarray, kind: str) -> Float[np.ndarray, " C"] | None:
-    """Return count^-1 ("inv") or count^-0.5 ("inv_sqrt") of every class, scaled to sum to C.
+    """Return weights that balance the classes, scaled to sum to C.
 
-    `counts` are the images of each class. A class without images weighs 0. "none" gives None.
-    Raises: UserError for another kind.
+    Args:
+        counts: C, training images of each class; a class without images gets the weight 0.
+        kind: "inv": 1 / count; "inv_sqrt": 1 / sqrt(count); "none": None is returned.
+
+    Raises:
+        UserError: for another kind.
     """
     if kind not in CLASS_WEIGHTS:
         raise unknown("train.class_weights", kind, CLASS_WEIGHTS)

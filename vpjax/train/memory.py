@@ -1,24 +1,24 @@
-"""How much memory a device has left, and how much a compiled step takes of it."""
+"""How much memory a device has free, and how much a compiled step needs."""
 
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-SHARE = 0.9  # of what is free; batches on their way, and whatever else runs, need the rest
-GROUP = Path("/sys/fs/cgroup")  # what a container may take, on Linux
+SHARE = 0.9  # of the free memory; prefetched batches and other programs need the rest
+GROUP = Path("/sys/fs/cgroup")  # limits of a container, on Linux
 
 
 def step_bytes(compiled: Any) -> int:
-    """Return what a step needs on each device besides its arguments, by the compiler's plan."""
+    """Return the bytes that a compiled step needs on each device besides its arguments."""
     plan = compiled.memory_analysis()
     return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
 def free_bytes(mesh: Mesh) -> int | None:
-    """Return what a step may take on a device of the mesh; None where that is not known.
+    """Return the bytes that a step may use on a device of the mesh; None if that is not known.
 
-    What lies on the device already, such as weights, is not counted as free.
+    Memory that is in use already, such as that of the weights, is not free.
     """
     device = mesh.local_devices[0]
     stats = device.memory_stats() or {}
@@ -29,7 +29,7 @@ def free_bytes(mesh: Mesh) -> int | None:
 
 
 def system_bytes() -> int | None:
-    """Return the system's free memory, or what is left to this container; None if not on Linux."""
+    """Return the free bytes of the system, or of this container if fewer; None if not on Linux."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(li.split()[1]) for li in lines if li.startswith("MemAvailable"))

@@ -1,19 +1,19 @@
-"""Numbers that need the scores of a whole split at once, on the host, as shares of 1.
+"""Metrics that need the scores of a whole split, computed on the host; between 0 and 1.
 
     roc_auc            share of (positive, negative) pairs that are in order, averaged over classes
     average_precision  sum over thresholds of (gain in recall) x precision, for each class
     mean_recall        recall averaged over all thresholds, for each class
     best_f1            F1 at the threshold, the same for all classes, where macro F1 is highest
-    confusion          how many images of each class were taken for each class
+    confusion          how many images of each class were predicted as each class
     macro              precision, recall and F1 of that, averaged over classes
 
-They follow the definitions of scikit-learn, which VPT's evaluation (arXiv 2203.12119) calls.
+They follow the definitions of scikit-learn, which VPT's code (arXiv 2203.12119) uses.
 """
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-Scores = Num[np.ndarray, "n C"]  # higher: rather of that class
+Scores = Num[np.ndarray, "n C"]  # higher: more probably of that class
 Targets = Int[np.ndarray, "n C"]  # zeros and ones
 Counts = Int[np.ndarray, "C C"]  # images by true class (rows) and predicted class
 
@@ -23,7 +23,7 @@ THRESHOLDS = np.arange(50, 100, 5) / 100
 def roc_auc(scores: Scores, targets: Targets) -> float:
     """Return the area under the ROC curve, averaged over classes; ties count half.
 
-    NaN if a class has no positive or no negative.
+    It is NaN if a class has no positive or no negative.
     """
     areas = []
     for column, target in zip(scores.T, targets.T, strict=True):
@@ -42,9 +42,9 @@ def average_precision(scores: Scores, targets: Targets) -> Float[np.ndarray, " C
 
 
 def mean_recall(scores: Scores, targets: Targets) -> Float[np.ndarray, " C"]:
-    """Return each class's recall, averaged over its precision-recall curve with its end at 0.
+    """Return each class's recall, averaged over the points of its precision-recall curve.
 
-    NaN where it has no positive.
+    The end of the curve at recall 0 is one of them. NaN where a class has no positive.
     """
     out = []
     for column, target in zip(scores.T, targets.T, strict=True):
@@ -68,10 +68,11 @@ def _curve(scores, targets):
 
 
 def best_f1(probabilities: Scores, targets: Targets) -> dict[str, float]:
-    """Return {"micro", "macro", "samples", "threshold"} at the best of 0.5, 0.55 ... 0.95.
+    """Return F1 scores at the threshold (0.5, 0.55 ... 0.95) at which macro F1 is highest.
 
-    micro counts all decisions together; macro is the mean over classes, samples over images. F1 is
-    0 where there is nothing to find and nothing was found.
+    Returns:
+        "micro", of all decisions together; "macro", the mean over classes; "samples", the mean
+        over images; "threshold". F1 is 0 where there are no positives and none was predicted.
     """
     found = [_f1(probabilities >= t, targets) | {"threshold": float(t)} for t in THRESHOLDS]
     return max(found, key=lambda f: f["macro"])  # the lowest of equally good ones
@@ -89,18 +90,25 @@ def _f1(decided, targets):
 def confusion(
     labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
 ) -> Counts:
-    """Return counts: true classes are rows, predicted ones columns."""
+    """Return the confusion matrix: images by true class (rows) and predicted class (columns).
+
+    Args:
+        labels: true classes.
+        predicted: predicted classes.
+        num_classes: C.
+    """
     pairs = np.asarray(labels, np.int64) * num_classes + predicted
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def macro(counts: Counts) -> dict[str, float]:
-    """Return {"precision", "recall", "f1"}: unweighted means over the classes that occur, true or
-    predicted. A ratio of nothing to nothing is 0.
+    """Return "precision", "recall" and "f1", averaged over the classes of a confusion matrix.
+
+    Unweighted means over the classes that occur, true or predicted; 0 / 0 counts as 0.
     """
     right, shown, said = np.diag(counts), counts.sum(1), counts.sum(0)
     occurs = (shown + said) > 0
-    mean = lambda part, whole: float((part / np.maximum(whole, 1))[occurs].mean())  # noqa: E731
+    mean = lambda part, total: float((part / np.maximum(total, 1))[occurs].mean())  # noqa: E731
     return {
         "precision": mean(right, said),
         "recall": mean(right, shown),
@@ -109,5 +117,5 @@ def macro(counts: Counts) -> dict[str, float]:
 
 
 def class_accuracy(counts: Counts) -> Float[np.ndarray, " C"]:
-    """Return each class's share of images that were recognised; 0 where it has none."""
+    """Return the accuracy of each class of a confusion matrix; 0 where it has no images."""
     return np.diag(counts) / np.maximum(counts.sum(1), 1)

@@ -1,4 +1,4 @@
-"""Optimizers of the trainable part.
+"""Optimizers of the trainable parameters.
 
     sgd     g + weight_decay p  ->  momentum              ->  - lr      (L2 in the gradient)
     adam    g + weight_decay p  ->  Adam's direction      ->  - lr      (L2 in the gradient)
@@ -27,7 +27,7 @@ HEAD_BIAS = "method/head/bias"  # of the last layer
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What an optimizer is made of; the section `optim` of a config, see `vpjax.runs.defaults`.
+    """The settings of an optimizer and its schedule: the section `optim` of a config.
 
     Raises:
         UserError: for an unknown name or a number out of range.
@@ -35,25 +35,23 @@ class Settings:
 
     name: str = "sgd"  # one of OPTIMIZERS
     lr: float = 0.25  # peak learning rate
-    lr_base_batch_size: int = (
-        256  # `lr` is for this many images a batch and scales with it; 0: as is
-    )
+    lr_base_batch_size: int = 256  # batch size that `lr` is for; it scales with it. 0: `lr` as is
     momentum: float = 0.9  # sgd
     weight_decay: float = 1e-4
     no_decay: str = HEAD_BIAS  # regular expression of names that do not decay; "": all decay
-    bias_multiplier: float = 1.0  # of the rate, for names with "bias" but the head's last
+    bias_multiplier: float = 1.0  # of the rate of biases, except that of the head's last layer
     schedule: str = "cosine"  # one of SCHEDULES
-    schedule_by_epoch: bool = False  # the rate of an epoch is that of its first step
-    warmup_epochs: float = 10.0
+    schedule_by_epoch: bool = False  # all steps of an epoch have the rate of its first
+    warmup_epochs: float = 10.0  # of linear warm-up
     warmup_steps: int | None = None  # instead: step 0 has rate 0, this step the peak
     warmup_from_zero: bool = False  # the first step has rate 0, the last of the warm-up the peak
     min_lr: float = 0.0  # at the end of a cosine
-    cycles: int = 1  # cosine_hardrestart
-    step_epochs: float = 30.0  # step: epochs between two falls
-    step_factor: float = 0.1  # step
-    plateau_factor: float = 0.1  # plateau
-    plateau_patience: int = 10  # plateau: evaluations without a better one before a fall
-    clip_norm: float = 0.0  # bound of the global gradient norm; 0: none
+    cycles: int = 1  # cosine_hardrestart: half cosines one after the other
+    step_epochs: float = 30.0  # step: epochs between two reductions
+    step_factor: float = 0.1  # step: what the rate is multiplied with
+    plateau_factor: float = 0.1  # plateau: what the rate is multiplied with
+    plateau_patience: int = 10  # plateau: evaluations without improvement before a reduction
+    clip_norm: float = 0.0  # upper bound of the global gradient norm; 0: none
 
     def __post_init__(self):
         if self.name not in OPTIMIZERS:
@@ -71,7 +69,7 @@ class Settings:
         if steps is not None and (steps < 0 or by_epoch):
             raise UserError(
                 f"optim.warmup_steps is {steps} and optim.schedule_by_epoch {by_epoch}; expected "
-                "0 or more, and False: a rate that stays within an epoch cannot rise in steps."
+                "0 or more, and False: a rate that is constant within an epoch cannot rise by step."
             )
         if not self.step_epochs > 0:
             raise UserError(f"optim.step_epochs is {self.step_epochs}; it must be above 0")
@@ -82,10 +80,15 @@ class Settings:
 
 
 class RateState(NamedTuple):
-    """Where the learning rate is: the last part of every optimizer's state."""
+    """The state of the learning rate, the last part of every optimizer's state.
 
-    count: Any  # int32, steps done
-    scale: Any  # float32, what plateaus have left of the schedule
+    Attributes:
+        count: int32, steps done.
+        scale: float32, the product of all reductions on plateaus.
+    """
+
+    count: Any
+    scale: Any
 
 
 def make_optimizer(
@@ -93,13 +96,13 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, Callable]:
     """Return an optimizer and its schedule, a jitted function step -> learning rate.
 
+    The schedule does not include reductions on plateaus; `learning_rate` does.
+
     Args:
-        settings: what it is made of.
-        names: the trainable parameters, which are a flat dictionary.
+        settings: of the optimizer and the schedule.
+        names: of the trainable parameters.
         plan: the length of the run.
         match_reference_code: whether to repeat published code, see `vpjax.train.parity`.
-
-    The schedule does not know of plateaus; `learning_rate` does.
 
     Raises:
         UserError: if `no_decay` matches nothing, or `min_lr` is above the peak.
@@ -131,7 +134,16 @@ def make_optimizer(
 def decay_mask(
     settings: Settings, names: Iterable[str], match_reference_code: bool = False
 ) -> dict[str, bool]:
-    """Return which of the named parameters decay."""
+    """Return {name: whether the parameter decays}, for parameters that train.
+
+    Args:
+        settings: of the optimizer.
+        names: of the parameters.
+        match_reference_code: whether all decay but the head's last bias, as in VPT's code.
+
+    Raises:
+        UserError: if `settings.no_decay` matches none of them.
+    """
     mask = dict.fromkeys(names, settings.weight_decay > 0)
     if match_reference_code:
         exempt = {HEAD_BIAS} & mask.keys()
@@ -147,10 +159,12 @@ def scale_by_rate(
     multipliers: Mapping[str, float] | None = None,
     decay_after: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """Multiplie directions by minus the learning rate, times a multiplier for some names.
+    """Return a transformation that multiplies update directions by minus the learning rate.
 
-    `decay_after` then takes that share, times the rate, off the parameters as they are after the
-    step.
+    Args:
+        rate: step -> learning rate.
+        multipliers: of the rate, by name of the parameter; others have 1.
+        decay_after: {name: share}; after the step, parameters lose this share times the rate.
     """
     multipliers, decay_after = multipliers or {}, decay_after or {}
 
@@ -168,18 +182,24 @@ def scale_by_rate(
 
 
 def learning_rate(rate: Callable, opt_state: Any, step: int) -> float:
-    """Return the learning rate of a step, plateaus included. Waits for the state."""
+    """Return the learning rate of a step, reductions on plateaus included.
+
+    Args:
+        rate: step -> learning rate, from `make_optimizer`.
+        opt_state: of the optimizer; the call waits until the device has computed it.
+        step: steps done.
+    """
     scale = jax.device_get(opt_state[-1].scale)
     return float(scale * jax.device_get(rate(jax.device_put(step))))
 
 
 def reduce_lr(opt_state: Any, factor: float) -> Any:
-    """Return an optimizer's state whose learning rate is `factor` times as high from now on."""
+    """Return an optimizer's state whose learning rate is multiplied by `factor` from now on."""
     return (*opt_state[:-1], opt_state[-1]._replace(scale=opt_state[-1].scale * factor))
 
 
 def _direction(kind: str, fixed: float, momentum: Callable | None) -> Any:
-    """Return momentum or Adam; `momentum`, step -> number, takes the place of the fixed one."""
+    """Return SGD with momentum, or Adam; `momentum` (step -> number) replaces a fixed one."""
     if kind == "sgd":
         if momentum is None:
             return optax.trace(fixed)

@@ -1,4 +1,4 @@
-"""What published code does otherwise than its paper, for `match_reference_code`.
+"""Optimizers and schedules as published code has them, for `match_reference_code`.
 
 VPT's code (arXiv 2203.12119):
 
@@ -25,7 +25,15 @@ DECAY = 0.01  # of AdamW
 
 
 def reference_schedule(settings: Any, plan: Plan) -> Callable:
-    """Return step -> learning rate as the published code has it; see `make_schedule`."""
+    """Return step -> learning rate as the published code has it.
+
+    Args:
+        settings: a `vpjax.train.optim.Settings`.
+        plan: the length of the run.
+
+    Raises:
+        UserError: if `min_lr` is above the peak.
+    """
     peak, low = peak_lr(settings, plan), settings.min_lr
     if settings.schedule == "onecycle":
         return lambda step: peak * (1 / START) + 0 * step
@@ -55,17 +63,17 @@ def reference_schedule(settings: Any, plan: Plan) -> Callable:
 
 
 def constant_momentum(step: jax.Array) -> jax.Array:
-    """Return the momentum of a cycle that never turns."""
+    """Return the momentum of the published one-cycle schedule, which stays at its start."""
     return MOMENTA[0] + 0 * step
 
 
 def reference_decay(names: Iterable[str]) -> dict[str, float]:
-    """Return the share of each named parameter that AdamW takes off after a step, times the rate."""
+    """Return the weight decay of each parameter that decays under the published AdamW."""
     return {n: DECAY for n in names if "bias" not in n}
 
 
 def reference_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> Any:
-    """Return Adam's direction with eps added before the bias correction."""
+    """Return Adam with eps added before the bias correction, as the published code has it."""
 
     def init(params):
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))

@@ -2,15 +2,15 @@
 
     cosine              linear warm-up, then half a cosine from the peak to `min_lr`
     cosine_hardrestart  the same with `cycles` half cosines, one after the other
-    step                linear warm-up, then `step_factor` times as high every `step_epochs`
+    step                linear warm-up, then multiplied by `step_factor` every `step_epochs`
     constant            linear warm-up, then the peak
-    plateau             constant here; `vpjax.train.optim.reduce_lr` lowers it while training
+    plateau             as constant; `vpjax.train.optim.reduce_lr` lowers it while training
     onecycle            from peak / 25 to the peak over 30 % of the steps and down to
                         peak / 250,000, by half cosines, without a further warm-up; momentum, or
                         Adam's beta1, goes 0.95 - 0.85 - 0.95 (Smith and Topin 2019,
                         arXiv 1708.07120, as torch implements it)
 
-With `schedule_by_epoch` the rate of an epoch is that of its first step.
+With `schedule_by_epoch` all steps of an epoch have the rate of its first.
 """
 
 import logging
@@ -31,15 +31,25 @@ RISE, START, END, MOMENTA = 0.3, 25.0, 1e4, (0.95, 0.85)
 
 
 class Plan(NamedTuple):
-    """The length of a run."""
+    """The length of a run.
+
+    Attributes:
+        steps: of the optimizer.
+        steps_per_epoch: steps in which every training image is used once.
+        batch_size: images of a step, over all devices.
+    """
 
     steps: int
     steps_per_epoch: int
-    batch_size: int  # images of a step, over all devices
+    batch_size: int
 
 
 def peak_lr(settings: Any, plan: Plan) -> float:
-    """Return the highest learning rate, scaled to the batch size where the settings ask for it.
+    """Return the peak learning rate: lr x batch size / `lr_base_batch_size`, or `lr` if that is 0.
+
+    Args:
+        settings: a `vpjax.train.optim.Settings`.
+        plan: the length of the run.
 
     Raises:
         UserError: if `min_lr` is above it.
@@ -48,7 +58,8 @@ def peak_lr(settings: Any, plan: Plan) -> float:
     peak = settings.lr * (plan.batch_size / base if base else 1)
     if settings.min_lr > peak:
         raise UserError(
-            f"optim.min_lr is {settings.min_lr}, above the peak learning rate of {peak:g}"
+            f"optim.min_lr is {settings.min_lr}, above the peak learning rate of {peak:g} "
+            "(optim.lr, scaled to the batch size). Lower one, or raise the other."
         )
     return peak
 
@@ -80,7 +91,13 @@ def make_schedule(settings: Any, plan: Plan) -> Callable:
 
 
 def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
-    """Log a warning if the warm-up is as long as the run."""
+    """Log a warning if the warm-up is as long as the run.
+
+    Args:
+        warmup: steps of the warm-up.
+        steps: of the run.
+        peak: learning rate at the end of the warm-up.
+    """
     if warmup >= steps:
         log.warning(
             "the warm-up of %d steps is as long as the run, %d: the learning rate never reaches "
@@ -125,7 +142,10 @@ def _decay(settings: Any, plan: Plan, peak: float, unit: int, warmup: int, lengt
 
 
 def one_cycle(steps: int) -> tuple[Callable, Callable]:
-    """Return step -> share of the peak learning rate, and step -> momentum."""
+    """Return two functions of the step: share of the peak learning rate, and momentum.
+
+    Smith and Topin 2019, arXiv 1708.07120, as torch implements it; `steps` is the run's length.
+    """
     turn = RISE * steps - 1
 
     def between(first, last, progress):

@@ -1,7 +1,7 @@
-"""One program for 1 and N devices, of 1 and N processes: a mesh, and where arrays live on it.
+"""Devices and processes: a mesh, and how arrays are placed on it.
 
-Batches are split over all devices; everything else is repeated on every one. The compiler adds the
-one sum of gradients that this needs. Two exceptions save memory:
+Batches are split over all devices; everything else is replicated. The compiler adds the one sum of
+gradients that this needs. Two exceptions save memory:
 
     model    a method whose own parameters are large may name some (see `Method.sharded`) whose
              first axis, and that of their optimiser state, is split over the axis "model"
@@ -24,27 +24,32 @@ from vpjax.nn import fsdp
 
 
 def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) -> Mesh:
-    """Return a mesh of `data` x `model` devices; -1: as many as there are left.
+    """Return a mesh of `data` x `model` devices.
 
-    Without a second axis where `model` is 1.
-    Raises: UserError if there are fewer, or several processes and some of their devices left over.
+    Args:
+        data: devices on the axis "data"; -1: as many as are left.
+        devices: to choose from; None: all of the run.
+        model: devices on the axis "model"; 1: there is no such axis. -1: as many as are left.
+
+    Raises:
+        UserError: if there are fewer devices, or several processes would leave some unused.
     """
     devices = devices or distributed.devices()
     there = len(devices)
     for axis, size in (("data", data), ("model", model)):
         if size < 1 and size != -1:
-            raise UserError(f"mesh.{axis} is {size}; give a number of devices, or -1 for the rest")
+            raise UserError(f"mesh.{axis} is {size}; give 1 or more devices, or -1 for the rest")
     if data == model == -1:
         raise UserError("mesh.data and mesh.model are both -1; give one of them a number")
     rows = there // model if data == -1 else data
     columns = there // data if model == -1 else model
     shape = f"mesh.data is {data}" + (f" and mesh.model {model}" if model != 1 else "")
     if rows < 1 or columns < 1 or rows * columns > there:
-        raise UserError(f"{shape}, but there are {there} devices")
+        raise UserError(f"{shape}, but there are {there} devices. Lower them, or set -1.")
     if distributed.count() > 1 and rows * columns < there:
         raise UserError(
-            f"{shape}, but there are {there} devices in {distributed.count()} processes, which must "
-            "all take part. Set mesh.data=-1, or start fewer processes."
+            f"{shape}, but there are {there} devices in {distributed.count()} processes, and all "
+            "must be used. Set mesh.data=-1, or start fewer processes."
         )
     shape, axes = ((rows,), ("data",)) if columns == 1 else ((rows, columns), ("data", "model"))
     types, devices = (AxisType.Auto,) * len(axes), devices[: rows * columns]
@@ -52,7 +57,16 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
 
 
 def check_batch(batch_size: int, mesh: Mesh, what: str = "train.batch_size") -> None:
-    """Raise a UserError if a batch cannot be split evenly over the devices."""
+    """Check that a batch can be split evenly over the devices.
+
+    Args:
+        batch_size: images of a batch.
+        mesh: the devices.
+        what: the config key it comes from, for the message.
+
+    Raises:
+        UserError: if it cannot.
+    """
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
             f"{what} is {batch_size}; it must be a positive multiple of the {mesh.size} devices"
@@ -60,17 +74,23 @@ def check_batch(batch_size: int, mesh: Mesh, what: str = "train.batch_size") -> 
 
 
 def replicate(values: Any, mesh: Mesh) -> Any:
-    """Put a pytree on every device."""
+    """Place a pytree on the devices, whole on every one."""
     return place(values, mesh, {})
 
 
 def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = False) -> Any:
-    """Put a pytree of dictionaries by name on the devices: {regular expression: axis}.
+    """Place a pytree, whose arrays are in dictionaries by name, on the devices.
 
-    The first axis of arrays whose name a rule matches is split over that axis of the mesh, where
-    there is one; with `frozen`, what `vpjax.nn.fsdp` splits is split; everything else is repeated.
-    Values that are not on the mesh yet must be the same in every process.
-    Raises: UserError if it cannot be split evenly.
+    Args:
+        values: numpy or JAX arrays; those that are not on the mesh yet must be the same in every
+            process.
+        mesh: the devices.
+        rules: {regular expression: axis of the mesh}. Arrays whose name one matches are split
+            along their first axis over that axis of the mesh, if it has it; others are replicated.
+        frozen: whether to split frozen layers too, as `vpjax.nn.fsdp` says.
+
+    Raises:
+        UserError: if an array cannot be split evenly.
     """
 
     def where(path, value):
@@ -93,7 +113,7 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
 
 
 def _put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Put one array on the devices of several processes, each of which does its own."""
+    """Place an array on the devices of several processes, each of which fills its own."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:  # on the mesh already
         return _moved(sharding)(value)
     own = np.asarray(value)
@@ -106,18 +126,21 @@ def _moved(sharding: NamedSharding) -> Callable:
 
 
 def to_host(values: Any) -> Any:
-    """Return the numbers of a pytree as numpy, whole, in every process; all must ask at once."""
+    """Return the arrays of a pytree as numpy arrays in every process.
 
-    def whole(x):
+    All processes must call it together, as split arrays are gathered.
+    """
+
+    def gather(x):
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             x = multihost_utils.process_allgather(x, tiled=True)
         return x
 
-    return jax.device_get(jax.tree.map(whole, values))
+    return jax.device_get(jax.tree.map(gather, values))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Split this process's share of a batch over its devices."""
+    """Place this process's part of a batch on its devices, split by images."""
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
@@ -125,7 +148,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 def prefetch(
     batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """Keep one batch ahead on the devices, so that copying overlaps with computing."""
+    """Yield batches on the devices, one copied ahead, so that copying overlaps with computing."""
     ahead = None
     for batch in batches:
         placed = put_batch(batch, mesh)

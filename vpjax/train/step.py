@@ -28,13 +28,21 @@ ToInput = Callable  # batch, key or None -> what the model takes: images normali
 )
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that changes while training, and the key all randomness comes from."""
+    """Everything that changes while training.
 
-    step: Any  # int32, optimizer steps done
+    Attributes:
+        step: int32, optimizer steps done.
+        trainable: parameters by name.
+        stats: running averages by name.
+        opt: state of the optimizer.
+        key: uint32 data of a PRNG key, which all randomness of the run comes from.
+    """
+
+    step: Any
     trainable: dict[str, Any]
     stats: dict[str, Any]
     opt: Any
-    key: Any  # uint32 data of a PRNG key
+    key: Any
 
 
 def init_state(
@@ -43,7 +51,16 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> State:
-    """Return the state of step 0. Its arrays are new ones, as the state will be donated."""
+    """Return the state before the first step.
+
+    Its arrays are copies, as the state will be donated.
+
+    Args:
+        trainable: parameters by name.
+        stats: running averages by name.
+        optimizer: of the trainable parameters.
+        seed: of all randomness while training.
+    """
 
     def init(trainable, stats):
         key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 2))
@@ -69,23 +86,25 @@ def make_train_step(
 
     Args:
         graph: of the model, see `vpjax.models.partition`.
-        to_input: batch, key -> what the model takes; augmentation and normalisation.
+        optimizer: of the trainable parameters.
+        to_input: batch, key -> what the model takes; augments and normalises.
         steps: the length of the run, which a method's annealing follows.
-        remat: see `vpjax.nn.stack.run_layers`, as for `segments`.
+        remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
         criterion: logits, labels -> loss of each image; its mean over unmasked images is minimised.
-        accumulate: parts that a batch is worked through in, one after the other, adding up their
-            gradients: less memory, the same step.
+        segments: into how many groups layers are split for `remat`; 0: each layer is one.
+        accumulate: into how many parts a batch is split, which are computed one after the other,
+            and whose gradients are added up: less memory, the same step.
 
     Returns:
         The metrics are means over unmasked images: "loss", the other terms of the method,
         "accuracy" (percent, where images have one class), and "grad_norm", "images" (a count).
 
     Raises:
-        UserError: when traced, for a combination of these that cannot be.
+        UserError: when traced, if `remat` or `segments` do not suit the model.
     """
 
     def gradient(state, stats, frozen, batch, key):
-        """Return the gradient of a part of a batch, its numbers, and running averages after it."""
+        """Return gradient and metrics of (part of) a batch, and the running averages after it."""
         inputs = to_input(batch, jax.random.fold_in(key, 0))
         weight, labels = batch["weight"], batch["label"]
         ctx = Context(
@@ -116,7 +135,7 @@ def make_train_step(
         if accumulate == 1:
             (grads, numbers), stats = gradient(state, state.stats, frozen, batch, key)
         else:
-            # Every k-th image: each part is spread over all devices as the batch is.
+            # Every k-th image, so that each part is spread over all devices as the batch is.
             parts = {k: v.reshape(-1, accumulate, *v.shape[1:]) for k, v in batch.items()}
             part = lambda i: {k: v[:, i] for k, v in parts.items()}  # noqa: E731
 

@@ -1,11 +1,11 @@
-"""How wrong a prediction is: accuracy by taxonomic level, and by how often a class was seen.
+"""Accuracy by taxonomic level, and by the number of training images of a class.
 
-    genus     right if the predicted species is of the true one's genus; family, order likewise
+    genus     correct if the predicted species is of the true one's genus; family, order likewise
     many      classes with more than 100 training images; medium 20 to 100; few less than 20
-    balanced  the mean over classes that occur of the accuracy within a class
+    balanced  the mean over the classes that occur of the accuracy within a class
 
-A taxon is told by its name and those of all levels above it: a genus of birds and one of plants may
-share a name (Morus). Accuracies are in percent.
+A taxon is identified by its name and those of all levels above it, as a genus of birds and one of
+plants may share a name (Morus). Accuracies are in percent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-LEVELS = ("genus", "family", "order")  # from the lowest
+LEVELS = ("genus", "family", "order")  # from the lowest level up
 SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}  # training images, inclusive
 
 Facts = Mapping[str, Any]
@@ -22,9 +22,14 @@ Labels = Int[np.ndarray, " n"]
 
 
 def taxa(metadata: Sequence[Facts], level: str) -> tuple[Int[np.ndarray, " C"], list[str]]:
-    """Return every class's taxon at a level, as a number, and the taxa's names by number.
+    """Return the index of every class's taxon at a level, and the names of the taxa by index.
 
-    Raises: KeyError if the level is not known of some class.
+    Args:
+        metadata: of each class, {level: name}.
+        level: one of `LEVELS`.
+
+    Raises:
+        KeyError: if the level of some class is not known.
     """
     above = LEVELS[LEVELS.index(level) :]
     paths = [(facts[level], *(facts.get(name, "") for name in above[1:])) for facts in metadata]
@@ -33,7 +38,16 @@ def taxa(metadata: Sequence[Facts], level: str) -> tuple[Int[np.ndarray, " C"], 
 
 
 def by_level(predictions: Labels, labels: Labels, metadata: Sequence[Facts]) -> dict[str, float]:
-    """Return {"genus": ..., "family": ..., "order": ...}; levels that are unknown are left out."""
+    """Return the accuracy at every taxonomic level that is known of all classes.
+
+    Args:
+        predictions: predicted classes.
+        labels: true classes.
+        metadata: of each class, {level: name}.
+
+    Returns:
+        {"genus": percent, "family": percent, "order": percent}, or some of these.
+    """
     out = {}
     for level in LEVELS:
         if metadata and all(facts.get(level) for facts in metadata):
@@ -45,9 +59,16 @@ def by_level(predictions: Labels, labels: Labels, metadata: Sequence[Facts]) -> 
 def by_shots(
     predictions: Labels, labels: Labels, train_counts: Int[np.ndarray, " C"]
 ) -> dict[str, float]:
-    """Return {"many": accuracy, "many_images": n, "many_classes": n, ...}.
+    """Return the accuracy on classes with many, medium and few training images.
 
-    Classes are counted whether or not the split shows them; a group without images has no accuracy.
+    Args:
+        predictions: predicted classes.
+        labels: true classes.
+        train_counts: training images of each class.
+
+    Returns:
+        {"many": percent, "many_images": n, "many_classes": n, ...}. Classes count whether or not
+        the split has images of them; a group without images has no accuracy.
     """
     out = {}
     for name in SHOTS:
@@ -70,20 +91,24 @@ def _in_group(train_counts, name):
 
 
 def balanced(predictions: Labels, labels: Labels) -> float:
-    """Return the mean over classes that occur of the share of their images that is right."""
+    """Return the mean over the classes that occur of the accuracy within a class, percent."""
     total = np.bincount(labels)
     right = np.bincount(labels, weights=predictions == labels)
     return 100 * float((right[total > 0] / total[total > 0]).mean())
 
 
 def margin(scores: Float[np.ndarray, "n C"], scale: float = 1.0) -> float:
-    """Return the mean of largest minus second largest softmax probability, 0..1.
+    """Return the mean of the largest minus the second largest softmax probability, 0 to 1.
 
-    It depends on the scale, so always say which: cosines times 100 are CLIP's zero-shot logits,
-    times S / temp_cls (714) the mixture's. Of raw cosines the margin is about 0 and means nothing.
+    It depends on the scale, so always name it with the margin: CLIP's zero-shot logits are 100
+    cosines, those of MoP 714. The margin of raw cosines is about 0 and says nothing.
+
+    Args:
+        scores: of all classes.
+        scale: what they are multiplied with before the softmax.
     """
     scores = np.asarray(scores, np.float64) * scale
-    # The rest of a row in one number, so that 10,000 classes need no sorting.
+    # A partition, so that the scores of 10,000 classes need no sorting.
     top = np.partition(scores, -2, axis=1)[:, -2:]
     total = np.exp(scores - top[:, 1:]).sum(1)
     return float(((1 - np.exp(top[:, 0] - top[:, 1])) / total).mean())
@@ -95,14 +120,23 @@ def evaluation_report(
     metadata: Sequence[Facts],
     train_counts: Int[np.ndarray, " C"] | None = None,
 ) -> dict[str, float]:
-    """Return everything that follows from predicted classes: see the top of this file.
+    """Return all metrics of this file for predicted classes.
 
-    `train_counts` are the images of each class in training; without them there are no groups.
-    Raises: ValueError for arrays of unequal length, or none.
+    Args:
+        predictions: predicted classes.
+        labels: true classes.
+        metadata: of each class, {level: name}.
+        train_counts: training images of each class; None: no metrics by number of images.
+
+    Raises:
+        ValueError: for arrays of unequal length, or empty ones.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape or not len(labels):
-        raise ValueError(f"predictions {predictions.shape} and labels {labels.shape}")
+        raise ValueError(
+            f"predictions {predictions.shape} and labels {labels.shape}; expected two arrays of "
+            "the same length, not empty"
+        )
     out = {
         "accuracy": 100 * float((predictions == labels).mean()),
         "balanced": balanced(predictions, labels),
