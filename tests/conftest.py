@@ -1,7 +1,7 @@
 """Eight simulated devices for the whole test run, set before anything imports jax; and the tiers.
 
-    --times FILE      append every test's node and seconds, for `tests.tiers`
-    --minutes M       start no test after M minutes: CI gives the slow tier the time that is left
+--times FILE      append every test's node and seconds, for `tests.tiers`
+--minutes M       start no test after M minutes: CI gives the slow tier the time that is left
 """
 
 import datetime
