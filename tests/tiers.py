@@ -1,8 +1,8 @@
 """Which tests belong to the daily run: decided by measured time, in tests/tiers.txt.
 
-A line is "slow NODE" (left to `-m slow`) or "run NODE" (in the daily run although it takes more than
-`LIMIT`: a whole run, which no shorter test stands for). Every other test is a unit test, and fails
-if it takes longer. After a change, measure and write the file anew:
+A line is "slow NODE" (left to `-m slow`) or "run NODE" (in the daily run although it takes longer
+than `LIMIT`: a whole run, which no shorter test stands for). Every other test is a unit test, and
+fails if it takes longer. After a change, measure and write the file anew:
 
     python -m pytest -m "not gpu and not network" --times times.tsv
     python -m tests.tiers times.tsv

@@ -88,7 +88,7 @@ METHODS = {
     "vpt_shallow": (VPT, {"num_tokens": 3, "deep": False}),
     "vpt_deep": (VPT, {"num_tokens": 3}),
     "vpt_deep_dropout": (VPT, {"num_tokens": 3, "dropout": 0.3}),
-    "vpt_deep_project": (VPT, {"num_tokens": 3, "project": 4}),
+    "vpt_deep_project": (VPT, {"num_tokens": 3, "projection_dim": 4}),
     "vpt_deep_pool": (VPT, {"num_tokens": 3, "pool": "prompt"}),
     "vpt_first": (VPT, {"num_tokens": 3, "num_deep_layers": 1}),
     "vpt_last": (VPT, {"num_tokens": 3, "num_deep_layers": 1, "reverse_deep": True}),

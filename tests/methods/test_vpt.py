@@ -28,14 +28,16 @@ GFLOP = 1e9
 FORMS = {"short": VPT, "long": InsertedVPT}
 
 
-@pytest.mark.parametrize("project", [None, 4])
+@pytest.mark.parametrize("projection_dim", [None, 4])
 @pytest.mark.parametrize("num_tokens", [1, 50])
-def test_loss_and_gradients_equal_the_long_form(num_tokens, project):
+def test_loss_and_gradients_equal_the_long_form(num_tokens, projection_dim):
     images = jax.random.normal(jax.random.key(0), (4, cases.IMAGE, cases.IMAGE, 3))
     labels = jnp.arange(4)
     results = []
     for cls in FORMS.values():
-        parts = cases.make("vit", "vpt_deep", cls, num_tokens=num_tokens, projection_dim=project)
+        parts = cases.make(
+            "vit", "vpt_deep", cls, num_tokens=num_tokens, projection_dim=projection_dim
+        )
 
         def loss(trainable, parts=parts):
             model = merge(parts.graph, trainable, parts.stats, parts.frozen)
@@ -87,7 +89,7 @@ def test_prompts_start_within_the_paper_s_bound():
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_tokens": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"project": 0}]
+    "options", [{"num_tokens": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"projection_dim": 0}]
 )
 def test_options_out_of_range(options):
     backbone = cases.tiny_vit(nnx.Rngs(0))

@@ -26,7 +26,7 @@ CHOICES = {
     "reverse_deep": (False, True),
     "deep_shared": (False, True),
     "expand": (True, False),
-    "project": (None, 4),
+    "projection_dim": (None, 4),
     "pool": POOLS,
 }
 GRID = [dict(zip(CHOICES, c, strict=True)) for c in itertools.product(*CHOICES.values())]
@@ -47,7 +47,8 @@ def refused(options, backbone):
     if not expand and k < len(sites) and options["pool"] == "prompt":
         return "expand=False"
     chosen = sites[:1] if not options["deep"] else sites[-k:] if reverse else sites[:k]
-    if options["deep_shared"] and not options["project"] and len({s.dim for s in chosen}) > 1:
+    widths = len({s.dim for s in chosen})
+    if options["deep_shared"] and not options["projection_dim"] and widths > 1:
         return "deep_shared"
     return None
 
@@ -137,7 +138,7 @@ def test_loss_and_gradients_equal_the_inserted_form(backbone, options):
     [
         (Add, {"deep": True}),
         (Add, {"deep": False, "single": True}),
-        (Add, {"deep": True, "num_deep_layers": 1, "reverse_deep": True, "project": 3}),
+        (Add, {"deep": True, "num_deep_layers": 1, "reverse_deep": True, "projection_dim": 3}),
         (PrependPixel, {"num_tokens": 2, "pixel_init": "gaussian"}),
         (PrependPixel, {"num_tokens": 2, "pixel_init": "imagenet"}),
         (Below, {"num_tokens": 2}),
@@ -160,12 +161,12 @@ def test_input_prompts_run_on_every_transformer(backbone, cls, options):
         (VPT, {"pool": "imag"}, "Did you mean 'image'"),
         (VPT, {"init": "cls-nofirst"}, "Did you mean 'cls-nofirstl'"),
         (VPT, {"init": "final-cls"}, "needs init_path"),
-        (VPT, {"init": "final-cls", "project": 3}, "does not go with"),
+        (VPT, {"init": "final-cls", "projection_dim": 3}, "does not go with"),
         (PrependPixel, {"num_tokens": 0}, "at least 1 patch"),
         (PrependPixel, {"pixel_init": "gausian"}, "Did you mean 'gaussian'"),
         (Pad, {"num_tokens": 0}, "at least 1 pixel"),
         (Below, {"num_tokens": 0}, "at least 1 channel"),
-        (Add, {"project": 0}, "project is 0"),
+        (Add, {"projection_dim": 0}, "projection_dim is 0"),
         (Add, {"deep": False, "reverse_deep": True}, "need deep=True"),
     ],
 )
