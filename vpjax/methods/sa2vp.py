@@ -190,7 +190,7 @@ class SA2VP(Method):
         def renormalised(own, other, heads):
             if layer.norm1.eps == EPS:
                 return heads
-            own, other = _norm_ratio(own, layer.norm1.eps), _sharpen(other, layer.norm1.eps)
+            own, other = _norm_ratio(own, layer.norm1.eps), _norm_ratio(other, layer.norm1.eps)
             parts = zip(PROJECTIONS, heads, (own, other, other), strict=True)
             return [_rescale(layer, name, y, ratio) for name, y, ratio in parts]
 
