@@ -215,7 +215,9 @@ def test_export_and_convert(run, tmp_path):
 
 def test_class_embeddings(tmp_path):
     done = command("class-embeddings", "--config=digits:vpt_deep", f"--workdir={tmp_path}")
-    assert done.returncode == 2 and "num_tokens is 8, but there are only 5 classes" in done.stderr_text
+    assert (
+        done.returncode == 2 and "num_tokens is 8, but there are only 5 classes" in done.stderr_text
+    )
     words = ("--config.method.num_tokens=5", f"--workdir={tmp_path}")
     done = command("class-embeddings", "--config=digits:vpt_deep", *words)
     assert done.returncode == 0, done.stderr_text

@@ -117,7 +117,7 @@ def saved_and_restored(state: State) -> State:
 
 def averaged(numbers: list[dict], now: int) -> dict[str, float]:
     """Return what steps reported, averaged over images; `now` counts the steps done so far."""
-    return fit.mean(numbers, now)
+    return fit.average_metrics(numbers, now)
 
 
 def losses(model: Any, out: Mapping[str, Any], labels: Any, ctx: Context) -> jax.Array:

@@ -155,7 +155,7 @@ def stepped(data, model, steps=2, **options):
     optimiser = optax.adam(1e-2)
     state = sharding.place(init_state(trainable, {}, optimiser, 0), mesh, MoP.sharded)
     frozen = sharding.place(frozen, mesh, MoP.sharded)
-    step = make_train_step(parts.graph, optimiser, lambda x, key: x / 100.0, steps)
+    step = make_train_step(parts.graph, optimiser, lambda batch, key: batch["image"] / 100.0, steps)
     rng = np.random.default_rng(2)
     images = rng.normal(size=(8, 16, 16, 3)).astype(np.float32) * 100
     batch = {"image": images, "label": np.arange(8, dtype=np.int32), "mask": np.arange(8) < 7}
