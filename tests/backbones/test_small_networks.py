@@ -15,15 +15,14 @@ from configs import msvp as recipe
 from tests.helpers import cases
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.small_vit import SmallViT
-from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.methods.msvp import MSVP
-from vpjax.models import factory
 from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.nn.attention import attention, resolve
 from vpjax.nn.context import Context
 from vpjax.nn.conv import BatchNorm
+from vpjax.runs.experiment import abstract_model
 from vpjax.train.step import init_state, make_train_step
 
 TRAINING = Context(key=jax.random.key(0), noisy_backbone=True)
@@ -36,13 +35,7 @@ def pixels(batch=2, size=(16, 16), channels=3, seed=0):
 def abstract(label):
     """The parts of the recipe's model, as shapes."""
     config = recipe.get_config(label)
-
-    def make():
-        body = factory.make_backbone(config, "xla", jax.random.key(0))
-        head = registry.construct("methods", config.method, body, 10, rngs=nnx.Rngs(0))
-        return Model(body, head)
-
-    return partition(nnx.eval_shape(make))
+    return partition(abstract_model(config, 10))
 
 
 def count(part):

@@ -3,7 +3,6 @@
 import csv
 import json
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,13 +14,12 @@ from tests.helpers import cases
 from tests.helpers.runs import main, result
 from tests.report.plots.test_curves import shows
 from vpjax.backbones.vit import ViT
-from vpjax.core import params, registry
+from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT
-from vpjax.models import factory
-from vpjax.models.model import Model
 from vpjax.models.partition import partition
+from vpjax.runs.experiment import abstract_model
 from vpjax.studies import compare
 from vpjax.train.optim import Settings, make_optimizer
 from vpjax.train.schedules import Plan
@@ -29,14 +27,7 @@ from vpjax.weights import google
 
 
 def model_of(config, classes=10):
-    def make():
-        backbone = factory.make_backbone(config, "xla", jax.random.key(0))
-        rngs = nnx.Rngs(0)
-        return Model(
-            backbone, registry.construct("methods", config.method, backbone, classes, rngs=rngs)
-        )
-
-    return partition(nnx.eval_shape(make))
+    return partition(abstract_model(config, classes))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 
 from tests.helpers.runs import config, result
 from vpjax.core.errors import UserError
-from vpjax.models import factory
+from vpjax.models.partition import partition
 from vpjax.nn.attention import candidates
 from vpjax.runs import autotune
 from vpjax.runs.autotune import Bench, choose, load_choice, needs_autotune
-from vpjax.runs.experiment import prepare
+from vpjax.runs.experiment import abstract_model, prepare, resolve_attention
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.fit import fit
 from vpjax.runs.scores import evaluate_run
@@ -78,7 +78,7 @@ def test_what_is_measured_where():
     assert candidates(jnp.bfloat16, 200, "gpu") == ["xla", "blockwise"]
     # Attention with a bias, or whose probabilities are dropped.
     assert candidates(jnp.bfloat16, None, "gpu") == ["xla"]
-    assert factory.resolve_attention(settings()) == "xla"
+    assert resolve_attention(settings()) == "xla"
 
 
 def test_nothing_is_measured_unasked(tmp_path, bench):
@@ -195,9 +195,13 @@ def test_several_processes_and_groups_decide_nothing(tmp_path, bench, monkeypatc
 
 def test_another_attention_is_another_graph_of_the_same_numbers():
     e = experiment()
-    classes = e.sources["train"].num_classes
-    assert factory.graph(e.config, classes, "xla", e.mesh) == e.parts.graph
-    assert factory.graph(e.config, classes, "blockwise", e.mesh)[1] == e.parts.graph[1]
+    options = {"mesh": e.mesh}
+    graphs = [
+        partition(abstract_model(e.config, 5, attention=name, **options)).graph
+        for name in ("xla", "blockwise")
+    ]
+    assert graphs[0] == e.parts.graph and graphs[1][1] == e.parts.graph[1]
+    assert graphs[1] != graphs[0]
 
 
 def test_measuring_runs_the_step_and_leaves_the_state_alone():

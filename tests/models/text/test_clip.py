@@ -24,7 +24,7 @@ from vpjax.models.text.tower import TextTower
 from vpjax.nn.activations import ACTIVATIONS, gelu, quick_gelu
 from vpjax.nn.context import EVALUATION
 from vpjax.runs import defaults
-from vpjax.runs.experiment import preset_name
+from vpjax.runs.experiment import backbone_spec, method_spec, preset_name, resolve_attention
 from vpjax.weights.clip_config import read_clip_config
 
 COUNTS = {  # parameters of the vision and of the text tower
@@ -92,32 +92,36 @@ def recipe(where, **options):
     return config
 
 
+def build(config, num_classes):
+    return factory.build(backbone_spec(config), method_spec(config), num_classes)
+
+
 def test_a_folder_decides_what_a_config_leaves_open(tmp_path):
     config = recipe(files.folder(tmp_path / "m"))
-    parts, loaded = factory.build(config, 3)
+    parts, loaded = build(config, 3)
     assert parts.frozen["backbone/pos_embed"].shape == (10, 16)
     assert parts.trainable["method/head/kernel"].shape == (files.JOINT, 3)
     np.testing.assert_array_equal(
         parts.frozen["backbone/norm/bias"], files.hub()["vision_model.post_layernorm.bias"]
     )
     assert loaded.resized == ""
-    assert factory.backbone_options(config)["image_size"] == 12
-    assert factory.resolve_attention(config) == "xla"
+    assert backbone_spec(config).completed()["image_size"] == 12
+    assert resolve_attention(config) == "xla"
     assert preset_name(config) == "clip"
 
 
 def test_a_config_may_choose_another_image_size(tmp_path):
     config = recipe(files.folder(tmp_path / "m"), image_size=20)
-    parts, loaded = factory.build(config, 3)
+    parts, loaded = build(config, 3)
     assert parts.frozen["backbone/pos_embed"].shape == (26, 16)
     assert loaded.resized == "positions 3x3 -> 5x5"
     with pytest.raises(UserError, match="do not fit"):
-        factory.build(recipe(str(tmp_path / "m"), depth=1), 3)
+        build(recipe(str(tmp_path / "m"), depth=1), 3)
 
 
 def test_without_weights_the_variant_decides():
-    assert factory.backbone_options(recipe("", variant="L/14@336"))["image_size"] == 336
-    assert factory.backbone_options(recipe("", variant="B/32"))["image_size"] == 224
+    assert backbone_spec(recipe("", variant="L/14@336")).completed()["image_size"] == 336
+    assert backbone_spec(recipe("", variant="B/32")).completed()["image_size"] == 224
 
 
 def test_the_projection_is_behind_the_class_token():
@@ -359,7 +363,7 @@ def test_transformers_own_model_gives_the_same(tmp_path):
     with torch.no_grad():
         out = theirs(pixel_values=torch.tensor(images), input_ids=torch.tensor(ids))
     text = load_text(str(tmp_path))
-    parts, _ = factory.build(recipe(str(tmp_path)), 2)
+    parts, _ = build(recipe(str(tmp_path)), 2)
     options = read_clip_config(str(tmp_path)).vision
     graph, state = nnx.split(nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0))))
     values = {n.removeprefix("backbone/"): v for n, v in parts.frozen.items()}
