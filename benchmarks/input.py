@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=3, help="training steps timed")
     parser.add_argument("--train_rate", type=float, help="images/s to compare with")
     parser.add_argument("--out", type=Path, help="JSON file; Markdown goes beside it")
-    given, config = measure.read(parser, argv[1:])
+    given, config = step.read(parser, argv[1:])
     if min(given.count, given.batch, given.steps) < 1:
         raise UserError("--count, --batch and --steps must be above 0")
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,6 @@ waits for, the host's work included. Medians are reported with the shortest and 
 on a shared machine the longest says how much to trust the rest.
 """
 
-import argparse
 import ctypes
 import datetime
 import importlib.metadata
@@ -21,9 +20,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from vpjax.cli import flags, overrides, recipes
 from vpjax.core.errors import UserError
 
 MEGABYTE = 1e6
@@ -38,13 +35,6 @@ def command(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
-
-
-def read(parser: flags.Parser, words: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """Returns the values of a script's flags, and the config of its --config, with keys changed."""
-    changes, rest = overrides.take(words)
-    given = parser.parse_args(rest)
-    return given, overrides.apply(recipes.load(given.config), changes)
 
 
 def seconds(call: Callable[[], Any], steps: int) -> list[float]:

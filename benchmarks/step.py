@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import floors, measure
-from vpjax.cli import flags
+from vpjax.cli import flags, overrides, recipes
 from vpjax.core import allocator
 from vpjax.core.errors import UserError
 from vpjax.core.table import table
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     text = "the recipe's images, not random ones"
     parser.add_argument("--nosynthetic", dest="synthetic", action="store_false", help=text)
     parser.add_argument("--out", type=Path, help="JSON file; Markdown goes beside it")
-    given, config = measure.read(parser, argv[1:])
+    given, config = read(parser, argv[1:])
     try:
         batches = [int(b) for b in given.batch]
     except ValueError as e:
@@ -85,6 +85,13 @@ def main(argv: Sequence[str]) -> None:
     print(text, flush=True)
     if given.out:
         measure.save(given.out, record, text)
+
+
+def read(parser: flags.Parser, words: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+    """Return the values of a script's flags, and the config of its --config, with keys changed."""
+    changes, rest = overrides.take(words)
+    given = parser.parse_args(rest)
+    return given, overrides.apply(recipes.load(given.config), changes)
 
 
 def benchmark(
