@@ -13,6 +13,7 @@ the device's peak counts the floor instead: what the method must do (`benchmarks
 much more a step does.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
