@@ -104,7 +104,7 @@ def damage_by_truncation(step):
 
 
 def damage_by_removal(step):
-    shutil.rmtree(step / "optimiser")
+    shutil.rmtree(step / "optimizer")
 
 
 def damage_of_meta(step):
@@ -249,5 +249,5 @@ def test_a_checkpoint_of_vpt_deep_50_on_vit_b16_is_small(tmp_path):
     assert meta["step"] == 0
     for name, value in values.items():
         np.testing.assert_array_equal(items["weights"]["trainable"][name], value)
-    same = jax.tree.map(np.array_equal, items["optimiser"]["opt"], state.opt)
+    same = jax.tree.map(np.array_equal, items["optimizer"]["opt"], state.opt)
     assert all(jax.tree.leaves(same))

@@ -15,15 +15,16 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
+from vpjax.data.lazy import Lazy
 from vpjax.data.records import label_message
 from vpjax.data.source import Source
 from vpjax.data.transforms import Preset, pair
 
+grain = Lazy("grain")  # evaluation of a model needs no batches
 MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded
 AHEAD = 4  # batches prepared in advance
 FOREVER = 2**60  # steps
