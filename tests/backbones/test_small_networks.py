@@ -191,7 +191,7 @@ def test_padding_does_not_reach_batch_norm():
 def test_a_padded_batch_trains_like_a_small_one():
     parts = cases.make("resnet", "msvp", MSVP)
     optimiser = optax.sgd(0.1)
-    step = make_train_step(parts.graph, optimiser, lambda x, key: x, 1)
+    step = make_train_step(parts.graph, optimiser, lambda batch, key: batch["image"], 1)
     images, labels = np.asarray(pixels(8)), np.arange(8, dtype=np.int32) % 5
     full = {"image": images, "label": labels, "mask": np.arange(8) < 5}
     few = {"image": images[:5], "label": labels[:5], "mask": np.ones(5, bool)}

@@ -105,7 +105,7 @@ def test_one_device_never_asks_another_for_tokens():
     state, frozen = sharding.replicate((state, parts.frozen), mesh)
     batch = {"image": np.zeros((8, 12, 16, 3), np.float32), "label": np.zeros(8, np.int32)}
     batch = sharding.put_batch(batch | {"mask": np.ones(8, bool)}, mesh)
-    step = make_train_step(parts.graph, optimiser, lambda x, key: x, 1)
+    step = make_train_step(parts.graph, optimiser, lambda batch, key: batch["image"], 1)
     text = step.lower(state, frozen, batch).compile().as_text()
     assert "all-reduce" in text
     for exchange in ("all-to-all", "collective-permute", "all-gather"):

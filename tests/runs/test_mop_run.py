@@ -123,7 +123,7 @@ def test_evaluation_has_levels_groups_and_classes(run):
     assert [r["class"] for r in rows] == [s[0] for s in SPECIES]
     assert [int(r["training_images"]) for r in rows] == [s[-1] for s in SPECIES]
     assert {r["images"] for r in rows} == {str(VAL)}
-    right = sum(int(r["right"]) for r in rows)
+    right = sum(int(r["correct"]) for r in rows)
     assert 100 * right / (VAL * len(SPECIES)) == pytest.approx(known["val_accuracy"])
 
 

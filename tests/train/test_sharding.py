@@ -43,7 +43,9 @@ def compiled(method, remat, split=True):
     mesh, made, optimizer = sharding.make_mesh(8), parts(method, split), optax.sgd(0.1)
     state = sharding.replicate(init_state(made.trainable, made.stats, optimizer, 0), mesh)
     frozen = sharding.place(made.frozen, mesh, {}, frozen=split)
-    step = make_train_step(made.graph, optimizer, lambda x, key: x / 255.0, 1, remat)
+    step = make_train_step(
+        made.graph, optimizer, lambda batch, key: batch["image"] / 255.0, 1, remat
+    )
     images = np.zeros((8, cases.IMAGE, cases.IMAGE, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(8, np.int32), "mask": np.ones(8, bool)}
     batch = sharding.put_batch(batch, mesh)
@@ -70,7 +72,7 @@ def test_split_layers_are_gathered_twice_and_nothing_else_travels(method, remat)
 
 def test_what_is_split_is_a_matrix_of_a_frozen_layer():
     mesh = sharding.make_mesh(8)
-    spec = functools.partial(fsdp.spec, mesh=mesh)
+    spec = functools.partial(fsdp.partition_spec, mesh=mesh)
     assert spec("backbone/layers/1/attn/query/kernel", (16, 2, 8)) == PartitionSpec("data")
     assert spec("backbone/layers/1/attn/out/kernel", (2, 8, 16)) == PartitionSpec(None, "data")
     assert spec("backbone/layers/1/mlp/fc1/kernel", (12, 20)) is None  # of no axis an eighth

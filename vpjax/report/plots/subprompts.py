@@ -123,7 +123,7 @@ def assignments(subject: Subject, own: Source, label: int, tau: float) -> Float[
         labels = jax.numpy.full(len(features), label)
         return merge(graph, *numbers).method.assign(features, labels, tau)
 
-    size = e.inputs.settings.eval_batch_size
+    size = e.inputs.images.settings.eval_batch_size
     batches = Loader(own, size, preset(e.preset), e.image_size, train=False).batches()
     found = []
     for batch in prefetch(batches, e.mesh):
