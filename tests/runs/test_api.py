@@ -146,7 +146,7 @@ def test_fit_refuses_what_does_not_fit(digits, backbone, tmp_path):
         vpjax.fit(model, train=images, workdir=tmp_path)
     with pytest.raises(vpjax.UserError, match="needs train="):
         vpjax.fit(model, workdir=tmp_path)
-    with pytest.raises(vpjax.UserError, match="a config says 'epochs' itself"):
+    with pytest.raises(vpjax.UserError, match="'epochs' is given beside a config"):
         vpjax.fit(config("linear"), epochs=3, workdir=tmp_path)
 
 

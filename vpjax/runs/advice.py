@@ -12,6 +12,7 @@ from vpjax.data import preset
 from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
 from vpjax.models.factory import preset_of
+from vpjax.weights.catalog import find_entry
 
 MANY = 50  # prompts; VPT's accuracy falls with more
 
@@ -39,10 +40,12 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
         )
     if own := preset_of(config.backbone.name, config.backbone.weights):
         trained, chosen = preset(own), preset(preset_name)
+        of_class = registry.lookup("backbones", config.backbone.name).preset
+        entry = None if of_class else find_entry(config.backbone.weights)
         if (trained.mean, trained.std) != (chosen.mean, chosen.std):
             yield (
                 f"preset {preset_name!r} normalises with mean {chosen.mean}, std {chosen.std}, but "
-                f"{config.backbone.weights or config.backbone.name} was trained with mean "
+                f"{entry.file if entry else config.backbone.name} was trained with mean "
                 f"{trained.mean}, std {trained.std} ({own!r}). This repeats published VPT numbers; "
                 "else it costs several points of accuracy."
             )
