@@ -182,7 +182,7 @@ def test_its_table_and_its_picture(compared):
 
 def test_a_run_of_the_comparison_can_be_evaluated(compared):
     folder, _ = compared
-    done = main("--mode=eval", f"--workdir={folder / 'P+F' / 'seed0'}")
+    done = main("eval", f"--workdir={folder / 'P+F' / 'seed0'}")
     assert "equal to the recorded test accuracy" in done.stdout_text, done.stderr_text
 
 
