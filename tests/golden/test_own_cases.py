@@ -433,7 +433,7 @@ KINDS = (
     ("vpt/data_fgvc_eval", ()),
     ("msvp/schedules", ()),
     ("msvp/metrics", ("tolerance",)),  # all numbers are exact
-    ("msvp/prompt_panels", ("in_channels",)),  # of the prompt that has no panel
+    ("msvp/prompt_panels", ()),
     ("sa2vp/posembed_resize", ("tolerance",)),
     ("vit_b4/b_adapt", ()),
     ("mop_clip/mop_text", ()),
