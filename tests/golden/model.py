@@ -26,7 +26,7 @@ from flax import nnx
 from tests.golden.comparison import Comparison, limits, scaled
 from tests.golden.methods import method_of
 from tests.golden.record import NotUnderstood, Record, under
-from tests.golden.training import losses
+from tests.golden.training import filled, losses
 from vpjax.backbones.vit import pair
 from vpjax.core import params, registry
 from vpjax.models.model import Model
@@ -46,18 +46,17 @@ def compare(family: ModuleType, meta: Record, arrays: Record, folder: Path) -> I
     model = build(family, meta, arrays)
     parts = partition(model)
     recorded = gather(family, model, arrays, "param/")
-    values = {n: jnp.asarray(v) for n, v in recorded.items()}
+    values = dict(recorded)
     for name, value in native(family, meta, folder, model).items():
         if name in recorded:  # a recorded model may hold random numbers where a file holds none
             atol = 1e-6 if name.endswith("pos_embed") else 0.0
             yield Comparison(f"loaded {name}", value, recorded[name], atol)
-        values[name] = jnp.asarray(value)
-
-    fill = lambda part: {n: values[n] for n in part}  # noqa: E731
-    trainable, stats, frozen = (fill(part) for part in parts[1:])
+        values[name] = value
+    trainable, stats, frozen = filled(parts, values)[1:]
     yield from same_set(family, model, meta, parts, arrays)
 
     images = jnp.asarray(arrays["in/image"].transpose(0, 2, 3, 1))
+    yield Comparison("image size", images.shape[1:3], pair(meta["image_size"]), 0.0)
     labels = jnp.asarray(arrays["in/label"])
 
     def loss_fn(trainable, ctx):

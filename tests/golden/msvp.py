@@ -14,6 +14,7 @@ from tests.golden.comparison import GRADIENT, Comparison, gradient, numbers, out
 from tests.golden.msvp_model import (
     assembled,
     build,
+    compare_shape,
     fill,
     gather,
     pixels,
@@ -52,7 +53,8 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     }
     if meta["kind"] not in kinds:
         raise NotUnderstood(f"kind {meta['kind']}")
-    return kinds[meta["kind"]](meta, arrays)
+    yield from compare_shape(meta, arrays)
+    yield from kinds[meta["kind"]](meta, arrays)
 
 
 def compare_prompting(meta: Record, arrays: Record) -> Iterator[Comparison]:
@@ -60,10 +62,11 @@ def compare_prompting(meta: Record, arrays: Record) -> Iterator[Comparison]:
     meta.expect("loss", "sum(prompted * cotangent)")
     named = {f"param/prompting.{n}": v for n, v in under(arrays, "param/").items()}
     model = assembled("cnn", (32, 32), {"width": 2}, meta)
-    yield Comparison("size", arrays["in/x"].shape[2:], meta["input_size"], 0.0)
     values = {n: jnp.asarray(v) for n, v in gather(model, named, "param/").items()}
     parts = partition(model)
     rest = {n: jnp.zeros(v.shape) for part in parts[1:] for n, v in part.items()}
+    if wrong := [n for n, v in values.items() if v.shape != rest[n].shape]:
+        raise NotUnderstood(f"shapes of {wrong}")
     x, cotangent = (jnp.asarray(pixels(arrays[f"in/{n}"])) for n in ("x", "cotangent"))
     if values.keys() != {n for n in rest if n.startswith("method/") and "head" not in n}:
         raise NotUnderstood(f"parameters {sorted(values)}")

@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tests.golden import training
+from tests.golden.comparison import Comparison
 from tests.golden.record import NotUnderstood, Record
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.resnet import ResNet
@@ -88,14 +89,16 @@ def small_vit(size: tuple[int, int], config: Mapping, common: dict) -> SmallViT:
     )
 
 
+def compare_shape(meta: Record, arrays: Record) -> Iterator[Comparison]:
+    """Yield the shape of the images beside the one that the case states."""
+    if name := next((n for n in ("in/x", "in/x0") if n in arrays), None):
+        shape = (meta["in_channels"], *meta["input_size"])
+        yield Comparison("shape of images", arrays[name].shape[1:], shape, 0.0)
+
+
 def fill(model: Model, arrays: Mapping, prefix: str = "param/") -> ModelParts:
     """Return the model's parts with the recorded parameters."""
-    parts = partition(model)
-    values = {n: jnp.asarray(v) for n, v in gather(model, arrays, prefix).items()}
-    missing = {n for part in parts[1:] for n in part} - values.keys()
-    if missing:
-        raise NotUnderstood(f"nothing is recorded for {sorted(missing)}")
-    return ModelParts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
+    return training.filled(partition(model), gather(model, arrays, prefix))
 
 
 def gather(model: Model, arrays: Mapping, prefix: str) -> dict[str, np.ndarray]:
@@ -201,15 +204,15 @@ def recipe(name: str, z: np.ndarray) -> np.ndarray:
 
 
 def to_hwc(value: np.ndarray) -> np.ndarray:
-    """1 C H W to H W C."""
+    """Return a prompt 1 C H W as H W C."""
     return value[0].transpose(1, 2, 0)
 
 
 def to_hwio(value: np.ndarray) -> np.ndarray:
-    """O I H W to H W I O."""
+    """Return a kernel O I H W as H W I O."""
     return value.transpose(2, 3, 1, 0)
 
 
 def pixels(value: np.ndarray) -> np.ndarray:
-    """B C H W to B H W C."""
+    """Return images B C H W as B H W C."""
     return value.transpose(0, 2, 3, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.golden.comparison import Comparison, outputs, scaled
-from tests.golden.msvp_model import FEATURES, build, fill, pixels, to_hwc
+from tests.golden.msvp_model import FEATURES, build, compare_shape, fill, pixels, to_hwc
 from tests.golden.record import NotUnderstood, Record, under
 from vpjax.report.plots import gradcam, prompts
 
@@ -16,7 +16,8 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     """Yield what a kind of picture compares."""
     meta.ignore("seed")
     kinds = {"gradcam": compare_gradcam, "prompt_panels": compare_prompts}
-    return kinds[meta["kind"]](meta, arrays)
+    yield from compare_shape(meta, arrays)
+    yield from kinds[meta["kind"]](meta, arrays)
 
 
 def compare_gradcam(meta: Record, arrays: Record) -> Iterator[Comparison]:
@@ -58,6 +59,7 @@ def compare_prompts(meta: Record, arrays: Record) -> Iterator[Comparison]:
     """Yield prompts enlarged, averaged over colours and scaled to the range of colours."""
     for scale in under(arrays, "out/panel_"):
         (prompt,) = (arrays[n] for n in arrays if n.endswith(f"{scale}_prompt"))
+        yield Comparison("channels", prompt.shape[1], meta["in_channels"], 0.0)
         ours = prompts.panel(to_hwc(prompt), meta["target_size"])
         yield scaled(scale, ours, arrays[f"out/panel_{scale}"], meta["tolerance"]["atol"])
     flat = prompts.panel(np.full((1, 1, meta["in_channels"]), 0.3, np.float32))

@@ -47,8 +47,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     values = gather(model, arrays, "param/")
     yield from compare_copies(model, arrays)
     yield from compare_loaded(meta, model, values, folder)
-    values = {n: jnp.asarray(v) for n, v in values.items()}
-    filled = ModelParts(parts.graph, *({n: values[n] for n in part} for part in parts[1:]))
+    filled = training.filled(parts, values)
     if trains:
         yield from compare_training(meta, arrays, model, filled)
     else:

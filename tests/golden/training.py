@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.golden.record import NotUnderstood
 from vpjax.models.partition import ModelParts
 from vpjax.nn.context import Context
 from vpjax.runs import fit
@@ -32,6 +33,23 @@ NEUTRAL = {
     "clip_norm": 0.0,
     "bias_multiplier": 1.0,
 }
+
+
+def filled(parts: ModelParts, values: Mapping[str, Any]) -> ModelParts:
+    """Return the parts of a model with recorded parameters, by their names.
+
+    Raises:
+        NotUnderstood: One is missing, or the model that `meta` describes has another shape there.
+    """
+    shapes = {name: array.shape for part in parts[1:] for name, array in part.items()}
+    if missing := sorted(shapes.keys() - values.keys()):
+        raise NotUnderstood(f"nothing is recorded for {missing}")
+    for name, shape in shapes.items():
+        if values[name].shape != shape:
+            found = f"recorded {values[name].shape}, the model of meta has {shape}"
+            raise NotUnderstood(f"shape of {name}: {found}")
+    fill = lambda part: {n: jnp.asarray(values[n]) for n in part}  # noqa: E731
+    return ModelParts(parts.graph, *map(fill, parts[1:]))
 
 
 def settings(**options: Any) -> Any:

@@ -19,7 +19,6 @@ from tests.golden.record import NotUnderstood, Record, under
 from tests.golden.vit_b4_model import (
     build,
     draw,
-    filled,
     gather,
     original,
     pixels,
@@ -89,7 +88,7 @@ def compare_outputs(meta: Record, arrays: Record, folder: Path) -> Iterator[Comp
     model, parts = build(meta)
     values = gather(arrays, "param/", model)
     yield from compare_loaded(meta, values, model, folder)
-    parts = filled(parts, values)
+    parts = training.filled(parts, values)
     check_trainable(meta, arrays, model, parts)
     recorded = gather(arrays, "grad/", model)
     same_set(recorded, parts)
@@ -112,7 +111,7 @@ def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Com
     model, parts = build(meta)
     values = gather(arrays, "param/", model)
     yield from compare_loaded(meta, values, model, folder)
-    parts = filled(parts, values)
+    parts = training.filled(parts, values)
     check_trainable(meta, arrays, model, parts)
     size, order = meta["batch_size"], arrays["in/train_order"]
     if len(order) != meta["epochs"]:
@@ -181,7 +180,7 @@ def compare_full_size(meta: Record, arrays: Record, folder: Path) -> Iterator[Co
     yield Comparison("trainable count", count(parts.trainable), meta["n_trainable"], 0.0)
     whole = count(parts.trainable) + count(parts.frozen)
     yield Comparison("count", whole, meta["n_parameters"], 0.0)
-    parts = filled(parts, {n: v for found in ours.values() for n, v in found.items()})
+    parts = training.filled(parts, {n: v for found in ours.values() for n, v in found.items()})
     limits, limit = outputs(meta), meta["tolerance"]["gradnorm_rtol"]
     (loss, out), grads = run(parts, pixels(arrays["in/x"]), arrays["in/label"])
     yield scaled("loss", loss, arrays["loss"], **limits)

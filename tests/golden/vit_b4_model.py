@@ -48,12 +48,6 @@ def build(meta: Record) -> tuple[Model, ModelParts]:
     return model, partition(model)
 
 
-def filled(parts: ModelParts, values: dict[str, np.ndarray]) -> ModelParts:
-    """Return parts that hold numbers instead of shapes."""
-    fill = lambda part: {n: jnp.asarray(values[n]) for n in part}  # noqa: E731
-    return ModelParts(parts.graph, *(fill(part) for part in parts[1:]))
-
-
 def same_set(recorded: Iterable[str], parts: ModelParts) -> None:
     """Raise an AssertionError unless the same parameters train."""
     if set(recorded) != parts.trainable.keys():
@@ -131,5 +125,5 @@ def gather(arrays: Record, prefix: str, model: Model) -> dict[str, np.ndarray]:
 
 
 def pixels(images: np.ndarray) -> jax.Array:
-    """B C H W to B H W C."""
+    """Return images B C H W as B H W C."""
     return jnp.asarray(images.transpose(0, 2, 3, 1))
