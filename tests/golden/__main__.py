@@ -2,17 +2,10 @@
 
     python -m tests.golden DIR [DIR ...] [--only PATTERN]
 
-<<<<<<< HEAD
-Every npz file with an entry `meta` in a folder is a case; `meta` says how to run it. The command
-prints a line a case, its worst error as a share of the limit, then "N passed, M failed", and
-exits with 1 if any failed. A case with an unknown key fails: "not understood". The
-rules are in tests/golden/runner.py, those of tolerances in tests/golden/comparison.py.
-=======
 Every npz file with an entry `meta` in a folder is a case, and `meta` says how to run it. A line a
 case has its worst error as a share of what is allowed; then follows "N passed, M failed". The exit
 status is 1 if any failed. A case with a key that is not known fails: "not understood". The rules
 are in tests/golden/runner.py, those of tolerances in tests/golden/comparison.py.
->>>>>>> golden
 """
 
 import argparse

@@ -56,7 +56,7 @@ def test_fewer_prompts_than_classes_are_groups_of_classes(tmp_path):
 
 
 def test_more_prompts_than_classes(tmp_path):
-    with pytest.raises(UserError, match="num_tokens is 8, but there are 5 classes"):
+    with pytest.raises(UserError, match="num_tokens is 8, but there are only 5 classes"):
         class_embeddings(recipe(num_tokens=8), tmp_path)
 
 
