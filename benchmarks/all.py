@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the options."""
+    """Return the options."""
     out = argparse.ArgumentParser(prog="benchmarks.all", description=__doc__.split("\n")[0])
     add = out.add_argument
     add("--only", default="", help=f"regular expression; parts: {', '.join(p.name for p in PARTS)}")
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def find_device() -> str:
-    """Returns "cpu", or "gpu" and its kind. JAX is asked in a process of its own.
+    """Return "cpu", or "gpu" and its kind. JAX is asked in a process of its own.
 
     A process that has asked holds memory of a GPU, and the parts need it.
     """
@@ -79,12 +79,12 @@ def find_device() -> str:
 
 
 def slug(device: str) -> str:
-    """Returns the device as part of a file's name: "cpu", "nvidia-h200"."""
+    """Return the device as part of a file's name: "cpu", "nvidia-h200"."""
     return re.sub(r"[^a-z0-9]+", "-", device.removeprefix("gpu ").lower()).strip("-")
 
 
 def path_of(folder: Path, name: str, device: str) -> Path:
-    """Returns where the record of a part is."""
+    """Return where the record of a part is."""
     return folder / f"{name}_{slug(device)}.json"
 
 
@@ -141,12 +141,12 @@ def call(part: Part, kind: str, out: Path, end: float) -> str:
 
 
 def last_line(text: str) -> str:
-    """Returns what an error ends with."""
+    """Return what an error ends with."""
     return (text.strip().splitlines() or ["no message"])[-1]
 
 
 def collect(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the device's records by part, and the Markdown beside each, without its heading."""
+    """Return the device's records by part, and the Markdown beside each, without its heading."""
     paths = {part.name: path_of(folder, part.name, device) for part in PARTS}
     paths = {name: path for name, path in paths.items() if path.exists()}
     texts = {}
@@ -177,7 +177,7 @@ def publish(folder: Path, device: str, target: Path) -> None:
 
 
 def tables(results: dict[str, Any], texts: dict[str, str], device: str) -> dict[str, str]:
-    """Returns what goes between the markers of the page, by name."""
+    """Return what goes between the markers of the page, by name."""
     out = {"goals": goals.report(results, device)}
     rows = goals.rows(results)
     if rows:

@@ -61,7 +61,7 @@ def main() -> None:
 def benchmark(
     variant: str, batch: int, images: int, classes: int, steps: int, **sizes: Any
 ) -> dict[str, Any]:
-    """Returns conditions and a row a method; `sizes` replace the variant's own."""
+    """Return conditions and a row a method; `sizes` replace the variant's own."""
     record = measure.conditions(PACKAGES) | {"benchmark": "feature_cache", "rows": []}
     record |= {"variant": variant, "batch": batch, "images": images, "classes": classes}
     body = CLIP(variant, **sizes, rngs=nnx.Rngs(0))
@@ -77,7 +77,7 @@ def benchmark(
 def epoch_through(
     body: CLIP, method: Any, batch: int, images: int, classes: int, steps: int
 ) -> float:
-    """Returns the seconds of an epoch of images, from the median of `steps` steps."""
+    """Return the seconds of an epoch of images, from the median of `steps` steps."""
     size = body.image_size
     to_input = lambda batch, key: preset("clip").device(batch["image"], size, False)  # noqa: E731
     call, state, frozen = ready(Model(body, method), to_input)
@@ -97,7 +97,7 @@ def epoch_through(
 def epoch_on_features(
     body: CLIP, method: Any, batch: int, images: int, classes: int, epochs: int = 3
 ) -> float:
-    """Returns the median seconds of `epochs` epochs of rows, as the loader gives them."""
+    """Return the median seconds of `epochs` epochs of rows, as the loader gives them."""
     call, state, frozen = ready(HeadModel(body, method), lambda batch, key: batch["features"])
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, images).astype(np.int32)
@@ -129,7 +129,7 @@ class _Unread:
 
 
 def ready(model: Model, to_input: Callable) -> tuple[Callable, State, dict]:
-    """Returns a model's training step, state and frozen part."""
+    """Return a model's training step, state and frozen part."""
     parts = partition(model)
     optimiser = optax.adam(5e-4)
     step = make_train_step(parts.graph, optimiser, to_input, 1000)
@@ -138,7 +138,7 @@ def ready(model: Model, to_input: Callable) -> tuple[Callable, State, dict]:
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people."""
+    """Return the record for people."""
     steps = record["images"] // record["batch"]
     rows = [
         (

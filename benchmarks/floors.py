@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def share(floor: Floor | None, images_per_second: float, peak_flops: float) -> float | None:
-    """Returns the share of a device's matrix peak: only what must be done counts as done."""
+    """Return the share of a device's matrix peak: only what must be done counts as done."""
     return None if floor is None else floor.flops * images_per_second / peak_flops
 
 
@@ -121,7 +121,7 @@ def percent(part: float | None) -> str:
 def benchmark(
     variants: Sequence[str], cases: Sequence[Case], batch: int, **sizes: Any
 ) -> dict[str, Any]:
-    """Returns conditions and one row a model and method; `sizes` are `take`'s."""
+    """Return conditions and one row a model and method; `sizes` are `take`'s."""
     record = measure.conditions(PACKAGES) | {"benchmark": "floors", "batch": batch, "rows": []}
     for variant in variants:
         parse(variant)
@@ -136,7 +136,7 @@ def benchmark(
 def row_of(
     case: Case, variant: str, batch: int, optimise: bool = True, **sizes: Any
 ) -> dict[str, Any]:
-    """Returns floors and the compiler's counts, an image; see `floors_compiled` for `optimise`."""
+    """Return floors and the compiler's counts, an image; see `floors_compiled` for `optimise`."""
     parts, pixels, name = take(case, variant, **sizes)
     row = {"model": name, "method": case.name, "pixels": pixels}
     for step, compiled in STEPS.items():
@@ -151,7 +151,7 @@ def row_of(
 
 
 def take(case: Case, variant: str, pixels: int = 224, **sizes: Any) -> tuple[ModelParts, int, str]:
-    """Returns shapes of a model, the edge of its images, and its name."""
+    """Return shapes of a model, the edge of its images, and its name."""
     variant, pixels = case.variant or variant, case.pixels if case.variant else pixels
     if case.backbone is CLIP:
         variant = CLIPS.get(variant, variant)
@@ -167,7 +167,7 @@ def take(case: Case, variant: str, pixels: int = 224, **sizes: Any) -> tuple[Mod
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people."""
+    """Return the record for people."""
     about = (
         f"The floor an image at batch {record['batch']}, {CLASSES} classes; MB are 10^6 bytes in "
         "bfloat16. Beside it what the compiled step does: its matrix products alone, and all that "
@@ -180,7 +180,7 @@ def report(record: dict[str, Any]) -> str:
 
 
 def line(row: dict[str, Any]) -> list[str]:
-    """Returns a row of the table."""
+    """Return a row of the table."""
     cells = [row["model"], row["method"]]
     for step in STEPS:
         floor = row[step]["floor_flops"]
@@ -191,7 +191,7 @@ def line(row: dict[str, Any]) -> list[str]:
 
 
 def ratio(row: dict[str, Any], step: str, count: str) -> float:
-    """Returns what is counted, over the floor."""
+    """Return what is counted, over the floor."""
     return row[step][count] / row[step]["floor_flops"]
 
 

@@ -71,7 +71,7 @@ def count(lowered: Any, optimise: bool) -> Counted:
 
 
 def products(hlo: str) -> float:
-    """Returns the FLOPs of all matrix products and convolutions of a program."""
+    """Return the FLOPs of all matrix products and convolutions of a program."""
     programs, entry = computations(hlo)
 
     @functools.cache
@@ -90,7 +90,7 @@ def products(hlo: str) -> float:
 
 
 def computations(hlo: str) -> tuple[dict[str, list[tuple[str, ...]]], str]:
-    """Returns the instructions of each computation, and the name of the one that is run."""
+    """Return the instructions of each computation, and the name of the one that is run."""
     found: dict[str, list[tuple[str, ...]]] = {}
     entry = name = ""
     for line in hlo.splitlines():
@@ -104,7 +104,7 @@ def computations(hlo: str) -> tuple[dict[str, list[tuple[str, ...]]], str]:
 
 
 def used(lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Returns the instructions that the result depends on, without their first mark."""
+    """Return the instructions that the result depends on, without their first mark."""
     wanted, kept = set(), []
     for root, name, *rest in reversed(lines):
         if root or name in wanted:
@@ -114,13 +114,13 @@ def used(lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def dims(shape: str) -> tuple[int, ...]:
-    """Returns the sizes in "f32[2,3]{1,0}"; of a tuple, those of its first member."""
+    """Return the sizes in "f32[2,3]{1,0}"; of a tuple, those of its first member."""
     match = SHAPE.search(shape)
     return tuple(int(n) for n in match[1].split(",") if n) if match else ()
 
 
 def product(op: str, result: tuple[int, ...], rest: str, sizes: dict[str, tuple]) -> float:
-    """Returns the FLOPs of one product, from what follows its opening bracket."""
+    """Return the FLOPs of one product, from what follows its opening bracket."""
     left, right = (sizes[n.split()[-1].lstrip("%")] for n in operands(rest))
     if op == "dot":
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
@@ -137,7 +137,7 @@ def product(op: str, result: tuple[int, ...], rest: str, sizes: dict[str, tuple]
 
 
 def window_of(rest: str, axes: int) -> list[tuple[int, int, int, int]]:
-    """Returns stride, padding in front, and dilation of image and kernel, an axis."""
+    """Return stride, padding in front, and dilation of image and kernel, an axis."""
     window = re.search(r"window=\{(.*?)\}", rest)
     given = dict(part.split("=") for part in window[1].split()) if window else {}
     numbers = lambda name, usual: [  # noqa: E731
@@ -148,7 +148,7 @@ def window_of(rest: str, axes: int) -> list[tuple[int, int, int, int]]:
 
 
 def taps(size: int, edge: int, out: int, stride: int, padding: int, holes: int, spread: int) -> int:
-    """Returns how many numbers of the image windows meet along an axis, zeros left out."""
+    """Return how many numbers of the image windows meet along an axis, zeros left out."""
     reach = (size - 1) * holes + 1
     places = (o * stride + k * spread - padding for o in range(out) for k in range(edge))
     return sum(0 <= place < reach and place % holes == 0 for place in places)

@@ -21,7 +21,7 @@ NEIGHBOURS = 3  # cells, the edge of what a token of SA2VP looks at in the other
 
 
 def of(parts: ModelParts, batch: int, *, train: bool, dtype: str = "float32") -> Floor | None:
-    """Returns the floor of a training step, or of an inference: images to logits.
+    """Return the floor of a training step, or of an inference: images to logits.
 
     `parts` are a model's, numbers or shapes; `batch` is the images of a step. None where no formula
     is known: for other backbones than a ViT.
@@ -78,7 +78,7 @@ def embed(work: Work, model: Model) -> Rows:
 
 
 def pixels_that_learn(work: Work, model: Model) -> int:
-    """Returns how many patches hold pixels that depend on what trains."""
+    """Return how many patches hold pixels that depend on what trains."""
     (rows, columns), method = model.backbone.grid, model.method
     if work.learns("method/global_prompt"):
         return rows * columns
@@ -91,19 +91,19 @@ def pixels_that_learn(work: Work, model: Model) -> int:
 
 
 def pixel_patches(work: Work, method: PrependPixel) -> Rows:
-    """Returns prompts that are images of patches."""
+    """Return prompts that are images of patches."""
     count = method.prompts.shape[1] // work.shapes["backbone/patch_embed/kernel"][1]
     return Rows(count, copies=1 / work.batch).if_any(work.learns("method/prompts"))
 
 
 def insert(tokens: Rows, prompts: Rows) -> Rows:
-    """Returns tokens and prompts: all pass a layer image by image."""
+    """Return tokens and prompts: all pass a layer image by image."""
     count, needs = tokens.count + prompts.count, tokens.needs + prompts.needs
     return tokens._replace(count=count, needs=needs)
 
 
 def prompted(work: Work, model: Model, i: int, rows: Rows, train: bool) -> tuple[Rows, Rows | None]:
-    """Returns the tokens that enter layer `i`, and the prompts it only looks at."""
+    """Return the tokens that enter layer `i`, and the prompts it only looks at."""
     method = model.method
     if not isinstance(method, _Prompted) or i not in method.at:
         return rows, None
@@ -155,7 +155,7 @@ def side(work: Work, image_size: tuple[int, int]) -> Rows:
 
 
 def taps(size: int, edge: int, stride: int, padding: int) -> int:
-    """Returns how often windows `edge` wide meet one of `size` cells, along one axis."""
+    """Return how often windows `edge` wide meet one of `size` cells, along one axis."""
     starts = range(-padding, size + padding - edge + 1, stride)
     return sum(min(start + edge, size) - max(start, 0) for start in starts)
 
@@ -205,7 +205,7 @@ def two_streams(work: Work, model: Model, train: bool) -> None:
 
 
 def rate(backbone: ViT, layer) -> float:
-    """Returns whether chance tells images apart in a frozen layer."""
+    """Return whether chance tells images apart in a frozen layer."""
     return backbone.dropout or layer.mlp.dropout or layer.drop_path
 
 

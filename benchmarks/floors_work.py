@@ -52,12 +52,12 @@ class Rows(NamedTuple):
     copies: float = 1  # 1 / batch: computed once a batch
 
     def first(self, count: float | None) -> "Rows":
-        """Returns the first `count`; None: all."""
+        """Return the first `count`; None: all."""
         count = self.count if count is None else count
         return self._replace(count=count, needs=min(self.needs, count))
 
     def if_any(self, needs: float | bool) -> "Rows":
-        """Returns these, all of which need a gradient where `needs` is not 0."""
+        """Return these, all of which need a gradient where `needs` is not 0."""
         return self._replace(needs=self.count) if needs else self
 
 
@@ -74,7 +74,7 @@ class Work:
         self.reads: dict[str, int] = {}  # of each weight, how often
 
     def size(self, name: str) -> int:
-        """Returns how many numbers a weight has."""
+        """Return how many numbers a weight has."""
         return math.prod(self.shapes[name])
 
     def learns(self, name: str) -> bool:
@@ -86,7 +86,7 @@ class Work:
         self.kept += numbers * self.item
 
     def norm(self, name: str, rows: Rows) -> Rows:
-        """Returns what comes out of a norm."""
+        """Return what comes out of a norm."""
         return rows.if_any(self.learns(f"{name}/"))
 
     def dense(self, name: str, rows: Rows) -> Rows:
@@ -154,7 +154,7 @@ class Work:
         return rows.if_any(self.dense(f"{name}/up", hidden).needs)
 
     def floor(self, image_bytes: float) -> Floor:
-        """Returns the sum."""
+        """Return the sum."""
         moved = OPTIMISER * sum(map(self.size, self.trained))
         for name, times in self.reads.items():
             wide = name in self.trained or name.startswith("method/")

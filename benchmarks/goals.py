@@ -37,7 +37,7 @@ class Goal(NamedTuple):
     form: str = "{:.2f}"
 
     def verdict(self, results: Results) -> tuple[str, Found | None]:
-        """Returns "met", "missed" or "not measured", and the figure."""
+        """Return "met", "missed" or "not measured", and the figure."""
         found = self.find(results)
         if found is None:
             return "not measured", None
@@ -46,7 +46,7 @@ class Goal(NamedTuple):
 
 
 def rows(results: Results, **same: Any) -> list[Row]:
-    """Returns the rows of races whose fields are `same` and that were measured."""
+    """Return the rows of races whose fields are `same` and that were measured."""
     found = [row for record in results.values() for row in record.get("rows", ())]
     return [
         row
@@ -56,7 +56,7 @@ def rows(results: Results, **same: Any) -> list[Row]:
 
 
 def ours(results: Results, remat: bool = False, **same: Any) -> Row | None:
-    """Returns our row of a race."""
+    """Return our row of a race."""
     found = [row for row in rows(results, **same) if row["who"].startswith("ours")]
     return next((row for row in found if ("remat" in row["who"]) == remat), None)
 
@@ -217,7 +217,7 @@ GOALS = (
 
 
 def verdicts(results: Results, device: str, goals: Sequence[Goal] = GOALS) -> list[list[str]]:
-    """Returns a line a goal that is meant for the device, such as "gpu NVIDIA H200"."""
+    """Return a line a goal that is meant for the device, such as "gpu NVIDIA H200"."""
     lines = []
     for goal in goals:
         if goal.device not in device:
@@ -232,6 +232,6 @@ def verdicts(results: Results, device: str, goals: Sequence[Goal] = GOALS) -> li
 
 
 def report(results: Results, device: str) -> str:
-    """Returns the table of verdicts."""
+    """Return the table of verdicts."""
     where = f"VPT-deep 50 with ViT-B/16, training in bfloat16.{' '}" if "gpu" in device else ""
     return f"{where}{table(HEADER, verdicts(results, device), 'llll')}"

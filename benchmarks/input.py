@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def make_source(config: ConfigDict, kind: str, count: int, folder: Path) -> Source:
-    """Returns made-up images, or the recipe's; photos lie in `folder`.
+    """Return made-up images, or the recipe's; photos lie in `folder`.
 
     Raises: UserError if the recipe's data is not there.
     """
@@ -90,7 +90,7 @@ def make_source(config: ConfigDict, kind: str, count: int, folder: Path) -> Sour
 
 
 def picture(seed: int, height: int, width: int, kind: str) -> bytes:
-    """Returns an encoded image with about as much detail as a photo."""
+    """Return an encoded image with about as much detail as a photo."""
     rng = np.random.default_rng(seed)
     rough = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
     smooth = Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
@@ -110,7 +110,7 @@ class Listed(list):
 def benchmark(
     config: ConfigDict, source: Source, batch: int, steps: int = 3, train_rate: float | None = None
 ) -> dict[str, Any]:
-    """Returns conditions, a row a stage, and the training rate, ready for JSON."""
+    """Return conditions, a row a stage, and the training rate, ready for JSON."""
     recipe = step.prepare(config, source.num_classes)
     record = measure.conditions(step.PACKAGES) | {
         "benchmark": "input",
@@ -160,7 +160,7 @@ def host_stages(recipe: step.Recipe, source: Source) -> Iterator[dict[str, Any]]
 
 
 def make_loader(recipe: step.Recipe, source: Source, batch: int) -> Loader:
-    """Returns the loader that training would use."""
+    """Return the loader that training would use."""
     return Loader(source, batch, preset(recipe.preset), recipe.image_size, recipe.config.seed)
 
 
@@ -213,13 +213,13 @@ def timed(
 
 
 def row(stage: str, threads: int | None, count: int, seconds: float) -> dict[str, Any]:
-    """Returns a row of the table."""
+    """Return a row of the table."""
     rates = {"images_per_second": count / seconds, "ms_per_image": 1e3 * seconds / count}
     return {"stage": stage, "threads": threads} | rates
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people: conditions, the table, the verdict."""
+    """Return the record for people: conditions, the table, the verdict."""
     config, (height, width) = record["config"], record["image_size"]
     rows = [
         [
@@ -264,7 +264,7 @@ def verdict(record: dict[str, Any]) -> str:
 
 
 def threads_needed(record: dict[str, Any], rate: float) -> int:
-    """Returns how many threads read, decode and resize `rate` images a second."""
+    """Return how many threads read, decode and resize `rate` images a second."""
     stages = ("read", "decode", "resize, crop")
     busy = sum(r["ms_per_image"] for r in record["rows"] if r["stage"] in stages)
     return int(np.ceil(rate * busy / 1e3))

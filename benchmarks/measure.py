@@ -38,7 +38,7 @@ def command(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
 
 
 def seconds(call: Callable[[], Any], steps: int) -> list[float]:
-    """Returns how long each of `steps` calls took; a call returns when its work is done."""
+    """Return how long each of `steps` calls took; a call returns when its work is done."""
     times = []
     for _ in range(steps):
         begin = time.perf_counter()
@@ -48,7 +48,7 @@ def seconds(call: Callable[[], Any], steps: int) -> list[float]:
 
 
 def speed(times: Sequence[float], batch: int) -> dict[str, Any]:
-    """Returns images a second and milliseconds a step, from the seconds of single steps."""
+    """Return images a second and milliseconds a step, from the seconds of single steps."""
     median = statistics.median(times)
     return {
         "batch": batch,
@@ -71,7 +71,7 @@ def megabytes(count: int | None) -> str:
 
 
 def compiled_bytes(compiled: Any) -> dict[str, int | None]:
-    """Returns what the compiler sets aside for a step, a device: results in between, arguments."""
+    """Return what the compiler sets aside for a step, a device: results in between, arguments."""
     analysis = compiled.memory_analysis()
     return {
         "temporary_bytes": getattr(analysis, "temp_size_in_bytes", None),
@@ -80,7 +80,7 @@ def compiled_bytes(compiled: Any) -> dict[str, int | None]:
 
 
 def highest_bytes() -> int | None:
-    """Returns the most memory JAX has held on the first device so far; None where unknown.
+    """Return the most memory JAX has held on the first device so far; None where unknown.
 
     It never falls within a process: measure what needs little before what needs much.
     """
@@ -88,7 +88,7 @@ def highest_bytes() -> int | None:
 
 
 def process_bytes(*, reset: bool = False) -> int | None:
-    """Returns the most memory this process has held since the last reset, or None.
+    """Return the most memory this process has held since the last reset, or None.
 
     Linux counts it; with the C library of GNU, freed memory is first given back at a reset.
     """
@@ -104,7 +104,7 @@ def process_bytes(*, reset: bool = False) -> int | None:
 
 
 def peak_flops(dtype: str, size: int = 0, repeats: int = 10) -> float:
-    """Returns the floating point operations a second of one large square matrix product.
+    """Return the floating point operations a second of one large square matrix product.
 
     The best of `repeats`, as a peak is meant. `size` 0 is 2048 on a CPU and 8192 elsewhere.
     """
@@ -119,12 +119,12 @@ def peak_flops(dtype: str, size: int = 0, repeats: int = 10) -> float:
 
 
 def precision(dtype: str) -> Any:
-    """Returns a context in which float32 means float32, as in training."""
+    """Return a context in which float32 means float32, as in training."""
     return jax.default_matmul_precision("highest" if dtype == "float32" else None)
 
 
 def device_name() -> str:
-    """Returns the device, in words that name no machine."""
+    """Return the device, in words that name no machine."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
@@ -137,7 +137,7 @@ def device_name() -> str:
 
 
 def conditions(packages: Sequence[str]) -> dict[str, Any]:
-    """Returns what a figure depends on: date, device, versions."""
+    """Return what a figure depends on: date, device, versions."""
     return {
         "date": datetime.date.today().isoformat(),
         "device": device_name(),
@@ -147,7 +147,7 @@ def conditions(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def heading(title: str, record: dict[str, Any]) -> str:
-    """Returns the lines above a table."""
+    """Return the lines above a table."""
     versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
     return (
         f"# {title}\n\n{record['date']}, {record['device']}, Python {record['python']}, {versions}"

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the options."""
+    """Return the options."""
     on_gpu = jax.default_backend() == "gpu"
     out = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__.split("\n")[0])
     add = out.add_argument
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:
-    """Returns what to measure, the plain cell of each group first.
+    """Return what to measure, the plain cell of each group first.
 
     Raises: UserError for options that cannot be.
     """
@@ -141,7 +141,7 @@ def whole(text: str, option: str) -> list[int]:
 
 
 def cpu_flags() -> str:
-    """Returns flags for XLA that make a CPU's figures mean something; an XLA without them dies."""
+    """Return flags for XLA that make a CPU's figures mean something; an XLA without them dies."""
     if jax.default_backend() != "cpu":
         return ""
     probe = [sys.executable, "-c", "import jax; jax.devices()"]
@@ -150,7 +150,7 @@ def cpu_flags() -> str:
 
 
 def environment(flags: str) -> dict[str, str]:
-    """Returns the environment of a cell; an error's last line is then what went wrong."""
+    """Return the environment of a cell; an error's last line is then what went wrong."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     return os.environ | {"XLA_FLAGS": flags, "JAX_TRACEBACK_FILTERING": "off"}
 
@@ -181,7 +181,7 @@ def measured(cell: Cell, folder: str, flags: str) -> dict[str, Any]:
 
 
 def default_path() -> Path:
-    """Returns where results go unless told."""
+    """Return where results go unless told."""
     kind = re.sub(r"[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
     return HOME / "benchmarks" / "results" / f"memory-{kind}.json"
 

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Returns a row of the table. What the device has no memory for is told, not raised."""
+    """Return a row of the table. What the device has no memory for is told, not raised."""
     row = cell._asdict() | {"name": cell.name, "attention": attention_of(cell)}
     row |= tokens(cell)
     row["floor_flops"] = floors.of(take(cell), cell.batch, train=True, dtype=cell.dtype).flops
@@ -98,7 +98,7 @@ def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def attention_of(cell: Cell) -> str:
-    """Returns the implementation: with flash the device's own where it has one for this dtype."""
+    """Return the implementation: with flash the device's own where it has one for this dtype."""
     if not cell.flash:
         return "xla"
     backbone = nnx.eval_shape(lambda: ViT(cell.model, cell.pixels, rngs=nnx.Rngs(0)))
@@ -107,7 +107,7 @@ def attention_of(cell: Cell) -> str:
 
 
 def take(cell: Cell) -> ModelParts:
-    """Returns the model as shapes; no number exists yet."""
+    """Return the model as shapes; no number exists yet."""
 
     def make():
         depth = cell.layers or None
@@ -127,7 +127,7 @@ def stored(cell: Cell, name: str, like: jax.ShapeDtypeStruct) -> jax.ShapeDtypeS
 
 
 def tokens(cell: Cell) -> dict[str, int]:
-    """Returns tokens in all, and how many of them ask and how many are looked at in a layer."""
+    """Return tokens in all, and how many of them ask and how many are looked at in a layer."""
     cells = (cell.pixels // int(cell.model.partition("/")[2])) ** 2
     total = 1 + cell.num_tokens + cells
     return {
@@ -143,7 +143,7 @@ def to_input(cell: Cell) -> Callable:
 
 
 def make_step(cell: Cell, parts: ModelParts) -> tuple[Callable, tuple]:
-    """Returns the training step and its arguments as shapes."""
+    """Return the training step and its arguments as shapes."""
     optimiser = optax.sgd(1e-3, momentum=0.9)
     step = make_train_step(parts.graph, optimiser, to_input(cell), 1000, **cell.forms)
     state = jax.eval_shape(
@@ -153,7 +153,7 @@ def make_step(cell: Cell, parts: ModelParts) -> tuple[Callable, tuple]:
 
 
 def draw_batch(cell: Cell, size: int) -> dict[str, np.ndarray]:
-    """Returns random pixels and labels."""
+    """Return random pixels and labels."""
     rng = np.random.default_rng(0)
     return {
         "image": rng.integers(0, 256, (size, cell.pixels, cell.pixels, 3), np.uint8),
@@ -163,7 +163,7 @@ def draw_batch(cell: Cell, size: int) -> dict[str, np.ndarray]:
 
 
 def draw(like: dict[str, Any]) -> dict[str, jax.Array]:
-    """Returns numbers for names: the same on every device and for every cell of a model."""
+    """Return numbers for names: the same on every device and for every cell of a model."""
     values = {}
     for name, v in sorted(like.items()):
         seed = [ord(c) for c in name]
@@ -173,14 +173,14 @@ def draw(like: dict[str, Any]) -> dict[str, jax.Array]:
 
 
 def work(cell: Cell) -> float:
-    """Returns operations of a step, counted before a device's rewriting: fused kernels and loops
+    """Return operations of a step, counted before a device's rewriting: fused kernels and loops
     would count as nothing, or once."""
     step, arguments = make_step(cell, take(cell))
     return step.lower(*arguments).cost_analysis()["flops"]
 
 
 def forward_work(cell: Cell) -> float:
-    """Returns operations of a forward pass on the batch of a step."""
+    """Return operations of a forward pass on the batch of a step."""
     parts = take(cell)
 
     def logits(trainable, stats, frozen, images):
@@ -214,7 +214,7 @@ def compile_and_run(cell: Cell) -> dict[str, Any]:
 
 
 def compare(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Returns how far logits and the prompts' gradient are from the plain path's."""
+    """Return how far logits and the prompts' gradient are from the plain path's."""
     key = re.sub(r"\W+", "_", cell.plain.name)
     kept = folder / f"{key}.npz"
     if not kept.exists():
@@ -232,7 +232,7 @@ def compare(cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def outputs(cell: Cell) -> dict[str, np.ndarray]:
-    """Returns logits and the gradient of each layer's prompts, in training."""
+    """Return logits and the gradient of each layer's prompts, in training."""
     parts, batch = take(cell), jax.device_put(draw_batch(cell, cell.check))
     ctx = Context(key=jax.random.key(0))
 

@@ -30,7 +30,7 @@ class Claim(NamedTuple):
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
-    """Returns what must hold, and whether it does."""
+    """Return what must hold, and whether it does."""
     known = [r for r in rows if "logits_differ" in r]
     grids = [grid for grid, _ in groups(rows)]
     return [
@@ -59,7 +59,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 
 
 def every(text: str, found: Sequence[tuple[str, bool, str]]) -> Claim:
-    """Returns a claim that holds if it does in all of the cases."""
+    """Return a claim that holds if it does in all of the cases."""
     bad = [f"{name} {detail}".strip() for name, holds, detail in found if not holds]
     if not found:
         return Claim(text, None, "nothing to check it on")
@@ -101,7 +101,7 @@ def growth(rows: Sequence[Row]) -> Iterator[tuple[str, bool, str]]:
 
 
 def lines(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
-    """Returns {(model, deep, flash, remat): rows by size} of cells without segments."""
+    """Return {(model, deep, flash, remat): rows by size} of cells without segments."""
     found = {}
     for row in sorted(
         (r for r in rows if not r["segments"] and need(r)), key=lambda r: r["pixels"]
@@ -111,20 +111,20 @@ def lines(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
 
 
 def exponent(line: Sequence[Row]) -> float | None:
-    """Returns e where memory grows like T^e, T being the tokens that ask, between the two largest
+    """Return e where memory grows like T^e, T being the tokens that ask, between the two largest
     sizes; None for fewer."""
     return slope([(r["queries"], need(r)) for r in line])
 
 
 def saved_exponent(plain: Sequence[Row], flash: Sequence[Row]) -> float | None:
-    """Returns e where the memory that flash saves grows like T^e, T^2 being queries times keys."""
+    """Return e where the memory that flash saves grows like T^e, T^2 being queries times keys."""
     fused = {r["pixels"]: need(r) for r in flash}
     both = [r for r in plain if r["pixels"] in fused]
     return slope([((r["queries"] * r["keys"]) ** 0.5, need(r) - fused[r["pixels"]]) for r in both])
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """Returns e where y grows like x^e between the last two points; 0 where y is not above 0."""
+    """Return e where y grows like x^e between the last two points; 0 where y is not above 0."""
     if len(points) < 2:
         return None
     (x, u), (y, v) = points[-2:]
@@ -142,7 +142,7 @@ def extra_work(rows: Sequence[Row]) -> Iterator[tuple[str, bool, str]]:
 
 
 def need(row: Row) -> int | None:
-    """Returns the bytes of a step, as far as they are known."""
+    """Return the bytes of a step, as far as they are known."""
     return row.get("peak_bytes") or row.get("temporary_bytes")
 
 
@@ -153,7 +153,7 @@ def correct(row: Row) -> bool:
 
 
 def differences(row: Row) -> str:
-    """Returns both differences and the verdict; "-" where there are none."""
+    """Return both differences and the verdict; "-" where there are none."""
     if "logits_differ" not in row:
         return "-"
     verdict = "pass" if correct(row) and row["gradient_least"] > 0 else "FAIL"
@@ -161,17 +161,17 @@ def differences(row: Row) -> str:
 
 
 def switched(flash: bool, remat: bool) -> str:
-    """Returns the names of the table's columns."""
+    """Return the names of the table's columns."""
     return f"flash {'on' if flash else 'off'}, remat {'on' if remat else 'off'}"
 
 
 def depth(deep: bool) -> str:
-    """Returns "deep" or "shallow"."""
+    """Return "deep" or "shallow"."""
     return "deep" if deep else "shallow"
 
 
 def report(record: dict[str, Any], found: Sequence[Claim]) -> str:
-    """Returns the record for people."""
+    """Return the record for people."""
     rows = record["rows"]
     first = rows[0]
     used = sorted({r["attention"] for r in rows if r.get("attention") and r["flash"]})
@@ -210,7 +210,7 @@ def report(record: dict[str, Any], found: Sequence[Claim]) -> str:
 
 
 def grid(rows: Sequence[Row], columns: Sequence[str], cell: Any) -> str:
-    """Returns the table of cells by model, size and depth."""
+    """Return the table of cells by model, size and depth."""
     lines = []
     for mine, one in groups(rows):
         values = [cell(mine[s]) if s in mine else "-" for s in SWITCHES]
@@ -219,7 +219,7 @@ def grid(rows: Sequence[Row], columns: Sequence[str], cell: Any) -> str:
 
 
 def segment_table(rows: Sequence[Row]) -> str:
-    """Returns memory and work by number of segments, finest last."""
+    """Return memory and work by number of segments, finest last."""
     mine = [r for r in rows if r["segments"]]
     kind = {tuple(r[n] for n in GROUP) for r in mine}
     mine += [
@@ -247,7 +247,7 @@ def segment_table(rows: Sequence[Row]) -> str:
 
 
 def work_table(rows: Sequence[Row]) -> str:
-    """Returns GFLOP an image, with attention written out."""
+    """Return GFLOP an image, with attention written out."""
     lines = []
     for mine, one in groups(rows):
         plain, remat = (mine.get((False, on), {}) for on in (False, True))
@@ -262,7 +262,7 @@ def work_table(rows: Sequence[Row]) -> str:
 
 
 def growth_table(rows: Sequence[Row]) -> str:
-    """Returns the powers of tokens that memory grows with, between the two largest sizes."""
+    """Return the powers of tokens that memory grows with, between the two largest sizes."""
     known, texts = lines(rows), []
     said = lambda power: "-" if power is None else f"{power:.2f}"  # noqa: E731
     for model, deep, remat in dict.fromkeys((m, d, r) for m, d, _, r in known):
@@ -274,28 +274,28 @@ def growth_table(rows: Sequence[Row]) -> str:
 
 
 def claim_table(found: Sequence[Claim]) -> str:
-    """Returns the claims and what became of them."""
+    """Return the claims and what became of them."""
     said = {True: "holds", False: "FAILS", None: "not checked"}
     return table(["claim", "", "cases"], [[c.text, said[c.holds], c.detail] for c in found], "l")
 
 
 def tokens(row: Row) -> str:
-    """Returns tokens in all."""
+    """Return tokens in all."""
     return str(row.get("tokens", "-"))
 
 
 def timing(row: Row) -> str:
-    """Returns the times of a step."""
+    """Return the times of a step."""
     return measure.ms(row) if "ms_median" in row else "-"
 
 
 def rate(row: Row) -> str:
-    """Returns images a second."""
+    """Return images a second."""
     return f"{row['images_per_second']:.0f}" if "images_per_second" in row else "-"
 
 
 def of_peak(row: Row, peak: float) -> str:
-    """Returns the share of the device's peak; what remat does again does not count as done."""
+    """Return the share of the device's peak; what remat does again does not count as done."""
     if "images_per_second" not in row:
         return "-"
     return floors.percent(row["floor_flops"] * row["images_per_second"] / peak)

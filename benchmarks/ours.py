@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
 
 def make_model(task: Task, dtype: str, attention: str) -> tuple[Model, str]:
-    """Returns the model, shapes only, and the attention it uses."""
+    """Return the model, shapes only, and the attention it uses."""
 
     def make(**options: Any) -> Model:
         rngs = nnx.Rngs(0)
@@ -51,7 +51,7 @@ def make_model(task: Task, dtype: str, attention: str) -> tuple[Model, str]:
 
 
 def make_data(task: Task) -> Data:
-    """Returns random images, labels and weights.
+    """Return random images, labels and weights.
 
     None is constant, so that a weight copied to the wrong place shows, and products keep the size
     of what enters them, so that logits are neither lost nor huge.
@@ -76,7 +76,7 @@ def make_data(task: Task) -> Data:
 
 
 def our_parts(task: Task, data: Data, dtype: str, attention: str) -> tuple[ModelParts, str]:
-    """Returns the model with its numbers; as in training, frozen matrices are stored in `dtype`."""
+    """Return the model with its numbers; as in training, frozen matrices are stored in `dtype`."""
     model, chosen = make_model(task, dtype, attention)
     graph, *parts = partition(model)
     trainable, stats, frozen = (
@@ -89,7 +89,7 @@ def our_parts(task: Task, data: Data, dtype: str, attention: str) -> tuple[Model
 def our_side(
     task: Task, data: Data, dtype: str, *, train: bool, attention: str = "auto", remat: str = ""
 ) -> tuple[Side, ModelParts]:
-    """Returns our step, compiled, and the model. `remat` replaces the setting of the same name."""
+    """Return our step, compiled, and the model. `remat` replaces the setting of the same name."""
     parts, chosen = our_parts(task, data, dtype, attention)
     images = jnp.asarray(data.images)
 
@@ -128,7 +128,7 @@ def our_side(
 
 
 def held(compiled: Any) -> dict[str, int | None]:
-    """Returns the bytes of a compiled step: what is in between, and that with all it is given."""
+    """Return the bytes of a compiled step: what is in between, and that with all it is given."""
     analysis = compiled.memory_analysis()
     names = ("temp", "argument", "output", "alias")
     sizes = [getattr(analysis, f"{name}_size_in_bytes", None) for name in names]

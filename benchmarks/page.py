@@ -13,12 +13,12 @@ END = "<!-- end -->"
 
 
 def begin(name: str) -> str:
-    """Returns the line above a table."""
+    """Return the line above a table."""
     return f"<!-- table: {name} -->"
 
 
 def replaced(text: str, name: str, content: str) -> str | None:
-    """Returns `text` with `content` between the markers of `name`, or None without such markers."""
+    """Return `text` with `content` between the markers of `name`, or None without such markers."""
     pattern = re.compile(
         f"^{re.escape(begin(name))}$.*?^{re.escape(END)}$", re.DOTALL | re.MULTILINE
     )

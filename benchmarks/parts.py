@@ -26,7 +26,7 @@ REHEARSAL = ("--tiny", "--turns", "1", "--forms", "eager_fp32", "--tasks")
 
 
 def races(name: str, tasks: str, turns: int, *, cpu: float, gpu: float) -> Part:
-    """Returns a part of `benchmarks.peer_torch`, and its minutes by device."""
+    """Return a part of `benchmarks.peer_torch`, and its minutes by device."""
     options = {
         "cpu": ("--tasks", tasks, "--turns", str(turns)),
         # Compiling takes most of the time there: rows that would begin too late are left out.

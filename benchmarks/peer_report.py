@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def races(rows: Rows) -> list[dict[str, Mapping[str, Any]]]:
-    """Returns rows by side, "ours", "eager" and "compiled", for each race.
+    """Return rows by side, "ours", "eager" and "compiled", for each race.
 
     Tasks are in their own order, dtypes as they come.
     """
@@ -30,12 +30,12 @@ def races(rows: Rows) -> list[dict[str, Mapping[str, Any]]]:
 
 
 def report(rows: Rows) -> str:
-    """Returns the table; ratios are of pairs of turns, with their middle half."""
+    """Return the table; ratios are of pairs of turns, with their middle half."""
     return table(HEADER, [line(race) for race in races(rows)], "lllr")
 
 
 def line(race: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns a race as a row of the table."""
+    """Return a race as a row of the table."""
     own = race["ours"]
     share = own.get("of_floor_peak")
     peaks = [race.get(who, {}).get("peak_bytes") for who in ("ours", *KINDS)]
@@ -96,5 +96,5 @@ def plot(rows: Rows, path: Path) -> None:
 
 
 def step_of(race: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the step a race is about."""
+    """Return the step a race is about."""
     return race["ours"]["step"]

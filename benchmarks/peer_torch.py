@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the options."""
+    """Return the options."""
     out = argparse.ArgumentParser(description="Our steps beside plain PyTorch.")
     add = out.add_argument
     add("--tasks", default=",".join(GROUPS), help=f"names or groups: {', '.join(GROUPS)}")
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def listed(names: str) -> list[Task]:
-    """Returns tasks by name or group, each once.
+    """Return tasks by name or group, each once.
 
     Raises: UserError for an unknown name.
     """
@@ -94,7 +94,7 @@ def listed(names: str) -> list[Task]:
 
 
 def chosen(task: Task, given: argparse.Namespace) -> Task:
-    """Returns the task as the command line wants it."""
+    """Return the task as the command line wants it."""
     task = sized(tiny(task) if given.tiny else task, platform())
     if task.backbone == "vit.ViT":
         sizes = {
@@ -113,7 +113,7 @@ def benchmark(
     minutes: float = 0,
     keep: Callable = lambda record: None,
 ) -> dict[str, Any]:
-    """Returns conditions and one row a task, step, dtype and side, ready for JSON.
+    """Return conditions and one row a task, step, dtype and side, ready for JSON.
 
     `keep` is given the record after every race, as far as it is.
     Raises: UserError for an unknown form, or if the frameworks compute on different devices;
@@ -151,7 +151,7 @@ def benchmark(
 
 
 def matched(task: Task, record: dict[str, Any]) -> tuple[Data, Any]:
-    """Returns a batch with weights, and the peer, and notes that both sides agree.
+    """Return a batch with weights, and the peer, and notes that both sides agree.
 
     Raises: RuntimeError if they do not.
     """
@@ -165,7 +165,7 @@ def matched(task: Task, record: dict[str, Any]) -> tuple[Data, Any]:
 
 
 def begin(forms: Sequence[str]) -> dict[str, Any]:
-    """Returns a record without rows, and sets up PyTorch.
+    """Return a record without rows, and sets up PyTorch.
 
     Raises: UserError as `benchmark` does.
     """
@@ -196,7 +196,7 @@ def see_peak(record: dict[str, Any], dtype: str) -> None:
 def make_sides(
     task: Task, data: Data, peer: Any, kinds: Sequence[str], head: dict[str, str], attention: str
 ) -> tuple[list, Any]:
-    """Returns the sides of a race, ours first, and the floor of their work."""
+    """Return the sides of a race, ours first, and the floor of their work."""
     dtype, train = head["dtype"], head["step"] == "train"
     first, parts = our_side(task, data, dtype, train=train, attention=attention)
     sides = [first]
@@ -208,7 +208,7 @@ def make_sides(
 
 
 def counted(floor: Any) -> dict[str, float]:
-    """Returns the work an image that must be done, where it is known."""
+    """Return the work an image that must be done, where it is known."""
     return {} if floor is None else {"floor_flops": floor.flops}
 
 
@@ -227,7 +227,7 @@ def add(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 
 def difference(task: Task, data: Data, peer: Any) -> float:
-    """Returns the largest difference of a logit as a share of the largest, both in float32."""
+    """Return the largest difference of a logit as a share of the largest, both in float32."""
     task = quiet(task)
     ours = our_side(task, data, "float32", train=False, attention="xla")[0].call()
     theirs = peer_side(task, data, peer, "eager", "float32", train=False).call().cpu().numpy()
@@ -235,7 +235,7 @@ def difference(task: Task, data: Data, peer: Any) -> float:
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people."""
+    """Return the record for people."""
     title = measure.heading("Beside plain PyTorch", record)
     batches = sorted({f"{n}: {t['batch']}" for n, t in record["tasks"].items()})
     about = f"Images a step: {', '.join(batches)}. {agreement(record)}"
@@ -249,7 +249,7 @@ def report(record: dict[str, Any]) -> str:
 
 
 def agreement(record: dict[str, Any]) -> str:
-    """Returns the line about correctness."""
+    """Return the line about correctness."""
     worst = max((t["logits_differ"] for t in record["tasks"].values()), default=0.0)
     return (
         f"Same weights, float32: logits differ by at most {worst:.1e} of the largest "
@@ -258,7 +258,7 @@ def agreement(record: dict[str, Any]) -> str:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """Returns a row of the table."""
+    """Return a row of the table."""
     head = [row["task"], row["step"], row["dtype"], row["who"]]
     if "failed" in row:
         return [*head, "-", row["failed"], "-", "-", "-", "-", "-"]

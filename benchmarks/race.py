@@ -56,7 +56,7 @@ def race(sides: Sequence[Side], batch: int, turns: int) -> list[dict[str, Any]]:
 
 
 def turn(side: Side, about: float) -> list[float]:
-    """Returns seconds of the steps of a turn. A first one is not timed, unless steps are long."""
+    """Return seconds of the steps of a turn. A first one is not timed, unless steps are long."""
     steps = min(MOST, max(1, round(TURN_SECONDS / max(about, 1e-6))))
     if steps > 1:
         side.call()
@@ -64,7 +64,7 @@ def turn(side: Side, about: float) -> list[float]:
 
 
 def ratios(mine: list[list[float]], first: list[list[float]]) -> dict[str, Any]:
-    """Returns how many times as long this side's steps take as the first side's."""
+    """Return how many times as long this side's steps take as the first side's."""
     flat = [[t for part in side for t in part] for side in (mine, first)]
     pairs = [statistics.median(a) / statistics.median(b) for a, b in zip(mine, first, strict=True)]
     low, middle, high = (
@@ -108,7 +108,7 @@ def settle(side: Side) -> float:
 
 
 def platform() -> str:
-    """Returns "gpu" or "cpu", where both frameworks compute.
+    """Return "gpu" or "cpu", where both frameworks compute.
 
     Raises: UserError if they differ.
     """

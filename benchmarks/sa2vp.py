@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def benchmark(backbone: str, batch: int, **sizes: Any) -> dict[str, Any]:
-    """Returns conditions and one row a step and method; `sizes` replace the backbone's own."""
+    """Return conditions and one row a step and method; `sizes` replace the backbone's own."""
     record = measure.conditions(PACKAGES) | {"benchmark": "sa2vp", "rows": []}
     record |= {"backbone": backbone, "batch": batch, "inter_dim": INTER_DIM[backbone]}
     cases = [("eval", 0.0, PlainSA2VP), ("eval", 0.0, SA2VP)]
@@ -68,7 +68,7 @@ def benchmark(backbone: str, batch: int, **sizes: Any) -> dict[str, Any]:
 
 
 def build(backbone: str, cls: type[SA2VP], dropout: float, **sizes: Any) -> ModelParts:
-    """Returns shapes of a model; a Swin drops paths where a ViT drops numbers."""
+    """Return shapes of a model; a Swin drops paths where a ViT drops numbers."""
 
     def make():
         rngs = nnx.Rngs(0)
@@ -83,7 +83,7 @@ def build(backbone: str, cls: type[SA2VP], dropout: float, **sizes: Any) -> Mode
 
 
 def cost(parts: ModelParts, batch: int, train: bool) -> dict[str, Any]:
-    """Returns work an image and the memory a compiled step sets aside."""
+    """Return work an image and the memory a compiled step sets aside."""
     images = jax.ShapeDtypeStruct((batch, PIXELS, PIXELS, 3), jnp.float32)
     ctx = Context(key=jax.random.key(0)) if train else EVALUATION
 
@@ -100,7 +100,7 @@ def cost(parts: ModelParts, batch: int, train: bool) -> dict[str, Any]:
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people."""
+    """Return the record for people."""
     published, rows = 1e9 * PUBLISHED[record["backbone"]], []
     for row in record["rows"]:
         share = f"{row['flops_per_image'] / published:.3f}" if row["step"] == "eval" else "-"

@@ -17,12 +17,12 @@ class Settings(NamedTuple):
 
 
 def our_settings() -> Settings:
-    """Returns what a run from the command line has by default."""
+    """Return what a run from the command line has by default."""
     return Settings(environment={}, step={})
 
 
 def environment() -> dict[str, str]:
-    """Returns the variables to set: those that nobody has set."""
+    """Return the variables to set: those that nobody has set."""
     wanted = {
         # Both frameworks share one GPU.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

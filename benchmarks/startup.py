@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def benchmark(arguments: list[str], repeats: int) -> dict[str, Any]:
-    """Returns conditions, and the parts of every start, ready for JSON."""
+    """Return conditions, and the parts of every start, ready for JSON."""
     starts = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory(prefix="vpjax-startup-") as name:
         folder = Path(name)
@@ -94,7 +94,7 @@ def launch(arguments: list[str], folder: Path) -> dict[str, float]:
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people: conditions and a row for cold and warm."""
+    """Return the record for people: conditions and a row for cold and warm."""
     named = [p for p in ("total", *PARTS) if p in record["starts"]["cold"][0]]
     rows = []
     for kind, starts in record["starts"].items():

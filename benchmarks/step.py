@@ -102,7 +102,7 @@ def benchmark(
     steps: int = 20,
     synthetic: bool = True,
 ) -> dict[str, Any]:
-    """Returns conditions and one row a step and batch size, ready for JSON."""
+    """Return conditions and one row a step and batch size, ready for JSON."""
     recipe = prepare(config, num_classes)
     record = measure.conditions(PACKAGES) | {
         "benchmark": "step",
@@ -162,7 +162,7 @@ def prepare(config: ConfigDict, num_classes: int) -> Recipe:
 
 
 def random_batch(recipe: Recipe, size: int, num_classes: int) -> Batch:
-    """Returns random pixels and labels, in the form the recipe's loader gives."""
+    """Return random pixels and labels, in the form the recipe's loader gives."""
     rng = np.random.default_rng(0)
     shape = (size, *recipe.image_size, 3)
     return {
@@ -190,7 +190,7 @@ def time_input(loading: Iterator[Batch], size: int, steps: int) -> dict[str, Any
 
 
 def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple]:
-    """Returns the jitted training step and its arguments, without the batch."""
+    """Return the jitted training step and its arguments, without the batch."""
     config, parts = recipe.config, recipe.parts
     # A plan long enough that rates stay at the start of a warm-up, and losses finite.
     plan = Plan(steps=100_000, steps_per_epoch=10_000, batch_size=size)
@@ -205,7 +205,7 @@ def make_train(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple
 
 
 def make_eval(recipe: Recipe, graph: tuple, size: int) -> tuple[Callable, tuple]:
-    """Returns the jitted evaluation step and its arguments, without the batch."""
+    """Return the jitted evaluation step and its arguments, without the batch."""
     weights = sharding.replicate(recipe.parts[1:], recipe.mesh)
     return make_eval_step(graph, input_of(recipe, train=False)), weights
 
@@ -238,7 +238,7 @@ def time_step(recipe: Recipe, make: Callable, batch: dict, steps: int) -> dict[s
 
 
 def report(record: dict[str, Any]) -> str:
-    """Returns the record for people: conditions, the table, what compiling took."""
+    """Return the record for people: conditions, the table, what compiling took."""
     config, counts = record["config"], record["parameters"]
     lines = [
         measure.heading("The recipe's own steps", record),
@@ -259,7 +259,7 @@ def report(record: dict[str, Any]) -> str:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """Returns a row of the table."""
+    """Return a row of the table."""
     work, floor = row.get("flops_per_image"), row.get("floor_flops")
     return [
         row["step"],

@@ -24,13 +24,13 @@ class Task(NamedTuple):
 
 
 def vit(name: str, title: str, method: str, optimiser: str = "sgd", **given: Any) -> Task:
-    """Returns a task of ViT-B/16 at 224 pixels; its dropout acts where the method lets it."""
+    """Return a task of ViT-B/16 at 224 pixels; its dropout acts where the method lets it."""
     body = {"variant": "B/16", "image_size": 224, "dropout": 0.1}
     return Task(name, title, "vit.ViT", body, method, given, optimiser)
 
 
 def small(name: str, title: str, backbone: str, **body: Any) -> tuple[Task, Task]:
-    """Returns a small network from scratch, without and with MS-VP's prompt."""
+    """Return a small network from scratch, without and with MS-VP's prompt."""
     body = {"image_size": 32, **body}
     plain = Task(name, title, backbone, body, "finetune.Full", {}, "adam")
     prompted = plain._replace(name=f"{name}_prompt", title=f"{title} + prompt", method="msvp.MSVP")
@@ -68,7 +68,7 @@ BATCHES = {"cpu": (8, 64), "gpu": (128, 1024)}
 
 
 def sized(task: Task, platform: str) -> Task:
-    """Returns the task with a batch that suits the device, unless it has one."""
+    """Return the task with a batch that suits the device, unless it has one."""
     large, little = BATCHES["cpu" if platform == "cpu" else "gpu"]
     if platform != "cpu" and task.method == "sa2vp.SA2VP":
         large //= 2  # two streams, which eager PyTorch keeps in float32
@@ -76,7 +76,7 @@ def sized(task: Task, platform: str) -> Task:
 
 
 def quiet(task: Task) -> Task:
-    """Returns the task without dropout, so that both sides compute the same numbers."""
+    """Return the task without dropout, so that both sides compute the same numbers."""
 
     def silent(options: dict[str, Any]) -> dict[str, Any]:
         none = {k: (0.0, 0.0) if isinstance(v, tuple) else 0.0 for k, v in options.items()}
@@ -86,7 +86,7 @@ def quiet(task: Task) -> Task:
 
 
 def tiny(task: Task) -> Task:
-    """Returns the task with a network of next to no size, two images: for tests and rehearsals."""
+    """Return the task with a network of next to no size, two images: for tests and rehearsals."""
     body: dict[str, Any] = {"image_size": 32}
     given = {k: min(v, 3) if k in ("num_tokens", "inter_dim") else v for k, v in task.given.items()}
     if task.backbone == "cnn.CNN":

@@ -40,14 +40,14 @@ class Input(nn.Module):
 
 
 def make_peer(task: Task, data: Data) -> nn.Module:
-    """Returns the peer with our numbers, on the device."""
+    """Return the peer with our numbers, on the device."""
     peer = network(task)
     load(peer, data.weights)
     return peer.to(device())
 
 
 def network(task: Task) -> nn.Module:
-    """Returns the task's network and method, not yet with our numbers."""
+    """Return the task's network and method, not yet with our numbers."""
     like = make_model(task, "float32", "xla")[0].backbone
     rate = task.body.get("dropout", 0.0)
     if task.method == "vpt.VPT":
@@ -69,7 +69,7 @@ def network(task: Task) -> nn.Module:
 def peer_side(
     task: Task, data: Data, peer: nn.Module, kind: str, dtype: str, *, train: bool
 ) -> Side:
-    """Returns the peer's step, `kind` eager or compiled. Compiling happens in its first call."""
+    """Return the peer's step, `kind` eager or compiled. Compiling happens in its first call."""
     images = torch.tensor(data.images).permute(0, 3, 1, 2)
     images = images.to(device(), memory_format=layout(task, train))
     peer.to(memory_format=layout(task, train))
@@ -105,7 +105,7 @@ def peer_side(
 
 
 def compiling(task: Task, train: bool) -> dict[str, Any]:
-    """Returns arguments of torch.compile that suit the task."""
+    """Return arguments of torch.compile that suit the task."""
     if device() == "cpu":
         return {} if train else {"options": {"freezing": True}}
     # Small networks wait for the launches of their kernels, which a graph of them saves.
@@ -113,14 +113,14 @@ def compiling(task: Task, train: bool) -> dict[str, Any]:
 
 
 def layout(task: Task, train: bool) -> torch.memory_format:
-    """Returns how feature maps lie in memory: what was faster, measured on a CPU."""
+    """Return how feature maps lie in memory: what was faster, measured on a CPU."""
     if "vit" in task.backbone or (device() == "cpu" and "resnet" in task.backbone and not train):
         return torch.contiguous_format
     return torch.channels_last
 
 
 def device() -> str:
-    """Returns where PyTorch computes."""
+    """Return where PyTorch computes."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -133,7 +133,7 @@ def prepare() -> None:
 
 
 def wait(result: Any) -> Any:
-    """Returns `result` when the device has done all its work."""
+    """Return `result` when the device has done all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return result

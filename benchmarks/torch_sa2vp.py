@@ -81,7 +81,7 @@ class SA2VP(ViT):
         self.register_buffer("seen", neighbours(*like.grid), persistent=False)
 
     def meet(self, i: int, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Returns what `own` receives at layer i: it reads `other` around each token's place."""
+        """Return what `own` receives at layer i: it reads `other` around each token's place."""
         layer = self.layers[i]
         attn: Attention = layer.attn
         query, _, _ = attn.split(layer.norm1(own))
@@ -112,7 +112,7 @@ class SA2VP(ViT):
 
 
 def neighbours(h: int, w: int) -> torch.Tensor:
-    """Returns who (row) sees whom: a cell its 3 x 3 surroundings, the class token everything."""
+    """Return who (row) sees whom: a cell its 3 x 3 surroundings, the class token everything."""
     rows, columns = torch.arange(h * w) // w, torch.arange(h * w) % w
     near = ((rows[:, None] - rows).abs() <= 1) & ((columns[:, None] - columns).abs() <= 1)
     seen = torch.zeros(1 + h * w, 1 + h * w, dtype=torch.bool)

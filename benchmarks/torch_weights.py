@@ -15,7 +15,7 @@ FUSED = ("query", "key", "value")
 
 
 def translate(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns arrays by the peers' names; `values` has all or none of query, key and value."""
+    """Return arrays by the peers' names; `values` has all or none of query, key and value."""
     out: dict[str, np.ndarray] = {}
     for name, value in values.items():
         *path, last = name.split("/")[1:]
@@ -48,6 +48,6 @@ def load(peer: nn.Module, values: Mapping[str, np.ndarray]) -> None:
 
 
 def named(peer: nn.Module, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns `translate(values)` by the names of this peer, which may have its network inside."""
+    """Return `translate(values)` by the names of this peer, which may have its network inside."""
     own = peer.state_dict()
     return {n if n in own else f"network.{n}": v for n, v in translate(values).items()}

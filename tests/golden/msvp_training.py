@@ -128,8 +128,9 @@ def compare_metrics(meta: Record, arrays: Record) -> Iterator[Comparison]:
     yield Comparison("per class", of_class, arrays["out64/per_class_accuracy"], **limit)
     accuracy = 100 * np.diag(counts).sum() / counts.sum()
     yield Comparison("accuracy", accuracy, arrays["out64/accuracy"], **limit)
-    for name, value in metrics.macro(counts).items():
-        yield Comparison(name, value, arrays[f"out64/{name}_macro"], **limit)
+    averages = metrics.macro(arrays["in/label"], predicted, meta["num_classes"])
+    for name, value in averages.items():
+        yield Comparison(name, value, arrays[f"out64/{name}"], **limit)
     stopping = meta["early_stopping"]
     stopping.expect("mode", "max")
     stopping.expect("min_delta", 0.0)

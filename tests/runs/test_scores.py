@@ -52,7 +52,9 @@ def answers(labels, predictions):
 
 def test_groups_are_there_where_classes_differ():
     said = answers([0, 0, 1, 2], [0, 1, 1, 2])
-    assert scores.detailed_metrics(said, source(30, 40, 50)) == {"margin": 0.25}
+    found = scores.detailed_metrics(said, source(30, 40, 50))
+    assert set(found) == {"margin", "precision_macro", "recall_macro", "f1_macro"}
+    assert (found["margin"], found["recall_macro"]) == (0.25, pytest.approx(250 / 3))
     found = scores.detailed_metrics(said, source(30, 40, 10))
     assert (found["medium"], found["few"]) == (pytest.approx(200 / 3), 100.0)
     assert "many" not in found and found["many_classes"] == 0

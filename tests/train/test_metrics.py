@@ -116,10 +116,10 @@ def test_what_is_taken_for_what():
     counts = metrics.confusion(labels, predicted, 5)
     assert counts.tolist() == [[1, 1, 0, 0, 0], [1, 2, 0, 0, 0], [0] * 5, [0, 1, 0, 0, 0], [0] * 5]
     assert metrics.class_accuracy(counts) == pytest.approx([1 / 2, 2 / 3, 0, 0, 0])
-    found = metrics.macro(counts)  # of classes 0, 1 and 3
-    assert found["recall"] == pytest.approx((1 / 2 + 2 / 3) / 3)
-    assert found["precision"] == pytest.approx((1 / 2 + 2 / 4) / 3)
-    assert found["f1"] == pytest.approx((1 / 2 + 4 / 7) / 3)
+    found = metrics.macro(labels, predicted, 5)  # of classes 0, 1 and 3
+    assert found["recall_macro"] == pytest.approx((1 / 2 + 2 / 3) / 3)
+    assert found["precision_macro"] == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert found["f1_macro"] == pytest.approx((1 / 2 + 4 / 7) / 3)
     sklearn = pytest.importorskip("sklearn.metrics")
     options = {"average": "macro", "zero_division": 0}
-    assert found["f1"] == pytest.approx(sklearn.f1_score(labels, predicted, **options))
+    assert found["f1_macro"] == pytest.approx(sklearn.f1_score(labels, predicted, **options))

@@ -188,8 +188,3 @@ class Backbone(nnx.Module):
         Raises: UserError if there are not that many groups.
         """
         raise NotImplementedError
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of an edge or a pair."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem, pair
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import pair
 from vpjax.nn.context import Context
 from vpjax.nn.conv import Conv, global_mean, last_stages, to_map, to_tokens
 from vpjax.nn.layers import LayerNorm, Mlp, PatchEmbed

@@ -14,8 +14,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem, pair
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import pair
 from vpjax.nn.context import Context
 from vpjax.nn.conv import BatchNorm, Conv, global_mean, last_stages, max_pool, to_map, to_tokens
 from vpjax.nn.tokens import Tokens

@@ -24,9 +24,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem, pair
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.backbones.vit import TAPS
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import pair
 from vpjax.nn.attention import attention
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Attention, Block, LayerNorm, Mlp, PatchEmbed

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.backbones.base import Backbone, Site, Stem, pair
+from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import pair
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Block, Dense, LayerNorm, PatchEmbed
 from vpjax.nn.tokens import Tokens, over_batch

@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
+from vpjax.core.size import pair
 from vpjax.data.lazy import Lazy
 from vpjax.data.records import label_message
 from vpjax.data.source import Source
-from vpjax.data.transforms import Preset, pair
+from vpjax.data.transforms import Preset
 
 grain = Lazy("grain")  # evaluation of a model needs no batches
 MEMORY = 2 * 1024**3  # bytes up to which images are kept decoded

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vpjax.core.errors import UserError
-from vpjax.data.transforms import Size, pair, preset
+from vpjax.core.size import Size, pair
+from vpjax.data.transforms import preset
 
 
 def preprocess(
@@ -19,7 +20,7 @@ def preprocess(
     channels: int = 3,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Float[Array, "B H2 W2 C2"]:
-    """Returns images as a backbone takes them, without augmentation.
+    """Return images as a backbone takes them, without augmentation.
 
     Args:
         images: uint8 `B H W C` (or one image, `H W C`), or a list of uint8 `H W C` of any sizes.

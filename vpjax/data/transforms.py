@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, Shaped, UInt8
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import Size, pair
 from vpjax.data import resize
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -28,8 +29,6 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 HOST_OPS = ("random_crop",)
 PAD = 4  # pixels of black around the image before pad_crop
 ANGLE = 10.0  # degrees, the most that rotate turns either way
-
-Size = int | tuple[int, int]  # pixels: an edge, or (height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,11 +176,6 @@ class Preset:
         if channels == 1:
             mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
         return ((x / 255 - mean) / std).astype(dtype)
-
-
-def pair(size: Size) -> tuple[int, int]:
-    """Return (height, width)."""
-    return (size, size) if isinstance(size, int) else size
 
 
 def flip(images: Float[Array, "B H W C"], key: Array) -> Float[Array, "B H W C"]:

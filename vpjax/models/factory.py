@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from vpjax.backbones.base import Backbone
 from vpjax.core import params, registry
 from vpjax.core.errors import UserError
-from vpjax.data.transforms import pair
+from vpjax.core.size import pair
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, partition
 from vpjax.nn import attention as attentions

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import pair
 from vpjax.data import open_source, preset
 from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
-from vpjax.data.transforms import pair
 from vpjax.models import factory
 from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes

@@ -1,6 +1,7 @@
 """The full evaluation of a split, as a table and as files.
 
     accuracy, top-5, mean over classes    every data set with one class an image
+    precision, recall, F1                 the same; unweighted means over classes
     genus, family, order                  where the taxonomy of the classes is known
     many-, medium-, few-shot              classes by training images, where these numbers differ
     margin                                largest minus second largest softmax probability
@@ -33,6 +34,7 @@ from vpjax.runs.experiment import Experiment
 from vpjax.runs.restore import reopen_run
 from vpjax.train import taxonomy
 from vpjax.train.evaluate import Predictions
+from vpjax.train.metrics import macro
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,8 @@ def score(
 
 
 def detailed_metrics(predictions: Predictions, train: Source) -> Numbers:
-    """Return the metrics by taxonomic level and number of training images, and the margin.
+    """Return precision, recall and F1, metrics by taxonomic level and number of training images,
+    and the margin.
 
     Args:
         predictions: for a split.
@@ -100,6 +103,8 @@ def detailed_metrics(predictions: Predictions, train: Source) -> Numbers:
         predictions.predictions, predictions.labels, train.metadata, counts
     )
     own = {k: v for k, v in found.items() if k not in ("accuracy", "balanced", "count")}
+    averages = macro(predictions.labels, predictions.predictions, train.num_classes)
+    own |= {k: 100 * v for k, v in averages.items()}
     return own | {"margin": float(predictions.margins.mean(dtype=np.float64))}
 
 

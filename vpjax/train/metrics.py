@@ -5,7 +5,7 @@
     mean_recall        recall averaged over all thresholds, for each class
     best_f1            F1 at the threshold, the same for all classes, where macro F1 is highest
     confusion          how many images of each class were predicted as each class
-    macro              precision, recall and F1 of that, averaged over classes
+    macro              precision, recall and F1, averaged over classes
 
 They follow the definitions of scikit-learn, which VPT's code (arXiv 2203.12119) uses.
 """
@@ -101,18 +101,26 @@ def confusion(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def macro(counts: Counts) -> dict[str, float]:
-    """Return "precision", "recall" and "f1", averaged over the classes of a confusion matrix.
+def macro(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
+) -> dict[str, float]:
+    """Return "precision_macro", "recall_macro" and "f1_macro", unweighted means over classes.
 
-    Unweighted means over the classes that occur, true or predicted; 0 / 0 counts as 0.
+    Only classes that occur, true or predicted, are averaged; 0 / 0 counts as 0.
+
+    Args:
+        labels: true classes.
+        predicted: predicted classes.
+        num_classes: C.
     """
-    right, shown, said = np.diag(counts), counts.sum(1), counts.sum(0)
+    count = lambda classes: np.bincount(classes, minlength=num_classes)  # noqa: E731
+    right, shown, said = count(labels[labels == predicted]), count(labels), count(predicted)
     occurs = (shown + said) > 0
     mean = lambda part, total: float((part / np.maximum(total, 1))[occurs].mean())  # noqa: E731
     return {
-        "precision": mean(right, said),
-        "recall": mean(right, shown),
-        "f1": mean(2 * right, shown + said),
+        "precision_macro": mean(right, said),
+        "recall_macro": mean(right, shown),
+        "f1_macro": mean(2 * right, shown + said),
     }
 
 

@@ -31,7 +31,7 @@ def encode_prompts(
     prompts: Sequence[str],
     batch_size: int = 256,
 ) -> Float32[np.ndarray, "N D"]:
-    """Returns the text features of `prompts`, float32, not normalised.
+    """Return the text features of `prompts`, float32, not normalised.
 
     Args:
         tower: with weights.

@@ -58,7 +58,7 @@ def class_text_features(
     tokenizer: str = "",
     dataset: str = "",
 ) -> TextFeatures:
-    """Returns the text features of classes, from the cache where they are there.
+    """Return the text features of classes, from the cache where they are there.
 
     Args:
         weights: folder, file, address or hub name of a CLIP with a text tower.
@@ -167,7 +167,7 @@ def cached_text_features(
 def mean_over_templates(
     features: Float[Array | np.ndarray, "N D"], num_templates: int
 ) -> Float[Array, "C D"]:
-    """Returns one vector of length 1 a class from the features of its prompts, N = C templates."""
+    """Return one vector of length 1 a class from the features of its prompts, N = C templates."""
     each = unit(jnp.asarray(features, jnp.float32))
     return unit(each.reshape(-1, num_templates, each.shape[-1]).mean(1))
 

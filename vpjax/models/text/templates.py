@@ -78,7 +78,7 @@ Facts = Mapping[str, Any]
 def choose(
     choice: str | Sequence[str], metadata: Sequence[Facts], dataset: str = ""
 ) -> tuple[str, ...]:
-    """Returns templates for a data set.
+    """Return templates for a data set.
 
     Args:
         choice: the name of a list of `TEMPLATES`; one template, or a sequence of them; or "auto":
@@ -184,7 +184,7 @@ ZERO_SHOT = {
 def choose_zero_shot(
     choice: str | Sequence[str], metadata: Sequence[Facts], name_type: str, dataset: str = ""
 ) -> tuple[str, ...]:
-    """Returns templates with one "{}" for a name, of `ZERO_SHOT` or as `choose` does.
+    """Return templates with one "{}" for a name, of `ZERO_SHOT` or as `choose` does.
 
     "auto" is the list of the name type for classes with a species, "cars" for those with a make,
     else the list of the data set.

@@ -76,7 +76,7 @@ class TextTower(nnx.Module):
     def __call__(
         self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Float[Array, "N D"]:
-        """Returns text features, not normalised, computed in `dtype`."""
+        """Return text features, not normalised, computed in `dtype`."""
         tokens = self.embed(ids, dtype)
         step = lambda layer, tokens, ctx: layer(tokens, ctx)  # noqa: E731
         return self.pool(run_layers(self.layers, tokens, step, EVALUATION), ids)
@@ -84,7 +84,7 @@ class TextTower(nnx.Module):
     def embed(
         self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Tokens:
-        """Returns tokens with their positions, without a grid."""
+        """Return tokens with their positions, without a grid."""
         x = self.token_embed[...][ids] + self.pos_embed[...][: ids.shape[1]]
         return Tokens(x.astype(dtype), num_prefix_tokens=ids.shape[1], grid=(0, 0))
 

@@ -54,7 +54,7 @@ def class_embeddings(
     num_classes: int,
     each: bool = False,
 ) -> Float[Array, "C D"]:
-    """Returns one vector of length 1 for each class from the features of its prompts.
+    """Return one vector of length 1 for each class from the features of its prompts.
 
     Args:
         features: of N prompts.
@@ -71,6 +71,6 @@ def class_embeddings(
 def logits(
     features: Float[Array, "B D"], embeddings: Float[Array, "C D"], scale: float = SCALE
 ) -> Float[Array, "B C"]:
-    """Returns scaled cosines between image features and classes, in float32."""
+    """Return scaled cosines between image features and classes, in float32."""
     f = unit(jnp.asarray(features, jnp.float32))
     return scale * jnp.matmul(f, embeddings.T, precision=jax.lax.Precision.HIGHEST)
