@@ -228,17 +228,15 @@ class ViT(Backbone):
             for i in range(depth)
         )
         self.norm = LayerNorm(dim, eps=o.eps) if o.final_norm else None
-        self.attn_pool = None
-        if self.pooling == "map":
-            sizes, same = (dim, heads, mlp_dim), {"eps": o.eps, "activation": o.activation}
-            self.attn_pool = AttentionPool(*sizes, **same, rngs=rngs)
+        same = {"eps": o.eps, "activation": o.activation}
+        map_ = self.pooling == "map"  # attributes are set once: nnx fixes then what they are
+        self.attn_pool = AttentionPool(dim, heads, mlp_dim, **same, rngs=rngs) if map_ else None
         width = 2 * dim if self.pooling == "token_mean" else dim
         self.fc_norm = LayerNorm(width, eps=o.eps) if o.fc_norm else None
         self.pre_logits = Dense((width,), (width,), rngs=rngs) if o.pre_logits else None
-        self.dim = o.projection_dim or width
-        self.projection = None
-        if o.projection_dim:
-            self.projection = Dense((width,), (self.dim,), bias=False, rngs=rngs)
+        self.dim = out = o.projection_dim or width
+        kernel = lambda: Dense((width,), (out,), bias=False, rngs=rngs)  # noqa: E731
+        self.projection = kernel() if o.projection_dim else None
 
     def _positions(
         self, kind: str, prefix: int | None, dim: int, std: float, rngs: nnx.Rngs

@@ -293,8 +293,8 @@ class Block(nnx.Module):
         activation: of the MLP "mlp", a name of `ACTIVATIONS`.
         attention: implementation, see `vpjax.nn.attention`.
         mlp: a name of `MLPS`.
-        layer_scale: whether each branch is multiplied by a learnt vector (Touvron et al. 2021, arXiv
-            2103.17239).
+        layer_scale: whether a branch is multiplied by a learnt vector; Touvron et al. 2021, arXiv
+            2103.17239.
         rngs: draws all weights.
         of_attention: further options of `Attention`.
 
