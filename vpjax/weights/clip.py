@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 
 VISION, TEXT = "vision_model.", "text_model."
+ANCHOR = (
+    r"(?:params/)?(?:vision_model[./]embeddings[./]class_embedding|text_model[./]embeddings[./]"
+    r"token_embedding[./](?:weight|embedding))|visual\.class_embedding|token_embedding\.weight"
+)
 SCALARS = ("logit_scale", "input_resolution", "context_length", "vocab_size")
 VISION_MARK = "vision_model.embeddings.class_embedding"
 TEXT_MARK = "text_model.embeddings.token_embedding.weight"

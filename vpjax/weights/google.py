@@ -29,6 +29,7 @@ from vpjax.core.errors import UserError
 from vpjax.weights import layout
 from vpjax.weights.description import Description, WeightsFile
 
+ANCHOR = r"Transformer/encoderblock(_0)?/LayerNorm_0/scale"
 PREFIX = re.compile(r"^(opt/target|params)/(img/)?")
 EPS = 1e-6  # of every LayerNorm, in both programs
 OTHER_NETWORKS = ("conv_root/", "root_block/", "block1/")  # a ResNet before the layers

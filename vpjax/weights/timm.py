@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+ANCHOR = r"blocks\.0\.attn\.qkv\.weight"
 # Prefixes of the training scripts before the encoder's names.
 PREFIX = re.compile(r"^module\.(base_encoder\.)?")
 UNUSED = re.compile(r"decoder_.*|mask_token|(momentum_encoder|predictor|head\.\d+)\..*")

@@ -19,6 +19,7 @@ import numpy as np
 from vpjax.weights import layout
 from vpjax.weights.description import Description, WeightsFile
 
+ANCHOR = r"encoder\.layers\.encoder_layer_0\.self_attention\.in_proj_weight"
 MARK = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
 EPS = 1e-6  # of every LayerNorm in torchvision's class
 # Width, depth and patch of an architecture: its name and its heads.
