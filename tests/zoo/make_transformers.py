@@ -218,7 +218,10 @@ def record(name: str, case: Case, folder: Path, half: bool = True) -> None:
     torch.manual_seed(0)
     model = case.model(case.config).eval()
     randomise(model, seed=len(name))
-    images, bare = pixels((EDGE, EDGE) if half else (case.config.image_size,) * 2, 1), encoder(model)
+    images, bare = (
+        pixels((EDGE, EDGE) if half else (case.config.image_size,) * 2, 1),
+        encoder(model),
+    )
     out = bare(**inputs(case, images))
     recorded = {"images": images, "features": case.features(out)}
     if name == "beit_masked":

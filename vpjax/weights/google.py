@@ -150,7 +150,7 @@ def head_problem(names: Collection[str], expected: Mapping[str, Any]) -> str:
     """Return why a file's classifier does not suit the model's features; "" if it does.
 
     Args:
-        names: ours, of what is in the file.
+        names: of the file.
         expected: the model's names.
     """
     if "pre_logits/kernel" not in names or "pre_logits/kernel" in expected:

@@ -101,6 +101,8 @@ def load(
     arrays = translate(found, expected, path)
     arrays |= {f"unused/{n}": np.zeros(0) for n in chosen.left_out}
     heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
+    if head == "load" and (why := head_problem(form, found, expected)):
+        raise UserError(f"{path}: head='load' does not suit the file's classifier: {why}.")
     if head == "load" and not {"kernel", "bias"} <= heads.keys():
         raise UserError(f"{path}: head='load', but the file has no head. Use head='new'.")
     optional = [n for n in arrays if n.startswith(OPTIONAL) and n not in expected]
@@ -181,6 +183,12 @@ def translate(
             f"weights {path} are {kind_of(form)}, but arrays in it have other shapes than such "
             f"files have ({type(e).__name__}: {e}). Another architecture may use the same names."
         ) from e
+
+
+def head_problem(form: Any, names: Collection[str], expected: Mapping[str, Any]) -> str:
+    """Return why a file's classifier reads other features than the model's; "" if it does not."""
+    judge = getattr(form, "head_problem", None)
+    return judge(names, expected) if judge else ""
 
 
 def check(
