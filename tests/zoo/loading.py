@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -48,6 +49,13 @@ def recorded(folder: str) -> dict[str, np.ndarray]:
     """Return what the library computed; images as float32."""
     with np.load(DATA / folder / "recorded.npz") as file:
         return {n: np.asarray(file[n], np.float32) for n in file.files}
+
+
+def features_of(backbone: Backbone, images: np.ndarray) -> np.ndarray:
+    """Return the features of prepared images."""
+    graph, state = nnx.split(backbone)
+    call = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    return np.asarray(call(state, jnp.asarray(images)))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -30,6 +30,7 @@ from vpjax.weights.download import digest_of, fetch
 from vpjax.weights.formats import files_of, read
 from vpjax.weights.hub import weights_in
 from vpjax.weights.positions import fit_positions
+from vpjax.weights.relative import fit_tables
 from vpjax.weights.resample import RULES, resize_patches
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ def load(
             values["pos_embed"], grid, path, resample, shape[0] - grid[0] * grid[1], source_grid
         )
         resized += [f"positions {change}"] if change else []
+    values, change = fit_tables(values, grid, path, resample, source_grid)
+    resized += [f"relative positions {change}"] if change else []
     if other_patches(values, expected) and resample != "align_corners":
         old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]
         values[PATCHES] = resize_patches(values[PATCHES], new, resample)
