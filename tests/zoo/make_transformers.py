@@ -1,6 +1,6 @@
 """Make the recorded cases of transformers and torchvision: small random models and their features.
 
-    python -m tests.zoo.make_transformers [--full] [NAME ...]
+    python -m tests.zoo.make_transformers [NAME ...]
 
 Needs torch, transformers and torchvision. Every parameter and buffer is random, so that none is 0
 or 1; numbers are those of float16, in which the files are kept. A folder holds the weights and the
@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -234,7 +235,7 @@ def record(name: str, case: Case, folder: Path, half: bool = True) -> None:
         recorded |= {"other_images": other, "other_features": case.features(out)}
         if name == "beit_masked":
             recorded["other_features"] = model.layernorm(out.last_hidden_state)[:, 1:].mean(1)
-    save(folder, recorded)
+    save(folder, recorded, torch, T)
     (model.half() if half else model).save_pretrained(folder)
 
 
@@ -251,20 +252,24 @@ def record_torchvision(folder: Path) -> None:
     head, model.heads = model.heads, torch.nn.Identity()
     features = model(tensor)
     model.heads = head
-    save(folder, {"images": images, "features": features, "logits": model(tensor)})
+    save(
+        folder,
+        {"images": images, "features": features, "logits": model(tensor)},
+        torch,
+        torchvision,
+    )
     arrays = {n: v.half().contiguous() for n, v in model.state_dict().items()}
     save_file(arrays, folder / "model.safetensors")
 
 
-def save(folder: Path, recorded: dict) -> None:
-    """Write recorded.npz; images as float16, which holds them exactly."""
+def save(folder: Path, recorded: dict, *libraries: ModuleType) -> None:
+    """Write recorded.npz; images as float16, which holds them exactly. And what made it."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {n: np.asarray(v) for n, v in recorded.items()}
     narrow = {n: v.astype(np.float16) if n.endswith("images") else v for n, v in arrays.items()}
     np.savez_compressed(folder / "recorded.npz", **narrow)
-    (folder / "made_with.json").write_text(
-        json.dumps({m.__name__: m.__version__ for m in (torch, T, torchvision)}) + "\n"
-    )
+    versions = {library.__name__: library.__version__ for library in libraries}
+    (folder / "made_with.json").write_text(json.dumps(versions) + "\n")
 
 
 def main() -> None:
