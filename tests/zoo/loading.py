@@ -33,14 +33,16 @@ def described(path: Path) -> Description:
     return form_of(file.shapes).describe(file)
 
 
-def backbone_of(path: Path, head: str = "new", **changes) -> tuple[Backbone, Loaded]:
+def backbone_of(
+    path: Path, head: str = "new", resample: str = "", **changes
+) -> tuple[Backbone, Loaded]:
     """Return the backbone of a file, with its weights, and what was loaded."""
     found = described(path)
     options = {"name": found.name, "dropout": 0.0} | dict(found.options) | changes
     assert not [k for k in found.open if options.get(k) is None], found.open
     body = nnx.eval_shape(lambda: registry.construct("backbones", options, rngs=nnx.Rngs(0)))
     expected = params.flatten(nnx.state(body))
-    loaded = load(str(path), expected, body.grid, head, found.resample, found.kind)
+    loaded = load(str(path), expected, body.grid, head, resample or found.resample, found.kind)
     graph, state = nnx.split(body)
     return nnx.merge(graph, params.fill(state, _arrays(loaded.values))), loaded
 

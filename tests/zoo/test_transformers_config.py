@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from tests.zoo.loading import DATA, backbone_of, described, opened
 from vpjax.core.errors import UserError
-from vpjax.weights import clip, swin, timm, torchvision, transformers
+from vpjax.weights import swin, timm, torchvision, transformers
 from vpjax.weights.description import WeightsFile
+from vpjax.weights.load import form_of
 from vpjax.weights.transformers_families import FAMILIES
 
 FOLDERS = sorted(p.name for p in DATA.glob("transformers_*"))
@@ -63,10 +64,10 @@ def test_kinds_and_options():
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_only_their_own_module_recognises_them(name):
+def test_they_are_read_by_this_module(name):
     names = opened(DATA / name / "model.safetensors").shapes
-    assert transformers.recognises(names)
-    assert not any(form.recognises(names) for form in (timm, swin, clip, torchvision))
+    assert form_of(names) is transformers
+    assert not any(form.recognises(names) for form in (timm, swin, torchvision))
 
 
 def test_clip_is_not_recognised():

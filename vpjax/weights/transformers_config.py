@@ -15,6 +15,7 @@ from typing import Any
 
 from vpjax.core.errors import UserError
 from vpjax.core.size import pair
+from vpjax.data import transforms
 from vpjax.weights.description import Description, WeightsFile
 from vpjax.weights.transformers_families import ACTIVATIONS, FAMILIES, NO_EFFECT, PLAIN, Family
 
@@ -60,11 +61,13 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
     if found["relative_bias"]:
         unseen["heads"] = shapes["layers/0/attn/relative_bias"][1]
     options |= unseen
+    read = getattr(transforms, "preset_from", lambda *_: None)
     return Description(
         kind,
         "vit.ViT",
         {k: v for k, v in options.items() if v is not None},
         open=tuple(k for k, v in options.items() if v is None),
+        preset=read("transformers", config, file.processor) if config else None,
         resample=family.resample,
     )
 
