@@ -12,14 +12,9 @@ or of OpenAI (`vpjax.weights.clip`), see docs/clip.md. The text encoder is
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
 
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
-from vpjax.core.errors import UserError
-from vpjax.nn.context import Context
-from vpjax.nn.layers import Dense, LayerNorm
-from vpjax.nn.tokens import Tokens
 from vpjax.weights.clip_config import read_clip_config
 
 
@@ -34,16 +29,16 @@ class CLIP(ViT):
             Face hub write it.
         image_size: an edge or (height, width), pixels.
         joint_dim: width of the features, which image and text share.
+        projection_dim: the same.
         dropout: see `vit.ViT`.
-        eps: of every LayerNorm; 1e-5 where weights do not say otherwise.
-        activation: of MLPs; "quick_gelu", or "gelu" for weights that were trained with it.
 
     Raises:
         UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
-    patch_bias = False
     preset = "clip"
+    usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
+    usual |= {"pre_norm": True}
 
     def __init__(
         self,
@@ -51,28 +46,20 @@ class CLIP(ViT):
         image_size: int | tuple[int, int] | None = None,
         *,
         joint_dim: int | None = None,
+        projection_dim: int | None = None,
         dropout: float = 0.0,
-        eps: float | None = None,
-        activation: str | None = None,
         rngs: nnx.Rngs,
         **inherited,
     ):
         chosen = find(variant)
-        self.activation = activation or "quick_gelu"
-        eps = 1e-5 if eps is None else eps
         super().__init__(
             chosen.vision,
             image_size or chosen.image_size,
+            projection_dim=projection_dim or joint_dim or chosen.joint_dim,
             dropout=dropout,
-            eps=eps,
             rngs=rngs,
             **inherited,
         )
-        if self.pre_logits:
-            raise UserError("clip.CLIP has no pre_logits; leave the option out")
-        width, self.dim = self.dim, joint_dim or chosen.joint_dim
-        self.pre_norm = LayerNorm(width, eps=eps)
-        self.projection = Dense((width,), (self.dim,), bias=False, rngs=rngs)
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
@@ -85,17 +72,3 @@ class CLIP(ViT):
         if out.get("image_size") is None:
             out["image_size"] = find(out["variant"]).image_size
         return out
-
-    def add_positions(
-        self,
-        patches: Float[Array, "B h w D"],
-        ctx: Context,
-        cls: Float[Array, "B 1 D"] | None = None,
-    ) -> Tokens:
-        """Adds class token and positions as a ViT does, then applies the norm before the layers."""
-        tokens = super().add_positions(patches, ctx, cls)
-        return Tokens(self.pre_norm(tokens.x), tokens.num_prefix_tokens, tokens.grid)
-
-    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Return the class token after the last norm, projected."""
-        return self.projection(super().pool(tokens, over))
