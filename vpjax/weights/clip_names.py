@@ -86,7 +86,8 @@ TRANSPOSED = ("visual.proj", "text_projection", "text.text_projection")
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether names are those of a CLIP, or of one of its towers."""
-    dotted = set(undotted(names))
+    before = prefix(names)
+    dotted = set(undotted(n.removeprefix(before) for n in names))
     if any(foreign in dotted for foreign in FOREIGN):
         return False
     marks = (VISION_MARK, TEXT_MARK, *OPENAI_MARKS, RESNET_MARK)
