@@ -1,7 +1,5 @@
 """CLIP's files into both towers: three ways of writing, one result; strictly."""
 
-import json
-
 import jax
 import ml_dtypes
 import numpy as np

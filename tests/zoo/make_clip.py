@@ -2,9 +2,9 @@
 
     python tests/zoo/make_clip.py        needs torch, open_clip_torch 3.3 and transformers 5.24
 
-Each folder of tests/zoo/data/clip_* holds weights, their configuration, and `recorded.npz`: images as
-normalised input, ids of texts, and what the library computes from them in evaluation mode. Numbers
-are float16, in which every weight and every pixel is exact.
+Each folder of tests/zoo/data/clip_* holds weights, their configuration, and `recorded.npz`: images
+as normalised input, ids of texts, and what the library computes from them in evaluation mode.
+Numbers are float16, in which every weight and every pixel is exact.
 """
 
 import json

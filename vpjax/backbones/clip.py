@@ -12,6 +12,7 @@ OpenAI or of OpenCLIP (`vpjax.weights.clip`), see docs/clip.md. The text encoder
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from vpjax.backbones.clip_variants import variant as find
@@ -33,6 +34,7 @@ class CLIP(ViT):
         joint_dim: width of the features, which image and text share; 0: that of the tokens, as
             there is no projection.
         projection_dim: the same.
+        projection_bias: whether the projection has a bias, as in some models of OpenCLIP.
         dropout: see `vit.ViT`.
 
     Raises:
@@ -50,20 +52,24 @@ class CLIP(ViT):
         *,
         joint_dim: int | None = None,
         projection_dim: int | None = None,
+        projection_bias: bool | None = None,
         dropout: float = 0.0,
         rngs: nnx.Rngs,
         **inherited,
     ):
         chosen = find(variant)
         widths = (projection_dim, joint_dim, chosen.joint_dim)
+        width = next(w for w in widths if w is not None) or None
         super().__init__(
             chosen.vision,
             image_size or chosen.image_size,
-            projection_dim=next(w for w in widths if w is not None) or None,
+            projection_dim=width,
             dropout=dropout,
             rngs=rngs,
             **inherited,
         )
+        if width and projection_bias:
+            self.projection.bias = nnx.data(nnx.Param(jnp.zeros(width)))
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:

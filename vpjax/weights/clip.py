@@ -13,7 +13,7 @@ import numpy as np
 
 from vpjax.core.errors import UserError
 from vpjax.data import transforms
-from vpjax.weights import clip_config, clip_names
+from vpjax.weights import clip_config, clip_names, clip_trunk
 from vpjax.weights.clip_names import TEXT, VISION
 from vpjax.weights.description import Description, WeightsFile
 
@@ -49,6 +49,8 @@ def translate(
     """Return the arrays of `tower` by our names; heads are split as in `expected`."""
     prefix = clip_names.prefix(arrays)
     arrays = {n.removeprefix(prefix): a for n, a in arrays.items()}
+    if tower == VISION and any(n.startswith(clip_names.TRUNK) for n in arrays):
+        return clip_trunk.translate(arrays, expected)
     norm = "fc_norm/" if "fc_norm/scale" in expected else "norm/"
     out = {}
     for name, array in clip_names.to_hub(arrays).items():

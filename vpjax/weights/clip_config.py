@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from vpjax.core.errors import UserError
 from vpjax.weights import clip_names as names
-from vpjax.weights import clip_open, clip_shapes, clip_transformers
+from vpjax.weights import clip_open, clip_shapes, clip_transformers, clip_trunk
 from vpjax.weights.clip_shapes import Shapes, Tower
 from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import fetch
@@ -63,7 +63,9 @@ def vision_of(file: WeightsFile) -> Tower | None:
             f"weights {file.path}: a MobileCLIP, whose image encoder is no ViT, which is not "
             "supported. Choose a CLIP with a ViT."
         )
-    shapes = _shapes_of(file)
+    if any(n.startswith(names.TRUNK) for n in file.shapes):
+        return clip_trunk.vision(file)
+    shapes = names.shapes_in_hub(file.shapes)
     if names.VISION_MARK not in shapes:
         return None
     sizes = functools.partial(clip_shapes.vision_sizes, shapes, file.path)
@@ -75,7 +77,7 @@ def text_of(file: WeightsFile) -> Tower | None:
 
     Raises: UserError if it is another than CLIP's, or not supported.
     """
-    shapes = _shapes_of(file)
+    shapes = names.shapes_in_hub(file.shapes)
     if names.TEXT_MARK not in shapes:
         if file.library == "open_clip" and any(n.startswith("text.") for n in file.shapes):
             path = file.path.parent / clip_open.FILE
@@ -104,18 +106,15 @@ def _tower(
         known["pre_norm"] = f"{names.VISION}pre_layrnorm.weight" in shapes
     layer = f"{names.TEXT if tower == 'text' else names.VISION}encoder.layers.0"
     known["layer_scale"] = f"{layer}.ls_1.gamma" in shapes
-    if reason := clip_shapes.openai_reason(file, shapes):
+    reason = clip_shapes.openai_reason(file, shapes)
+    if reason and known["dim"] % clip_shapes.HEAD_DIM == 0:
         known |= {"heads": known["dim"] // clip_shapes.HEAD_DIM, "eps": clip_shapes.EPS}
         return Tower(f"a CLIP of OpenAI, known {reason}", known | {"activation": "quick_gelu"})
-    kind = "a CLIP without a configuration beside it"
-    said = ("heads", "activation") + (
-        () if "image_size" in known or tower == "text" else ("image_size",)
-    )
-    return Tower(kind, known | {"eps": clip_shapes.EPS}, said)
-
-
-def _shapes_of(file: WeightsFile) -> Shapes:
-    return names.shapes_in_hub(file.shapes)
+    kind = "a CLIP of unknown origin"
+    unsaid = ("heads", "activation")
+    if tower == "vision" and "image_size" not in known:
+        unsaid += ("image_size",)
+    return Tower(kind, known | {"eps": clip_shapes.EPS}, unsaid)
 
 
 def look(where: str) -> WeightsFile:

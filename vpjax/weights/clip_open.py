@@ -68,7 +68,7 @@ def vision(model: Mapping[str, Any], sizes: Mapping[str, Any], path: Path) -> di
         UserError: if a key has a value that does not exist here, or contradicts the arrays.
     """
     cfg = model["vision_cfg"]
-    _refuse(cfg, "vision_cfg", path)
+    refuse(cfg, "vision_cfg", path)
     _agree(cfg, sizes, {"width": "dim", "layers": "depth"}, path)
     head_width, pool = cfg.get("head_width", HEAD_WIDTH), cfg.get("pool_type", "tok")
     if pool not in ("tok", "avg"):
@@ -105,7 +105,7 @@ def text(model: Mapping[str, Any], sizes: Mapping[str, Any], path: Path) -> dict
                 f"{path}: text_cfg.{key} is {cfg[key]!r}. Only CLIP's own text tower and tokenizer "
                 "are supported; the model's image encoder can be used without them."
             )
-    _refuse(cfg, "text_cfg", path)
+    refuse(cfg, "text_cfg", path)
     same = {"width": "dim", "layers": "depth", "context_length": "context", "vocab_size": "vocab"}
     _agree(cfg, sizes, same, path)
     pool, end = cfg.get("pool_type", "argmax"), cfg.get("eos_id", 2)
@@ -140,7 +140,8 @@ def _common(
     return {"eps": norm.get("eps", EPS), "activation": activation}
 
 
-def _refuse(cfg: Mapping[str, Any], part: str, path: Path) -> None:
+def refuse(cfg: Mapping[str, Any], part: str, path: Path) -> None:
+    """Raise a UserError that names the keys of a part which change the result and are not known."""
     known = {*USED[part], *HARMLESS[part]}
     wrong = [k for k, v in cfg.items() if k not in known and v not in OFF]
     if wrong:
