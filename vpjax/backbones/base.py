@@ -85,6 +85,8 @@ class Backbone(nnx.Module):
         preset: the preprocessing, a name in `vpjax.data.PRESETS`. Of a class: what every weights
             file of the architecture needs; None: see `vpjax.weights.catalog.preset_of`.
         dtype: of computation, where a backbone is called by itself.
+        never_assumed: options that have no usual value: what neither the weights' configuration nor
+            the user says is an error, whatever the variant.
     """
 
     layers: nnx.List
@@ -101,6 +103,7 @@ class Backbone(nnx.Module):
     batch_norm: bool = False
     preset: str | None = None
     dtype: str = "float32"
+    never_assumed: frozenset[str] = frozenset()
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
@@ -114,6 +117,14 @@ class Backbone(nnx.Module):
             The options to build the backbone with.
         """
         return options
+
+    @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return the options that a variant stands for, such as {"dim": 768, "heads": 12}.
+
+        Raises: UserError for an unknown variant.
+        """
+        return {}
 
     def __call__(self, images: Num[Array | np.ndarray, "B H W C"]) -> Float[Array, "B D"]:
         """Return the pooled features of images.

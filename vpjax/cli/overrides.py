@@ -3,7 +3,8 @@
 `take` finds them among the words, `apply` sets them. A value is read as the kind of value that the
 key has: text becomes a number where there is a number. `--config.method.name` and
 `--config.backbone.name` choose another class, whose options are then the keys of that section; the
-order on the command line does not matter.
+order on the command line does not matter. `--config.backbone.weights` alone chooses class and
+options too, where the weights say them.
 """
 
 import ast
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 SECTIONS = ("method", "backbone")  # of a config, whose `name` is a class
+WEIGHTS = "backbone.weights"
 WORDS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 KINDS = {
     bool: "True or False",
@@ -62,9 +64,12 @@ def apply(config: "ConfigDict", changes: Sequence[Override]) -> "ConfigDict":
         UserError: for a key or class that does not exist, with the nearest that do, and for a
             value of another kind.
     """
-    from vpjax.runs.config import renamed  # here: its class may need jax
+    from vpjax.runs.config import for_weights, renamed  # here: its class may need jax
 
     names = {f"{part}.name": part for part in SECTIONS}
+    weights = [value for key, value in changes if key == WEIGHTS and value]
+    if weights and not any(key == "backbone.name" for key, _ in changes):
+        config.backbone = for_weights(config, weights[-1])
     for key, value in changes:
         if key in names and value is not None:
             config[names[key]] = renamed(config, names[key], value, {})

@@ -23,6 +23,7 @@ from vpjax.models.model import Model
 from vpjax.models.text.features import class_text_features
 from vpjax.weights.catalog import CATALOG
 from vpjax.weights.load import Loaded
+from vpjax.weights.recognise import describe, looks_like_weights
 
 
 @dataclasses.dataclass(eq=False)
@@ -47,23 +48,24 @@ def load_backbone(
     preset: str | None = None,
     dtype: str = "float32",
     attention: str = "auto",
-    resample: str = "align_corners",
+    resample: str = factory.AUTO,
     seed: int = 0,
     **options: Any,
 ) -> Backbone:
     """Load a pretrained backbone, an `nnx.Module` that maps images (B H W C) to features (B D).
 
     Args:
-        name: a name of `list_weights()`, which stands for a class and its weights; else a class: a
-            name of `list_backbones()` ("vit.ViT"), of one's own ("mylab.nets.Mine"), or the class
-            itself.
+        name: weights that say which class they are for: a name of `list_weights()`, a name of the
+            Hugging Face hub ("facebook/dinov2-small"), a folder, a file or an address. Else a
+            class: a name of `list_backbones()` ("vit.ViT"), of one's own ("mylab.nets.Mine"), or
+            the class itself.
         weights: a path, an address, or a name of the catalogue or the hub; "": random weights from
             `seed`. None: the weights that `name` stands for.
         preset: the preprocessing, a name in `vpjax.data.PRESETS`; None: that of the weights.
         dtype: of computation, "float32" or "bfloat16".
         attention: implementation, see `vpjax.nn.attention`.
-        resample: how weights are resized to another image or patch size: "align_corners",
-            "bicubic" or "bilinear", see `vpjax.weights.resample`.
+        resample: how weights are resized to another image or patch size, see
+            `vpjax.weights.resample`; "auto": as the library of the weights does it.
         seed: of random weights.
         options: of the backbone's class, such as `image_size=384`.
 
@@ -75,23 +77,8 @@ def load_backbone(
     """
     if isinstance(name, type):
         name = registry.name_of("backbones", name)
-    if name in CATALOG:
-        entry = CATALOG[name]
-        if not entry.backbone:
-            raise UserError(
-                f"weights {name!r} belong to no backbone ({entry.description}); choose another "
-                "name of list_weights()"
-            )
-        options = {"variant": entry.variant} | dict(entry.options) | options
-        name, weights = entry.backbone, name if weights is None else weights
-    elif weights is None:
-        if "." not in name:
-            known = [*CATALOG, *registry.available("backbones")]
-            raise unknown("backbone", name, known)
-        raise UserError(
-            f"backbone {name!r} needs weights: a path, an address or a name of list_weights(); "
-            'weights="" means random ones.'
-        )
+    if weights is None:
+        name, weights = class_of_weights(name), name
     spec = BackboneSpec(name, options, weights, resample=resample)
     plain = MethodSpec("finetune.Linear")
     resolved = factory.resolve_attention(spec, plain, attention, dtype)
@@ -114,6 +101,32 @@ def load_backbone(
     backbone.dtype = dtype
     backbone.origin = Origin(spec, loaded, seed)
     return backbone
+
+
+def class_of_weights(weights: str) -> str:
+    """Return the name of the class that weights are for.
+
+    Args:
+        weights: a name of the catalogue or the hub, a path or an address.
+
+    Raises:
+        UserError: if they do not say it, or are a class's name instead.
+    """
+    if not looks_like_weights(weights):
+        if "." not in weights:
+            raise unknown("backbone", weights, [*CATALOG, *registry.available("backbones")])
+        raise UserError(
+            f"backbone {weights!r} needs weights: a path, an address or a name of list_weights(); "
+            'weights="" means random ones.'
+        )
+    found = describe(weights)
+    if found is None:
+        kind = CATALOG[weights].description if weights in CATALOG else "of a kind not known here"
+        raise UserError(
+            f"weights {weights!r} belong to no backbone that can be told from them ({kind}). Name "
+            'the class too: load_backbone("vit.ViT", weights=...).'
+        )
+    return found.name
 
 
 def create_model(

@@ -22,8 +22,12 @@ from vpjax.core.size import pair
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, partition
 from vpjax.nn import attention as attentions
-from vpjax.weights import catalog
+from vpjax.weights.description import Description
 from vpjax.weights.load import Loaded, load
+from vpjax.weights.recognise import describe
+
+AUTO = "auto"
+IMAGE_SIZE = 224  # pixels, where neither the weights nor the class say another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +40,30 @@ class BackboneSpec:
         weights: a path, an address, a name of the catalogue or of the hub; "": random ones.
         head: "new", or "load" to take the file's classification head too.
         resample: how weights are resized to another grid or patch size, see
-            `vpjax.weights.resample`.
+            `vpjax.weights.resample`; "auto": as the library of the weights does it.
     """
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ""
     head: str = "new"
-    resample: str = "align_corners"
+    resample: str = AUTO
 
     def completed(self) -> dict[str, Any]:
-        """Return the options with those that the weights decide and `image_size` filled in."""
+        """Return the options with those that the weights decide, and `image_size`, filled in.
+
+        Raises:
+            UserError: if the weights belong to another class, or leave something open that must be
+                known.
+        """
         cls = registry.lookup("backbones", self.name)
-        options = cls.complete(dict(self.options), self.weights)
-        default = registry.options(cls)["image_size"].default
-        return {"image_size": default} | options
+        options = dict(self.options)
+        if self.weights and (found := describe(self.weights)):
+            options = fill_options(self.name, options, found, self.weights)
+        options = cls.complete(options, self.weights)
+        if options.get("image_size") is None:
+            options["image_size"] = registry.options(cls)["image_size"].default or IMAGE_SIZE
+        return options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +77,50 @@ class MethodSpec:
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def fill_options(
+    name: str, options: dict[str, Any], found: Description, weights: str
+) -> dict[str, Any]:
+    """Fill in the options of a backbone that are None or absent with what its weights say.
+
+    Args:
+        name: of the class, as the user gave it.
+        options: as the user gave them; those that are not None win.
+        found: what the weights say.
+        weights: path, address or name, for messages.
+
+    Raises:
+        UserError: if the weights are another class's, contradict the variant, or leave something
+            open that neither an option nor a variant says.
+    """
+    cls, other = registry.lookup("backbones", name), registry.lookup("backbones", found.name)
+    if not (issubclass(cls, other) or issubclass(other, cls)):
+        raise UserError(
+            f"weights {weights} are {found.kind}, which backbone.name={found.name!r} is for, and "
+            f"backbone.name is {name!r}. Set it to {found.name!r}, or choose other weights."
+        )
+    known = registry.options(cls)
+    given = {k: v for k, v in options.items() if v is not None}
+    implied = cls.options_of_variant(given["variant"]) if "variant" in given else {}
+    for key in implied.keys() & found.options.keys() - given.keys() - {"patch_size"}:
+        if implied[key] != found.options[key]:
+            raise UserError(
+                f"backbone.variant={given['variant']!r} means {key} {implied[key]}, and weights "
+                f"{weights}, {found.kind}, have {key} {found.options[key]}. Leave the variant out "
+                "(backbone.variant=None), or choose other weights."
+            )
+    said = {k: v for k, v in found.options.items() if k in known and k not in implied}
+    out = options | said | given
+    asked = [k for k in found.open if k in known and out.get(k) is None and k not in implied]
+    asked = [k for k in asked if k in cls.never_assumed or "variant" not in given]
+    if asked:
+        raise UserError(
+            f"weights {weights} are {found.kind}, and nothing beside the file says "
+            f"{', '.join(asked)}, which arrays do not show. Put the model's config.json beside it, "
+            f"or say it: {' '.join(f'backbone.{k}=...' for k in asked)}."
+        )
+    return out
 
 
 def build(
@@ -234,8 +291,10 @@ def preset_of(name: str, weights: str) -> str | None:
         name: of the backbone's class.
         weights: path, address or name.
     """
-    own = registry.lookup("backbones", name).preset
-    return own or catalog.preset_of(weights)
+    found = describe(weights) if weights else None
+    if found is not None and found.preset is not None:
+        return found.preset.name
+    return registry.lookup("backbones", name).preset
 
 
 def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
@@ -249,7 +308,11 @@ def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
         UserError: if the file cannot be read or does not fit.
     """
     expected = params.flatten(nnx.state(body))
-    return load(spec.weights, expected, body.grid, spec.head, spec.resample)
+    resample = spec.resample
+    if resample == AUTO:
+        found = describe(spec.weights)
+        resample = found.resample if found else "align_corners"
+    return load(spec.weights, expected, body.grid, spec.head, resample)
 
 
 def shared_options(package: str, name: str, **values: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict, config_dict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
+from vpjax.weights.catalog import find_entry
+from vpjax.weights.recognise import describe, of_entry
 
 # Keys of the backbone's section that are not the class's options.
 NOT_OPTIONS = ("weights", "head", "resample")
@@ -72,6 +74,39 @@ def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) 
     for key in NOT_OPTIONS:
         if key in old:
             new[key] = old[key]
+    return new
+
+
+def for_weights(config: ConfigDict, weights: str) -> ConfigDict:
+    """Return the section `backbone` of a config for other weights.
+
+    Options that only repeat what the old weights say are left to the new ones; others are choices
+    of the recipe, and stay where the class stays.
+
+    Args:
+        config: with the old weights.
+        weights: a path, an address or a name. Where they do not say what they are, the section is
+            returned as it is.
+
+    Raises:
+        UserError: if the weights are missing, damaged or not supported.
+    """
+    found = describe(weights)
+    if found is None:
+        return config.backbone
+    old = config.backbone.to_dict()
+    cls, other = (registry.lookup("backbones", name) for name in (old["name"], found.name))
+    kept = {}
+    if issubclass(cls, other) or issubclass(other, cls):
+        entry = find_entry(old["weights"])
+        said = of_entry(entry).options if entry and entry.backbone else {}
+        usual = registry.options(cls)
+        own = {k: v for k, v in old.items() if k in usual and v != usual[k].default}
+        kept = {k: v for k, v in own.items() if k not in said or said[k] != v}
+    name = old["name"] if issubclass(cls, other) else found.name
+    new = section("backbones", name, **kept)
+    for key in NOT_OPTIONS:
+        new[key] = old[key]
     return new
 
 

@@ -142,7 +142,7 @@ def single_run(config: ConfigDict) -> ConfigDict:
 
 
 def backbone(
-    name: str, weights: str = "", head: str = "new", resample: str = "align_corners", **options
+    name: str, weights: str = "", head: str = "new", resample: str = "auto", **options
 ) -> ConfigDict:
     """Return the section `backbone` of a config.
 
@@ -151,7 +151,8 @@ def backbone(
         weights: a path, an address, or a name of the catalogue or the hub; "": random.
         head: "new", or "load" to take the file's classification head too.
         resample: how weights are resized to another grid ("align_corners"), or to another grid and
-            patch size ("bicubic", "bilinear"); see `vpjax.weights.resample`.
+            patch size ("bicubic", "bilinear"); "auto": as the library of the weights does it; see
+            `vpjax.weights.resample`.
         options: of the class.
 
     Raises:
