@@ -9,6 +9,7 @@ over the whole image (`grn`) and has no gamma: Woo et al. 2023, arXiv 2301.00808
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +19,10 @@ from jaxtyping import Array, Float
 from vpjax.backbones.base import Backbone, Site, Stem
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.size import pair
-from vpjax.nn.activations import ACTIVATIONS
+from vpjax.nn.activations import ACTIVATIONS, gelu
 from vpjax.nn.context import Context
 from vpjax.nn.conv import Conv, global_mean, last_stages, to_map, to_tokens
-from vpjax.nn.layers import LayerNorm, Mlp, PatchEmbed
+from vpjax.nn.layers import Dense, LayerNorm, Mlp, PatchEmbed
 from vpjax.nn.tokens import Tokens
 
 # size: width and blocks of each stage
@@ -45,7 +46,7 @@ TAPS = frozenset({"stem", "embed", "mlp.fc1", "mlp.fc2", "mlp"})
 
 
 class ConvNeXt(Backbone):
-    """A ConvNeXt; features are as wide as its last stage.
+    """A ConvNeXt; features are as wide as its last stage, or as `pre_logits`.
 
     What is None is the weights' if they say it, see `vpjax.weights.convnext`.
 
@@ -64,6 +65,8 @@ class ConvNeXt(Backbone):
         pool_eps: of the last norm; None: `eps`.
         norm_first: whether the last norm comes before pooling; None: after.
         activation: of MLPs, a name of `vpjax.nn.activations.ACTIVATIONS`; None: "gelu".
+        pre_logits: width of a dense layer with gelu that follows the last norm; None: there is
+            none.
 
     Raises:
         UserError: for an unknown variant, or sizes that do not fit together.
@@ -84,6 +87,7 @@ class ConvNeXt(Backbone):
         pool_eps: float | None = None,
         norm_first: bool | None = None,
         activation: str | None = None,
+        pre_logits: int | None = None,
         rngs: nnx.Rngs,
     ):
         variant, image_size = variant or USUAL[0], image_size or USUAL[1]
@@ -100,7 +104,7 @@ class ConvNeXt(Backbone):
                 f"image_size {self.image_size} is too small for ConvNeXt of {len(dims)} stages: "
                 f"give at least {least} pixels, or fewer stages by dims and depths"
             )
-        self.dim, self.taps = dims[-1], TAPS
+        self.dim, self.taps = pre_logits or dims[-1], TAPS
         eps = eps or EPS
         self.stem = Stem(PATCH, PATCH, 0, dims[0], channels=channels)
         if layer_scale is None:
@@ -122,6 +126,17 @@ class ConvNeXt(Backbone):
                 self.layers.append(_Block(dim, mlp, next(rates), layer_scale, eps, rngs=rngs))
         self.sites = tuple(sites)
         self.norm, self.norm_first = LayerNorm(dim, eps=pool_eps or eps), bool(norm_first)
+        self.pre_logits = Dense((dim,), (pre_logits,), rngs=rngs) if pre_logits else None
+
+    @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return widths and depths of a variant.
+
+        Raises: UserError for an unknown variant.
+        """
+        if variant not in SIZES:
+            raise unknown("ConvNeXt variant", variant, SIZES)
+        return dict(zip(("dims", "depths"), SIZES[variant], strict=True))
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Project the patches of images."""
@@ -138,7 +153,8 @@ class ConvNeXt(Backbone):
         """
         if self.norm_first:
             return global_mean(dataclasses.replace(tokens, x=self.norm(tokens.x)), over)
-        return self.norm(global_mean(tokens, over))
+        x = self.norm(global_mean(tokens, over))
+        return x if self.pre_logits is None else gelu(self.pre_logits(x))
 
     def partial(self, k: int) -> str:
         """Return the last k stages with their downsampling, or for 0 the last block; and norm.

@@ -11,6 +11,8 @@ convolution at full resolution without pooling. Wide ResNets (arXiv 1605.07146) 
 bottlenecks, ResNeXt (arXiv 1611.05431) has bottlenecks whose 3x3 is in groups.
 """
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -116,6 +118,16 @@ class ResNet(Backbone):
                 self.layers.append(block(dim, width, outer, stride, **inside, rngs=rngs))
                 dim, grid = outer, _after(grid, stride)
         self.sites, self.dim = tuple(sites), dim
+
+    @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return the depths of a variant.
+
+        Raises: UserError for an unknown variant.
+        """
+        if variant not in DEPTHS:
+            raise unknown("ResNet variant", variant, DEPTHS)
+        return {"depths": DEPTHS[variant]}
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Apply the stem: convolution, norm, relu and, where it has one, max pooling."""

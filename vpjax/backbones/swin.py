@@ -52,7 +52,8 @@ class Swin(Backbone):
     What is None is the weights' if they say it, see `vpjax.weights.swin`.
 
     Args:
-        variant: a size of `VARIANTS`: "T", "S", "B" or "L"; None: "B".
+        variant: a size of `VARIANTS`: "T", "S", "B" or "L"; None: that of the widths, depths and
+            heads, else "B".
         image_size: an edge or (height, width), pixels; None: 224.
         window: cells along the edge of a window, one number or one each stage; None: 7, and 12 at
             384 pixels, as released. A grid no larger than the window is one window, without shift.
@@ -98,7 +99,9 @@ class Swin(Backbone):
         match_reference_code: bool = False,
         rngs: nnx.Rngs,
     ):
-        variant, image_size = variant or USUAL[0], image_size or USUAL[1]
+        known = {v[:3]: name for name, v in VARIANTS.items()}
+        variant = variant or known.get((embed_dim, depths, heads), USUAL[0])
+        image_size = image_size or USUAL[1]
         if variant not in VARIANTS:
             raise unknown("Swin variant", variant, VARIANTS)
         if attention != "xla":
@@ -152,6 +155,16 @@ class Swin(Backbone):
                 layers.append(self.make_merging(dim << stage, rngs=rngs))
         self.sites, self.layers = tuple(sites), nnx.List(layers)
         self.norm = LayerNorm(self.dim, eps=eps)
+
+    @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return width, depths and heads of a variant.
+
+        Raises: UserError for an unknown variant.
+        """
+        if variant not in VARIANTS:
+            raise unknown("Swin variant", variant, VARIANTS)
+        return dict(zip(("embed_dim", "depths", "heads"), VARIANTS[variant][:3], strict=True))
 
     def make_block(
         self, stage: int, dim: int, heads: int, windows: Windows, **options: Any
