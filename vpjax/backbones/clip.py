@@ -20,6 +20,8 @@ from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
 from vpjax.weights import clip_config
 
+USUAL = "B/16"
+
 
 class CLIP(ViT):
     """CLIP's vision tower; other options are those of `vit.ViT`.
@@ -41,13 +43,14 @@ class CLIP(ViT):
         UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
+    never_assumed = frozenset(("activation", "heads"))
     preset = "clip"  # where neither the weights nor their configuration say another
     usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
     usual |= {"pre_norm": True}
 
     def __init__(
         self,
-        variant: str = "B/16",
+        variant: str | None = None,
         image_size: int | tuple[int, int] | None = None,
         *,
         joint_dim: int | None = None,
@@ -57,7 +60,7 @@ class CLIP(ViT):
         rngs: nnx.Rngs,
         **inherited,
     ):
-        chosen = find(variant)
+        chosen = find(variant or USUAL)
         widths = (projection_dim, joint_dim, chosen.joint_dim)
         width = next(w for w in widths if w is not None) or None
         super().__init__(
@@ -72,6 +75,11 @@ class CLIP(ViT):
             self.projection.bias = nnx.data(nnx.Param(jnp.zeros(width)))
 
     @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return the sizes that a variant stands for."""
+        return super().options_of_variant(find(variant).vision)
+
+    @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
         """Fill options that are None or absent with those of the weights, as far as known.
 
@@ -83,5 +91,5 @@ class CLIP(ViT):
         known = found.options if found else {}
         out = options | {k: v for k, v in known.items() if options.get(k) is None}
         if out.get("image_size") is None:
-            out["image_size"] = find(out.get("variant") or "B/16").image_size
+            out["image_size"] = find(out.get("variant") or USUAL).image_size
         return out
