@@ -12,7 +12,7 @@ from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.weights import google, resnet, swin, timm
 from vpjax.weights.anchor import choose, is_part, left_out, split
-from vpjax.weights.load import load
+from vpjax.weights.load import load, opened
 
 FORMS = (google, timm, resnet, swin)
 BLOCK, TOP = "blocks.0.attn.qkv.weight", "cls_token"
@@ -165,3 +165,14 @@ def test_training_state_of_big_vision(tmp_path, vit):
     loaded = load(str(tmp_path / "a.npz"), vit, (4, 4))
     np.testing.assert_array_equal(loaded.values["cls_token"], vit["cls_token"])
     assert set(loaded.dropped) == {"unused/params/t", "unused/params/txt/", "unused/opt/"}
+
+
+def test_a_file_before_it_is_interpreted(tmp_path, vit):
+    arrays = {f"trunk.{n}": np.ones((2, 1), np.float32) for n in ("cls_token", BLOCK)}
+    write(tmp_path / "a.pth", {"student": arrays, "teacher": arrays})
+    (tmp_path / "config.json").write_text('{"architecture": "vit_x"}')
+    where = str(tmp_path / "a.pth")
+    file = opened(where, tmp_path / "a.pth")
+    assert file.shapes == {"cls_token": (2, 1), BLOCK: (2, 1)}
+    assert (file.stripped, file.library) == ("teacher/trunk.", "timm")
+    assert opened(f"{where}#student", tmp_path / "a.pth").stripped == "student/trunk."

@@ -16,7 +16,6 @@ tell what kind of file it is; then positions, then shapes.
 """
 
 import dataclasses
-import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,13 @@ import numpy as np
 from vpjax.core.errors import UserError, unknown
 from vpjax.weights import clip, convnext, google, resnet, swin, timm, torchvision, transformers
 from vpjax.weights.anchor import Chosen, choose, split
+from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import digest_of, fetch
-from vpjax.weights.formats import files_of, read
-from vpjax.weights.hub import weights_in
+from vpjax.weights.formats import files_of, read, shapes
+from vpjax.weights.hub import configuration, weights_in
 from vpjax.weights.positions import fit_positions
 from vpjax.weights.relative import fit_tables
 from vpjax.weights.resample import RULES, resize_patches
-
-log = logging.getLogger(__name__)
 
 HEAD_POLICIES = ("new", "load")
 FORMATS = (google, timm, transformers, torchvision, swin, convnext, resnet, clip)
@@ -95,8 +93,6 @@ def load(
         raise unknown("backbone.resample", resample, RULES)
     path = fetch(weights_in(where))
     found, chosen = read_backbone(path, split(where)[1])
-    if str(chosen):
-        log.info("weights %s: %s", path, chosen)
     form = form_of(found)
     kind = kind or kind_of(form)
     arrays = translate(found, expected, path)
@@ -155,6 +151,23 @@ def read_backbone(path: Path, part: str = "") -> tuple[dict[str, np.ndarray], Ch
 
     arrays = read(path, pick)
     return arrays, chosen
+
+
+def opened(where: str, path: Path) -> WeightsFile:
+    """Return what a file of weights is, without interpreting its arrays.
+
+    Args:
+        where: as the user gave it; "#" and a prefix behind it choose a part of the file.
+        path: the file.
+
+    Raises:
+        UserError: if the file or a configuration beside it cannot be read, or nothing decides
+            between several backbones.
+    """
+    found = shapes(path)
+    chosen = choose(found, FORMATS, split(where)[1], path)
+    taken = {ours: found[name] for name, ours in chosen.names.items()}
+    return WeightsFile(where, path, taken, chosen.prefix, *configuration(path, taken))
 
 
 def form_of(names: Collection[str]) -> Any | None:

@@ -39,10 +39,11 @@ def fit_positions(
     count, new = len(positions) - prefix, math.prod(grid)
     edge = math.isqrt(max(count, 0))
     square = edge * edge == count
-    if source_grid is None and count == new and (grid[0] == grid[1] or not square):
+    flat = positions.ndim == 2
+    if flat and source_grid is None and count == new and (grid[0] == grid[1] or not square):
         return positions, ""
     old = source_grid or (edge, edge)
-    if positions.ndim != 2 or count < 1 or math.prod(old) != count:
+    if not flat or count < 1 or math.prod(old) != count:
         raise UserError(
             f"weights {path}: the file has {'x'.join(map(str, positions.shape))} position "
             f"embeddings. Without {prefix} of tokens in front of the grid they are no "
