@@ -79,6 +79,10 @@ class Backbone(nnx.Module):
         taps: names of the sites inside layers that `ctx.tap` announces, such as "attn.out".
         num_prefix_tokens: tokens before the grid, such as a class token.
         num_pooled_tokens: how many leading tokens `pool` reads; None: all, prompts included.
+        pools_prompts: whether prompts that leave the last layer are part of what `pool` reads,
+            where that is all tokens.
+        positions_in_layers: whether layers know the place of grid tokens, so that none may be
+            missing: rotary positions or a relative bias.
         head_dim: width of an attention head; None where attention cannot be fused.
         batch_norm: whether there are BatchNorm layers. They use their running averages, or while
             `ctx.noisy_backbone` is on and the model trains, the averages of the batch.
@@ -99,6 +103,8 @@ class Backbone(nnx.Module):
     taps: frozenset[str]
     num_prefix_tokens: int = 0
     num_pooled_tokens: int | None = None
+    pools_prompts: bool = True
+    positions_in_layers: bool = False
     head_dim: int | None = None
     batch_norm: bool = False
     preset: str | None = None
@@ -196,10 +202,10 @@ class Backbone(nnx.Module):
         raise NotImplementedError
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Add positions and a class token where the backbone has them.
+        """Add positions and prefix tokens where the backbone has them.
 
-        Patches need not come from pixels. A backbone with a class token takes one to use in its
-        place as a third argument, B 1 D.
+        Patches need not come from pixels. A backbone with prefix tokens takes tokens to use in
+        their place as a third argument, B n D.
         """
         raise NotImplementedError
 
