@@ -1,5 +1,6 @@
 """What config.json and arrays of transformers say, together and against each other."""
 
+import dataclasses
 import json
 import shutil
 
@@ -74,6 +75,18 @@ def test_clip_is_not_recognised():
     names = {"vision_model.embeddings.patch_embedding.weight", "vision_model.pre_layrnorm.weight"}
     assert transformers.recognises(names)
     assert not transformers.recognises(names | {"vision_model.embeddings.class_embedding"})
+
+
+def test_the_image_size_is_that_of_the_preprocessing():
+    file = opened(model("dinov2"))
+    size_of = lambda **processor: transformers.describe(  # noqa: E731
+        dataclasses.replace(file, processor=processor)
+    ).options["image_size"]
+    cropped = {"size": {"shortest_edge": 12}, "do_center_crop": True}
+    assert size_of(crop_size={"height": 8, "width": 8}, **cropped) == 8
+    assert size_of(crop_size={"height": 8, "width": 12}, **cropped) == (8, 12)
+    assert size_of(crop_size=8, size={"height": 12, "width": 12}) == 12
+    assert size_of(size={"shortest_edge": 12}) == size_of(size=18) == size_of() == 16
 
 
 # Nothing but the model_type
