@@ -14,7 +14,7 @@ from PIL import Image
 import vpjax
 from tests.helpers.runs import HOME, config
 from vpjax.backbones.vit import ViT
-from vpjax.data import open_source
+from vpjax.data import PRESETS, open_source
 from vpjax.methods.base import Method
 
 QUICK = {"steps": 3, "batch_size": 8}
@@ -221,3 +221,20 @@ def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(compile(block, "api.md", "exec"), names)
+
+
+def test_preprocessing_by_its_fields(tmp_path, digits):
+    fields = "bicubic,crop=0.8,mean=0.25,std=0.5"
+    backbone = vpjax.load_backbone("digits_vit", preset=f" {fields}".replace(",", ", "))
+    assert backbone.preset == fields and f"preset {fields}" in repr(backbone)
+    assert vpjax.load_backbone("digits_vit", preset=PRESETS["inception"]).preset == "inception"
+    with pytest.raises(vpjax.UserError, match="crop=2 is no share"):
+        vpjax.load_backbone("digits_vit", preset="imagenet,crop=2")
+    model = vpjax.create_model(backbone, "finetune.Linear", num_classes=5)
+    images, labels = digits
+    data = {"train": (images[:40], labels[:40]), "val": (images[40:], labels[40:])}
+    run = vpjax.fit(model, **data, workdir=tmp_path / "run", **QUICK)
+    again = vpjax.load_run(run.folder)
+    assert run.result["preset"] == again.model.backbone.preset == fields
+    one, other = run.predict(images), again.predict(images)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)

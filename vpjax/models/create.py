@@ -15,6 +15,7 @@ from flax import nnx
 from vpjax.backbones.base import Backbone
 from vpjax.core import params, registry
 from vpjax.core.errors import UserError, unknown
+from vpjax.data.fields import Preset
 from vpjax.data.transforms import preset as find_preset
 from vpjax.methods.base import Method
 from vpjax.models import factory
@@ -45,7 +46,7 @@ def load_backbone(
     name: str | type,
     weights: str | None = None,
     *,
-    preset: str | None = None,
+    preset: str | Preset | None = None,
     dtype: str = "float32",
     attention: str = "auto",
     resample: str = factory.AUTO,
@@ -61,7 +62,8 @@ def load_backbone(
             the class itself.
         weights: a path, an address, or a name of the catalogue or the hub; "": random weights from
             `seed`. None: the weights that `name` stands for.
-        preset: the preprocessing, a name in `vpjax.data.PRESETS`; None: that of the weights.
+        preset: the preprocessing, a name in `vpjax.data.PRESETS`, or its fields, as in
+            "bicubic,crop=0.9,mean=0.5,std=0.5"; None: that of the weights.
         dtype: of computation, "float32" or "bfloat16".
         attention: implementation, see `vpjax.nn.attention`.
         resample: how weights are resized to another image or patch size, see
@@ -95,9 +97,8 @@ def load_backbone(
     values = factory.cast_kernels(values, jnp.dtype(dtype))
     graph, state = nnx.split(backbone)
     backbone = nnx.merge(graph, params.fill(state, values))
-    backbone.preset = preset or factory.preset_of(name, weights)
-    if backbone.preset is not None:
-        find_preset(backbone.preset)
+    chosen = preset or factory.preset_of(name, weights)
+    backbone.preset = find_preset(chosen).name if chosen else None
     backbone.dtype = dtype
     backbone.origin = Origin(spec, loaded, seed)
     return backbone

@@ -201,7 +201,7 @@ def sources(table: Table) -> list[Grid]:
 def _described(kind: str, value: str) -> str:
     """Return what a preset does, in words."""
     preset = PRESETS.get(value.partition(" ")[0]) if kind == "preset" else None
-    if preset is None:
+    if preset is None:  # its fields are the value
         return ""
     how = (
         "as they are" if preset.rule == "none" else f"{preset.rule} side" * (preset.rule == "short")

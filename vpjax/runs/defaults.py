@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
     config.data.test = "test"  # evaluated once, at the end; "": none
     config.data.dir = ""  # of prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.classes = ""  # use only these: names or ids, a file of them, or a named subset
-    config.data.preset = "auto"  # preprocessing; "auto": what the weights were trained with
+    # Preprocessing: a name, or fields as in bicubic,crop=0.9,mean=0.5,std=0.5, see
+    # docs/preprocessing.md; "auto": what the weights were trained with.
+    config.data.preset = "auto"
     config.data.val_augmented = False  # True: val images are augmented as those of train
     config.data.eval_batch_size = 0  # images; 0: train.batch_size
     config.data.batch_loss = False  # True: also report the loss averaged over batches, not images

@@ -404,7 +404,7 @@ def eval_batch_size(config: ConfigDict) -> int:
 
 
 def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
-    """Return the name of the preprocessing: the config's, or that of the weights.
+    """Return the preprocessing, its name or its fields: the config's, or that of the weights.
 
     Args:
         config: of the run.
@@ -420,13 +420,14 @@ def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
                 f"data.val_augmented is for augmentation on the device; preset {chosen.name!r} "
                 "crops at random on the host. Set data.val_augmented=False."
             )
-        return config.data.preset
+        return chosen.name
     known = given.preset if given else None
     known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
     if known is None:
         raise UserError(
             "data.preset is 'auto', but the preprocessing of these weights is not known. Name a "
-            "preset, for example --config.data.preset=inception (mean and std 0.5)."
+            "preset, for example --config.data.preset=inception (mean and std 0.5), or say its "
+            "fields, as in bicubic,crop=0.9,mean=0.5,std=0.5."
         )
     return known
 
