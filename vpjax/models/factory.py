@@ -58,6 +58,8 @@ class BackboneSpec:
         """
         cls = registry.lookup("backbones", self.name)
         options = dict(self.options)
+        if options.get("variant") is not None:  # 18 on a command line is a number
+            options["variant"] = str(options["variant"])
         if self.weights and (found := describe(self.weights)):
             options = fill_options(self.name, options, found, self.weights)
         options = cls.complete(options, self.weights)
@@ -205,14 +207,16 @@ def make_backbone(
         UserError: if there is no such class or option.
     """
     options = {"name": backbone.name} | backbone.completed()
-    size = registry.lookup("methods", method.name).input_size(
-        pair(options["image_size"]), dict(method.options)
-    )
+    given = pair(options["image_size"])
+    size = registry.lookup("methods", method.name).input_size(given, dict(method.options))
     shared = shared_options(
         "backbones", backbone.name, attention=attention, match_reference_code=match_reference_code
     )
     options["image_size"] = size
-    return registry.construct("backbones", options, **shared, rngs=nnx.Rngs(key))
+    made = registry.construct("backbones", options, **shared, rngs=nnx.Rngs(key))
+    if tuple(size) == given:  # a method that enlarges images decides for itself
+        made.check_image_size()
+    return made
 
 
 def make_model(
@@ -308,11 +312,20 @@ def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
         UserError: if the file cannot be read or does not fit.
     """
     expected = params.flatten(nnx.state(body))
+    found = describe(spec.weights)
     resample = spec.resample
     if resample == AUTO:
-        found = describe(spec.weights)
         resample = found.resample if found else "align_corners"
-    return load(spec.weights, expected, body.grid, spec.head, resample)
+    kind = found.kind if found else ""
+    return load(spec.weights, expected, body.grid, spec.head, resample, kind, source_grid(found))
+
+
+def source_grid(found: Description | None) -> tuple[int, int] | None:
+    """Return the grid (h, w) that weights were made for, where they say it; None: not known."""
+    size, patch = (found.options.get(k) if found else None for k in ("image_size", "patch_size"))
+    if size is None or patch is None:
+        return None
+    return tuple(i // p for i, p in zip(pair(size), pair(patch), strict=True))
 
 
 def shared_options(package: str, name: str, **values: Any) -> dict[str, Any]:
