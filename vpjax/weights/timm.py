@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vpjax.core.errors import UserError
 from vpjax.data import transforms
 from vpjax.weights import timm_models
 from vpjax.weights.description import Description, WeightsFile
@@ -102,10 +103,16 @@ def describe(file: WeightsFile) -> Description:
         UserError: for an architecture of timm that vpjax does not have, or does not know.
     """
     shapes = {PREFIX.sub("", n): s for n, s in file.shapes.items()}
-    options = options_of(shapes)
+    named = timm_models.options_of(file.config) if file.library == "timm" else {}
+    try:
+        options = options_of(shapes) | named
+    except KeyError as e:
+        raise UserError(
+            f"weights {file.where} have names of timm's ViTs, but no {e.args[0]}: they are of an "
+            "architecture that vpjax does not have."
+        ) from e
     read = getattr(transforms, "preset_from", lambda *_: None)
     if file.library == "timm":
-        options |= timm_models.options_of(file.config)
         kind = f"a timm {file.config['architecture']}"
         preset = read("timm", file.config, file.processor)
         unsaid = () if "pool" in options else ("pool",)
