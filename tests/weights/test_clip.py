@@ -270,7 +270,7 @@ def test_other_weights_are_no_clip(tmp_path):
 
 
 def test_a_folder_stands_for_its_file(tmp_path):
-    with pytest.raises(UserError, match="is a folder; expected a file of weights"):
+    with pytest.raises(UserError, match="is a folder without weights; it holds: nothing"):
         load(str(tmp_path), *shapes(files.folder(tmp_path / "model")))
     for name in ("pytorch_model.bin", "flax_model.msgpack", "model.safetensors"):
         (tmp_path / name).touch()

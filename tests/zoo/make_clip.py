@@ -192,8 +192,13 @@ def make_transformers():
         model, folder = randomise(cls(config), seed), fresh(name)
         out = model(pixel_values=chw(x))
         features = out.image_embeds if name.endswith("projection") else out.pooler_output
+        found = {"images": x, "features": features}
+        if name == "clip_hub_vision":
+            larger = images(24, 24)
+            out = model(pixel_values=chw(larger), interpolate_pos_encoding=True)
+            found |= {"images_24": larger, "features_24": out.pooler_output}
         save(model, folder)
-        record(folder, images=x, features=features)
+        record(folder, **found)
     config = t.CLIPTextConfig(**HUB_TEXT)
     for name, cls, seed in (
         ("clip_hub_text", t.CLIPTextModel, 14),

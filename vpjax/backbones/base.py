@@ -132,6 +132,26 @@ class Backbone(nnx.Module):
         """
         return {}
 
+    def check_image_size(self) -> None:
+        """Check that patches cover whole images.
+
+        Raises: UserError if they leave out pixels at the bottom or the right. A stem that pads, or
+            whose windows overlap, sees every pixel.
+        """
+        stem = self.stem
+        pairs = list(zip(self.image_size, stem.stride, strict=True))
+        rest = [edge % step for edge, step in pairs]
+        if stem.padding or stem.window != stem.stride or not any(rest):
+            return
+        down = [edge // step * step for edge, step in pairs]
+        up = [-(-edge // step) * step for edge, step in pairs]
+        by = lambda size: " by ".join(map(str, size))  # noqa: E731
+        raise UserError(
+            f"image_size is {by(self.image_size)} pixels, no multiple of the patches of "
+            f"{by(stem.stride)}: {rest[0]} rows and {rest[1]} columns of every image would never "
+            f"be looked at. Set backbone.image_size to {by(down)} or {by(up)}."
+        )
+
     def __call__(self, images: Num[Array | np.ndarray, "B H W C"]) -> Float[Array, "B D"]:
         """Return the pooled features of images.
 

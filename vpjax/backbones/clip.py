@@ -17,8 +17,7 @@ from flax import nnx
 
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
-from vpjax.core.errors import UserError
-from vpjax.weights import clip_config
+from vpjax.weights.recognise import describe
 
 
 class CLIP(ViT):
@@ -42,6 +41,7 @@ class CLIP(ViT):
     """
 
     preset = "clip"  # where neither the weights nor their configuration say another
+    never_assumed = frozenset({"heads", "activation"})
     usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
     usual |= {"pre_norm": True}
 
@@ -72,14 +72,17 @@ class CLIP(ViT):
             self.projection.bias = nnx.data(nnx.Param(jnp.zeros(width)))
 
     @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return nothing: with weights a variant does not count."""
+        return {}
+
+    @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
         """Fill options that are None or absent with those of the weights, as far as known.
 
         Raises: UserError if the weights, or the configuration beside them, cannot be used.
         """
-        found = clip_config.vision_of(clip_config.look(weights)) if weights else None
-        if weights and found is None:
-            raise UserError(f"weights {weights} hold no image encoder. Give those of a whole CLIP.")
+        found = describe(weights) if weights else None
         known = found.options if found else {}
         out = options | {k: v for k, v in known.items() if options.get(k) is None}
         if out.get("image_size") is None:

@@ -17,7 +17,7 @@ from vpjax.weights import clip_config, clip_names, clip_trunk
 from vpjax.weights.clip_names import TEXT, VISION
 from vpjax.weights.description import Description, WeightsFile
 
-recognises = clip_names.recognises
+ANCHOR, recognises = clip_names.ANCHOR, clip_names.recognises
 
 
 def describe(file: WeightsFile) -> Description:
@@ -31,7 +31,10 @@ def describe(file: WeightsFile) -> Description:
             f"weights {file.path}: a CLIP's text encoder without an image encoder. Give the file "
             "of a whole CLIP, or of its image encoder."
         )
-    return Description(found.kind, "clip.CLIP", found.options, found.open, _preset(file, found))
+    # Each library's own rule for positions of another image size.
+    rule = "bicubic_no_antialias" if file.library == "transformers" else "bicubic"
+    preset = _preset(file, found)
+    return Description(found.kind, "clip.CLIP", found.options, found.open, preset, rule)
 
 
 def _preset(file: WeightsFile, found: clip_config.Tower) -> transforms.Preset | None:
@@ -47,8 +50,6 @@ def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], tower: str = VISION
 ) -> dict[str, np.ndarray]:
     """Return the arrays of `tower` by our names; heads are split as in `expected`."""
-    prefix = clip_names.prefix(arrays)
-    arrays = {n.removeprefix(prefix): a for n, a in arrays.items()}
     if tower == VISION and any(n.startswith(clip_names.TRUNK) for n in arrays):
         return clip_trunk.translate(arrays, expected)
     norm = "fc_norm/" if "fc_norm/scale" in expected else "norm/"
@@ -76,4 +77,4 @@ def _our_layout(ours: str, array: np.ndarray, like: Any | None) -> np.ndarray:
     return array.reshape(like.shape)
 
 
-__all__ = ["TEXT", "VISION", "describe", "recognises", "translate"]
+__all__ = ["ANCHOR", "TEXT", "VISION", "describe", "recognises", "translate"]

@@ -17,6 +17,7 @@ import numpy as np
 from vpjax.weights.resnet import depths, our_layout, our_leaf
 
 MARKS = r"stages\.0\.(blocks\.)?0\.(dwconv|conv_dw)\.weight|features\.1\.0\.layer_scale"
+ANCHOR = MARKS
 # Patterns in other names, and their replacements in the released ones.
 OTHERS = {
     r"^module\.": "",

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+ANCHOR = r"Transformer/encoderblock_0/LayerNorm_0/scale"
 TOP = {
     "cls_token": "cls",
     "pos_embed": "Transformer/posembed_input/pos_embedding",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 PREFIX = r"(?:module\.)?(?:encoder_q\.|base_encoder\.)?"
+ANCHOR = r"layer1\.0\.conv1\.weight"
 TOP = {"conv1": "patch_embed", "bn1": "patch_norm", "fc": "head"}
 INSIDE = {"bn": "norm", "downsample.0": "downsample/conv", "downsample.1": "downsample/norm"}
 NORM = {"weight": "scale", "running_mean": "mean", "running_var": "var"}

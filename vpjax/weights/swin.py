@@ -17,6 +17,7 @@ from vpjax.core.errors import UserError
 
 PREFIXES = r"(module\.)?(encoder\.)?"
 BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
+ANCHOR = r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table"
 TABLE = "attn/relative_position_bias_table"
 BUFFERS = ("relative_position_index", "attn_mask")  # computed, not read
 MODULES = {"patch_embed/proj": "patch_embed", "patch_embed/norm": "patch_norm", "head/fc": "head"}
