@@ -179,7 +179,8 @@ def _visual(width, layers=1, patch=4, tokens=10):
 @pytest.mark.parametrize("before", ["module.", "_orig_mod.module.", ""])
 def test_what_stands_before_every_name_is_found(tmp_path, before):
     for inside in ("", "text."):
-        names = {n if n.startswith("visual.") else inside + n: a for n, a in arrays().items()}
+        outside = ("visual.", "logit_scale")
+        names = {n if n.startswith(outside) else inside + n: a for n, a in arrays().items()}
         names = {f"{before}{n}": a for n, a in names.items()}
         where = folder(tmp_path, {}, names=names)
         file = look(where)
