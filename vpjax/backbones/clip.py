@@ -58,7 +58,7 @@ class CLIP(ViT):
         **inherited,
     ):
         chosen = find(variant)
-        widths = (projection_dim, joint_dim, chosen.joint_dim)
+        widths = (joint_dim, projection_dim, chosen.joint_dim)
         width = next(w for w in widths if w is not None) or None
         super().__init__(
             chosen.vision,

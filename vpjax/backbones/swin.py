@@ -17,6 +17,7 @@ VPT's published code gives the windows of an image the prompts of other images o
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from vpjax.core.errors import UserError, unknown
 from vpjax.core.size import pair
 from vpjax.nn.attention import attention
 from vpjax.nn.context import Context
-from vpjax.nn.layers import Attention, Block, LayerNorm, Mlp, PatchEmbed
+from vpjax.nn.layers import Attention, Block, Dense, LayerNorm, Mlp, PatchEmbed
 from vpjax.nn.tokens import Tokens
 from vpjax.nn.windows import Windows
 
@@ -41,21 +42,32 @@ VARIANTS = {
     "B": (128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5),
     "L": (192, (2, 2, 18, 2), (6, 12, 24, 48), 0.5),
 }
-EPS = 1e-5
+EPS = 1e-5  # of patches and merging in every library, and of blocks unless told otherwise
+USUAL = "B", 224
 
 
 class Swin(Backbone):
     """A Swin Transformer; features are `embed_dim` x 2^(stages - 1) wide.
 
+    What is None is the weights' if they say it, see `vpjax.weights.swin`.
+
     Args:
-        variant: a size of `VARIANTS`: "T", "S", "B" or "L".
-        image_size: an edge or (height, width), pixels.
-        window: cells along the edge of a window; None: 7, and 12 at 384 pixels, as released. A grid
-            no larger than the window is one window, without shift.
-        patch_size: an edge or (height, width), pixels.
+        variant: a size of `VARIANTS`: "T", "S", "B" or "L"; None: that of the widths, depths and
+            heads, else "B".
+        image_size: an edge or (height, width), pixels; None: 224.
+        window: cells along the edge of a window, one number or one each stage; None: 7, and 12 at
+            384 pixels, as released. A grid no larger than the window is one window, without shift.
+        patch_size: an edge or (height, width), pixels; None: 4.
         embed_dim: width of the first stage, which doubles with every stage; None: the variant's.
         depths: number of blocks of each stage; None: the variant's.
         heads: number of attention heads of each stage; None: the variant's.
+        mlp_ratio: hidden width of MLPs as a multiple of the stage's; None: 4.
+        channels: channels of images: 3, or 1 for grey ones.
+        qkv_bias: whether queries, keys and values have biases; None: yes.
+        patch_norm: whether patches are normalised; None: yes.
+        positions: whether every cell of the first grid has a learnt position; None: no.
+        eps: of the norms of blocks and the last one; None: 1e-5.
+        activation: of MLPs, a name of `vpjax.nn.activations.ACTIVATIONS`; None: "gelu".
         drop_path: probability with which the last block is skipped, rising linearly from 0 at the
             first; it acts only while the backbone trains. None: the variant's.
         attention: must be "xla".
@@ -67,19 +79,29 @@ class Swin(Backbone):
 
     def __init__(
         self,
-        variant: str = "B",
-        image_size: int | tuple[int, int] = 224,
+        variant: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
         *,
-        window: int | None = None,
-        patch_size: int | tuple[int, int] = 4,
+        window: int | tuple[int, ...] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
         embed_dim: int | None = None,
         depths: tuple[int, ...] | None = None,
         heads: tuple[int, ...] | None = None,
+        mlp_ratio: float | None = None,
+        channels: int = 3,
+        qkv_bias: bool | None = None,
+        patch_norm: bool | None = None,
+        positions: bool | None = None,
+        eps: float | None = None,
+        activation: str | None = None,
         drop_path: float | None = None,
         attention: str = "xla",
         match_reference_code: bool = False,
         rngs: nnx.Rngs,
     ):
+        known = {v[:3]: name for name, v in VARIANTS.items()}
+        variant = variant or known.get((embed_dim, depths, heads), USUAL[0])
+        image_size = image_size or USUAL[1]
         if variant not in VARIANTS:
             raise unknown("Swin variant", variant, VARIANTS)
         if attention != "xla":
@@ -90,39 +112,69 @@ class Swin(Backbone):
                 (embed_dim, depths, heads, drop_path), VARIANTS[variant], strict=True
             )
         )
-        self.image_size, self.patch_size = pair(image_size), pair(patch_size)
+        self.image_size, self.patch_size = pair(image_size), pair(patch_size or 4)
         self.grid = tuple(i // p for i, p in zip(self.image_size, self.patch_size, strict=True))
         window = window or (12 if self.image_size == (384, 384) else 7)
-        check(dim, depths, heads)
-        check_grids(self.grid, window, len(depths), math.lcm(*self.patch_size))
+        sizes = (window,) * len(depths) if isinstance(window, int) else tuple(window)
+        check(dim, depths, heads, sizes)
+        check_grids(self.grid, sizes, math.lcm(*self.patch_size))
 
+        eps = eps or EPS
         self.dim, self.taps = dim * 2 ** (len(depths) - 1), TAPS
-        self.stem = Stem(self.patch_size, self.patch_size, 0, dim)
+        self.stem = Stem(self.patch_size, self.patch_size, 0, dim, channels=channels)
 
-        self.patch_embed = PatchEmbed(self.patch_size, dim, rngs=rngs)
-        self.patch_norm = LayerNorm(dim, eps=EPS)
+        self.patch_embed = PatchEmbed(self.patch_size, dim, channels=channels, rngs=rngs)
+        self.patch_norm = None if patch_norm is False else LayerNorm(dim, eps=EPS)
+        cells = math.prod(self.grid)
+        self.positions = (
+            nnx.Param(0.02 * jax.random.normal(rngs.params(), (cells, dim))) if positions else None
+        )
         sites, layers = [], []
         rates = iter(np.linspace(0, drop_path, sum(depths)).tolist())
         for stage, depth in enumerate(depths):
             grid = (self.grid[0] >> stage, self.grid[1] >> stage)
             for i in range(depth):
                 sites.append(Site(len(sites), stage, dim << stage, grid))
-                windows = Windows.of(grid, window, shifted=i % 2 == 1)
                 layers.append(
-                    _Block(
+                    self.make_block(
+                        stage,
                         sites[-1].dim,
                         heads[stage],
-                        windows,
-                        next(rates),
-                        match_reference_code,
+                        Windows.of(grid, sizes[stage], shifted=i % 2 == 1),
+                        mlp_ratio=float(mlp_ratio or 4),
+                        qkv_bias=qkv_bias is not False,
+                        eps=eps,
+                        activation=activation or "gelu",
+                        drop_path=next(rates),
+                        match_reference_code=match_reference_code,
                         rngs=rngs,
                     )
                 )
             if stage + 1 < len(depths):
                 sites.append(Site(len(sites), stage, dim << stage, grid, has_attention=False))
-                layers.append(_Merging(dim << stage, rngs=rngs))
+                layers.append(self.make_merging(dim << stage, rngs=rngs))
         self.sites, self.layers = tuple(sites), nnx.List(layers)
-        self.norm = LayerNorm(self.dim, eps=EPS)
+        self.norm = LayerNorm(self.dim, eps=eps)
+
+    @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return width, depths and heads of a variant.
+
+        Raises: UserError for an unknown variant.
+        """
+        if variant not in VARIANTS:
+            raise unknown("Swin variant", variant, VARIANTS)
+        return dict(zip(("embed_dim", "depths", "heads"), VARIANTS[variant][:3], strict=True))
+
+    def make_block(
+        self, stage: int, dim: int, heads: int, windows: Windows, **options: Any
+    ) -> nnx.Module:
+        """Return a block of a stage; see `SwinBlock` for the options."""
+        return SwinBlock(dim, heads, windows, **options)
+
+    def make_merging(self, dim: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Return what joins four neighbours `dim` wide to one of twice the width."""
+        return Merging(dim, rngs=rngs)
 
     def patchify(self, images: Float[Array, "B H W C"], ctx: Context) -> Float[Array, "B h w D"]:
         """Project the patches of images."""
@@ -131,9 +183,10 @@ class Swin(Backbone):
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
         """Return the normalised patches as tokens; each block has its own position bias."""
         batch, h, w, dim = patches.shape
-        return Tokens(
-            self.patch_norm(patches).reshape(batch, h * w, dim), num_prefix_tokens=0, grid=(h, w)
-        )
+        x = patches.reshape(batch, h * w, dim)
+        x = x if self.patch_norm is None else self.patch_norm(x)
+        x = x if self.positions is None else x + self.positions[...].astype(x.dtype)
+        return Tokens(x, num_prefix_tokens=0, grid=(h, w))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
         """Return the mean of all tokens, prompts included, after the last norm."""
@@ -157,7 +210,7 @@ class Swin(Backbone):
         return rf"layers/({'|'.join(map(str, groups[k]))})/.*|norm/.*"
 
 
-class _Block(Block):
+class SwinBlock(Block):
     """A block with attention in windows."""
 
     def __init__(
@@ -165,28 +218,44 @@ class _Block(Block):
         dim: int,
         heads: int,
         windows: Windows,
+        *,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        eps: float,
+        activation: str,
         drop_path: float,
         match_reference_code: bool,
-        *,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = LayerNorm(dim, eps=EPS)
-        self.attn = _WindowAttention(dim, heads, windows, match_reference_code, rngs=rngs)
-        self.norm2 = LayerNorm(dim, eps=EPS)
-        self.mlp = Mlp(dim, 4 * dim, rngs=rngs)
+        self.norm1 = LayerNorm(dim, eps=eps)
+        self.attn = WindowAttention(
+            dim, heads, windows, match_reference_code, qkv_bias=qkv_bias, rngs=rngs
+        )
+        self.norm2 = LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, round(mlp_ratio * dim), activation=activation, rngs=rngs)
         self.drop_path = drop_path
 
 
-class _WindowAttention(Attention):
+class WindowAttention(Attention):
     """Attention of every cell over its window, the prefix tokens and `extra_kv`.
 
     Queries, keys and values of tokens outside the grid are computed once and copied to the windows.
     """
 
     def __init__(
-        self, dim: int, heads: int, windows: Windows, match_reference_code: bool, *, rngs: nnx.Rngs
+        self,
+        dim: int,
+        heads: int,
+        windows: Windows,
+        match_reference_code: bool,
+        *,
+        qkv_bias: bool,
+        rngs: nnx.Rngs,
     ):
         super().__init__(dim, heads, rngs=rngs)
+        if not qkv_bias:
+            for name in ("query", "key", "value"):
+                setattr(self, name, Dense((dim,), (heads, dim // heads), bias=False, rngs=rngs))
         self.relative_position_bias_table = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), ((2 * windows.size - 1) ** 2, heads))
         )
@@ -244,14 +313,17 @@ class _WindowAttention(Attention):
 
         W is 1 where all windows have the same.
         """
-        table = self.relative_position_bias_table[...]
-        bias = table[self.windows.positions()].transpose(2, 0, 1)[None]  # 1 N T T
+        bias = self.table()[self.windows.positions()].transpose(2, 0, 1)[None]  # 1 N T T
         if self.windows.shift:
             bias = bias + self.windows.mask()[:, None]  # W N T T
         return jnp.pad(bias, ((0, 0), (0, 0), (queries, 0), (keys, 0)))
 
+    def table(self) -> Float[Array, "R N"]:
+        """Return the bias of every offset between two cells of a window."""
+        return self.relative_position_bias_table[...]
 
-class _Merging(nnx.Module):
+
+class Merging(nnx.Module):
     """Four neighbours become one cell of twice the width; a prefix token is joined with itself."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
@@ -272,8 +344,11 @@ class _Merging(nnx.Module):
         # (even, even), (odd row, even), (even, odd column), (odd, odd)
         cells = cells.transpose(0, 1, 3, 4, 2, 5).reshape(batch, -1, 4 * dim)
         x = jnp.concatenate([jnp.tile(prefix, (1, 1, 4)), cells], axis=1)
-        x = self.reduction(self.norm(x))
-        return Tokens(x, tokens.num_prefix_tokens, (h // 2, w // 2)).first(num_outputs)
+        return Tokens(self.reduce(x), tokens.num_prefix_tokens, (h // 2, w // 2)).first(num_outputs)
+
+    def reduce(self, x: Float[Array, "B L C"]) -> Float[Array, "B L D"]:
+        """Return cells of twice the width for four neighbours, C = 4 x the width."""
+        return self.reduction(self.norm(x))
 
 
 class _Reduction(nnx.Module):
@@ -288,24 +363,30 @@ class _Reduction(nnx.Module):
         return x @ self.kernel[...].astype(x.dtype)
 
 
-def check(dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
-    """Check that every stage has a number of heads that divides its width.
+def check(
+    dim: int, depths: tuple[int, ...], heads: tuple[int, ...], windows: tuple[int, ...]
+) -> None:
+    """Check that every stage has a window, and a number of heads that divides its width.
 
     Raises: UserError if not.
     """
-    if len(depths) != len(heads):
-        raise UserError(f"Swin has {len(depths)} depths but {len(heads)} heads: one each a stage")
+    for found, name in ((heads, "heads"), (windows, "windows")):
+        if len(depths) != len(found):
+            raise UserError(
+                f"Swin has {len(depths)} depths but {len(found)} {name}: one each a stage"
+            )
     for stage, count in enumerate(heads):
         if (dim << stage) % count:
             raise UserError(f"Swin: {dim << stage} channels of stage {stage}, {count} heads")
 
 
-def check_grids(grid: tuple[int, int], window: int, stages: int, patch: int) -> None:
-    """Check that windows divide every grid, and merging halves all but the last.
+def check_grids(grid: tuple[int, int], windows: tuple[int, ...], patch: int) -> None:
+    """Check that the windows of every stage divide its grid, and merging halves all but the last.
 
     Raises: UserError if not.
     """
-    for stage in range(stages):
+    stages = len(windows)
+    for stage, window in enumerate(windows):
         h, w = (n >> stage for n in grid)
         size = max(1, min(window, h, w))
         if 0 in (h, w) or h % size or w % size or (stage + 1 < stages and (h % 2 or w % 2)):

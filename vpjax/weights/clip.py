@@ -31,19 +31,21 @@ def describe(file: WeightsFile) -> Description:
             f"weights {file.path}: a CLIP's text encoder without an image encoder. Give the file "
             "of a whole CLIP, or of its image encoder."
         )
+    # In words that `vit.ViT` has too.
+    options = {"pre_norm": True, "patch_bias": False} | found.options
+    options["projection_dim"] = options.pop("joint_dim")
     # Each library's own rule for positions of another image size.
     rule = "bicubic_no_antialias" if file.library == "transformers" else "bicubic"
     preset = _preset(file, found)
-    return Description(found.kind, "clip.CLIP", found.options, found.open, preset, rule)
+    return Description(found.kind, "clip.CLIP", options, found.open, preset, rule)
 
 
 def _preset(file: WeightsFile, found: clip_config.Tower) -> transforms.Preset | None:
-    """Return the preprocessing that the file's configuration says, or that its library assumes."""
-    # TODO: call it by name once it is there.
-    read = getattr(transforms, "preset_from", lambda *_: None)
-    preset = read(file.library, file.config, file.processor)
-    assumed = file.library or not found.open
-    return preset or (transforms.PRESETS["clip"] if assumed else None)
+    """Return the preprocessing that the configuration says, or that its absence means."""
+    if file.library == "open_clip" or file.processor:
+        return transforms.preset_from(file.library, file.config, file.processor)
+    usual = file.library == "transformers" or not found.open  # of OpenAI's models and copies
+    return transforms.PRESETS["clip"] if usual else None
 
 
 def translate(

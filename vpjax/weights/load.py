@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.weights import clip, convnext, google, resnet, swin, timm
+from vpjax.weights import clip, convnext, google, resnet, swin, timm, torchvision, transformers
 from vpjax.weights.anchor import Chosen, choose, split
 from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import digest_of, fetch
 from vpjax.weights.formats import files_of, read, shapes
 from vpjax.weights.hub import configuration, weights_in
 from vpjax.weights.positions import fit_positions
+from vpjax.weights.relative import fit_tables
 from vpjax.weights.resample import RULES, resize_patches
 
 HEAD_POLICIES = ("new", "load")
-FORMATS = (google, timm, swin, convnext, resnet, clip)
+FORMATS = (google, timm, transformers, torchvision, swin, convnext, resnet, clip)
 PATCHES = "patch_embed/kernel"  # p p C D
 OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
@@ -97,6 +98,8 @@ def load(
     arrays = translate(found, expected, path)
     arrays |= {f"unused/{n}": np.zeros(0) for n in chosen.left_out}
     heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
+    if head == "load" and (why := head_problem(form, found, expected)):
+        raise UserError(f"{path}: head='load' does not suit the file's classifier: {why}.")
     if head == "load" and not {"kernel", "bias"} <= heads.keys():
         raise UserError(f"{path}: head='load', but the file has no head. Use head='new'.")
     optional = [n for n in arrays if n.startswith(OPTIONAL) and n not in expected]
@@ -110,6 +113,8 @@ def load(
             values["pos_embed"], grid, path, resample, shape[0] - grid[0] * grid[1], source_grid
         )
         resized += [f"positions {change}"] if change else []
+    values, change = fit_tables(values, grid, path, resample, source_grid)
+    resized += [f"relative positions {change}"] if change else []
     if other_patches(values, expected) and resample != "align_corners":
         old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]
         values[PATCHES] = resize_patches(values[PATCHES], new, resample)
@@ -194,6 +199,12 @@ def translate(
             f"weights {path} are {kind_of(form)}, but arrays in it have other shapes than such "
             f"files have ({type(e).__name__}: {e}). Another architecture may use the same names."
         ) from e
+
+
+def head_problem(form: Any, names: Collection[str], expected: Mapping[str, Any]) -> str:
+    """Return why a file's classifier reads other features than the model's; "" if it does not."""
+    judge = getattr(form, "head_problem", None)
+    return judge(names, expected) if judge else ""
 
 
 def check(

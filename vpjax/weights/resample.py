@@ -12,6 +12,7 @@ by about the ratio of the areas. Source: FlexiViT (Beyer et al. 2022, arXiv 2212
     bicubic_no_antialias    torch's cubic (a = -3/4), not antialiased, the border repeated:
                             transformers' rule
     bilinear                a triangle, not antialiased; timm's rule for Google's npz files
+    bilinear_antialias      a triangle, wider where a grid shrinks: SigLIP 2's rule
 
 All are computed in float64.
 """
@@ -22,7 +23,7 @@ import numpy as np
 
 from vpjax.core.errors import UserError, unknown
 
-RULES = ("align_corners", "bicubic", "bicubic_no_antialias", "bilinear")
+RULES = ("align_corners", "bicubic", "bicubic_no_antialias", "bilinear", "bilinear_antialias")
 
 
 def resize_grid(
@@ -61,6 +62,8 @@ def matrix(old: int, new: int, rule: str) -> np.ndarray:
     position = (np.arange(new) + 0.5) * old / new - 0.5  # of pixel centres
     if rule == "bilinear":
         return _weights(position, old, _triangle)
+    if rule == "bilinear_antialias":
+        return _weights(position, old, _triangle, max(1.0, old / new))
     if rule == "bicubic_no_antialias":
         return _repeating_border(position, old)
     return _weights(position, old, _cubic, max(1.0, old / new))
