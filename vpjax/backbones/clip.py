@@ -19,6 +19,8 @@ from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
 from vpjax.weights.recognise import describe
 
+USUAL = "B/16"
+
 
 class CLIP(ViT):
     """CLIP's vision tower; other options are those of `vit.ViT`.
@@ -40,14 +42,14 @@ class CLIP(ViT):
         UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
+    never_assumed = frozenset(("activation", "heads"))
     preset = "clip"  # where neither the weights nor their configuration say another
-    never_assumed = frozenset({"heads", "activation"})
     usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
     usual |= {"pre_norm": True}
 
     def __init__(
         self,
-        variant: str = "B/16",
+        variant: str | None = None,
         image_size: int | tuple[int, int] | None = None,
         *,
         joint_dim: int | None = None,
@@ -57,7 +59,7 @@ class CLIP(ViT):
         rngs: nnx.Rngs,
         **inherited,
     ):
-        chosen = find(variant)
+        chosen = find(variant or USUAL)
         widths = (joint_dim, projection_dim, chosen.joint_dim)
         width = next(w for w in widths if w is not None) or None
         super().__init__(
@@ -73,8 +75,8 @@ class CLIP(ViT):
 
     @classmethod
     def options_of_variant(cls, variant: str) -> dict[str, Any]:
-        """Return nothing: with weights a variant does not count."""
-        return {}
+        """Return the sizes that a variant stands for."""
+        return super().options_of_variant(find(variant).vision)
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
@@ -86,5 +88,5 @@ class CLIP(ViT):
         known = found.options if found else {}
         out = options | {k: v for k, v in known.items() if options.get(k) is None}
         if out.get("image_size") is None:
-            out["image_size"] = find(out.get("variant") or "B/16").image_size
+            out["image_size"] = find(out.get("variant") or USUAL).image_size
         return out

@@ -27,7 +27,6 @@ ANCHOR = (
 )
 PREFIXES = r"(module\.)?(encoder\.)?"
 BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-ANCHOR = r"layers\.0\.blocks\.0\.attn\.relative_position_bias_table"
 TABLE = "attn/relative_position_bias_table"
 TRANSFORMERS = r"(swin(v2)?\.)?"
 # Patterns in other names, and their replacements in the released ones.
