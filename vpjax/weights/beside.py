@@ -30,7 +30,15 @@ HARMLESS = {
     *("num_heads", "window_size", "mlp_ratio", "qkv_bias", "drop_rate", "drop_path_rate"),
     *("proj_drop_rate", "attn_drop_rate", "strict_img_size", "dynamic_img_size", "ls_init_value"),
     *("head_init_scale", "weight_init", "conv_mlp", "use_grn", "head_norm_first", "device"),
-    *("head_hidden_size", "conv_bias", "kernel_sizes", "global_pool", "zero_init_last", "dtype"),
+    *(
+        "channels",
+        "head_hidden_size",
+        "conv_bias",
+        "kernel_sizes",
+        "global_pool",
+        "zero_init_last",
+        "dtype",
+    ),
 }
 
 
