@@ -1,7 +1,5 @@
 """CLIP's files into both towers: three ways of writing, one result; strictly."""
 
-import json
-
 import jax
 import ml_dtypes
 import numpy as np
@@ -14,8 +12,14 @@ from vpjax.backbones.clip import CLIP
 from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.models.text.pretrained import load_text
-from vpjax.weights import clip, convnext, google, hub, resnet, swin, timm
-from vpjax.weights.clip_config import from_json, read_clip_config
+from vpjax.weights import clip, clip_transformers, convnext, google, hub, resnet, swin, timm
+from vpjax.weights.clip_config import (
+    ClipConfig,
+    look,
+    read_clip_config,
+    text_of,
+    vision_of,
+)
 from vpjax.weights.formats import read
 from vpjax.weights.load import load
 
@@ -147,17 +151,19 @@ def test_one_tower_is_enough(tmp_path):
         vision(str(tmp_path / "model"))
     (tmp_path / "model" / "config.json").unlink()
     path = tmp_path / "model" / "model.safetensors"
-    assert read_clip_config(str(path), head_dim=4).vision == {}
+    assert read_clip_config(str(path)).vision == {}
+    with pytest.raises(UserError, match="hold no image encoder"):
+        CLIP.complete({}, str(path))
     with open(path, "wb") as stream:
         np.savez(stream, **image)
     with pytest.raises(UserError, match="hold no text tower"):
-        load_text(str(path), head_dim=4)
+        load_text(str(path))
     assert load_text(files.folder(tmp_path / "whole"), depth=3).tower.dim == 6
-    broken = {n: v for n, v in image.items() if n != "visual_projection.weight"}
+    broken = {n: v for n, v in image.items() if "fc1" not in n}
     with open(path, "wb") as stream:
         np.savez(stream, **broken)
-    with pytest.raises(UserError, match="are of a CLIP, but have no visual_projection.weight"):
-        read_clip_config(str(path), head_dim=4)
+    with pytest.raises(UserError, match="are of a CLIP, but have no .*layers.0.mlp.fc1.weight"):
+        read_clip_config(str(path))
 
 
 @pytest.mark.parametrize(
@@ -194,18 +200,31 @@ def test_only_clips_are_recognised():
 def test_config_json_and_shapes_agree(tmp_path):
     described = read_clip_config(files.folder(tmp_path / "a"))
     (tmp_path / "a" / "config.json").unlink()
-    where = str(tmp_path / "a" / "model.safetensors")
-    by_shape = read_clip_config(where, head_dim=4)
-    assert described.vision == by_shape.vision | {"eps": 1e-5, "activation": "quick_gelu"}
-    assert described.text == by_shape.text | {"eps": 1e-5, "activation": "quick_gelu"}
-    with pytest.raises(UserError, match="16 does not divide into heads 64 wide.*config.json"):
-        read_clip_config(where)
+    file = look(str(tmp_path / "a" / "model.safetensors"))
+    vision, text = vision_of(file), text_of(file)
+    assert vision.open == text.open == ("heads", "activation")
+    shown = {"pre_norm": True, "layer_scale": False, "channels": 3}
+    unseen = {"activation": "quick_gelu", "heads": 4}
+    assert described.vision | shown == vision.options | unseen
+    assert described.text | {"layer_scale": False} == text.options | unseen | {"heads": 2}
+
+
+def test_without_a_configuration_the_text_tower_asks_for_one(tmp_path):
+    where = files.folder(tmp_path / "a")
+    (tmp_path / "a" / "config.json").unlink()
+    with pytest.raises(UserError, match="nothing says heads and activation.*open_clip_config.json"):
+        load_text(where)
+    with pytest.raises(UserError, match="nothing says activation of"):
+        load_text(where, heads=2)
+    assert load_text(where, heads=2, activation="gelu").tower.layers[0].mlp.activation == "gelu"
 
 
 def described(tmp_path, **changes):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(files.config(**changes)))
-    return from_json(path)
+    options = (
+        clip_transformers.options(files.config(**changes), tower, True, tmp_path)
+        for tower in ("vision", "text")
+    )
+    return ClipConfig(*options)
 
 
 def test_old_configs_keep_sizes_elsewhere(tmp_path):
@@ -235,9 +254,10 @@ def test_what_a_config_leaves_out_is_b32(tmp_path):
     ],
 )
 def test_other_configs_are_refused(tmp_path, text, message):
-    (tmp_path / "config.json").write_text(text)
+    where = files.folder(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_clip_config(str(tmp_path))
+        read_clip_config(where)
 
 
 def test_other_weights_are_no_clip(tmp_path):
@@ -250,7 +270,7 @@ def test_other_weights_are_no_clip(tmp_path):
 
 
 def test_a_folder_stands_for_its_file(tmp_path):
-    with pytest.raises(UserError, match="is a folder; expected a file of weights"):
+    with pytest.raises(UserError, match="is a folder without weights; it holds: nothing"):
         load(str(tmp_path), *shapes(files.folder(tmp_path / "model")))
     for name in ("pytorch_model.bin", "flax_model.msgpack", "model.safetensors"):
         (tmp_path / name).touch()

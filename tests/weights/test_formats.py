@@ -1,5 +1,6 @@
 """Files of weights by content: torch's two forms without torch, safetensors, npz, and the rest."""
 
+import json
 import pickle
 import shutil
 import zipfile
@@ -9,10 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import serialization
 
+from tests.helpers import torch_files
 from vpjax.core.errors import UserError
 from vpjax.weights import torch_file
-from vpjax.weights.formats import read
+from vpjax.weights.formats import files_of, read, shapes
 
 DATA = Path(__file__).parent / "data"
 
@@ -255,3 +258,147 @@ def test_a_zip_file_of_something_else(tmp_path):
         archive.writestr("readme.txt", "")
     with pytest.raises(UserError, match="zip file without arrays"):
         read(tmp_path / "a.npz")
+
+
+# numpy
+
+
+def test_bfloat16_in_an_npz(tmp_path, caplog):
+    half = np.linspace(-3, 9, 12, dtype=np.float32).reshape(3, 4).astype(ml_dtypes.bfloat16)
+    np.savez(tmp_path / "a.npz", half=half, scalar=half[0, 0], whole=np.arange(3))
+    with caplog.at_level("INFO"):
+        found = read(tmp_path / "a.npz")
+    same(
+        found,
+        {"half": half.astype(np.float32), "whole": np.arange(3)} | {"scalar": found["scalar"]},
+    )
+    assert found["scalar"] == np.float32(-3) and "2 arrays of two raw bytes" in caplog.text
+
+
+def test_numbers_that_numpy_does_not_know(tmp_path):
+    np.savez(tmp_path / "a.npz", w=np.ones(3, ml_dtypes.float8_e4m3fn))
+    with pytest.raises(UserError, match=r"'w' holds raw bytes \(\|V1\).*float8"):
+        read(tmp_path / "a.npz")
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("read_it", [read, shapes])
+def test_python_objects_in_an_npz(tmp_path, read_it):
+    mark = tmp_path / "mark"
+    np.savez(tmp_path / "a.npz", fine=np.ones(2), params=np.array(Touch(mark), object))
+    with pytest.raises(UserError, match=r"a.npz: 'params' holds Python objects .*run code"):
+        read_it(tmp_path / "a.npz")
+    assert not mark.exists()
+
+
+def test_one_array_is_no_file_of_weights(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones(3))
+    with pytest.raises(UserError, match="a single array of numpy"):
+        read(tmp_path / "a.npy")
+
+
+# Flax
+
+
+@pytest.mark.parametrize("count", [1, 15, 16])
+@pytest.mark.parametrize("length", [3, 40, 300])
+def test_msgpack_of_any_size(tmp_path, count, length):
+    tree = {f"{i:0{length}}": np.int32([i]) for i in range(count)}
+    content = serialization.to_bytes(tree)
+    (tmp_path / "a.bin").write_bytes(content)
+    assert read(tmp_path / "a.bin").keys() == tree.keys()
+    if count > 15:  # as it begins above 65,535 entries
+        (tmp_path / "a.bin").write_bytes(b"\xdf\0\0" + content[1:])
+        assert read(tmp_path / "a.bin").keys() == tree.keys()
+
+
+def test_msgpack_of_a_training_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 64)  # bytes; in truth 1 GiB
+    large = np.arange(60, dtype=np.float32).reshape(5, 12)
+    tree = {"params": {"w": large, "h": np.ones(3, ml_dtypes.bfloat16)}, "step": 7, "rng": None}
+    (tmp_path / "a.msgpack").write_bytes(serialization.msgpack_serialize(tree))
+    found = read(tmp_path / "a.msgpack")
+    np.testing.assert_array_equal(found["params/w"], large)
+    assert found["params/h"].dtype == np.float32 and found.keys() == {
+        "params/w",
+        "params/h",
+        "step",
+    }
+
+
+# Several files
+
+
+def sharded(folder, parts):
+    folder.mkdir()
+    for file, arrays in parts.items():
+        if file.endswith(".bin"):
+            torch_files.write(folder / file, arrays)
+        else:
+            safetensors.numpy.save_file(arrays, folder / file)
+    index = {"metadata": {"total_size": 1}}
+    index["weight_map"] = {n: file for file, arrays in parts.items() for n in arrays}
+    path = folder / f"model{Path(next(iter(parts))).suffix}.index.json"
+    path.write_text(json.dumps(index))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_shards_and_their_index(tmp_path, ending):
+    name = f"model-0000{{}}-of-00003.{ending}"
+    arrays = [{f"{i}.{j}": np.float32([i, j]) for j in range(3)} for i in range(3)]
+    path = sharded(tmp_path / "m", {name.format(i + 1): a for i, a in enumerate(arrays)})
+    same(read(path), arrays[0] | arrays[1] | arrays[2])
+    assert shapes(path) == {n: (2,) for a in arrays for n in a}
+    assert [f.name for f in files_of(path)] == [path.name, *(name.format(i) for i in (1, 2, 3))]
+    with pytest.raises(UserError, match=r"part 2 of 3 of a model.*m/?.*model\.\w+\.index\.json"):
+        read(tmp_path / "m" / name.format(2))
+    (tmp_path / "m" / name.format(3)).unlink()
+    with pytest.raises(UserError, match=r"lie in 3 files, of which 1 are missing: model-00003"):
+        read(path)
+
+
+def test_an_index_of_other_files(tmp_path):
+    path = sharded(tmp_path / "m", {"a.safetensors": {"w": np.ones(1, np.float32)}})
+    safetensors.numpy.save_file({"v": np.ones(1, np.float32)}, tmp_path / "m" / "a.safetensors")
+    with pytest.raises(UserError, match="1 of the listed arrays are in none of its files"):
+        read(path)
+    for content in ("{}", '{"weight_map": 3}', "{"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="no list of the parts of a model|none of its"):
+            read(path)
+
+
+def test_a_file_that_is_whole_in_spite_of_its_name(tmp_path):
+    path = tmp_path / "model-00001-of-00001.safetensors"
+    safetensors.numpy.save_file({"w": np.ones(1, np.float32)}, path)
+    assert list(read(path)) == ["w"]
+
+
+# Names and shapes alone
+
+
+def test_shapes_of_every_kind(tmp_path):
+    arrays = {"a": np.ones((2, 3), np.float32), "b": np.ones((), np.float32)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    torch_files.write(tmp_path / "a.pth", arrays)
+    (tmp_path / "a.msgpack").write_bytes(serialization.to_bytes(arrays))
+    for ending in ("npz", "safetensors", "pth", "msgpack"):
+        assert shapes(tmp_path / f"a.{ending}") == {"a": (2, 3), "b": ()}
+    torch_files.write(tmp_path / "a.pth", {"ema": [arrays], "epoch": 3})  # a new file of one name
+    assert shapes(tmp_path / "a.pth") == {"ema/0/a": (2, 3), "ema/0/b": ()}
+
+
+def test_quantised_safetensors(tmp_path):
+    arrays = {"w": np.ones(3, ml_dtypes.float8_e4m3fn)}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="numbers of kind F8_E4M3, which are quantised"):
+        read(tmp_path / "a.safetensors")

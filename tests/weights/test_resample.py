@@ -1,5 +1,7 @@
 """Patch embeddings and positions carried to another patch size and grid."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,10 @@ from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.weights import google
 from vpjax.weights.load import load
+from vpjax.weights.positions import fit_positions
 from vpjax.weights.resample import RULES, matrix, resize_grid, resize_patches
+
+DATA = Path(__file__).parent / "data"
 
 
 def drawn(*shape, seed=0):
@@ -135,3 +140,50 @@ def test_a_width_that_differs_is_no_matter_of_patches(file):
     with pytest.raises(UserError, match="do not fit") as error:
         load(file[0], expected, wide.grid, resample="bicubic")
     assert "backbone.resample" not in str(error.value)
+
+
+@pytest.mark.parametrize("rule", ["bicubic", "bicubic_no_antialias", "bilinear"])
+@pytest.mark.parametrize("number", range(6))
+def test_grids_are_resized_as_torch_did(rule, number):
+    with np.load(DATA / "resized.npz") as file:
+        cells, expected = file[f"{number}.cells"], file[f"{number}.{rule}"]
+    np.testing.assert_allclose(resize_grid(cells, expected.shape[:2], rule), expected, atol=1e-6)
+
+
+# Positions of files
+
+
+def positions(rows, dim=3):
+    return np.arange(rows * dim, dtype=np.float32).reshape(rows, dim)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+def test_any_number_of_prefix_tokens(prefix):
+    given_rows = positions(prefix + 9)
+    ours, change = fit_positions(given_rows, (5, 4), "a", "bicubic", prefix)
+    assert ours.shape == (prefix + 20, 3) and change == "3x3 -> 5x4"
+    np.testing.assert_array_equal(ours[:prefix], given_rows[:prefix])
+    cells = resize_grid(given_rows[prefix:].reshape(3, 3, 3), (5, 4), "bicubic")
+    np.testing.assert_array_equal(ours[prefix:], cells.reshape(20, 3))
+    same, change = fit_positions(given_rows, (3, 3), "a", "bicubic", prefix)
+    assert same is given_rows and change == ""
+
+
+def test_a_grid_that_is_no_square():
+    given_rows = positions(1 + 12)
+    with pytest.raises(UserError, match=r"13x3 position embeddings(?s:.*)no square grid"):
+        fit_positions(given_rows, (5, 5), "a")
+    ours, change = fit_positions(given_rows, (5, 5), "a", source_grid=(2, 6))
+    assert ours.shape == (26, 3) and change == "2x6 -> 5x5"
+    # Of as many cells in another shape: what the configuration says counts.
+    turned, change = fit_positions(given_rows, (6, 2), "a", source_grid=(2, 6))
+    assert change == "2x6 -> 6x2" and not np.array_equal(turned, given_rows)
+    assert fit_positions(given_rows, (2, 6), "a", source_grid=(2, 6)) == (given_rows, "")
+    with pytest.raises(UserError, match="no grid of 3x3"):
+        fit_positions(given_rows, (5, 5), "a", source_grid=(3, 3))
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (17,), (1, 4, 4, 3), (0, 3)])
+def test_positions_of_another_kind(shape):
+    with pytest.raises(UserError, match="position embeddings"):
+        fit_positions(np.zeros(shape, np.float32), (4, 4), "a")

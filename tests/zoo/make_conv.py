@@ -5,8 +5,8 @@
 
 needs torch, timm, transformers and torchvision, not vpjax. Every parameter and running average is
 random, so that nothing is 0 or 1. A folder holds the weights (half precision, which the numbers
-have exactly) and the configuration, and `recorded.npz`: images (small whole numbers, B H W C), the features
-that the head reads, logits, and the same at another image size.
+have exactly) and the configuration, and `recorded.npz`: images (small whole numbers, B H W C), the
+features that the head reads, logits, and the same at another image size.
 """
 
 import json

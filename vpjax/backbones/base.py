@@ -79,6 +79,10 @@ class Backbone(nnx.Module):
         taps: names of the sites inside layers that `ctx.tap` announces, such as "attn.out".
         num_prefix_tokens: tokens before the grid, such as a class token.
         num_pooled_tokens: how many leading tokens `pool` reads; None: all, prompts included.
+        pools_prompts: whether prompts that leave the last layer are part of what `pool` reads,
+            where that is all tokens.
+        positions_in_layers: whether layers know the place of grid tokens, so that none may be
+            missing: rotary positions or a relative bias.
         head_dim: width of an attention head; None where attention cannot be fused.
         batch_norm: whether there are BatchNorm layers. They use their running averages, or while
             `ctx.noisy_backbone` is on and the model trains, the averages of the batch.
@@ -99,6 +103,8 @@ class Backbone(nnx.Module):
     taps: frozenset[str]
     num_prefix_tokens: int = 0
     num_pooled_tokens: int | None = None
+    pools_prompts: bool = True
+    positions_in_layers: bool = False
     head_dim: int | None = None
     batch_norm: bool = False
     preset: str | None = None
@@ -125,6 +131,26 @@ class Backbone(nnx.Module):
         Raises: UserError for an unknown variant.
         """
         return {}
+
+    def check_image_size(self) -> None:
+        """Check that patches cover whole images.
+
+        Raises: UserError if they leave out pixels at the bottom or the right. A stem that pads, or
+            whose windows overlap, sees every pixel.
+        """
+        stem = self.stem
+        pairs = list(zip(self.image_size, stem.stride, strict=True))
+        rest = [edge % step for edge, step in pairs]
+        if stem.padding or stem.window != stem.stride or not any(rest):
+            return
+        down = [edge // step * step for edge, step in pairs]
+        up = [-(-edge // step) * step for edge, step in pairs]
+        by = lambda size: " by ".join(map(str, size))  # noqa: E731
+        raise UserError(
+            f"image_size is {by(self.image_size)} pixels, no multiple of the patches of "
+            f"{by(stem.stride)}: {rest[0]} rows and {rest[1]} columns of every image would never "
+            f"be looked at. Set backbone.image_size to {by(down)} or {by(up)}."
+        )
 
     def __call__(self, images: Num[Array | np.ndarray, "B H W C"]) -> Float[Array, "B D"]:
         """Return the pooled features of images.
@@ -176,10 +202,10 @@ class Backbone(nnx.Module):
         raise NotImplementedError
 
     def add_positions(self, patches: Float[Array, "B h w D"], ctx: Context) -> Tokens:
-        """Add positions and a class token where the backbone has them.
+        """Add positions and prefix tokens where the backbone has them.
 
-        Patches need not come from pixels. A backbone with a class token takes one to use in its
-        place as a third argument, B 1 D.
+        Patches need not come from pixels. A backbone with prefix tokens takes tokens to use in
+        their place as a third argument, B n D.
         """
         raise NotImplementedError
 

@@ -4,23 +4,21 @@
           -> projection to the width of text features
 
 Radford et al. 2021, arXiv 2103.00020. The patch projection has no bias, MLPs use the quick GELU,
-norms an epsilon of 1e-5. Weights, and with them all sizes, come from files of the Hugging Face hub
-or of OpenAI (`vpjax.weights.clip`), see docs/clip.md. The text encoder is
+norms an epsilon of 1e-5; models of OpenCLIP (Cherti et al. 2023, arXiv 2212.07143) differ, as their
+configuration says. Weights, and with them all sizes, come from files of the Hugging Face hub, of
+OpenAI or of OpenCLIP (`vpjax.weights.clip`), see docs/clip.md. The text encoder is
 `vpjax.models.text.tower`.
 """
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
-from vpjax.nn.context import Context
-from vpjax.nn.layers import Dense, LayerNorm
-from vpjax.nn.tokens import Tokens
-from vpjax.weights.clip_config import read_clip_config
+from vpjax.weights import clip_config
 
 
 class CLIP(ViT):
@@ -30,20 +28,22 @@ class CLIP(ViT):
     the width of tokens; the attribute `dim` is that of the features.
 
     Args:
-        variant: "B/32", "B/16", "L/14" or "L/14@336", also as OpenAI ("ViT-B/16") or the Hugging
-            Face hub write it.
+        variant: "B/32", "B/16", "L/14" or "L/14@336", also as OpenAI ("ViT-B/16"), OpenCLIP
+            ("ViT-B-16") or the Hugging Face hub write it.
         image_size: an edge or (height, width), pixels.
-        joint_dim: width of the features, which image and text share.
+        joint_dim: width of the features, which image and text share; 0: that of the tokens, as
+            there is no projection.
+        projection_dim: the same.
+        projection_bias: whether the projection has a bias, as in some models of OpenCLIP.
         dropout: see `vit.ViT`.
-        eps: of every LayerNorm; 1e-5 where weights do not say otherwise.
-        activation: of MLPs; "quick_gelu", or "gelu" for weights that were trained with it.
 
     Raises:
         UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
-    patch_bias = False
-    preset = "clip"
+    preset = "clip"  # where neither the weights nor their configuration say another
+    usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
+    usual |= {"pre_norm": True}
 
     def __init__(
         self,
@@ -51,51 +51,37 @@ class CLIP(ViT):
         image_size: int | tuple[int, int] | None = None,
         *,
         joint_dim: int | None = None,
+        projection_dim: int | None = None,
+        projection_bias: bool | None = None,
         dropout: float = 0.0,
-        eps: float | None = None,
-        activation: str | None = None,
         rngs: nnx.Rngs,
         **inherited,
     ):
         chosen = find(variant)
-        self.activation = activation or "quick_gelu"
-        eps = 1e-5 if eps is None else eps
+        widths = (projection_dim, joint_dim, chosen.joint_dim)
+        width = next(w for w in widths if w is not None) or None
         super().__init__(
             chosen.vision,
             image_size or chosen.image_size,
+            projection_dim=width,
             dropout=dropout,
-            eps=eps,
             rngs=rngs,
             **inherited,
         )
-        if self.pre_logits:
-            raise UserError("clip.CLIP has no pre_logits; leave the option out")
-        width, self.dim = self.dim, joint_dim or chosen.joint_dim
-        self.pre_norm = LayerNorm(width, eps=eps)
-        self.projection = Dense((width,), (self.dim,), bias=False, rngs=rngs)
+        if width and projection_bias:
+            self.projection.bias = nnx.data(nnx.Param(jnp.zeros(width)))
 
     @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
-        """Fill options that are None with the sizes of the weights, see `read_clip_config`.
+        """Fill options that are None or absent with those of the weights, as far as known.
 
-        Raises: UserError if the weights, or the config.json beside them, cannot be read.
+        Raises: UserError if the weights, or the configuration beside them, cannot be used.
         """
-        sizes = read_clip_config(weights).vision if weights else {}
-        out = {k: sizes.get(k) if v is None else v for k, v in options.items()}
+        found = clip_config.vision_of(clip_config.look(weights)) if weights else None
+        if weights and found is None:
+            raise UserError(f"weights {weights} hold no image encoder. Give those of a whole CLIP.")
+        known = found.options if found else {}
+        out = options | {k: v for k, v in known.items() if options.get(k) is None}
         if out.get("image_size") is None:
-            out["image_size"] = find(out["variant"]).image_size
+            out["image_size"] = find(out.get("variant") or "B/16").image_size
         return out
-
-    def add_positions(
-        self,
-        patches: Float[Array, "B h w D"],
-        ctx: Context,
-        cls: Float[Array, "B 1 D"] | None = None,
-    ) -> Tokens:
-        """Adds class token and positions as a ViT does, then applies the norm before the layers."""
-        tokens = super().add_positions(patches, ctx, cls)
-        return Tokens(self.pre_norm(tokens.x), tokens.num_prefix_tokens, tokens.grid)
-
-    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Return the class token after the last norm, projected."""
-        return self.projection(super().pool(tokens, over))

@@ -1,9 +1,10 @@
 """The released sizes of CLIP with a ViT, by each of their names.
 
-B/16     ViT-B/16     openai/clip-vit-base-patch16
+B/16     ViT-B/16     ViT-B-16     openai/clip-vit-base-patch16
 """
 
 import dataclasses
+import re
 
 from vpjax.core.errors import unknown
 
@@ -38,11 +39,12 @@ VARIANTS = {
 
 
 def variant(name: str) -> Variant:
-    """Return a variant by its name here, OpenAI's ("ViT-L/14@336px") or the hub's.
+    """Return a variant by its name here, OpenAI's ("ViT-L/14@336px"), OpenCLIP's or the hub's.
 
     Raises: UserError for an unknown name.
     """
-    short = name.removeprefix("ViT-").removesuffix("px")
+    short = name.removeprefix("ViT-").removesuffix("-quickgelu").removesuffix("px")
+    short = re.sub(r"^([BL])-(\d+)(?:-(\d+))?$", r"\1/\2@\3", short).removesuffix("@")
     for key, found in VARIANTS.items():
         if name == found.hub or short == key:
             return found

@@ -1,14 +1,18 @@
-"""Vision Transformer: patches and a class token through pre-norm blocks.
+"""Vision Transformer: patches and prefix tokens through pre-norm blocks, with the field's options.
 
-    image -> patches (+ class token) + positions -> blocks -> norm -> class token
-                                                           -> mean -> fc_norm           MAE
+    image -> patches -> [ class, distillation, registers | patches ] + positions (-> pre_norm)
+          -> blocks -> norm -> pool -> fc_norm -> projection
 
-Dosovitskiy et al. 2021, arXiv 2010.11929. The variant "B/16" is a size and a patch size in pixels;
-every number of it can be replaced. Weights come from Google's npz files (`vpjax.weights.google`) or
-from files with timm's names (`vpjax.weights.timm`). The ImageNet-21k files have another dense layer
-with tanh before their head, `pre_logits`, which is left out unless `pre_logits=True`. The
-self-supervised variants MAE and MoCoV3 are at the end.
+Dosovitskiy et al. 2021, arXiv 2010.11929; every part that its successors add, leave out or replace
+is an option. Weights come from Google's npz files (`vpjax.weights.google`), from files with timm's
+names (`vpjax.weights.timm`) and others; they decide all options that are None. The ImageNet-21k
+files have another dense layer with tanh before their head, `pre_logits`, which is left out unless
+`pre_logits=True`. The self-supervised variants MAE and MoCoV3 are at the end.
 """
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,36 +20,43 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone, Site, Stem
+from vpjax.backbones.vit_sizes import SIZES, Sizes, parse
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.size import pair
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Block, Dense, LayerNorm, PatchEmbed
+from vpjax.nn.pooling import AttentionPool
+from vpjax.nn.rope import Rope
 from vpjax.nn.tokens import Tokens, over_batch
 
-# size: dim, mlp_dim, heads, depth
-SIZES = {
-    "Ti": (192, 768, 3, 12),
-    "S": (384, 1536, 6, 12),
-    "B": (768, 3072, 12, 12),
-    "L": (1024, 4096, 16, 24),
-    "H": (1280, 5120, 16, 32),
-}
 TAPS = frozenset(
     ("stem", "embed", "norm1", "attn.query", "attn.key", "attn.value", "attn.out", "attn", "norm2")
     + ("mlp.fc1", "mlp.fc2", "mlp")
 )
+POSITIONS = ("learned", "fixed", "none")
+# What pooling reads: whether prompts that leave the last layer are part of it.
+POOLS = {
+    "token": False,
+    "mean": False,
+    "mean_prompts": True,
+    "mean_all": True,
+    "prefix_mean": False,
+    "token_mean": False,
+    "map": False,
+}
 
 
 class ViT(Backbone):
-    """A Vision Transformer; features are `dim` wide.
+    """A Vision Transformer.
 
+    An option that is None comes from the weights; without them it is that of the paper (`usual`).
     Dropout of any kind acts only while the backbone trains.
 
     Args:
-        variant: SIZE/PATCH: a size of `SIZES` ("Ti", "S", "B", "L", "H") and pixels of a patch.
+        variant: SIZE/PATCH: a size of `vpjax.backbones.vit_sizes` ("B") and pixels of a patch.
         image_size: an edge or (height, width), pixels.
         patch_size: an edge or (height, width), pixels; None: the variant's.
-        dim: width of tokens; None: the variant's, as for the following.
+        dim: D, width of tokens; None: the variant's, as for the following.
         mlp_dim: hidden width of MLPs.
         heads: number of attention heads.
         depth: number of layers.
@@ -54,23 +65,70 @@ class ViT(Backbone):
         attention_dropout: rate for the probabilities of attention and for its output.
         drop_path: probability with which an image skips a branch of the last layer, rising linearly
             from 0 in the first.
-        eps: of every LayerNorm.
+        eps: of every LayerNorm; 1e-6.
         pos_std: standard deviation of randomly initialised positions.
         pre_logits: whether the dense layer with tanh of Google's ImageNet-21k files is applied.
+        class_token: whether the first token is a class token; True.
+        dist_token: whether DeiT's distillation token follows it; False.
+        num_registers: R, register tokens after those; 0.
+        positions: "learned", "fixed" (sines of rows and columns) or "none"; added to tokens.
+        prefix_positions: how many prefix tokens have positions, from the first; None: class and
+            distillation token.
+        rope: rotary positions, "eva" or "dinov3", see `vpjax.nn.rope`; "": none.
+        rope_theta: base of their frequencies; None: the usual one.
+        rope_grid: rows and columns of EVA's reference grid; None: the image's.
+        relative_bias: whether layers have BEiT's bias, see `vpjax.nn.relative_bias`; False.
+        qkv_bias: whether query, key and value have biases; "qv": all but the key; True.
+        qk_norm: whether queries and keys are normalised; False.
+        out_norm: whether there is a norm before attention's output projection; False.
+        layer_scale: whether branches are multiplied by learnt vectors; False.
+        mlp: "mlp", "swiglu" or "swiglu_norm", see `vpjax.nn.layers`.
+        activation: of "mlp" and of attention pooling, see `vpjax.nn.activations`; "gelu".
+        pre_norm: whether a norm precedes the layers; False.
+        patch_bias: whether the projection of patches has a bias; True.
+        pool: "token", the class token; "mean" of the grid; "mean_prompts", of grid and prompts;
+            "mean_all" tokens; "prefix_mean", of class and distillation token; "token_mean", class
+            token beside mean of the grid, 2 D wide; "map", `vpjax.nn.pooling` of the grid. "token",
+            or "mean" where there is no class token.
+        final_norm: whether tokens are normalised before pooling; True.
+        fc_norm: whether pooled features are normalised; False.
+        projection_dim: width of a last projection, without bias; None: there is none.
         attention: the implementation, see `vpjax.nn.attention`.
 
     Raises:
-        UserError: for an unknown variant, or sizes that do not fit together.
+        UserError: for an unknown name, or sizes or options that do not fit together.
     """
 
-    # Subclasses may differ: see `vpjax.backbones.clip`.
-    activation = "gelu"
-    patch_bias = True
+    sizes: Sizes = SIZES
+    usual: Mapping[str, Any] = {
+        "variant": "B/16",
+        "image_size": 224,
+        "eps": 1e-6,
+        "pre_logits": False,
+        "class_token": True,
+        "dist_token": False,
+        "num_registers": 0,
+        "positions": "learned",
+        "rope": "",
+        "relative_bias": False,
+        "qkv_bias": True,
+        "qk_norm": False,
+        "out_norm": False,
+        "layer_scale": False,
+        "mlp": "mlp",
+        "activation": "gelu",
+        "pre_norm": False,
+        "patch_bias": True,
+        "pool": None,
+        "final_norm": True,
+        "fc_norm": False,
+        "projection_dim": None,
+    }
 
     def __init__(
         self,
-        variant: str = "B/16",
-        image_size: int | tuple[int, int] = 224,
+        variant: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
         *,
         patch_size: int | tuple[int, int] | None = None,
         dim: int | None = None,
@@ -81,38 +139,72 @@ class ViT(Backbone):
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
-        eps: float = 1e-6,
+        eps: float | None = None,
         pos_std: float = 0.02,
-        pre_logits: bool = False,
+        pre_logits: bool | None = None,
+        class_token: bool | None = None,
+        dist_token: bool | None = None,
+        num_registers: int | None = None,
+        positions: str | None = None,
+        prefix_positions: int | None = None,
+        rope: str | None = None,
+        rope_theta: float | None = None,
+        rope_grid: tuple[int, int] | None = None,
+        relative_bias: bool | None = None,
+        qkv_bias: bool | str | None = None,
+        qk_norm: bool | None = None,
+        out_norm: bool | None = None,
+        layer_scale: bool | None = None,
+        mlp: str | None = None,
+        activation: str | None = None,
+        pre_norm: bool | None = None,
+        patch_bias: bool | None = None,
+        pool: str | None = None,
+        final_norm: bool | None = None,
+        fc_norm: bool | None = None,
+        projection_dim: int | None = None,
         attention: str = "xla",
         rngs: nnx.Rngs,
     ):
-        size, patch = parse(variant)
+        given = {k: v for k, v in locals().items() if k in self.usual and v is not None}
+        o = SimpleNamespace(**(dict(self.usual) | given))
+        size, patch = parse(o.variant, self.sizes)
         dim, mlp_dim, heads, depth = (
             given or usual
-            for given, usual in zip((dim, mlp_dim, heads, depth), SIZES[size], strict=True)
+            for given, usual in zip((dim, mlp_dim, heads, depth), self.sizes[size], strict=True)
         )
-        self.image_size, self.patch_size = pair(image_size), pair(patch_size or patch)
+        self.image_size, self.patch_size = pair(o.image_size), pair(patch_size or patch)
         self.grid = tuple(i // p for i, p in zip(self.image_size, self.patch_size, strict=True))
         if dim % heads:
             raise UserError(f"ViT width {dim} does not divide into {heads} heads")
         if 0 in self.grid:
             raise UserError(f"image_size {self.image_size} is below patch {self.patch_size}")
+        self.pooling = o.pool or ("token" if o.class_token else "mean")
+        check(o, self.pooling)
 
-        self.dim, self.dropout = dim, dropout
-        # Fused attention never stores the probabilities that dropout would act on.
-        self.head_dim = None if attention_dropout else dim // heads
-        self.num_prefix_tokens = self.num_pooled_tokens = 1
-        self.taps = TAPS
+        # Fused attention never stores the probabilities that dropout or a bias would act on.
+        self.head_dim = None if attention_dropout or o.relative_bias else dim // heads
+        self.num_pooled_prefix = int(o.class_token) + int(o.dist_token)
+        self.num_prefix_tokens = self.num_pooled_prefix + o.num_registers
+        self.num_pooled_tokens = {"token": 1, "prefix_mean": self.num_pooled_prefix}.get(
+            self.pooling
+        )
+        self.pools_prompts = POOLS[self.pooling]
+        self.positions_in_layers = bool(o.rope or o.relative_bias)
+        self.dropout, self.taps = dropout, TAPS
         self.stem = Stem(self.patch_size, self.patch_size, 0, dim, channels=channels)
         self.sites = tuple(Site(i, 0, dim, self.grid) for i in range(depth))
 
         self.patch_embed = PatchEmbed(
-            self.patch_size, dim, channels=channels, bias=self.patch_bias, rngs=rngs
+            self.patch_size, dim, channels=channels, bias=o.patch_bias, rngs=rngs
         )
-        self.cls_token = nnx.Param(jnp.zeros((1, dim)))
-        positions = 1 + self.grid[0] * self.grid[1]
-        self.pos_embed = nnx.Param(pos_std * jax.random.normal(rngs.params(), (positions, dim)))
+        small = lambda n: 1e-6 * jax.random.normal(rngs.params(), (n, dim))  # noqa: E731
+        self.cls_token = nnx.Param(jnp.zeros((1, dim))) if o.class_token else None
+        self.dist_token = nnx.Param(small(1)) if o.dist_token else None
+        self.registers = nnx.Param(small(o.num_registers)) if o.num_registers else None
+        self.pos_embed = self._positions(o.positions, prefix_positions, dim, pos_std, rngs)
+        self.pre_norm = LayerNorm(dim, eps=o.eps) if o.pre_norm else None
+        turned = Rope(o.rope, self.grid, dim // heads, rope_theta, rope_grid) if o.rope else None
         self.layers = nnx.List(
             Block(
                 dim,
@@ -121,18 +213,54 @@ class ViT(Backbone):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 drop_path=drop_path * i / max(depth - 1, 1),
-                eps=eps,
-                activation=self.activation,
+                eps=o.eps,
+                activation=o.activation,
                 attention=attention,
+                mlp=o.mlp,
+                layer_scale=o.layer_scale,
+                qkv_bias=o.qkv_bias,
+                qk_norm=o.qk_norm,
+                out_norm=o.out_norm,
+                rope=turned,
+                relative_bias=self.grid if o.relative_bias else None,
                 rngs=rngs,
             )
             for i in range(depth)
         )
-        self.norm = LayerNorm(dim, eps=eps)
-        self.pre_logits = Dense((dim,), (dim,), rngs=rngs) if pre_logits else None
+        self.norm = LayerNorm(dim, eps=o.eps) if o.final_norm else None
+        same = {"eps": o.eps, "activation": o.activation}
+        map_ = self.pooling == "map"  # attributes are set once: nnx fixes then what they are
+        self.attn_pool = AttentionPool(dim, heads, mlp_dim, **same, rngs=rngs) if map_ else None
+        width = 2 * dim if self.pooling == "token_mean" else dim
+        self.fc_norm = LayerNorm(width, eps=o.eps) if o.fc_norm else None
+        self.pre_logits = Dense((width,), (width,), rngs=rngs) if o.pre_logits else None
+        self.dim = out = o.projection_dim or width
+        kernel = lambda: Dense((width,), (out,), bias=False, rngs=rngs)  # noqa: E731
+        self.projection = kernel() if o.projection_dim else None
+
+    def _positions(
+        self, kind: str, prefix: int | None, dim: int, std: float, rngs: nnx.Rngs
+    ) -> nnx.Variable | None:
+        """Return positions, (n + h w) D, n being those of prefix tokens; None: there are none."""
+        n = self.num_pooled_prefix if prefix is None else prefix
+        if not 0 <= n <= self.num_prefix_tokens:
+            raise UserError(f"prefix_positions is {n}; give 0 to {self.num_prefix_tokens}")
+        self.prefix_positions = n
+        if kind == "none":
+            return None
+        if kind == "fixed":
+            return _Fixed(waves(self.grid, dim, n))
+        count = n + self.grid[0] * self.grid[1]
+        return nnx.Param(std * jax.random.normal(rngs.params(), (count, dim)))
+
+    @classmethod
+    def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
+        """Fill in the image size, which methods ask for before the backbone is built."""
+        size = options.get("image_size")
+        return options | {"image_size": cls.usual["image_size"] if size is None else size}
 
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
-        """Return class token and patches of normalised images, with their positions."""
+        """Return prefix tokens and patches of normalised images, with their positions."""
         tokens = self.add_positions(self.patchify(images, ctx), ctx)
         x = ctx.backbone_dropout(tokens.x, self.dropout, "embed")
         return Tokens(ctx.tap("embed", x, images), tokens.num_prefix_tokens, tokens.grid)
@@ -145,23 +273,55 @@ class ViT(Backbone):
         self,
         patches: Float[Array, "B h w D"],
         ctx: Context,
-        cls: Float[Array, "B 1 D"] | None = None,
+        prefix: Float[Array, "B n D"] | None = None,
     ) -> Tokens:
-        """Puts the class token first, or `cls`, and adds a position to every token."""
+        """Puts the prefix tokens, or `prefix` in their place, first, and adds positions."""
         batch, h, w, dim = patches.shape
-        if cls is None:
-            cls = over_batch(self.cls_token[...], batch).astype(patches.dtype)
-        x = jnp.concatenate([cls, patches.reshape(batch, h * w, dim)], axis=1)  # B (1 + h w) D
-        return Tokens(x + self.pos_embed[...].astype(x.dtype), num_prefix_tokens=1, grid=(h, w))
+        x, n = patches.reshape(batch, h * w, dim), self.num_prefix_tokens
+        if n:
+            if prefix is None:
+                own = (self.cls_token, self.dist_token, self.registers)
+                own = jnp.concatenate([token[...] for token in own if token is not None])
+                prefix = over_batch(own, batch).astype(x.dtype)
+            x = jnp.concatenate([prefix, x], axis=1)  # B (n + h w) D
+        if self.pos_embed is not None:
+            positions = self.pos_embed[...].astype(x.dtype)
+            if self.prefix_positions < n:
+                without = jnp.zeros((n - self.prefix_positions, dim), x.dtype)
+                first, cells = jnp.split(positions, [self.prefix_positions])
+                positions = jnp.concatenate([first, without, cells])
+            x = x + positions
+        return Tokens(self.pre_norm(x) if self.pre_norm else x, num_prefix_tokens=n, grid=(h, w))
 
     def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Return the class token after the last norm."""
-        x = self.norm(tokens.x[:, 0]) if over is None else self.norm(tokens.x[:, over]).mean(1)
-        return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
+        """Return the pooled tokens after the last norms, projected where there is a projection."""
+        x = self._pool(tokens, over)
+        x = self.fc_norm(x) if self.fc_norm else x
+        x = jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
+        return self.projection(x) if self.projection else x
+
+    def _pool(self, tokens: Tokens, over: slice | None) -> Float[Array, "B D"]:
+        norm = self.norm or (lambda x: x)
+        cells = slice(tokens.num_prefix_tokens, None)
+        if over is None and self.pooling == "token":
+            return norm(tokens.x[:, 0])
+        if over is None and self.pooling == "map":
+            return self.attn_pool(norm(tokens.x[:, cells]))
+        if over is None and self.pooling == "token_mean":
+            parts = norm(tokens.x[:, 0]), norm(tokens.x[:, cells]).mean(1)
+            return jnp.concatenate(parts, axis=-1)
+        usual = {
+            "mean": cells,
+            "mean_prompts": slice(self.num_prefix_tokens, None),
+            "mean_all": slice(None),
+            "prefix_mean": slice(self.num_pooled_prefix),
+        }
+        return norm(tokens.x[:, over or usual[self.pooling]]).mean(1)
 
     def partial(self, k: int) -> str:
-        """Return the last k layers and the last norm."""
-        return f"{last_layers(k, len(self.layers))}|norm/.*"
+        """Return the last k layers and the norms after them."""
+        norms = [n for n in ("norm", "fc_norm") if getattr(self, n)]
+        return "|".join([last_layers(k, len(self.layers)), *(f"{n}/.*" for n in norms)])
 
 
 class MAE(ViT):
@@ -172,10 +332,12 @@ class MAE(ViT):
     al. 2021, arXiv 2111.06377.
     """
 
+    usual = dict(ViT.usual) | {"pool": "mean_prompts", "final_norm": False, "fc_norm": True}
+
     def __init__(
         self,
-        variant: str = "B/16",
-        image_size: int | tuple[int, int] = 224,
+        variant: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
         *,
         dropout: float = 0.0,
         drop_path: float = 0.1,
@@ -184,37 +346,27 @@ class MAE(ViT):
     ):
         rates = {"dropout": dropout, "drop_path": drop_path}
         super().__init__(variant, image_size, **rates, rngs=rngs, **inherited)
-        if self.pre_logits:
-            raise UserError("vit.MAE has no pre_logits; leave the option out")
-        self.num_pooled_tokens = None
-        self.norm, self.fc_norm = None, self.norm
-
-    def pool(self, tokens: Tokens, over: slice | None = None) -> Float[Array, "B D"]:
-        """Return the normalised mean of tokens, which are not normalised before."""
-        return self.fc_norm(tokens.x[:, over or slice(1, None)].mean(1))
-
-    def partial(self, k: int) -> str:
-        """Return the last k layers and the norm after pooling."""
-        return f"{last_layers(k, len(self.layers))}|fc_norm/.*"
 
 
 class MoCoV3(ViT):
-    """A ViT pre-trained by MoCo v3, whose positions are fixed sines and cosines.
+    """A ViT pre-trained by MoCo v3, whose positions are fixed sines and cosines; S has 12 heads.
 
     Chen, Xie, He 2021, arXiv 2104.02057.
     """
 
+    sizes = dict(SIZES) | {"S": (384, 1536, 12, 12)}
+    usual = dict(ViT.usual) | {"positions": "fixed"}
+
     def __init__(
         self,
-        variant: str = "B/16",
-        image_size: int | tuple[int, int] = 224,
+        variant: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
         *,
         dropout: float = 0.0,
         rngs: nnx.Rngs,
         **inherited,
     ):
         super().__init__(variant, image_size, dropout=dropout, rngs=rngs, **inherited)
-        self.pos_embed = _Fixed(waves(self.grid, self.dim))
 
     def partial(self, k: int) -> str:
         """Return the last k layers; the last norm stays frozen, as in VPT's code."""
@@ -225,21 +377,45 @@ class _Fixed(nnx.Variable):
     """An array of a model that never trains, not even in full fine-tuning."""
 
 
-def waves(grid: tuple[int, int], dim: int) -> Float[Array, "L D"]:
-    """Return positions, (1 + h w) D: zeros for the class token, then sines and cosines.
+def check(options: SimpleNamespace, pool: str) -> None:
+    """Check options of `ViT` against each other.
+
+    Raises: UserError for the first that is unknown or does not go with the others.
+    """
+    if pool not in POOLS:
+        raise unknown("pool", pool, POOLS)
+    if options.positions not in POSITIONS:
+        raise unknown("positions", options.positions, POSITIONS)
+    if pool in ("token", "prefix_mean", "token_mean") and not options.class_token:
+        raise UserError(f"pool={pool!r} needs a class token. Set class_token=True, or pool='mean'.")
+    if options.pre_logits and (options.fc_norm or options.projection_dim):
+        raise UserError(
+            "a backbone with fc_norm or a projection has no pre_logits; leave the option out"
+        )
+    if options.relative_bias and (
+        not options.class_token or options.dist_token or options.num_registers
+    ):
+        raise UserError(
+            "relative_bias is made for a class token and the grid: set class_token=True, and leave "
+            "dist_token and num_registers out"
+        )
+
+
+def waves(grid: tuple[int, int], dim: int, prefix: int = 1) -> Float[Array, "L D"]:
+    """Return positions, (n + h w) D: zeros for n prefix tokens, then sines and cosines.
 
     A quarter of the width each: sin and cos of the row, then of the column, at the frequencies
     10000^(-j / (dim / 4)). Source: MoCo v3's code, which calls the row w; grids there are square.
     Raises: UserError if dim does not divide by 4.
     """
     if dim % 4:
-        raise UserError(f"vit.MoCoV3 needs a width that divides by 4, and dim is {dim}")
+        raise UserError(f"fixed positions need a width that divides by 4, and dim is {dim}")
     h, w = grid
     frequency = 10000.0 ** (-jnp.arange(dim // 4) / (dim // 4))
     rows = jnp.repeat(jnp.arange(h), w)[:, None] * frequency  # (h w) dim/4
     columns = jnp.tile(jnp.arange(w), h)[:, None] * frequency
     parts = [wave(angle) for angle in (rows, columns) for wave in (jnp.sin, jnp.cos)]
-    return jnp.concatenate([jnp.zeros((1, dim)), jnp.concatenate(parts, axis=1)])
+    return jnp.concatenate([jnp.zeros((prefix, dim)), jnp.concatenate(parts, axis=1)])
 
 
 def last_layers(k: int, depth: int) -> str:
@@ -250,14 +426,3 @@ def last_layers(k: int, depth: int) -> str:
     if not 1 <= k <= depth:
         raise UserError(f"partial-{k} needs 1 to {depth} layers; the backbone has {depth}")
     return rf"layers/({'|'.join(map(str, range(depth - k, depth)))})/.*"
-
-
-def parse(variant: str) -> tuple[str, int]:
-    """Return size and patch size of a variant: ("B", 16) for "B/16".
-
-    Raises: UserError for an unknown size, or without a patch size.
-    """
-    size, _, patch = variant.partition("/")
-    if size not in SIZES or not patch.isdigit() or int(patch) == 0:
-        raise unknown("ViT variant (SIZE/PATCH)", variant, [f"{s}/16" for s in SIZES])
-    return size, int(patch)

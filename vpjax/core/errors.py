@@ -28,7 +28,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
         name: as the user gave it.
         known: all names that exist.
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {name!r}.{hint} Available: {', '.join(known)}.")

@@ -58,6 +58,8 @@ class BackboneSpec:
         """
         cls = registry.lookup("backbones", self.name)
         options = dict(self.options)
+        if options.get("variant") is not None:  # 18 on a command line is a number
+            options["variant"] = str(options["variant"])
         if self.weights and (found := describe(self.weights)):
             options = fill_options(self.name, options, found, self.weights)
         options = cls.complete(options, self.weights)
@@ -205,14 +207,16 @@ def make_backbone(
         UserError: if there is no such class or option.
     """
     options = {"name": backbone.name} | backbone.completed()
-    size = registry.lookup("methods", method.name).input_size(
-        pair(options["image_size"]), dict(method.options)
-    )
+    given = pair(options["image_size"])
+    size = registry.lookup("methods", method.name).input_size(given, dict(method.options))
     shared = shared_options(
         "backbones", backbone.name, attention=attention, match_reference_code=match_reference_code
     )
     options["image_size"] = size
-    return registry.construct("backbones", options, **shared, rngs=nnx.Rngs(key))
+    made = registry.construct("backbones", options, **shared, rngs=nnx.Rngs(key))
+    if tuple(size) == given:  # a method that enlarges images decides for itself
+        made.check_image_size()
+    return made
 
 
 def make_model(

@@ -1,7 +1,7 @@
 """Blocks shared by backbones, pre-norm transformers first of all.
 
-    x = x + attn(norm1(x))          attn: query, key, value, out
-    x = x + mlp(norm2(x))           mlp:  fc1, gelu (or another of ACTIVATIONS), fc2
+    x = x + scale1 attn(norm1(x))   attn: query, key, value, out
+    x = x + scale2 mlp(norm2(x))    mlp:  fc1, gelu (or another of ACTIVATIONS), fc2; or gated
 
 A block can do part of its work only, which saves time without changing any result:
 
@@ -21,11 +21,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpjax.core.errors import unknown
+from vpjax.core.errors import UserError, unknown
 from vpjax.nn.activations import ACTIVATIONS
 from vpjax.nn.attention import attention
 from vpjax.nn.context import Context
+from vpjax.nn.relative_bias import bias_of, table_length
+from vpjax.nn.rope import Rope
 from vpjax.nn.tokens import Tokens
+
+MLPS = ("mlp", "swiglu", "swiglu_norm")
+LAYER_SCALE = 1e-5  # at a random start
 
 
 class Dense(nnx.Module):
@@ -80,11 +85,20 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention: query, key and value projections, attention, output projection.
 
+    Positions that act in attention, `rope` and `relative_bias`, are those of the last h w tokens.
+
     Args:
         dim: D, width of the tokens.
         heads: N; a head is D / N wide.
         implementation: see `vpjax.nn.attention`.
         dropout: rate, of the probabilities and of the result; needs the implementation "xla".
+        qkv_bias: whether query, key and value have biases; "qv": all but the key.
+        qk_norm: whether queries and keys are normalised, each head by itself.
+        out_norm: whether there is a norm before the output projection.
+        eps: of these norms.
+        rope: rotary positions.
+        relative_bias: the grid of a learnt bias of scores, see `vpjax.nn.relative_bias`; needs the
+            implementation "xla".
         rngs: draws the projections.
     """
 
@@ -95,14 +109,28 @@ class Attention(nnx.Module):
         *,
         implementation: str = "xla",
         dropout: float = 0.0,
+        qkv_bias: bool | str = True,
+        qk_norm: bool = False,
+        out_norm: bool = False,
+        eps: float = 1e-6,
+        rope: Rope | None = None,
+        relative_bias: tuple[int, int] | None = None,
         rngs: nnx.Rngs,
     ):
+        if qkv_bias not in (True, False, "qv"):
+            raise UserError(f"qkv_bias is {qkv_bias!r}; give True, False, or 'qv' for no key bias")
         width = dim // heads
-        self.query = Dense((dim,), (heads, width), rngs=rngs)
-        self.key = Dense((dim,), (heads, width), rngs=rngs)
-        self.value = Dense((dim,), (heads, width), rngs=rngs)
+        self.query = Dense((dim,), (heads, width), bias=bool(qkv_bias), rngs=rngs)
+        self.key = Dense((dim,), (heads, width), bias=qkv_bias is True, rngs=rngs)
+        self.value = Dense((dim,), (heads, width), bias=bool(qkv_bias), rngs=rngs)
         self.out = Dense((heads, width), (dim,), rngs=rngs)
+        self.query_norm = LayerNorm(width, eps=eps) if qk_norm else None
+        self.key_norm = LayerNorm(width, eps=eps) if qk_norm else None
+        self.out_norm = LayerNorm(dim, eps=eps) if out_norm else None
         self.implementation, self.dropout = implementation, dropout
+        self.rope, self.bias_grid = rope, relative_bias
+        count = relative_bias and table_length(relative_bias)
+        self.relative_bias = nnx.Param(jnp.zeros((count, heads))) if count else None
 
     def __call__(
         self,
@@ -122,17 +150,50 @@ class Attention(nnx.Module):
         q = ctx.tap("attn.query", self.query(x[:, :num_outputs]), x)  # B K N d
         k = ctx.tap("attn.key", self.key(x), x)  # B L N d
         v = ctx.tap("attn.value", self.value(x), x)
+        q, k = self.place(q, k, x.shape[1])
+        extra = 0
         if extra_kv is not None:
             # Projected before they are repeated over the batch: once where they have no batch axis.
-            k = _join(ctx.tap("attn.key", self.key(extra_kv), extra_kv), k)
+            extra, key = extra_kv.shape[-2], ctx.tap("attn.key", self.key(extra_kv), extra_kv)
+            k = _join(self.key_norm(key) if self.key_norm else key, k)
             v = _join(ctx.tap("attn.value", self.value(extra_kv), extra_kv), v)
+        bias = drop = None
         if self.dropout:
             drop = lambda p: ctx.backbone_dropout(p, self.dropout, "attn.weights")  # noqa: E731
-            y = attention(q, k, v, self.implementation, drop=drop)
+        if self.bias_grid:
+            bias = bias_of(self.relative_bias[...], self.bias_grid, x.shape[1], extra)
+            bias = bias[:, :, :num_outputs]
+        if drop or bias is not None:
+            y = attention(q, k, v, self.implementation, bias, drop)
         else:
             y = self.mix(q, k, v)
-        y = ctx.tap("attn.out", self.out(y), y)
+        y = ctx.tap("attn.out", self.project(y), y)
         return ctx.backbone_dropout(y, self.dropout, "attn.out")
+
+    def place(
+        self, q: Float[Array, "#B K N d"], k: Float[Array, "B L N d"], length: int
+    ) -> tuple[Float[Array, "#B K N d"], Float[Array, "B L N d"]]:
+        """Return projected queries and keys as scores are computed from them.
+
+        They are normalised, and turned by the rotary positions, where the layer has those.
+
+        Args:
+            q: of the first K tokens.
+            k: of all tokens.
+            length: L, number of all tokens.
+        """
+        if self.query_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.rope:
+            first = length - math.prod(self.rope.grid)
+            q, k = self.rope(q, first), self.rope(k, first)
+        return q, k
+
+    def project(self, y: Float[Array, "B K N d"]) -> Float[Array, "B K D"]:
+        """Return the output projection of what the heads gathered, after its norm if it has one."""
+        if self.out_norm:
+            y = self.out_norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
+        return self.out(y)
 
     def mix(
         self,
@@ -180,6 +241,44 @@ class Mlp(nnx.Module):
         return ctx.backbone_dropout(y, self.dropout, "mlp.fc2")
 
 
+class SwiGlu(nnx.Module):
+    """An MLP whose hidden values pass a gate, fc2(norm(silu(gate(x)) fc1(x))).
+
+    Shazeer 2020, arXiv 2002.05202; the norm is EVA-02's.
+
+    Args:
+        dim: D, width of the tokens.
+        hidden: width of the gate and of what passes it.
+        dropout: rate, of the gated values and of the result.
+        norm: whether the gated values are normalised.
+        eps: of that norm.
+        rngs: draws all layers.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        norm: bool = False,
+        eps: float = 1e-6,
+        rngs: nnx.Rngs,
+    ):
+        self.gate = Dense((dim,), (hidden,), rngs=rngs)
+        self.fc1 = Dense((dim,), (hidden,), rngs=rngs)
+        self.norm = LayerNorm(hidden, eps=eps) if norm else None
+        self.fc2 = Dense((hidden,), (dim,), rngs=rngs)
+        self.dropout = dropout
+
+    def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
+        h = jax.nn.silu(self.gate(x)) * ctx.tap("mlp.fc1", self.fc1(x), x)
+        h = ctx.backbone_dropout(h, self.dropout, "mlp.fc1")
+        h = self.norm(h) if self.norm else h
+        y = ctx.tap("mlp.fc2", self.fc2(h), h)
+        return ctx.backbone_dropout(y, self.dropout, "mlp.fc2")
+
+
 class Block(nnx.Module):
     """A pre-norm transformer layer: tokens, context -> tokens.
 
@@ -190,10 +289,17 @@ class Block(nnx.Module):
         dropout: rate in the MLP.
         attention_dropout: rate in the attention.
         drop_path: probability that a branch of an image is dropped (stochastic depth).
-        eps: of both norms.
-        activation: of the MLP, a name of `ACTIVATIONS`.
+        eps: of all norms.
+        activation: of the MLP "mlp", a name of `ACTIVATIONS`.
         attention: implementation, see `vpjax.nn.attention`.
+        mlp: a name of `MLPS`.
+        layer_scale: whether a branch is multiplied by a learnt vector; Touvron et al. 2021, arXiv
+            2103.17239.
         rngs: draws all weights.
+        of_attention: further options of `Attention`.
+
+    Raises:
+        UserError: for an unknown MLP or activation.
     """
 
     def __init__(
@@ -208,14 +314,24 @@ class Block(nnx.Module):
         eps: float = 1e-6,
         activation: str = "gelu",
         attention: str = "xla",
+        mlp: str = "mlp",
+        layer_scale: bool = False,
         rngs: nnx.Rngs,
+        **of_attention,
     ):
+        if mlp not in MLPS:
+            raise unknown("mlp", mlp, MLPS)
+        own = {"implementation": attention, "dropout": attention_dropout, "eps": eps}
         self.norm1 = LayerNorm(dim, eps=eps)
-        self.attn = Attention(
-            dim, heads, implementation=attention, dropout=attention_dropout, rngs=rngs
-        )
+        self.attn = Attention(dim, heads, **own, **of_attention, rngs=rngs)
         self.norm2 = LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, mlp_dim, dropout=dropout, activation=activation, rngs=rngs)
+        if mlp == "mlp":
+            self.mlp = Mlp(dim, mlp_dim, dropout=dropout, activation=activation, rngs=rngs)
+        else:
+            norm = mlp == "swiglu_norm"
+            self.mlp = SwiGlu(dim, mlp_dim, dropout=dropout, norm=norm, eps=eps, rngs=rngs)
+        self.scale1 = nnx.Param(jnp.full(dim, LAYER_SCALE)) if layer_scale else None
+        self.scale2 = nnx.Param(jnp.full(dim, LAYER_SCALE)) if layer_scale else None
         self.drop_path = drop_path
 
     def __call__(
@@ -226,6 +342,8 @@ class Block(nnx.Module):
         num_outputs: int | None = None,
     ) -> Tokens:
         """Return the first `num_outputs` tokens (None: all) after the layer.
+
+        The taps "attn" and "mlp" see what is added to the tokens, after layer scale.
 
         Args:
             tokens: what enters the layer.
@@ -239,12 +357,17 @@ class Block(nnx.Module):
             extra_kv = extra_kv.astype(x.dtype)
             extra_kv = ctx.tap("norm1", self.norm1(extra_kv), extra_kv)
         tokens = tokens.first(num_outputs)
-        y = ctx.tap("attn", self.attn(y, ctx, extra_kv, num_outputs), y)
+        y = ctx.tap("attn", self.scaled(self.attn(y, ctx, extra_kv, num_outputs), "scale1"), y)
         x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
         y = ctx.tap("norm2", self.norm2(x), x)
-        y = ctx.tap("mlp", self.mlp(y, ctx), y)
+        y = ctx.tap("mlp", self.scaled(self.mlp(y, ctx), "scale2"), y)
         x = x + ctx.drop_path(y, self.drop_path, "mlp")
         return Tokens(x, tokens.num_prefix_tokens, tokens.grid)
+
+    def scaled(self, y: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:
+        """Return a branch times the layer scale of that name, where the layer has one."""
+        scale = getattr(self, name, None)
+        return y if scale is None else y * scale[...].astype(y.dtype)
 
 
 class PatchEmbed(nnx.Module):

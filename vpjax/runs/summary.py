@@ -41,6 +41,8 @@ def log_setup(experiment: Experiment) -> None:
         log.info("weights   random, from seed %d", config.seed)
     else:
         log.info("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
+        if e.loaded.chosen:
+            log.info("          %s", e.loaded.chosen)
         if e.loaded.resized:
             log.info("          resized %s", e.loaded.resized)
         if e.loaded.dropped:
@@ -105,6 +107,7 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "weights": {
             "where": config.backbone.weights,
             "sha256": e.loaded.sha256 if e.loaded else None,
+            "chosen": e.loaded.chosen if e.loaded else "",
             "resized": e.loaded.resized if e.loaded else "",
         },
         "data": {n: {"name": s.name, "images": len(s)} for n, s in e.sources.items()},

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from vpjax.weights.anchor import split
+
 _BUCKET = "https://storage.googleapis.com/vit_models"
 _META = "https://dl.fbaipublicfiles.com"
 _SWIN = "https://github.com/SwinTransformer/storage/releases/download"
@@ -181,6 +183,7 @@ def list_weights(backbone: str = "") -> list[str]:
 
 def find_entry(weights: str) -> CatalogEntry | None:
     """Return the entry of a name in the catalogue, or of a path ending in a public file name."""
+    weights, _ = split(weights)
     by_file = {entry.file: entry for entry in CATALOG.values()}
     return CATALOG.get(weights) or by_file.get(PurePath(weights).name)
 

@@ -1,46 +1,29 @@
-"""Sizes of a pretrained CLIP, from the config.json beside its weights or from its arrays.
+"""Sizes and options of a pretrained CLIP, from the configuration beside its weights.
 
     found = read_clip_config("/models/clip-vit-base-patch16")
     CLIP(**found.vision, rngs=rngs)         vpjax.backbones.clip
     TextTower(**found.text, rngs=rngs)      vpjax.models.text.tower
 
-Old files of the Hugging Face hub have the sizes of the towers under "text_config_dict" and
-"vision_config_dict". Where both forms are present these count, as they do for the library that
-wrote them.
+Read are config.json of transformers (`vpjax.weights.clip_transformers`) and OpenCLIP's
+open_clip_config.json (`vpjax.weights.clip_open`). Without either the arrays show all sizes, but
+neither the number of heads nor the activation, which are then left open, but for OpenAI's own
+models, all of which have the same (`vpjax.weights.clip_shapes`).
 """
 
 import functools
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vpjax.core.errors import UserError
-from vpjax.weights import clip
+from vpjax.weights import clip_names as names
+from vpjax.weights import clip_open, clip_shapes, clip_transformers, clip_trunk
+from vpjax.weights.clip_shapes import Shapes, Tower
+from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import fetch
 from vpjax.weights.formats import read
 from vpjax.weights.hub import folder_of, weights_in
-
-HEAD_DIM = 64  # width of an attention head in every released CLIP
-# Our options: the key in a tower's part of config.json, and the hub's default for it.
-COMMON = {
-    "dim": ("hidden_size", None),
-    "mlp_dim": ("intermediate_size", None),
-    "heads": ("num_attention_heads", None),
-    "depth": ("num_hidden_layers", None),
-    "eps": ("layer_norm_eps", 1e-5),
-    "activation": ("hidden_act", "quick_gelu"),
-}
-VISION = COMMON | {"image_size": ("image_size", 224), "patch_size": ("patch_size", None)}
-TEXT = COMMON | {"vocab": ("vocab_size", 49408), "context": ("max_position_embeddings", 77)}
-# The hub leaves out what equals the defaults of its classes, which are those of B/32.
-DEFAULTS = {
-    "vision": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
-    | {"num_hidden_layers": 12, "patch_size": 32},
-    "text": {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
-    | {"num_hidden_layers": 12},
-}
 
 
 class ClipConfig(NamedTuple):
@@ -50,98 +33,130 @@ class ClipConfig(NamedTuple):
     text: dict[str, Any]  # of vpjax.models.text.tower.TextTower
 
 
-def read_clip_config(where: str, head_dim: int = HEAD_DIM) -> ClipConfig:
-    """Return the sizes of a CLIP.
+def read_clip_config(where: str) -> ClipConfig:
+    """Return the options of both towers of a CLIP, as far as anything says them.
 
     Args:
-        where: a folder, a file of weights, an address, or a name of the Hugging Face hub. A
-            config.json in the folder counts; without one, the shapes of the arrays.
-        head_dim: width of an attention head, which the shapes of arrays leave open.
+        where: a folder, a file of weights, an address, or a name of the Hugging Face hub.
 
     Raises:
-        UserError: if there is no such file, or it does not describe a CLIP.
+        UserError: if there is no such file, it does not describe a CLIP, or one that is not
+            supported.
     """
-    folder = folder_of(where)
-    if folder is not None and (folder / "config.json").is_file():
-        return from_json(folder / "config.json")
+    file = look(where)
+    vision, text = vision_of(file), text_of(file)
+    return ClipConfig(vision.options if vision else {}, text.options if text else {})
+
+
+def vision_of(file: WeightsFile) -> Tower | None:
+    """Return what is known of the image encoder; None if the file does not hold one.
+
+    Raises: UserError if it is another than a ViT of CLIP's, or not supported.
+    """
+    if names.RESNET_MARK in file.shapes:
+        raise UserError(
+            f"weights {file.path}: a CLIP whose image encoder is a ResNet, which is not supported. "
+            "Choose a CLIP with a ViT."
+        )
+    if any(n.startswith(names.MOBILE_MARK) for n in file.shapes):
+        raise UserError(
+            f"weights {file.path}: a MobileCLIP, whose image encoder is no ViT, which is not "
+            "supported. Choose a CLIP with a ViT."
+        )
+    if any(n.startswith(names.TRUNK) for n in file.shapes):
+        return clip_trunk.vision(file)
+    shapes = names.shapes_in_hub(file.shapes)
+    if names.VISION_MARK not in shapes:
+        return None
+    sizes = functools.partial(clip_shapes.vision_sizes, shapes, file.path)
+    return _tower(file, shapes, "vision", sizes)
+
+
+def text_of(file: WeightsFile) -> Tower | None:
+    """Return what is known of the text encoder; None if the file does not hold one.
+
+    Raises: UserError if it is another than CLIP's, or not supported.
+    """
+    shapes = names.shapes_in_hub(file.shapes)
+    if names.TEXT_MARK not in shapes:
+        if file.library == "open_clip" and any(n.startswith("text.") for n in file.shapes):
+            path = file.path.parent / clip_open.FILE
+            clip_open.text(clip_open.model_cfg(file.config, path), {}, path)
+        return None
+    sizes = functools.partial(clip_shapes.text_sizes, shapes, file.path)
+    return _tower(file, shapes, "text", sizes)
+
+
+def _tower(
+    file: WeightsFile, shapes: Shapes, tower: str, sizes: Callable[[], dict[str, Any]]
+) -> Tower:
+    if file.library == "transformers":
+        path = file.path.parent / "config.json"
+        projected = f"{'visual' if tower == 'vision' else 'text'}_projection.weight" in shapes
+        kind = (file.config.get("architectures") or ["CLIPModel"])[0]
+        options = clip_transformers.options(file.config, tower, projected, path)
+        return Tower(f"a transformers {kind}", options)
+    if file.library == "open_clip":
+        path = file.path.parent / clip_open.FILE
+        model = clip_open.model_cfg(file.config, path)
+        options = getattr(clip_open, tower)(model, sizes(), path)
+        return Tower("an OpenCLIP model", options)
+    known = sizes()
+    if tower == "vision":
+        known["pre_norm"] = f"{names.VISION}pre_layrnorm.weight" in shapes
+    layer = f"{names.TEXT if tower == 'text' else names.VISION}encoder.layers.0"
+    known["layer_scale"] = f"{layer}.ls_1.gamma" in shapes
+    reason = clip_shapes.openai_reason(file, shapes)
+    if reason and known["dim"] % clip_shapes.HEAD_DIM == 0:
+        known |= {"heads": known["dim"] // clip_shapes.HEAD_DIM, "eps": clip_shapes.EPS}
+        return Tower(f"a CLIP of OpenAI, known {reason}", known | {"activation": "quick_gelu"})
+    kind = "a CLIP of unknown origin"
+    unsaid = ("heads", "activation")
+    if tower == "vision" and "image_size" not in known:
+        unsaid += ("image_size",)
+    return Tower(kind, known | {"eps": clip_shapes.EPS}, unsaid)
+
+
+def look(where: str) -> WeightsFile:
+    """Return what is found of a CLIP: names and shapes, and the configuration that belongs to them.
+
+    A folder of the hub may hold the same model twice. In OpenCLIP's names it is described by
+    open_clip_config.json, else by config.json, if both are there.
+
+    Raises: UserError if there is no such file, or it is no CLIP.
+    """
     path = fetch(weights_in(where))
-    return from_shapes(_shapes(path, path.stat().st_mtime_ns), head_dim, path)
+    shapes, stripped = _read_shapes(path, path.stat().st_mtime_ns)
+    folder = folder_of(where) or path.parent
+    found = {"transformers": folder / "config.json", "open_clip": folder / clip_open.FILE}
+    order = ("open_clip", "transformers")
+    for library in order if names.in_openai_names(shapes) else order[::-1]:
+        if not found[library].is_file():
+            continue
+        config = _read_json(found[library])
+        if library == "transformers":
+            clip_transformers.check_kind(config, found[library])
+        return WeightsFile(where, path, shapes, stripped, library, config)
+    return WeightsFile(where, path, shapes, stripped)
 
 
-def from_json(path: Path) -> ClipConfig:
-    """Return the sizes that a config.json of the hub gives.
-
-    Raises: UserError if it is not JSON, or not of a CLIP.
-    """
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is damaged: {e}") from e
-    kind = config.get("model_type", "clip") if isinstance(config, dict) else None
-    if kind != "clip" or not any(f"{tower}_config" in config for tower in DEFAULTS):
-        raise UserError(
-            f"{path} describes no CLIP (model_type {kind!r}). Give the folder of a CLIP, or a file "
-            "of weights in a folder without a config.json."
-        )
-    return ClipConfig(
-        *(_options(config, tower, table) for tower, table in (("vision", VISION), ("text", TEXT)))
-    )
-
-
-def _options(config: dict, tower: str, table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    part = DEFAULTS[tower] | (config.get(f"{tower}_config") or {})
-    part |= config.get(f"{tower}_config_dict") or {}
-    out = {ours: part.get(theirs, default) for ours, (theirs, default) in table.items()}
-    return out | {"joint_dim": config.get("projection_dim", 512)}
+    if not isinstance(found, dict):
+        raise UserError(f"{path} describes no CLIP: expected names and values in braces.")
+    return found
 
 
 @functools.lru_cache(maxsize=4)
-def _shapes(path: Path, modified_ns: int) -> dict[str, tuple[int, ...]]:
+def _read_shapes(path: Path, modified_ns: int) -> tuple[dict[str, tuple[int, ...]], str]:
     arrays = read(path)
-    if not clip.recognises(arrays):
+    prefix = names.prefix(arrays)
+    shapes = {n.removeprefix(prefix): a.shape for n, a in arrays.items()}
+    if not names.recognises(shapes):
         raise UserError(
             f"weights {path} are no CLIP; names look like {', '.join(list(arrays)[:3])}"
         )
-    return {n: a.shape for n, a in clip.to_hub(arrays).items()}
-
-
-def from_shapes(shapes: Mapping[str, tuple[int, ...]], head_dim: int, path: Path) -> ClipConfig:
-    """Return the sizes that the shapes of arrays give, by the hub's names.
-
-    Raises: UserError for a width that `head_dim` does not divide; `path` is for the message.
-    """
-    try:
-        return ClipConfig(
-            _vision_of(shapes, head_dim, path) if clip.VISION_MARK in shapes else {},
-            _text_of(shapes, head_dim, path) if clip.TEXT_MARK in shapes else {},
-        )
-    except KeyError as e:
-        raise UserError(f"weights {path} are of a CLIP, but have no {e.args[0]}") from e
-
-
-def _vision_of(shapes: Mapping[str, tuple[int, ...]], head_dim: int, path: Path) -> dict[str, Any]:
-    patch = shapes["vision_model.embeddings.patch_embedding.weight"][-1]
-    cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
-    own = {"patch_size": patch, "image_size": patch * math.isqrt(cells)}
-    return _tower_of(shapes, clip.VISION, "visual_projection.weight", head_dim, path) | own
-
-
-def _text_of(shapes: Mapping[str, tuple[int, ...]], head_dim: int, path: Path) -> dict[str, Any]:
-    vocab = shapes[clip.TEXT_MARK][0]
-    context = shapes["text_model.embeddings.position_embedding.weight"][0]
-    own = {"vocab": vocab, "context": context}
-    return _tower_of(shapes, clip.TEXT, "text_projection.weight", head_dim, path) | own
-
-
-def _tower_of(
-    shapes: Mapping[str, tuple[int, ...]], tower: str, projection: str, head_dim: int, path: Path
-) -> dict[str, Any]:
-    mlp_dim, dim = shapes[f"{tower}encoder.layers.0.mlp.fc1.weight"]
-    if dim % head_dim:
-        raise UserError(
-            f"weights {path}: a width of {dim} does not divide into heads {head_dim} wide. Put the "
-            "model's config.json beside the file: arrays do not tell the number of heads."
-        )
-    layers = {n.split(".")[3] for n in shapes if n.startswith(f"{tower}encoder.layers.")}
-    sizes = {"dim": dim, "mlp_dim": mlp_dim, "heads": dim // head_dim, "depth": len(layers)}
-    return sizes | {"joint_dim": shapes[projection][0]}
+    return shapes, prefix

@@ -28,7 +28,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vpjax.core import files
@@ -36,7 +36,7 @@ from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.core.progress import DownloadBar
 from vpjax.weights.catalog import CATALOG
 
-SUFFIXES = (".npz", ".safetensors", ".pth", ".pth.tar", ".pt")
+SUFFIXES = (".npz", ".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".msgpack", ".ckpt")
 ASSETS = Path(__file__).parent / "assets"
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without an answer
@@ -88,6 +88,14 @@ def sha256(path: str | os.PathLike) -> str:
     return _digest(path, "sha256")
 
 
+def digest_of(parts: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file; of several, that of what `sha256sum` writes of them."""
+    if len(parts) == 1:
+        return sha256(parts[0])
+    lines = "".join(f"{sha256(part)}  {part.name}\n" for part in parts)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def _place(url: str) -> Path:
     # Host and path, not the last name only: ViT-B_16.npz exists in four folders of one bucket.
     try:
@@ -111,14 +119,19 @@ def _not_found(where: str, path: Path) -> UserError:
         return unknown("weights", where, CATALOG)
     found = f"The folder {path.parent} does not exist either."
     if path.parent.is_dir():
-        near = difflib.get_close_matches(path.name, os.listdir(path.parent), cutoff=0.5)
+        inside = sorted(os.listdir(path.parent))
+        near = [f for f in inside if path.name and f.startswith(f"{path.name}.")]
+        near = near or difflib.get_close_matches(path.name, inside, cutoff=0.5)
         found = (
             f"Near it in {path.parent}: {', '.join(near)}." if near else "No similar file there."
         )
     names = {entry.file: name for name, entry in CATALOG.items()} | {n: n for n in CATALOG}
     near = [names[n] for n in difflib.get_close_matches(path.name, names)] or sorted(CATALOG)
     near = ", ".join(dict.fromkeys(near))
-    return UserError(f"there is no file {where}. {found} Names that can be given instead: {near}.")
+    text = f"there is no file {where}. {found} Names that can be given instead: {near}."
+    if "/" not in where and not where.endswith(SUFFIXES):
+        text += f" A model of timm in the hub's cache is timm/{where}."
+    return UserError(text)
 
 
 def _by_hand(url: str, target: Path, reason: str) -> UserError:

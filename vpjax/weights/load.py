@@ -1,34 +1,40 @@
 """Loads public checkpoints into a backbone, strictly.
 
-    file -> arrays by our names -> resized -> every name and shape checked -> values
+    file -> the backbone in it -> arrays by our names -> resized -> names, shapes, numbers checked
 
-A format is a module with two functions, chosen by the names in the file:
+A format is a module with two functions and a constant, chosen by the names in the file:
 
+    ANCHOR                          a regular expression of a name that every such file has
     recognises(names)               whether the names are of this format
     translate(arrays, expected)     arrays by our names; "head/..." for the file's classifier and
                                     "unused/..." for what is left out on purpose
 
-`expected` holds the backbone's names with shapes (a fused qkv is split by them). Everything that
-does not fit is reported in one error: missing, unexpected and mis-shaped names.
+What stands in front of the names is stripped first, see `vpjax.weights.anchor`. `expected` holds
+the backbone's names with shapes (a fused qkv is split by them). Everything that does not fit is
+reported in one error: missing, unexpected and mis-shaped names. Names are judged first, since they
+tell what kind of file it is; then positions, then shapes.
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.weights import clip, convnext, google, resnet, swin, timm
-from vpjax.weights.download import fetch, sha256
-from vpjax.weights.formats import read
-from vpjax.weights.hub import weights_in
-from vpjax.weights.resample import RULES, resize_grid, resize_patches
+from vpjax.weights import clip, convnext, google, resnet, swin, timm, torchvision, transformers
+from vpjax.weights.anchor import Chosen, choose, split
+from vpjax.weights.description import WeightsFile
+from vpjax.weights.download import digest_of, fetch
+from vpjax.weights.formats import files_of, read, shapes
+from vpjax.weights.hub import configuration, weights_in
+from vpjax.weights.positions import fit_positions
+from vpjax.weights.relative import fit_tables
+from vpjax.weights.resample import RULES, resize_patches
 
 HEAD_POLICIES = ("new", "load")
-FORMATS = (google, timm, swin, convnext, resnet, clip)
+FORMATS = (google, timm, transformers, torchvision, swin, convnext, resnet, clip)
 PATCHES = "patch_embed/kernel"  # p p C D
 OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
@@ -44,6 +50,7 @@ class Loaded:
         sha256: the hexadecimal digest of the file.
         dropped: names in the file that were left out on purpose.
         resized: such as "positions 14x14 -> 8x8, patches 16x16 -> 4x4", or "".
+        chosen: such as "took 'state_dict_ema', not 'state_dict'", or "".
     """
 
     values: dict[str, np.ndarray]
@@ -52,6 +59,7 @@ class Loaded:
     sha256: str
     dropped: tuple[str, ...]
     resized: str
+    chosen: str = ""
 
 
 def load(
@@ -60,17 +68,21 @@ def load(
     grid: tuple[int, int],
     head: str = "new",
     resample: str = "align_corners",
+    kind: str = "",
+    source_grid: tuple[int, int] | None = None,
 ) -> Loaded:
     """Reads weights for a backbone.
 
     Args:
         where: a path, an address, a name in the catalogue, or a folder or name of the Hugging Face
-            hub.
+            hub; "#" and a prefix behind it choose a part of the file, as in FILE#state_dict_ema.
         expected: the backbone's names with arrays or shapes.
         grid: the backbone's token grid (h, w); positions of another grid are resized to it.
         head: "new" leaves out the file's classifier, "load" returns it too.
         resample: a rule of `vpjax.weights.resample`. All but "align_corners" also resize the patch
             embedding where the patch size differs.
+        kind: what the file is, for messages, such as "a transformers Dinov2Model".
+        source_grid: the grid (h, w) of the file's positions; None: a square.
 
     Raises:
         UserError: if the file is missing, damaged, or does not fit.
@@ -80,65 +92,208 @@ def load(
     if resample not in RULES:
         raise unknown("backbone.resample", resample, RULES)
     path = fetch(weights_in(where))
-    arrays = translate(read(path), expected)
+    found, chosen = read_backbone(path, split(where)[1])
+    form = form_of(found)
+    kind = kind or kind_of(form)
+    arrays = translate(found, expected, path)
+    arrays |= {f"unused/{n}": np.zeros(0) for n in chosen.left_out}
     heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
+    if head == "load" and (why := head_problem(form, found, expected)):
+        raise UserError(f"{path}: head='load' does not suit the file's classifier: {why}.")
     if head == "load" and not {"kernel", "bias"} <= heads.keys():
         raise UserError(f"{path}: head='load', but the file has no head. Use head='new'.")
     optional = [n for n in arrays if n.startswith(OPTIONAL) and n not in expected]
     values = {n: v for n, v in arrays.items() if n not in optional}
 
+    check_names(values, expected, path, kind)
     resized = []
-    if "pos_embed" in values and "pos_embed" in expected:
-        values["pos_embed"], change = fit_positions(values["pos_embed"], grid, path, resample)
+    if "pos_embed" in expected:
+        shape = expected["pos_embed"].shape
+        values["pos_embed"], change = fit_positions(
+            values["pos_embed"], grid, path, resample, shape[0] - grid[0] * grid[1], source_grid
+        )
         resized += [f"positions {change}"] if change else []
+    values, change = fit_tables(values, grid, path, resample, source_grid)
+    resized += [f"relative positions {change}"] if change else []
     if other_patches(values, expected) and resample != "align_corners":
         old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]
         values[PATCHES] = resize_patches(values[PATCHES], new, resample)
         resized.append(f"patches {old[0]}x{old[1]} -> {new[0]}x{new[1]}")
-    check(values, expected, path)
+    check_shapes(values, expected, path, kind)
+    check_finite(values | (heads if head == "load" else {}), path)
     return Loaded(
         values={n: values[n] for n in expected},
         head=heads if head == "load" else {},
         path=path,
-        sha256=sha256(path),
+        sha256=digest_of(files_of(path)),
         dropped=tuple(n for n in optional if head == "new" or not n.startswith("head/")),
         resized=", ".join(resized),
+        chosen=str(chosen),
     )
 
 
+def read_backbone(path: Path, part: str = "") -> tuple[dict[str, np.ndarray], Chosen]:
+    """Return the arrays of the backbone in a file, without what stands in front of their names.
+
+    Args:
+        path: the file.
+        part: the prefix to take; "": see `vpjax.weights.anchor`.
+
+    Raises:
+        UserError: if the file cannot be read, or nothing decides between several backbones.
+    """
+    chosen = None
+
+    def pick(names: Collection[str]) -> dict[str, str]:
+        nonlocal chosen
+        chosen = choose(names, FORMATS, part, path)
+        return chosen.names
+
+    arrays = read(path, pick)
+    return arrays, chosen
+
+
+def opened(where: str, path: Path) -> WeightsFile:
+    """Return what a file of weights is, without interpreting its arrays.
+
+    Args:
+        where: as the user gave it; "#" and a prefix behind it choose a part of the file.
+        path: the file.
+
+    Raises:
+        UserError: if the file or a configuration beside it cannot be read, or nothing decides
+            between several backbones.
+    """
+    found = shapes(path)
+    chosen = choose(found, FORMATS, split(where)[1], path)
+    taken = {ours: found[name] for name, ours in chosen.names.items()}
+    return WeightsFile(where, path, taken, chosen.prefix, *configuration(path, taken))
+
+
+def form_of(names: Collection[str]) -> Any | None:
+    """Return the format module of names, in which nothing is in front; None: not known."""
+    return next((form for form in FORMATS if form.recognises(names)), None)
+
+
+def kind_of(form: Any | None) -> str:
+    """Return what to call a file of this format, with its article."""
+    if form is None:
+        return "a file of unknown names"
+    return f"a file with {form.__name__.rpartition('.')[2]}'s names"
+
+
 def translate(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], path: Path | str = "the file"
 ) -> dict[str, np.ndarray]:
-    """Return a file's arrays by our names; arrays of an unknown format keep their names."""
-    for form in FORMATS:
-        if form.recognises(arrays.keys()):
-            return form.translate(arrays, expected)
-    return dict(arrays)
+    """Return a file's arrays by our names; arrays of an unknown format keep their names.
+
+    Raises: UserError if the names are of a format and the shapes are not.
+    """
+    form = form_of(arrays.keys())
+    if form is None:
+        return dict(arrays)
+    try:
+        return form.translate(arrays, expected)
+    except (ValueError, IndexError, KeyError, TypeError) as e:
+        raise UserError(
+            f"weights {path} are {kind_of(form)}, but arrays in it have other shapes than such "
+            f"files have ({type(e).__name__}: {e}). Another architecture may use the same names."
+        ) from e
 
 
-def check(values: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+def head_problem(form: Any, names: Collection[str], expected: Mapping[str, Any]) -> str:
+    """Return why a file's classifier reads other features than the model's; "" if it does not."""
+    judge = getattr(form, "head_problem", None)
+    return judge(names, expected) if judge else ""
+
+
+def check(
+    values: Mapping[str, Any], expected: Mapping[str, Any], path: Path, kind: str = ""
+) -> None:
     """Compare names and shapes of `values` with those expected.
 
-    Raises: UserError that lists everything that does not fit; `path` is for the message.
+    Raises: UserError that lists everything that does not fit; `path` and `kind` are for the
+        message.
+    """
+    check_names(values, expected, path, kind)
+    check_shapes(values, expected, path, kind)
+
+
+def check_names(
+    values: Mapping[str, Any], expected: Mapping[str, Any], path: Path, kind: str = ""
+) -> None:
+    """Compare the names of `values` with those expected; mis-shaped ones are listed too.
+
+    Raises: UserError that lists everything that does not fit.
     """
     missing = sorted(expected.keys() - values.keys())
     extra = sorted(values.keys() - expected.keys())
-    wrong = [
+    if missing or extra:
+        wrong = [line for line in _wrong(values, expected) if not line.startswith("pos_embed:")]
+        raise _misfit(values, expected, path, kind, missing, extra, wrong)
+
+
+def check_shapes(
+    values: Mapping[str, Any], expected: Mapping[str, Any], path: Path, kind: str = ""
+) -> None:
+    """Compare the shapes of `values` with those expected, all names of which exist.
+
+    Raises: UserError that lists everything that does not fit.
+    """
+    if wrong := _wrong(values, expected):
+        raise _misfit(values, expected, path, kind, [], [], wrong)
+
+
+def check_finite(values: Mapping[str, np.ndarray], path: Path) -> None:
+    """Check that all numbers are finite.
+
+    Raises: UserError that names arrays with NaN or infinite values.
+    """
+    wrong = {n: int(np.sum(~np.isfinite(v))) for n, v in values.items() if v.dtype.kind == "f"}
+    listed = [f"{n}: {bad} of {values[n].size}" for n, bad in wrong.items() if bad]
+    if listed:
+        raise UserError(
+            f"weights {path} hold numbers that are NaN or infinite, in {len(listed)} arrays:\n    "
+            + "\n    ".join(_shown(listed))
+            + "\n  The file was damaged or its training diverged; look for another copy of it."
+        )
+
+
+def _wrong(values: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    return [
         f"{n}: file {values[n].shape}, model {expected[n].shape}"
         for n in sorted(expected.keys() & values.keys())
         if values[n].shape != expected[n].shape
     ]
-    if not missing and not extra and not wrong:
-        return
-    text = [f"weights {path} do not fit the model."]
+
+
+def _misfit(
+    values: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    path: Path,
+    kind: str,
+    missing: list[str],
+    extra: list[str],
+    wrong: list[str],
+) -> UserError:
+    text = [f"weights {path}{f', {kind},' if kind else ''} do not fit the model."]
     for title, lines in (("missing", missing), ("unexpected", extra), ("wrong shape", wrong)):
         if lines:
-            shown = lines[:8] + [f"... and {len(lines) - 8} more"] * (len(lines) > 8)
-            text.append(f"{title} ({len(lines)}):\n    " + "\n    ".join(shown))
+            text.append(f"{title} ({len(lines)}):\n    " + "\n    ".join(_shown(lines)))
     text.append("Check backbone.variant, patch_size, image_size and depth against the file.")
     if other_patches(values, expected):
         text.append("To carry a patch embedding to other patches, set backbone.resample='bicubic'.")
-    raise UserError("\n  ".join(text))
+    theirs, ours = (n[PATCHES].shape if PATCHES in n else () for n in (values, expected))
+    if len(theirs) == len(ours) == 4 and theirs[2] != ours[2]:
+        text.append(
+            f"The file takes images of {theirs[2]} channels: set backbone.channels={theirs[2]}"
+            + (" (grey images are repeated)." if theirs[2] == 3 and ours[2] == 1 else ".")
+        )
+    return UserError("\n  ".join(text))
+
+
+def _shown(lines: list[str]) -> list[str]:
+    return lines[:8] + [f"... and {len(lines) - 8} more"] * (len(lines) > 8)
 
 
 def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
@@ -147,34 +302,3 @@ def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> boo
         return False
     old, new = values[PATCHES].shape, expected[PATCHES].shape
     return len(old) == len(new) == 4 and old[2:] == new[2:] and old != new
-
-
-def fit_positions(
-    positions: np.ndarray, grid: tuple[int, int], path: Path, resample: str = "align_corners"
-) -> tuple[np.ndarray, str]:
-    """Resizes position embeddings to another token grid.
-
-    Args:
-        positions: (1 + T) D, the class token's first, the rest a square grid.
-        grid: rows and columns of the new grid.
-        path: the file, for messages.
-        resample: a rule of `vpjax.weights.resample`.
-
-    Returns:
-        Positions, (1 + h w) D, and the change, such as "14x14 -> 8x8", or "".
-
-    Raises:
-        UserError: if T is not the square of a whole number.
-    """
-    count = len(positions) - 1
-    if count == grid[0] * grid[1] and (grid[0] == grid[1] or math.isqrt(count) ** 2 != count):
-        return positions, ""
-    edge = math.isqrt(count)
-    if edge * edge != count:
-        raise UserError(
-            f"weights {path}: {count} position embeddings are no square grid, and the model's grid "
-            f"is {grid[0]}x{grid[1]}. Set backbone.image_size to the size the file was made for."
-        )
-    cells = positions[1:].reshape(edge, edge, -1)
-    cells = resize_grid(cells, grid, resample).reshape(grid[0] * grid[1], -1)
-    return np.concatenate([positions[:1], cells]), f"{edge}x{edge} -> {grid[0]}x{grid[1]}"

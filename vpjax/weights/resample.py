@@ -7,9 +7,12 @@ With R (q p) the resizing of a row of pixels, a patch x becomes R x R^T, and the
 it the old response is pinv(R)^T w pinv(R). This is not the resized kernel: its numbers are larger
 by about the ratio of the areas. Source: FlexiViT (Beyer et al. 2022, arXiv 2212.08013).
 
-    align_corners    linear between corner cells, which stay; positions only (VPT's rule)
-    bicubic          Keys' cubic (a = -1/2), antialiased; timm's rule for its own checkpoints
-    bilinear         a triangle, not antialiased; timm's rule for Google's npz files
+    align_corners           linear between corner cells, which stay; positions only (VPT's rule)
+    bicubic                 Keys' cubic (a = -1/2), antialiased; timm's rule for its own checkpoints
+    bicubic_no_antialias    torch's cubic (a = -3/4), not antialiased, the border repeated:
+                            transformers' rule
+    bilinear                a triangle, not antialiased; timm's rule for Google's npz files
+    bilinear_antialias      a triangle, wider where a grid shrinks: SigLIP 2's rule
 
 All are computed in float64.
 """
@@ -20,7 +23,7 @@ import numpy as np
 
 from vpjax.core.errors import UserError, unknown
 
-RULES = ("align_corners", "bicubic", "bilinear")
+RULES = ("align_corners", "bicubic", "bicubic_no_antialias", "bilinear", "bilinear_antialias")
 
 
 def resize_grid(
@@ -59,6 +62,10 @@ def matrix(old: int, new: int, rule: str) -> np.ndarray:
     position = (np.arange(new) + 0.5) * old / new - 0.5  # of pixel centres
     if rule == "bilinear":
         return _weights(position, old, _triangle)
+    if rule == "bilinear_antialias":
+        return _weights(position, old, _triangle, max(1.0, old / new))
+    if rule == "bicubic_no_antialias":
+        return _repeating_border(position, old)
     return _weights(position, old, _cubic, max(1.0, old / new))
 
 
@@ -68,11 +75,21 @@ def _weights(position: np.ndarray, old: int, kernel: Callable, width: float = 1.
     return out / out.sum(1, keepdims=True)
 
 
+def _repeating_border(position: np.ndarray, old: int) -> np.ndarray:
+    """Weigh the four cells around each position; one outside counts for the border's."""
+    out = np.zeros((len(position), old))
+    for offset in (-1, 0, 1, 2):
+        cell = np.floor(position).astype(int) + offset
+        share = _cubic(np.abs(position - cell), -0.75)
+        np.add.at(out, (np.arange(len(position)), np.clip(cell, 0, old - 1)), share)
+    return out
+
+
 def _triangle(x: np.ndarray) -> np.ndarray:
     return np.maximum(0.0, 1.0 - x)
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+def _cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
+    near = ((a + 2) * x - (a + 3)) * x * x + 1.0
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))

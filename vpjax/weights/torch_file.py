@@ -11,12 +11,13 @@ nothing. Numbers are read for the chosen part of the tree only, so an optimiser'
 memory.
 """
 
+import contextlib
 import io
 import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,7 +25,7 @@ import ml_dtypes
 import numpy as np
 
 # Keys below which training scripts store the model's arrays, in the order of search, at most two
-# levels deep.
+# levels deep. For files that hold no backbone that is known; else see `vpjax.weights.anchor`.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "model_ema", "teacher")
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # begins a legacy file
 
@@ -46,6 +47,10 @@ class Unsupported(Exception):
     """An undamaged file with something in it that only torch can read."""
 
 
+# Chooses from the names in a file: {name there: name to return}.
+Pick = Callable[[Collection[str]], Mapping[str, str]]
+
+
 class Tensor(NamedTuple):
     """A strided view of a storage, counted in elements; nothing is read yet."""
 
@@ -63,23 +68,50 @@ class Storage(NamedTuple):
     count: int
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a torch file by the file's names; tensors that share memory still do.
+Numbers = Callable[[Storage], bytes]
+
+
+def read(path: Path, pick: Pick | None = None) -> dict[str, np.ndarray]:
+    """Return arrays of a torch file; tensors that share memory still do.
+
+    Args:
+        path: the file.
+        pick: chooses from all names, keys of nested trees joined by "/"; None: the arrays below the
+            first of `WRAPPERS`. The rest is not read.
 
     Raises: Unsupported if only torch can read it; nearly any exception if the file is damaged.
     """
-    with open(path, "rb") as stream:
-        legacy = stream.read(len(MAGIC)) == MAGIC
-        stream.seek(0)
-        tree, numbers = (_legacy if legacy else _zip)(stream)
-        tensors = unwrap(tree, Tensor)
-        if not tensors:
-            found = list(tree)[:8] if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
-            raise Unsupported(f"it holds no dictionary of arrays; found {found}")
+    with _opened(path) as (tree, numbers):
+        tensors = _some(unwrap(tree, Tensor), tree) if pick is None else _some(flatten(tree), tree)
+        if pick is not None:
+            tensors = {ours: tensors[name] for name, ours in pick(tensors.keys()).items()}
         flat = {t.storage: None for t in tensors.values()}
         for storage in flat:
             flat[storage] = np.frombuffer(numbers(storage), storage.dtype)
         return {name: _view(t, flat[t.storage]) for name, t in tensors.items()}
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all arrays of a torch file, without reading their numbers.
+
+    Names are those that `read` gives to `pick`.
+    """
+    with _opened(path) as (tree, _):
+        return {name: tensor.shape for name, tensor in _some(flatten(tree), tree).items()}
+
+
+def flatten(tree: Any, place: str = "") -> dict[str, Tensor]:
+    """Return all tensors of nested containers, keys joined by "/"."""
+    if isinstance(tree, Tensor):
+        return {place: tree}
+    if isinstance(tree, list | tuple):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, Mapping):
+        return {}
+    out = {}
+    for key, value in tree.items():
+        out |= flatten(value, f"{place}/{key}" if place else str(key))
+    return out
 
 
 def unwrap(tree: Any, kind: type, depth: int = 3) -> dict[str, Any]:
@@ -92,7 +124,19 @@ def unwrap(tree: Any, kind: type, depth: int = 3) -> dict[str, Any]:
     return {n: v for n, v in tree.items() if isinstance(n, str) and isinstance(v, kind)}
 
 
-Numbers = Callable[[Storage], bytes]
+def _some(tensors: dict[str, Tensor], tree: Any) -> dict[str, Tensor]:
+    if not tensors:
+        found = list(tree)[:8] if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
+        raise Unsupported(f"it holds no dictionary of arrays; found {found}")
+    return tensors
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Numbers]]:
+    with open(path, "rb") as stream:
+        legacy = stream.read(len(MAGIC)) == MAGIC
+        stream.seek(0)
+        yield (_legacy if legacy else _zip)(stream)
 
 
 def _zip(stream: BinaryIO) -> tuple[Any, Numbers]:

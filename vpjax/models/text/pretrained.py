@@ -14,11 +14,9 @@ from flax import nnx
 from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.models.text.tower import TextTower
-from vpjax.weights import clip
-from vpjax.weights.clip_config import HEAD_DIM, read_clip_config
-from vpjax.weights.download import fetch, sha256
+from vpjax.weights import clip, clip_config
+from vpjax.weights.download import sha256
 from vpjax.weights.formats import read
-from vpjax.weights.hub import weights_in
 from vpjax.weights.load import check
 
 
@@ -31,21 +29,29 @@ class Text(NamedTuple):
     sha256: str  # of the file
 
 
-def load_text(where: str, head_dim: int = HEAD_DIM, **options: Any) -> Text:
+def load_text(where: str, **options: Any) -> Text:
     """Build the text tower of a CLIP with its weights.
 
     Args:
-        where, head_dim: as in `vpjax.weights.clip_config.read_clip_config`.
+        where: as in `vpjax.weights.clip_config.read_clip_config`.
         options: options of `TextTower` that replace those of the file.
 
     Raises:
-        UserError: if there is no such file, it holds no text tower, or it does not fit.
+        UserError: if there is no such file, it holds no text tower, it does not fit, or nothing
+            says what its arrays do not show.
     """
-    path = fetch(weights_in(where))
-    found = read_clip_config(where, head_dim).text
-    if not found:
+    file = clip_config.look(where)
+    path, found = file.path, clip_config.text_of(file)
+    if found is None:
         raise UserError(f"weights {path} hold no text tower. Give the file of a whole CLIP.")
-    graph, state = nnx.split(nnx.eval_shape(lambda: TextTower(**found | options, rngs=nnx.Rngs(0))))
+    if unsaid := [name for name in found.open if name not in options]:
+        raise UserError(
+            f"weights {path} are those of {found.kind}: nothing says {' and '.join(unsaid)} of its "
+            "text tower, which change its features. Put the model's open_clip_config.json or "
+            "config.json beside the file."
+        )
+    sizes = found.options | options
+    graph, state = nnx.split(nnx.eval_shape(lambda: TextTower(**sizes, rngs=nnx.Rngs(0))))
     expected = params.flatten(state)
     arrays = read(path)
     values = clip.translate(arrays, expected, clip.TEXT)

@@ -35,9 +35,12 @@ class TextTower(nnx.Module):
         mlp_dim: hidden width of MLPs; None: 4 `dim`.
         heads: number of attention heads.
         depth: number of layers.
-        joint_dim: width of the features, which image and text share.
+        joint_dim: width of the features, which image and text share; 0: `dim`, as there is no
+            projection.
         eps: of every LayerNorm.
         activation: of MLPs, see `vpjax.nn.activations`.
+        layer_scale: whether branches of layers are multiplied by learnt vectors.
+        projection_bias: whether the projection has a bias.
 
     Raises:
         UserError: for an unknown variant or activation, or a width that the heads do not divide.
@@ -56,22 +59,26 @@ class TextTower(nnx.Module):
         joint_dim: int | None = None,
         eps: float = 1e-5,
         activation: str = "quick_gelu",
+        layer_scale: bool = False,
+        projection_bias: bool = False,
         rngs: nnx.Rngs,
     ):
         chosen = find(variant)
         dim, heads = dim or chosen.text_dim, heads or chosen.text_heads
+        joint_dim = chosen.joint_dim if joint_dim is None else joint_dim
         if dim % heads:
             raise UserError(f"CLIP's text width {dim} does not divide into {heads} heads")
-        self.vocab, self.context, self.dim = vocab, context, joint_dim or chosen.joint_dim
+        self.vocab, self.context, self.dim = vocab, context, joint_dim or dim
         draw = lambda std, *shape: std * jax.random.normal(rngs.params(), shape)  # noqa: E731
         self.token_embed = nnx.Param(draw(0.02, vocab, dim))
         self.pos_embed = nnx.Param(draw(0.01, context, dim))
+        same = {"eps": eps, "activation": activation, "layer_scale": layer_scale}
         self.layers = nnx.List(
-            _Block(dim, heads, mlp_dim or 4 * dim, eps=eps, activation=activation, rngs=rngs)
-            for _ in range(depth)
+            _Block(dim, heads, mlp_dim or 4 * dim, **same, rngs=rngs) for _ in range(depth)
         )
         self.norm = LayerNorm(dim, eps=eps)
-        self.projection = Dense((dim,), (self.dim,), bias=False, rngs=rngs)
+        width, bias = (joint_dim,), projection_bias
+        self.projection = Dense((dim,), width, bias=bias, rngs=rngs) if joint_dim else None
 
     def __call__(
         self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
@@ -90,8 +97,8 @@ class TextTower(nnx.Module):
 
     def pool(self, tokens: Tokens, ids: Int[Array | np.ndarray, "N T"]) -> Float[Array, "N D"]:
         """Return the end token after the last norm, projected."""
-        x = tokens.x[jnp.arange(len(ids)), ids.argmax(-1)]
-        return self.projection(self.norm(x))
+        x = self.norm(tokens.x[jnp.arange(len(ids)), ids.argmax(-1)])
+        return self.projection(x) if self.projection else x
 
 
 class _Block(Block):
