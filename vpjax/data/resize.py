@@ -2,10 +2,12 @@
 
 On the host (numpy, Pillow):
     pil_bilinear, pil_bicubic   Pillow with antialias, rounds to uint8; torchvision on images
+    pil_lanczos                 likewise
+    float_bilinear              as pil_bilinear, but not rounded: torchvision on float tensors
     legacy_bilinear             TensorFlow v1's `image.resize`, as the VTAB code of VPT uses it:
                                 source coordinate i * in / out without half-pixel centres, no
                                 antialias, stays float
-On the device (jax): the same three. The Pillow kinds are `jax.image.resize` with antialias, rounded
+On the device (jax): the same. The Pillow kinds are `jax.image.resize` with antialias, rounded
 to whole levels as Pillow does: within 1 level of it (bilinear) or 2 (bicubic), except at single
 hard edges, since Pillow also rounds between its two passes.
 """
@@ -21,9 +23,13 @@ from PIL import Image
 PIL_FILTERS = {
     "pil_bilinear": Image.Resampling.BILINEAR,
     "pil_bicubic": Image.Resampling.BICUBIC,
+    "pil_lanczos": Image.Resampling.LANCZOS,
 }
-JAX_METHODS = {"pil_bilinear": "linear", "pil_bicubic": "cubic"}
-KINDS = (*PIL_FILTERS, "legacy_bilinear")
+BILINEAR = Image.Resampling.BILINEAR
+JAX_METHODS = {"pil_bilinear": "linear", "pil_bicubic": "cubic", "pil_lanczos": "lanczos3"}
+JAX_METHODS["float_bilinear"] = "linear"
+EXACT = ("legacy_bilinear", "float_bilinear")  # do not round, so their results are float32
+KINDS = (*PIL_FILTERS, *EXACT)
 
 
 def on_host(
@@ -31,10 +37,14 @@ def on_host(
 ) -> Shaped[np.ndarray, "h w C"]:
     """Resizes one image by one of `KINDS`.
 
-    Returns: uint8 for the Pillow kinds, float32 in 0..255 for legacy_bilinear.
+    Returns: uint8 for the Pillow kinds, float32 in 0..255 for those of `EXACT`.
     """
     if kind == "legacy_bilinear":
         return _legacy(image, height, width)
+    if kind == "float_bilinear":
+        channels = np.moveaxis(image.astype(np.float32), -1, 0)
+        resized = (Image.fromarray(c).resize((width, height), BILINEAR) for c in channels)
+        return np.stack([np.asarray(c) for c in resized], axis=-1)
     grey = image.shape[2] == 1
     picture = Image.fromarray(image[:, :, 0] if grey else image)
     array = np.asarray(picture.resize((width, height), PIL_FILTERS[kind]))
@@ -57,7 +67,7 @@ def on_device(
     resized = jax.image.resize(
         images, shape, JAX_METHODS[kind], antialias=True, precision=jax.lax.Precision.HIGHEST
     )
-    return jnp.clip(jnp.round(resized), 0, 255)
+    return resized if kind in EXACT else jnp.clip(jnp.round(resized), 0, 255)
 
 
 def short_side(height: int, width: int, short: int) -> tuple[int, int]:
