@@ -135,14 +135,14 @@ CASES = {
         (64, 96),
     ),
     "tv_swinv2": (torchvision_model(lambda: torchvision_swin(True)), (32, 32), (64, 96)),
-    "timm_convnext": (timm_model("convnext_atto", **TIMM_NEXT), (32, 32), (64, 45)),
+    "timm_convnext": (timm_model("convnext_atto", **TIMM_NEXT), (32, 32), (64, 52)),
     "timm_convnext_hnf": (timm_model("convnext_tiny_hnf", **TIMM_NEXT), (32, 32), None),
     "timm_convnext_mlp": (
         timm_model("convnext_large_mlp", norm_eps=1e-3, head_hidden_size=20, **TIMM_NEXT),
         (32, 32),
         None,
     ),
-    "timm_convnextv2": (timm_model("convnextv2_tiny", **TIMM_NEXT), (32, 32), (64, 45)),
+    "timm_convnextv2": (timm_model("convnextv2_tiny", **TIMM_NEXT), (32, 32), (64, 52)),
     "hf_convnext": (
         hub_model("ConvNextForImageClassification", layer_norm_eps=1e-2, **NEXT),
         (32, 32),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError
-from vpjax.data.transforms import Preset
+from vpjax.data.transforms import Preset, preset_from
 from vpjax.weights.description import WeightsFile
 
 # Names of activations there and here; "gelu" is the exact one everywhere.
@@ -101,7 +101,7 @@ def activation(file: WeightsFile, name: str) -> str:
 
 def preset(file: WeightsFile) -> Preset | None:
     """Return the preprocessing that the configuration says; None without one."""
-    return None
+    return preset_from(file.library, file.config, file.processor)
 
 
 def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
