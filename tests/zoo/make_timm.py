@@ -7,6 +7,7 @@ timm writes them for the hub, and recorded.npz: normalised images, pooled featur
 model has a head, and the same at another size of images, to which timm resizes positions.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def make(folder, architecture, classes, given):
     randomise(model, sum(map(ord, folder)))
     path = DATA / f"timm_{folder}"
     path.mkdir(parents=True, exist_ok=True)
-    save_for_hf(model.half(), path, model_args=args, safe_serialization=True)
-    model.float()
+    # A copy: tables of rotary positions would lose digits on their way through float16.
+    save_for_hf(copy.deepcopy(model).half(), path, model_args=args, safe_serialization=True)
     size = model.patch_embed.img_size
     record = {"images": images(size)} | outputs(model, images(size))
     model.set_input_size(OTHER)
