@@ -17,8 +17,7 @@ from flax import nnx
 
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
-from vpjax.core.errors import UserError
-from vpjax.weights import clip_config
+from vpjax.weights.recognise import describe
 
 USUAL = "B/16"
 
@@ -61,7 +60,7 @@ class CLIP(ViT):
         **inherited,
     ):
         chosen = find(variant or USUAL)
-        widths = (projection_dim, joint_dim, chosen.joint_dim)
+        widths = (joint_dim, projection_dim, chosen.joint_dim)
         width = next(w for w in widths if w is not None) or None
         super().__init__(
             chosen.vision,
@@ -85,9 +84,7 @@ class CLIP(ViT):
 
         Raises: UserError if the weights, or the configuration beside them, cannot be used.
         """
-        found = clip_config.vision_of(clip_config.look(weights)) if weights else None
-        if weights and found is None:
-            raise UserError(f"weights {weights} hold no image encoder. Give those of a whole CLIP.")
+        found = describe(weights) if weights else None
         known = found.options if found else {}
         out = options | {k: v for k, v in known.items() if options.get(k) is None}
         if out.get("image_size") is None:

@@ -204,6 +204,12 @@ def google_name(name: str) -> str:
     return _swap(name, swapped(TOP))
 
 
+def has_name(name: str) -> bool:
+    """Return whether one of our names has one in Google's checkpoints."""
+    inside = re.sub(r"^layers/\d+/", "", name)
+    return inside.startswith(tuple(BLOCK if inside != name else TOP))
+
+
 def save(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a ViT's arrays, given by our names, as an npz file with Google's names."""
     out = {}
