@@ -196,8 +196,18 @@ def test_predict(run, tmp_path):
     assert wrong.returncode == 2 and "--top_k is 6; the run has 5 classes" in wrong.stderr_text
 
 
-def test_export_and_convert(run, tmp_path):
+def test_export_refuses_a_run_whose_backbone_has_not_changed(run, tmp_path):
     done = command("export", f"--workdir={run}", str(tmp_path / "mine.npz"))
+    assert done.returncode == 2 and not (tmp_path / "mine.npz").exists()
+    assert "vpt.VPT trained prompts, the head" in done.stderr_text
+    assert "The backbone is still digits_vit" in done.stderr_text
+
+
+def test_export_and_convert(tmp_path):
+    trained = tmp_path / "trained"
+    done = command("--config=digits:full", f"--workdir={trained}", *QUICK)
+    assert done.returncode == 0, done.stderr_text
+    done = command("export", f"--workdir={trained}", str(tmp_path / "mine.npz"))
     assert done.returncode == 0, done.stderr_text
     with np.load(tmp_path / "mine.npz") as file:
         assert file["embedding/kernel"].shape == (4, 4, 3, 48)

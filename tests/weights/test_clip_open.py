@@ -9,7 +9,7 @@ from tests.helpers import clip as files
 from vpjax.backbones.clip import CLIP
 from vpjax.core.errors import UserError
 from vpjax.models.text.pretrained import load_text
-from vpjax.weights import clip, clip_names
+from vpjax.weights import clip
 from vpjax.weights.clip_config import look, text_of, vision_of
 
 VISION = {"width": 16, "layers": 2, "head_width": 4, "image_size": 12, "patch_size": 4}
@@ -176,11 +176,15 @@ def _visual(width, layers=1, patch=4, tokens=10):
     return out | {"visual.positional_embedding": draw(tokens, width)}
 
 
-def test_what_stands_before_every_name_is_found(tmp_path):
-    for before in ("module.", "_orig_mod.module.", ""):
-        names = {f"{before}{n}": a for n, a in arrays().items()}
-        assert clip_names.prefix(names) == before and clip.recognises(names)
-        file = look(folder(tmp_path, {}, names=names))
+@pytest.mark.parametrize("before", ["module.", "_orig_mod.module.", ""])
+def test_what_stands_before_every_name_is_found(tmp_path, before):
+    for inside in ("", "text."):
+        outside = ("visual.", "logit_scale")
+        names = {n if n.startswith(outside) else inside + n: a for n, a in arrays().items()}
+        names = {f"{before}{n}": a for n, a in names.items()}
+        where = folder(tmp_path, {}, names=names)
+        file = look(where)
         assert file.stripped == before and vision_of(file).options["heads"] == 4
-    custom = {f"module.text.{n}": a for n, a in arrays().items() if not n.startswith("visual")}
-    assert clip_names.prefix(custom) == "module."
+        assert load_text(where).tower.dim == 6
+        text = {n: a for n, a in names.items() if "visual." not in n}
+        assert look(folder(tmp_path, {}, names=text)).stripped == before

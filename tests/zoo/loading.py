@@ -1,6 +1,10 @@
-"""Opens a recorded case as a user's folder of weights is opened."""
+"""Opens a recorded case as a user's folder of weights is opened.
+
+python -m tests.zoo.loading FOLDER ...      prints the largest difference of each
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -33,19 +37,21 @@ def described(path: Path) -> Description:
     return form_of(file.shapes).describe(file)
 
 
-def backbone_of(path: Path, head: str = "new", **changes) -> tuple[Backbone, Loaded]:
+def backbone_of(
+    path: Path, head: str = "new", resample: str = "", **changes
+) -> tuple[Backbone, Loaded]:
     """Return the backbone of a file, with its weights, and what was loaded."""
     found = described(path)
     options = {"name": found.name, "dropout": 0.0} | dict(found.options) | changes
     assert not [k for k in found.open if options.get(k) is None], found.open
     body = nnx.eval_shape(lambda: registry.construct("backbones", options, rngs=nnx.Rngs(0)))
     expected = params.flatten(nnx.state(body))
-    loaded = load(str(path), expected, body.grid, head, found.resample, found.kind)
+    loaded = load(str(path), expected, body.grid, head, resample or found.resample, found.kind)
     graph, state = nnx.split(body)
     return nnx.merge(graph, params.fill(state, _arrays(loaded.values))), loaded
 
 
-def recorded(folder: str) -> dict[str, np.ndarray]:
+def recorded(folder: str | Path) -> dict[str, np.ndarray]:
     """Return what the library computed; images as float32."""
     with np.load(DATA / folder / "recorded.npz") as file:
         return {n: np.asarray(file[n], np.float32) for n in file.files}
@@ -67,3 +73,13 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _arrays(values: dict[str, np.ndarray]) -> dict[str, jnp.ndarray]:
     return {n: jnp.asarray(v, jnp.float32) for n, v in values.items()}
+
+
+if __name__ == "__main__":
+    for folder in map(Path, sys.argv[1:]):
+        case = recorded(folder.absolute())
+        backbone, _ = backbone_of(next(folder.glob("model.*")))
+        print(
+            folder.name,
+            f"{difference(features_of(backbone, case['images']), case['features']):.1e}",
+        )

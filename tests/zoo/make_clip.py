@@ -1,19 +1,22 @@
 """Makes small random CLIPs with open_clip and transformers, as those libraries save them.
 
-    python tests/zoo/make_clip.py        needs torch, open_clip_torch 3.3 and transformers 5.24
+    python tests/zoo/make_clip.py        needs torch, open_clip_torch 3.3, transformers 5.24
 
 Each folder of tests/zoo/data/clip_* holds weights, their configuration, and `recorded.npz`: images
 as normalised input, ids of texts, and what the library computes from them in evaluation mode.
 Numbers are float16, in which every weight and every pixel is exact.
 """
 
+import functools
 import json
 import shutil
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import safetensors.torch
+import timm
 import torch
 import transformers
 from open_clip.push_to_hf_hub import save_config_for_hf
@@ -145,9 +148,28 @@ def make_open_clip(name, cfg, seed):
     record(folder, **found)
 
 
+def make_trunk(seed):
+    """Make an image encoder of timm in OpenCLIP: EVA-02, narrow, with its head as projection."""
+    sizes = {"img_size": SIZE, "patch_size": 4, "embed_dim": 48, "depth": 1, "mlp_ratio": 0.5}
+    create = functools.partial(timm.create_model, **sizes)
+    vision = {"image_size": SIZE, "timm_model_name": "eva02_base_patch16_clip_224"}
+    vision |= {"timm_model_pretrained": False, "timm_pool": "token", "timm_proj": None}
+    cfg = model_cfg(custom_text=True) | {"vision_cfg": vision}
+    with unittest.mock.patch("open_clip.timm_model.timm.create_model", create):
+        model = randomise(open_clip_model(cfg), seed)
+    folder, x = fresh("clip_open_timm_vision"), images()
+    found = {"images": x, "features": model.encode_image(chw(x))}
+    model.visual.image_mean, model.visual.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    state = {n: v for n, v in half(model).items() if n.startswith("visual.")}
+    safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
+    save_config_for_hf(model, folder / "open_clip_config.json", cfg)
+    record(folder, **found)
+
+
 def make_training(seed):
     """Make a checkpoint as open_clip_train writes it; nothing lies beside it."""
-    folder, model = fresh("clip_open_training"), randomise(open_clip_model(model_cfg()), seed)
+    cfg = model_cfg({"layers": 1}, {"layers": 1})
+    folder, model = fresh("clip_open_training"), randomise(open_clip_model(cfg), seed)
     state = {f"module.{n}": v for n, v in half(model).items()}
     tree = {"epoch": 3, "name": "small", "state_dict": state, "optimizer": {"state": {}}}
     torch.save(tree, folder / "epoch_3.pt")
@@ -192,8 +214,13 @@ def make_transformers():
         model, folder = randomise(cls(config), seed), fresh(name)
         out = model(pixel_values=chw(x))
         features = out.image_embeds if name.endswith("projection") else out.pooler_output
+        found = {"images": x, "features": features}
+        if name == "clip_hub_vision":
+            larger = images(24, 24)
+            out = model(pixel_values=chw(larger), interpolate_pos_encoding=True)
+            found |= {"images_24": larger, "features_24": out.pooler_output}
         save(model, folder)
-        record(folder, images=x, features=features)
+        record(folder, **found)
     config = t.CLIPTextConfig(**HUB_TEXT)
     for name, cls, seed in (
         ("clip_hub_text", t.CLIPTextModel, 14),
@@ -211,5 +238,6 @@ if __name__ == "__main__":
         for number, (name, cfg) in enumerate(OPEN_CLIP.items()):
             make_open_clip(name, cfg, number)
         make_training(21)
+        make_trunk(23)
         make_openai_vision(22)
         make_transformers()

@@ -1,6 +1,7 @@
 """Make the recorded cases of transformers and torchvision: small random models and their features.
 
-    python -m tests.zoo.make_transformers [--full] [NAME ...]
+    python -m tests.zoo.make_transformers [NAME ...]
+    python -m tests.zoo.make_transformers --full FOLDER [NAME ...]      of full size, float32
 
 Needs torch, transformers and torchvision. Every parameter and buffer is random, so that none is 0
 or 1; numbers are those of float16, in which the files are kept. A folder holds the weights and the
@@ -13,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +40,7 @@ class Case(NamedTuple):
     Attributes:
         model: the class.
         config: of the model.
-        features: outputs -> B D.
+        features: outputs, model -> B D.
         other: keyword arguments for images of another size; None: it takes none.
     """
 
@@ -48,11 +50,11 @@ class Case(NamedTuple):
     other: dict | None = {}  # noqa: RUF012
 
 
-def token(out):
+def token(out, model):
     return out.last_hidden_state[:, 0]
 
 
-def pooled(out):
+def pooled(out, model):
     return out.pooler_output
 
 
@@ -69,7 +71,7 @@ CASES = {
     "ijepa": Case(
         T.IJepaForImageClassification,
         T.IJepaConfig(**SMALL, **MLP, **NUM_LABELS),
-        lambda out: out.last_hidden_state.mean(1),
+        lambda out, model: out.last_hidden_state.mean(1),
         RESIZED,
     ),
     "deit": Case(
@@ -117,7 +119,7 @@ CASES = {
             vocab_size=5,
             **(SMALL | MLP | RELATIVE),
         ),
-        lambda out: out.last_hidden_state[:, 1:].mean(1),
+        lambda out, model: model.layernorm(out.last_hidden_state)[:, 1:].mean(1),
     ),
     "data2vec": Case(
         T.Data2VecVisionForImageClassification,
@@ -166,6 +168,26 @@ CASES = {
 }
 
 
+# The sizes that their authors publish most, or the smallest of these.
+DINOV2_S = {"hidden_size": 384, "num_attention_heads": 6, "patch_size": 14, "image_size": 224}
+FULL = {
+    "vit": Case(T.ViTForImageClassification, T.ViTConfig(), token),
+    "deit": Case(T.DeiTForImageClassification, T.DeiTConfig(), token),
+    "vit_mae": Case(T.ViTMAEForPreTraining, T.ViTMAEConfig(mask_ratio=0.0), token),
+    "beit": Case(T.BeitForImageClassification, T.BeitConfig(**RELATIVE), pooled),
+    "data2vec": Case(
+        T.Data2VecVisionForImageClassification, T.Data2VecVisionConfig(**RELATIVE), pooled
+    ),
+    "dinov2": Case(T.Dinov2Model, T.Dinov2Config(**DINOV2_S), pooled),
+    "dinov2_registers": Case(
+        T.Dinov2WithRegistersModel, T.Dinov2WithRegistersConfig(**DINOV2_S), pooled
+    ),
+    "dinov3": Case(T.DINOv3ViTModel, T.DINOv3ViTConfig(num_register_tokens=4), pooled),
+    "siglip": Case(T.SiglipVisionModel, T.SiglipVisionConfig(), pooled),
+    "siglip2_naflex": Case(T.Siglip2VisionModel, T.Siglip2VisionConfig(), pooled),
+}
+
+
 def randomise(model: torch.nn.Module, seed: int) -> None:
     """Draw all parameters anew: matrices by their width, vectors about their first values."""
     rng = torch.Generator().manual_seed(seed)
@@ -188,7 +210,7 @@ def pixels(size: tuple[int, int], seed: int) -> np.ndarray:
 
 def inputs(case: Case, images: np.ndarray) -> dict:
     """Return what the model takes for images B H W C."""
-    if "naflex" not in case.config.model_type and case.model is not T.Siglip2VisionModel:
+    if case.model is not T.Siglip2VisionModel:
         out = {"pixel_values": torch.from_numpy(images).permute(0, 3, 1, 2)}
         if case.model is T.ViTMAEForPreTraining:
             cells = images.shape[1] * images.shape[2] // case.config.patch_size**2
@@ -213,65 +235,72 @@ def encoder(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def record(name: str, case: Case, folder: Path, half: bool = True) -> None:
+def record(name: str, case: Case, folder: Path, full: bool = False) -> None:
     """Write the folder of a case."""
     torch.manual_seed(0)
     model = case.model(case.config).eval()
     randomise(model, seed=len(name))
-    images, bare = (
-        pixels((EDGE, EDGE) if half else (case.config.image_size,) * 2, 1),
-        encoder(model),
-    )
-    out = bare(**inputs(case, images))
-    recorded = {"images": images, "features": case.features(out)}
-    if name == "beit_masked":
-        recorded["features"] = model.layernorm(out.last_hidden_state)[:, 1:].mean(1)
+    edge = getattr(case.config, "image_size", 256) if full else EDGE
+    images, bare = pixels((edge, edge), 1), encoder(model)
+    features = case.features(bare(**inputs(case, images)), model)
+    recorded = {"images": images, "features": features}
     if hasattr(case.config, "num_labels") and "ForImageClassification" in case.model.__name__:
         recorded["logits"] = model(**inputs(case, images)).logits
-    if case.other is not None and half:
+    if case.other is not None and not full:
         other = pixels(OTHER, 2)
-        out = bare(**inputs(case, other), **case.other)
-        recorded |= {"other_images": other, "other_features": case.features(out)}
-        if name == "beit_masked":
-            recorded["other_features"] = model.layernorm(out.last_hidden_state)[:, 1:].mean(1)
-    save(folder, recorded)
-    (model.half() if half else model).save_pretrained(folder)
+        features = case.features(bare(**inputs(case, other), **case.other), model)
+        recorded |= {"other_images": other, "other_features": features}
+    save(folder, recorded, torch, T)
+    (model if full else model.half()).save_pretrained(folder)
 
 
 @torch.no_grad()
-def record_torchvision(folder: Path) -> None:
+def record_torchvision(folder: Path, full: bool = False) -> None:
     """Write the folder of torchvision's ViT."""
+    edge = 224 if full else EDGE
     size = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "mlp_dim": 24}
-    model = torchvision.models.VisionTransformer(
-        image_size=EDGE, patch_size=4, num_classes=3, **size
-    ).eval()
+    small = lambda: torchvision.models.VisionTransformer(EDGE, 4, num_classes=3, **size)  # noqa: E731
+    model = (torchvision.models.vit_b_16 if full else small)().eval()
     randomise(model, seed=3)
-    images = pixels((EDGE, EDGE), 1)
+    images = pixels((edge, edge), 1)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     head, model.heads = model.heads, torch.nn.Identity()
     features = model(tensor)
     model.heads = head
-    save(folder, {"images": images, "features": features, "logits": model(tensor)})
-    arrays = {n: v.half().contiguous() for n, v in model.state_dict().items()}
+    save(
+        folder,
+        {"images": images, "features": features, "logits": model(tensor)},
+        torch,
+        torchvision,
+    )
+    arrays = (model if full else model.half()).state_dict()
     save_file(arrays, folder / "model.safetensors")
 
 
-def save(folder: Path, recorded: dict) -> None:
-    """Write recorded.npz; images as float16, which holds them exactly."""
+def save(folder: Path, recorded: dict, *libraries: ModuleType) -> None:
+    """Write recorded.npz; images as float16, which holds them exactly. And what made it."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {n: np.asarray(v) for n, v in recorded.items()}
     narrow = {n: v.astype(np.float16) if n.endswith("images") else v for n, v in arrays.items()}
     np.savez_compressed(folder / "recorded.npz", **narrow)
-    (folder / "made_with.json").write_text(
-        json.dumps({m.__name__: m.__version__ for m in (torch, T, torchvision)}) + "\n"
-    )
+    versions = {library.__name__: library.__version__ for library in libraries}
+    (folder / "made_with.json").write_text(json.dumps(versions) + "\n")
 
 
 def main() -> None:
     """Write the folders that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*")
-    chosen = parser.parse_args().names
+    parser.add_argument("--full", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    chosen = options.names
+    if options.full:
+        for name, case in FULL.items():
+            if not chosen or name in chosen:
+                record(name, case, options.full / f"transformers_{name}", full=True)
+        if not chosen or "torchvision" in chosen:
+            record_torchvision(options.full / "torchvision_vit_b_16", full=True)
+        return
     for name, case in CASES.items():
         if not chosen or name in chosen:
             record(name, case, DATA / f"transformers_{name}")

@@ -15,6 +15,7 @@ from vpjax.models.text import zero_shot
 from vpjax.models.text.pretrained import load_text
 from vpjax.nn.mop_similarity import unit
 from vpjax.weights.load import load
+from vpjax.weights.recognise import describe
 
 DATA = Path(__file__).parent / "data"
 # What the files themselves do not say.
@@ -36,10 +37,12 @@ def recorded(name):
 
 
 def backbone(path, **given):
-    options = CLIP.complete(given, path)
-    body = nnx.eval_shape(lambda: CLIP(**options, rngs=nnx.Rngs(0)))
+    """The backbone that weights describe, with what they leave open given."""
+    found = describe(path)
+    assert found.name == "clip.CLIP" and set(found.open) <= given.keys()
+    body = nnx.eval_shape(lambda: CLIP(**dict(found.options) | given, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(body)
-    loaded = load(path, params.flatten(state), body.grid, resample="bicubic")
+    loaded = load(path, params.flatten(state), body.grid, resample=found.resample)
     values = {n: jnp.asarray(v, jnp.float32) for n, v in loaded.values.items()}
     return nnx.merge(graph, params.fill(state, values))
 
@@ -84,7 +87,8 @@ def test_text_features_and_zero_shot_logits(name):
         same(zero_shot.logits(images, unit(features), scale), found["logits"])
 
 
-def test_features_at_another_size():
-    found = recorded("clip_open_gelu")
-    features = image_features(where("clip_open_gelu"), found["images_24"], image_size=24)
+@pytest.mark.parametrize("name", ["clip_open_gelu", "clip_hub_vision"])
+def test_features_at_another_size(name):
+    found = recorded(name)
+    features = image_features(where(name), found["images_24"], image_size=24)
     same(features, found["features_24"])

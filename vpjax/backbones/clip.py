@@ -17,8 +17,9 @@ from flax import nnx
 
 from vpjax.backbones.clip_variants import variant as find
 from vpjax.backbones.vit import ViT
-from vpjax.core.errors import UserError
-from vpjax.weights import clip_config
+from vpjax.weights.recognise import describe
+
+USUAL = "B/16"
 
 
 class CLIP(ViT):
@@ -41,13 +42,14 @@ class CLIP(ViT):
         UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
+    never_assumed = frozenset(("activation", "heads"))
     preset = "clip"  # where neither the weights nor their configuration say another
     usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
     usual |= {"pre_norm": True}
 
     def __init__(
         self,
-        variant: str = "B/16",
+        variant: str | None = None,
         image_size: int | tuple[int, int] | None = None,
         *,
         joint_dim: int | None = None,
@@ -57,8 +59,8 @@ class CLIP(ViT):
         rngs: nnx.Rngs,
         **inherited,
     ):
-        chosen = find(variant)
-        widths = (projection_dim, joint_dim, chosen.joint_dim)
+        chosen = find(variant or USUAL)
+        widths = (joint_dim, projection_dim, chosen.joint_dim)
         width = next(w for w in widths if w is not None) or None
         super().__init__(
             chosen.vision,
@@ -72,16 +74,19 @@ class CLIP(ViT):
             self.projection.bias = nnx.data(nnx.Param(jnp.zeros(width)))
 
     @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return the sizes that a variant stands for."""
+        return super().options_of_variant(find(variant).vision)
+
+    @classmethod
     def complete(cls, options: dict[str, Any], weights: str) -> dict[str, Any]:
         """Fill options that are None or absent with those of the weights, as far as known.
 
         Raises: UserError if the weights, or the configuration beside them, cannot be used.
         """
-        found = clip_config.vision_of(clip_config.look(weights)) if weights else None
-        if weights and found is None:
-            raise UserError(f"weights {weights} hold no image encoder. Give those of a whole CLIP.")
+        found = describe(weights) if weights else None
         known = found.options if found else {}
         out = options | {k: v for k, v in known.items() if options.get(k) is None}
         if out.get("image_size") is None:
-            out["image_size"] = find(out.get("variant") or "B/16").image_size
+            out["image_size"] = find(out.get("variant") or USUAL).image_size
         return out

@@ -259,6 +259,13 @@ class ViT(Backbone):
         size = options.get("image_size")
         return options | {"image_size": cls.usual["image_size"] if size is None else size}
 
+    @classmethod
+    def options_of_variant(cls, variant: str) -> dict[str, Any]:
+        """Return the sizes that a variant stands for."""
+        size, patch = parse(variant, cls.sizes)
+        names = ("dim", "mlp_dim", "heads", "depth")
+        return dict(zip(names, cls.sizes[size], strict=True)) | {"patch_size": patch}
+
     def embed(self, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Return prefix tokens and patches of normalised images, with their positions."""
         tokens = self.add_positions(self.patchify(images, ctx), ctx)

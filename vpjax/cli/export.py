@@ -10,7 +10,7 @@ EXAMPLE = "export --workdir runs/digits_pretrain digits_vit.npz"
 
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
-    text = ".npz file to write"
+    text = "file to write: .npz with Google's names (ViT), .safetensors with vpjax's own"
     parser.add_argument("target", metavar="TARGET", type=flags.folder, help=text)
     flags.add_workdir(parser, "folder of the run", required=True)
 

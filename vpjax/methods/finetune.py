@@ -141,7 +141,7 @@ def reinitialised_cls_token(
     Raises:
         UserError: if the backbone has no class token.
     """
-    if not hasattr(backbone, "cls_token"):
+    if getattr(backbone, "cls_token", None) is None:
         raise UserError(
             f"{type(backbone).__name__} has no class token to train. Use a ViT with one, or "
             "another method."

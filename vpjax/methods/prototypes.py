@@ -42,7 +42,7 @@ def read_prototypes(
     if init not in INITS:
         raise unknown("init", init, INITS)
     dims = {s.dim for s in backbone.sites}
-    if len(dims) > 1 or not hasattr(backbone, "cls_token"):
+    if len(dims) > 1 or getattr(backbone, "cls_token", None) is None:
         raise UserError(f"init={init!r} needs a class token; {type(backbone).__name__} has none")
     depth, dim = len(backbone.sites), dims.pop()
     expected = (num_tokens, depth + 1, dim)

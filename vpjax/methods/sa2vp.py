@@ -194,16 +194,20 @@ class SA2VP(Method):
             parts = zip(PROJECTIONS, heads, (own, other, other), strict=True)
             return [_rescale(layer, name, y, ratio) for name, y, ratio in parts]
 
-        def read(own, other, heads):
+        def placed(own, other, heads):
             q, k, v = renormalised(own, other, heads)
+            return *layer.attn.place(q, k, k.shape[1]), v
+
+        def read(own, other, heads):
+            q, k, v = placed(own, other, heads)
             return local_attention.local_attention(
                 q[:, : ctx.num_outputs], k, v, grid, self.cross_attn, self.cross_impl
             )
 
         grid = other.grid
-        for name, y in zip(PROJECTIONS, renormalised(own.x, other.x, heads), strict=True):
+        for name, y in zip(PROJECTIONS, placed(own.x, other.x, heads), strict=True):
             ctx.tap(f"cross.{name}", y, own.x)  # for pictures; unused, the compiler removes it
-        return layer.attn.out(jax.checkpoint(read)(own.x, other.x, heads))
+        return layer.attn.project(jax.checkpoint(read)(own.x, other.x, heads))
 
     def fuse(
         self, own: Float[Array, "#B K D"], read: Float[Array, "B K D"], ctx: Context

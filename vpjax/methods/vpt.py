@@ -175,6 +175,12 @@ class VPT(_Prompted):
             )
         self.inserted_at = self._inserted_at(backbone, expand)
         self.overwrites = match_reference_code and bool(reverse_deep)
+        if self.overwrites and backbone.positions_in_layers:
+            raise UserError(
+                "match_reference_code with reverse_deep overwrites patches, and the layers of this "
+                "backbone need all of them (rotary positions or a relative bias). Leave one of the "
+                "two out."
+            )
         self.miscounts = match_reference_code and not expand
 
         if deep_shared and len({s.dim for s in sites}) > 1 and not self.width:
@@ -193,9 +199,11 @@ class VPT(_Prompted):
 
     def _inserted_at(self, backbone: Backbone, expand: bool) -> int | None:
         """Return the layer whose prompts are inserted, as their outputs are used; None: none."""
-        # A backbone that pools all tokens pools its prompts too.
+        # A backbone that pools all tokens pools its prompts too, unless it says otherwise.
         pools_prompts = self.pool in ("prompt", "both") or (
-            self.pool == "original" and backbone.num_pooled_tokens is None
+            self.pool == "original"
+            and backbone.num_pooled_tokens is None
+            and backbone.pools_prompts
         )
         if self.at[-1] < backbone.sites[-1].index:
             if self.pool == "prompt" and not expand and not self.match_reference_code:
@@ -271,6 +279,7 @@ class PromptCls(VPT):
     ):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.reinit = reinit
+        reinitialised_cls_token(backbone, None, False)
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """Return a new class token, if `reinit` is on."""

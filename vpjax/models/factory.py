@@ -312,11 +312,20 @@ def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
         UserError: if the file cannot be read or does not fit.
     """
     expected = params.flatten(nnx.state(body))
+    found = describe(spec.weights)
     resample = spec.resample
     if resample == AUTO:
-        found = describe(spec.weights)
         resample = found.resample if found else "align_corners"
-    return load(spec.weights, expected, body.grid, spec.head, resample)
+    kind = found.kind if found else ""
+    return load(spec.weights, expected, body.grid, spec.head, resample, kind, source_grid(found))
+
+
+def source_grid(found: Description | None) -> tuple[int, int] | None:
+    """Return the grid (h, w) that weights were made for, where they say it; None: not known."""
+    size, patch = (found.options.get(k) if found else None for k in ("image_size", "patch_size"))
+    if size is None or patch is None:
+        return None
+    return tuple(i // p for i, p in zip(pair(size), pair(patch), strict=True))
 
 
 def shared_options(package: str, name: str, **values: Any) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
         experiment = prepare(config)
         source = experiment.sources["train"]
         backbone = merge(*experiment.parts).backbone
-        if not hasattr(backbone, "cls_token") or len({s.dim for s in backbone.sites}) > 1:
+        without = getattr(backbone, "cls_token", None) is None
+        if without or len({s.dim for s in backbone.sites}) > 1:
             raise UserError(
                 f"{type(backbone).__name__} has no class token that passes all layers. Use a ViT "
                 "with one."

@@ -114,6 +114,10 @@ class Run:
             n.removeprefix(start): np.asarray(v) for n, v in values.items() if n.startswith(start)
         }
 
+    def trained_names(self) -> list[str]:
+        """Return the names of parameters and running averages that training may have changed."""
+        return [*self._parts.trainable, *self._parts.stats]
+
     def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
         """Predict the classes of images.
 

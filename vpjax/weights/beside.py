@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError
-from vpjax.data.transforms import Preset
+from vpjax.data.transforms import Preset, preset_from
 from vpjax.weights.description import WeightsFile
 
 # Names of activations there and here; "gelu" is the exact one everywhere.
@@ -30,7 +30,15 @@ HARMLESS = {
     *("num_heads", "window_size", "mlp_ratio", "qkv_bias", "drop_rate", "drop_path_rate"),
     *("proj_drop_rate", "attn_drop_rate", "strict_img_size", "dynamic_img_size", "ls_init_value"),
     *("head_init_scale", "weight_init", "conv_mlp", "use_grn", "head_norm_first", "device"),
-    *("head_hidden_size", "conv_bias", "kernel_sizes", "global_pool", "zero_init_last", "dtype"),
+    *(
+        "channels",
+        "head_hidden_size",
+        "conv_bias",
+        "kernel_sizes",
+        "global_pool",
+        "zero_init_last",
+        "dtype",
+    ),
 }
 
 
@@ -93,7 +101,7 @@ def activation(file: WeightsFile, name: str) -> str:
 
 def preset(file: WeightsFile) -> Preset | None:
     """Return the preprocessing that the configuration says; None without one."""
-    return None
+    return preset_from(file.library, file.config, file.processor)
 
 
 def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

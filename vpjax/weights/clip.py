@@ -17,11 +17,7 @@ from vpjax.weights import clip_config, clip_names, clip_trunk
 from vpjax.weights.clip_names import TEXT, VISION
 from vpjax.weights.description import Description, WeightsFile
 
-ANCHOR = (
-    r"(?:params/)?(?:vision_model[./]embeddings[./]class_embedding|text_model[./]embeddings[./]"
-    r"token_embedding[./](?:weight|embedding))|visual\.class_embedding|token_embedding\.weight"
-)
-recognises = clip_names.recognises
+ANCHOR, recognises = clip_names.ANCHOR, clip_names.recognises
 
 
 def describe(file: WeightsFile) -> Description:
@@ -35,24 +31,27 @@ def describe(file: WeightsFile) -> Description:
             f"weights {file.path}: a CLIP's text encoder without an image encoder. Give the file "
             "of a whole CLIP, or of its image encoder."
         )
-    return Description(found.kind, "clip.CLIP", found.options, found.open, _preset(file, found))
+    # In words that `vit.ViT` has too.
+    options = {"pre_norm": True, "patch_bias": False} | found.options
+    options["projection_dim"] = options.pop("joint_dim")
+    # Each library's own rule for positions of another image size.
+    rule = "bicubic_no_antialias" if file.library == "transformers" else "bicubic"
+    preset = _preset(file, found)
+    return Description(found.kind, "clip.CLIP", options, found.open, preset, rule)
 
 
 def _preset(file: WeightsFile, found: clip_config.Tower) -> transforms.Preset | None:
-    """Return the preprocessing that the file's configuration says, or that its library assumes."""
-    # TODO: call it by name once it is there.
-    read = getattr(transforms, "preset_from", lambda *_: None)
-    preset = read(file.library, file.config, file.processor)
-    assumed = file.library or not found.open
-    return preset or (transforms.PRESETS["clip"] if assumed else None)
+    """Return the preprocessing that the configuration says, or that its absence means."""
+    if file.library == "open_clip" or file.processor:
+        return transforms.preset_from(file.library, file.config, file.processor)
+    usual = file.library == "transformers" or not found.open  # of OpenAI's models and copies
+    return transforms.PRESETS["clip"] if usual else None
 
 
 def translate(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], tower: str = VISION
 ) -> dict[str, np.ndarray]:
     """Return the arrays of `tower` by our names; heads are split as in `expected`."""
-    prefix = clip_names.prefix(arrays)
-    arrays = {n.removeprefix(prefix): a for n, a in arrays.items()}
     if tower == VISION and any(n.startswith(clip_names.TRUNK) for n in arrays):
         return clip_trunk.translate(arrays, expected)
     norm = "fc_norm/" if "fc_norm/scale" in expected else "norm/"
@@ -80,4 +79,4 @@ def _our_layout(ours: str, array: np.ndarray, like: Any | None) -> np.ndarray:
     return array.reshape(like.shape)
 
 
-__all__ = ["TEXT", "VISION", "describe", "recognises", "translate"]
+__all__ = ["ANCHOR", "TEXT", "VISION", "describe", "recognises", "translate"]

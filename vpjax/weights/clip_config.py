@@ -11,19 +11,20 @@ models, all of which have the same (`vpjax.weights.clip_shapes`).
 """
 
 import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vpjax.core.errors import UserError
 from vpjax.weights import clip_names as names
 from vpjax.weights import clip_open, clip_shapes, clip_transformers, clip_trunk
+from vpjax.weights.anchor import choose, split
 from vpjax.weights.clip_shapes import Shapes, Tower
 from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import fetch
-from vpjax.weights.formats import read
-from vpjax.weights.hub import folder_of, weights_in
+from vpjax.weights.formats import read, shapes
+from vpjax.weights.hub import configuration, weights_in
 
 
 class ClipConfig(NamedTuple):
@@ -65,11 +66,11 @@ def vision_of(file: WeightsFile) -> Tower | None:
         )
     if any(n.startswith(names.TRUNK) for n in file.shapes):
         return clip_trunk.vision(file)
-    shapes = names.shapes_in_hub(file.shapes)
-    if names.VISION_MARK not in shapes:
+    in_hub = names.shapes_in_hub(file.shapes)
+    if names.VISION_MARK not in in_hub:
         return None
-    sizes = functools.partial(clip_shapes.vision_sizes, shapes, file.path)
-    return _tower(file, shapes, "vision", sizes)
+    sizes = functools.partial(clip_shapes.vision_sizes, in_hub, file.path)
+    return _tower(file, in_hub, "vision", sizes)
 
 
 def text_of(file: WeightsFile) -> Tower | None:
@@ -77,22 +78,22 @@ def text_of(file: WeightsFile) -> Tower | None:
 
     Raises: UserError if it is another than CLIP's, or not supported.
     """
-    shapes = names.shapes_in_hub(file.shapes)
-    if names.TEXT_MARK not in shapes:
+    in_hub = names.shapes_in_hub(file.shapes)
+    if names.TEXT_MARK not in in_hub:
         if file.library == "open_clip" and any(n.startswith("text.") for n in file.shapes):
             path = file.path.parent / clip_open.FILE
             clip_open.text(clip_open.model_cfg(file.config, path), {}, path)
         return None
-    sizes = functools.partial(clip_shapes.text_sizes, shapes, file.path)
-    return _tower(file, shapes, "text", sizes)
+    sizes = functools.partial(clip_shapes.text_sizes, in_hub, file.path)
+    return _tower(file, in_hub, "text", sizes)
 
 
 def _tower(
-    file: WeightsFile, shapes: Shapes, tower: str, sizes: Callable[[], dict[str, Any]]
+    file: WeightsFile, in_hub: Shapes, tower: str, sizes: Callable[[], dict[str, Any]]
 ) -> Tower:
     if file.library == "transformers":
         path = file.path.parent / "config.json"
-        projected = f"{'visual' if tower == 'vision' else 'text'}_projection.weight" in shapes
+        projected = f"{'visual' if tower == 'vision' else 'text'}_projection.weight" in in_hub
         kind = (file.config.get("architectures") or ["CLIPModel"])[0]
         options = clip_transformers.options(file.config, tower, projected, path)
         return Tower(f"a transformers {kind}", options)
@@ -103,10 +104,10 @@ def _tower(
         return Tower("an OpenCLIP model", options)
     known = sizes()
     if tower == "vision":
-        known["pre_norm"] = f"{names.VISION}pre_layrnorm.weight" in shapes
+        known["pre_norm"] = f"{names.VISION}pre_layrnorm.weight" in in_hub
     layer = f"{names.TEXT if tower == 'text' else names.VISION}encoder.layers.0"
-    known["layer_scale"] = f"{layer}.ls_1.gamma" in shapes
-    reason = clip_shapes.openai_reason(file, shapes)
+    known["layer_scale"] = f"{layer}.ls_1.gamma" in in_hub
+    reason = clip_shapes.openai_reason(file, in_hub)
     if reason and known["dim"] % clip_shapes.HEAD_DIM == 0:
         known |= {"heads": known["dim"] // clip_shapes.HEAD_DIM, "eps": clip_shapes.EPS}
         return Tower(f"a CLIP of OpenAI, known {reason}", known | {"activation": "quick_gelu"})
@@ -120,43 +121,18 @@ def _tower(
 def look(where: str) -> WeightsFile:
     """Return what is found of a CLIP: names and shapes, and the configuration that belongs to them.
 
-    A folder of the hub may hold the same model twice. In OpenCLIP's names it is described by
-    open_clip_config.json, else by config.json, if both are there.
-
     Raises: UserError if there is no such file, or it is no CLIP.
     """
     path = fetch(weights_in(where))
-    shapes, stripped = _read_shapes(path, path.stat().st_mtime_ns)
-    folder = folder_of(where) or path.parent
-    found = {"transformers": folder / "config.json", "open_clip": folder / clip_open.FILE}
-    order = ("open_clip", "transformers")
-    for library in order if names.in_openai_names(shapes) else order[::-1]:
-        if not found[library].is_file():
-            continue
-        config = _read_json(found[library])
-        if library == "transformers":
-            clip_transformers.check_kind(config, found[library])
-        return WeightsFile(where, path, shapes, stripped, library, config)
-    return WeightsFile(where, path, shapes, stripped)
+    found = shapes(path)
+    chosen = choose(found, [names], split(where)[1], path)
+    taken = {ours: found[name] for name, ours in chosen.names.items()}
+    if not names.recognises(taken):
+        raise UserError(f"weights {path} are no CLIP; names look like {', '.join(list(found)[:3])}")
+    return WeightsFile(where, path, taken, chosen.prefix, *configuration(path, taken))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is damaged: {e}") from e
-    if not isinstance(found, dict):
-        raise UserError(f"{path} describes no CLIP: expected names and values in braces.")
-    return found
-
-
-@functools.lru_cache(maxsize=4)
-def _read_shapes(path: Path, modified_ns: int) -> tuple[dict[str, tuple[int, ...]], str]:
-    arrays = read(path)
-    prefix = names.prefix(arrays)
-    shapes = {n.removeprefix(prefix): a.shape for n, a in arrays.items()}
-    if not names.recognises(shapes):
-        raise UserError(
-            f"weights {path} are no CLIP; names look like {', '.join(list(arrays)[:3])}"
-        )
-    return shapes, prefix
+def arrays_of(file: WeightsFile) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by the names that it was found with."""
+    pick = lambda found: choose(found, [names], file.stripped, file.path).names  # noqa: E731
+    return read(file.path, pick)

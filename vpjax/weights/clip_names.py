@@ -15,10 +15,17 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 VISION, TEXT = "vision_model.", "text_model."
+# A name of every file, see `vpjax.weights.anchor`.
+ANCHOR = (
+    r"(?:params/)?vision_model[./]embeddings[./]class_embedding|pre_layrnorm\.weight"
+    r"|(?:params/)?text_model[./]embeddings[./]token_embedding[./](?:weight|embedding)"
+    r"|(?:embeddings\.|text\.)?token_embedding\.weight|visual\.class_embedding"
+    r"|visual\.trunk\..+|visual\.attnpool\.positional_embedding|image_encoder\.model\..+"
+)
 SCALARS = ("logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
 VISION_MARK = "vision_model.embeddings.class_embedding"
 TEXT_MARK = "text_model.embeddings.token_embedding.weight"
-# In OpenAI's names; after VISION_MARK and TEXT_MARK, which end like some of them.
+# In OpenAI's names.
 OPENAI_MARKS = ("visual.class_embedding", "text.token_embedding.weight", "token_embedding.weight")
 # Of a file that holds one tower, whose names then do not say which.
 ALONE = {
@@ -86,25 +93,12 @@ TRANSPOSED = ("visual.proj", "text_projection", "text.text_projection")
 
 def recognises(names: Collection[str]) -> bool:
     """Return whether names are those of a CLIP, or of one of its towers."""
-    before = prefix(names)
-    dotted = set(undotted(n.removeprefix(before) for n in names))
+    dotted = set(undotted(names))
     if any(foreign in dotted for foreign in FOREIGN):
         return False
     marks = (VISION_MARK, TEXT_MARK, *OPENAI_MARKS, RESNET_MARK)
     known = any(m in dotted for m in marks) or bool(alone(dotted))
     return known or any(n.startswith((TRUNK, MOBILE_MARK)) for n in dotted)
-
-
-def prefix(names: Collection[str]) -> str:
-    """Return what stands before every name of a CLIP, such as "module." of a training; often ""."""
-    if alone(names):
-        return ""
-    for mark in (VISION_MARK, TEXT_MARK, RESNET_MARK, *OPENAI_MARKS):
-        for name in names:
-            if name == mark or name.endswith(f".{mark}"):
-                return name.removesuffix(mark)
-    trunk = next((n for n in names if f".{TRUNK}" in n), TRUNK)
-    return trunk.partition(TRUNK)[0]
 
 
 def undotted(names: Iterable[str]) -> list[str]:

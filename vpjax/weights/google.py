@@ -146,7 +146,7 @@ def translate(
     return out
 
 
-def head_problem(names: Collection[str], expected: Mapping[str, Any]) -> str:
+def no_head(names: Collection[str], expected: Mapping[str, Any]) -> str:
     """Return why a file's classifier does not suit the model's features; "" if it does.
 
     Args:
@@ -202,6 +202,12 @@ def google_name(name: str) -> str:
     if m := re.fullmatch(r"layers/(\d+)/(.*)", name):
         return f"Transformer/encoderblock_{m[1]}/{_swap(m[2], swapped(BLOCK))}"
     return _swap(name, swapped(TOP))
+
+
+def has_name(name: str) -> bool:
+    """Return whether one of our names has one in Google's checkpoints."""
+    inside = re.sub(r"^layers/\d+/", "", name)
+    return inside.startswith(tuple(BLOCK if inside != name else TOP))
 
 
 def save(path: Path | BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:

@@ -98,7 +98,7 @@ def load(
     arrays = translate(found, expected, path)
     arrays |= {f"unused/{n}": np.zeros(0) for n in chosen.left_out}
     heads = {n.removeprefix("head/"): v for n, v in arrays.items() if n.startswith("head/")}
-    if head == "load" and (why := head_problem(form, found, expected)):
+    if head == "load" and (why := unsuited_head(form, found, expected)):
         raise UserError(f"{path}: head='load' does not suit the file's classifier: {why}.")
     if head == "load" and not {"kernel", "bias"} <= heads.keys():
         raise UserError(f"{path}: head='load', but the file has no head. Use head='new'.")
@@ -201,9 +201,9 @@ def translate(
         ) from e
 
 
-def head_problem(form: Any, names: Collection[str], expected: Mapping[str, Any]) -> str:
+def unsuited_head(form: Any, names: Collection[str], expected: Mapping[str, Any]) -> str:
     """Return why a file's classifier reads other features than the model's; "" if it does not."""
-    judge = getattr(form, "head_problem", None)
+    judge = getattr(form, "no_head", None)
     return judge(names, expected) if judge else ""
 
 

@@ -1,207 +1,171 @@
-"""Names of Swin files, versions 1 and 2: as released, of timm, of transformers, of torchvision.
+"""What a Swin file says of its model, version 1 or 2; its names are in `vpjax.weights.swin_names`.
 
-    released        layers.2.blocks.5.attn.qkv.weight (3 D, D)  layers.2.downsample.reduction.weight
-    timm            layers.2.blocks.5.attn.qkv.weight           layers.3.downsample.reduction.weight
-    transformers    encoder.layers.2.blocks.5.attention.self.query.weight
-    torchvision     features.5.5.attn.qkv.weight                features.6.reduction.weight
-    ours            layers/11/attn/query/kernel (D, N, d)       layers/24/reduction/kernel
-
-Other names are brought to the released ones first. Our layers are one list, in which patch merging
-follows its stage. In the released files `layers.2.downsample` is the merging after stage 2; in
-timm's it is the one before stage 2. The keys of version 2 have no bias; torchvision's files have
-one that is never used.
+Shapes show everything but: epsilon and activation, which transformers' configuration may change,
+and for version 2 the windows, now and in pre-training. Those are in the configuration, in timm's
+names ("swinv2_base_window12to16_192to256") and in those of the released files.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from vpjax.weights import beside
+from vpjax.weights.description import Description, WeightsFile
+from vpjax.weights.swin_names import ANCHOR, TABLE, library, recognises, translate, window_of
 
-from vpjax.core.errors import UserError
+__all__ = ["ANCHOR", "describe", "recognises", "translate"]
 
-ANCHOR = (
-    r"layers\.0\.blocks\.0\.attn\.(relative_position_bias_table|logit_scale)"
-    r"|(swin(v2)?\.)?encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight"
-    r"|features\.1\.0\.attn\.(relative_position_bias_table|logit_scale)"
-)
-PREFIXES = r"(module\.)?(encoder\.)?"
-BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-TABLE = "attn/relative_position_bias_table"
-TRANSFORMERS = r"(swin(v2)?\.)?"
-# Patterns in other names, and their replacements in the released ones.
-OTHERS = {
-    "transformers": {
-        rf"^{TRANSFORMERS}embeddings\.patch_embeddings\.projection\.": "patch_embed.proj.",
-        rf"^{TRANSFORMERS}embeddings\.norm\.": "patch_embed.norm.",
-        rf"^{TRANSFORMERS}embeddings\.position_embeddings$": "absolute_pos_embed",
-        rf"^{TRANSFORMERS}embeddings\.mask_token$": "mask_token",
-        rf"^{TRANSFORMERS}encoder\.": "",
-        rf"^{TRANSFORMERS}layernorm\.": "norm.",
-        r"^classifier\.": "head.",
-        r"\.layernorm_before\.": ".norm1.",
-        r"\.layernorm_after\.": ".norm2.",
-        r"\.attention\.self\.continuous_position_bias_mlp\.": ".attn.cpb_mlp.",
-        r"\.attention\.self\.": ".attn.",
-        r"\.attention\.output\.dense\.": ".attn.proj.",
-        r"\.intermediate\.dense\.": ".mlp.fc1.",
-        r"\.output\.dense\.": ".mlp.fc2.",
-    },
-    "torchvision": {
-        r"^features\.0\.0\.": "patch_embed.proj.",
-        r"^features\.0\.2\.": "patch_embed.norm.",
-        r"^features\.([1357])\.": lambda m: f"layers.{int(m[1]) // 2}.blocks.",
-        r"^features\.([246])\.": lambda m: f"layers.{int(m[1]) // 2 - 1}.downsample.",
-        r"\.mlp\.0\.": ".mlp.fc1.",
-        r"\.mlp\.3\.": ".mlp.fc2.",
-    },
-}
-# Computed, or used in training only.
-UNUSED = r"(.*/)?(relative_position_index|relative_coords_table|attn_mask|k_bias|mask_token)"
-MODULES = {
-    "patch_embed/proj": "patch_embed",
-    "patch_embed/norm": "patch_norm",
-    "head/fc": "head",
-    "cpb_mlp/0": "offset_mlp/fc1",
-    "cpb_mlp/2": "offset_mlp/fc2",
-    "attn/proj": "attn/out",
-}
-NORMS = ("norm", "norm1", "norm2", "patch_norm")
-PROJECTIONS = ("query", "key", "value")
+TIMM = r"(ms_in22k_)?swin(v2)?_(?!cr_)(s3_)?(tiny|small|base|large).*"
+EPS = 1e-5
+# Widths and depths of torchvision's sizes of version 2, all trained with one window.
+TORCHVISION = ((96, (2, 2, 6, 2)), (96, (2, 2, 18, 2)), (128, (2, 2, 18, 2)))
+# Of version 2: windows and pixels, and before "to" those of pre-training.
+NAME = re.compile(r"window(\d+)(?:to(\d+))?_(\d+)(?:to(\d+))?")
 
 
-def recognises(names: Collection[str]) -> bool:
-    """Return whether names are those of a Swin Transformer."""
-    return any(re.fullmatch(rf"{PREFIXES}({ANCHOR})", name) for name in names)
+def describe(file: WeightsFile) -> Description:
+    """Return what a file with names that `recognises` knows says.
 
-
-def translate(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Return a file's arrays by our names, in our shapes, a fused qkv as three.
-
-    Where names begin with "encoder.", as after self-supervised training, all others are unused.
-    Raises: UserError if the file's windows have another size than the model's.
+    Raises: UserError if its model is not one of ours.
     """
-    kind = library(arrays)
-    encoder = {n for n in arrays if re.match(r"(module\.)?encoder\.", n)} if not kind else set()
-    out = {f"unused/{n}": v for n, v in arrays.items() if encoder and n not in encoder}
-    theirs = {released_name(n, kind): arrays[n] for n in encoder or arrays}
-    second = is_second(theirs)
-    depths = count_blocks(theirs)
-    timm = not any(n.startswith("layers.0.downsample.") for n in theirs)
-    for name, array in split(theirs, second):
-        ours, array = parameter(our_layer(name, depths, timm), array)
-        if any(f"/attn/{part}/" in ours for part in (*PROJECTIONS, "out")):
-            array = with_heads(array, expected.get(ours))
-        out[ours] = array
-    check_windows(out, expected)
+    names = translate(beside.stand_ins(file.shapes), {})
+    shapes = {n: v.shape for n, v in names.items()}
+    second = "layers/0/attn/logit_scale" in shapes
+    kind = library(file.shapes)
+    options = from_shapes(shapes)
+    configured: dict[str, Any] = {}
+    if file.library == "timm":
+        given = beside.timm(file, TIMM, ("pretrained_window_sizes",))
+        check_square(file, given.get("window_size", 7))
+        configured = beside.image_size(file)
+    elif file.library == "transformers":
+        configured = of_transformers(file)
+    if not (kind == "transformers" and file.library != "transformers"):
+        options = {"eps": EPS, "activation": "gelu"} | options
+    options |= configured
+    if second:
+        options = windows(file, shapes, options) | options
+        asked = ("eps", "activation", "image_size", "window", "pretrained_windows")
+    else:
+        edge = options["window"]
+        edge = edge if isinstance(edge, int) else edge[-1]
+        patch = options["patch_size"]
+        size = [p * edge << len(options["depths"]) - 1 for p in patch]
+        # As in all released models, one window covers the last grid.
+        options.setdefault("image_size", size[0] if size[0] == size[1] else tuple(size))
+        asked = ("eps", "activation")
+    words = (kind or file.library, "Swin v2" if second else "Swin", "checkpoint")
+    return Description(
+        " ".join(("a", *filter(None, words))),
+        "swin_v2.SwinV2" if second else "swin.Swin",
+        options,
+        open=tuple(key for key in asked if key not in options),
+        preset=beside.preset(file),
+    )
+
+
+def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the options that the shapes of arrays show, by our names without heads split."""
+    heads, windows, depths = [], [], [0]
+    count = 1 + max(int(n.split("/")[1]) for n in shapes if n.startswith("layers/"))
+    for i in range(count):
+        layer = f"layers/{i}"
+        if f"{layer}/reduction/kernel" in shapes:
+            depths.append(0)
+            continue
+        table = shapes.get(f"{layer}/{TABLE}")
+        scale = shapes.get(f"{layer}/attn/logit_scale")
+        if not depths[-1]:
+            heads.append(table[1] if table else scale[0])
+            windows += [window_of(table[0])] if table else []
+        depths[-1] += 1
+    dim, hidden = shapes["layers/0/mlp/fc1/kernel"]
+    *patch, channels, _ = shapes["patch_embed/kernel"]
+    options = {
+        "embed_dim": dim,
+        "depths": tuple(depths),
+        "heads": tuple(heads),
+        "patch_size": tuple(patch),
+        "mlp_ratio": hidden / dim,
+        "qkv_bias": "layers/0/attn/query/bias" in shapes,
+        "patch_norm": "patch_norm/scale" in shapes,
+        "positions": "positions" in shapes,
+    }
+    if windows:
+        options["window"] = windows[0] if len(set(windows)) == 1 else tuple(windows)
+    if channels != 3:
+        options["channels"] = channels
+    return options
+
+
+def of_transformers(file: WeightsFile) -> dict[str, Any]:
+    """Return the options that transformers' configuration says and shapes do not."""
+    config = file.config
+    options = beside.image_size(file) | {
+        "eps": config.get("layer_norm_eps", EPS),
+        "activation": beside.activation(file, config.get("hidden_act", "gelu")),
+    }
+    if config.get("model_type") == "swinv2":
+        if config.get("use_absolute_embeddings"):
+            raise beside.refuse(file, "a Swin v2 with use_absolute_embeddings=true")
+        options["window"] = config.get("window_size", 7)
+        before = config.get("pretrained_window_sizes", (0, 0, 0, 0))
+        options["pretrained_windows"] = tuple(before)[: len(config.get("depths", before))]
+    return options
+
+
+def windows(
+    file: WeightsFile, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return windows and image size of a file of version 2, as far as it says them.
+
+    Args:
+        file: whose configuration or name may say it.
+        shapes: by our names; released files have tables of coordinates, as large as windows.
+        options: that shapes show.
+    """
+    sizes, stages = (options["embed_dim"], options["depths"]), len(options["depths"])
+    given = file.config.get("model_args") or {}
+    text = str(file.config.get("architecture") or file.path.name)
+    named, out = NAME.search(text), {}
+    if named and "swinv2" in text:
+        window, wider, size, larger = (int(n) if n else 0 for n in named.groups())
+        before = [min(window, size // 32 * 2 ** (3 - i)) for i in range(stages)] if wider else [0]
+        out = {"window": wider or window, "image_size": larger or size}
+        out["pretrained_windows"] = _common(before)
+    elif library(file.shapes) == "torchvision" and sizes in TORCHVISION:
+        out = {"window": 8, "image_size": 256, "pretrained_windows": 0}
+    tables = [
+        (shape[1] + 1) // 2
+        for name, shape in sorted(shapes.items())
+        if name.endswith("attn/relative_coords_table") and len(shape) == 4
+    ]
+    if tables:
+        out["window"] = max(tables)
+    if "window_size" in given:
+        out["window"] = _common(given["window_size"])
+    if "pretrained_window_sizes" in given:
+        out["pretrained_windows"] = _common(given["pretrained_window_sizes"])
+    elif "window_size" in given:
+        out.setdefault("pretrained_windows", 0)
     return out
 
 
-def library(names: Collection[str]) -> str:
-    """Return whose names they are, "transformers" or "torchvision"; "" for released and timm's."""
-    if any(".attention.self." in n for n in names):
-        return "transformers"
-    return "torchvision" if any(n.startswith("features.0.0.") for n in names) else ""
+def check_square(file: WeightsFile, windows: Any) -> None:
+    """Check the argument of timm's models: one edge, (height, width), or one of these each stage.
 
-
-def released_name(name: str, kind: str) -> str:
-    """Return the released name for one of a library; see `library`."""
-    for pattern, instead in OTHERS.get(kind, {rf"^{PREFIXES}": ""}).items():
-        name = re.sub(pattern, instead, name)
-    return name
-
-
-def is_second(names: Collection[str]) -> bool:
-    """Return whether released names are those of version 2."""
-    return any(n.endswith("attn.logit_scale") for n in names)
-
-
-def count_blocks(names: Collection[str]) -> list[int]:
-    """Return the number of blocks of every stage."""
-    blocks = {m.groups() for n in names if (m := re.match(BLOCK, n))}
-    stages = [int(stage) for stage, _ in blocks]
-    return [stages.count(stage) for stage in range(max(stages) + 1)]
-
-
-def split(arrays: Mapping[str, np.ndarray], second: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield names and arrays, a fused qkv as three.
-
-    Args:
-        arrays: by released names.
-        second: whether they are of version 2, whose keys have no bias.
+    Raises: UserError if a window is not square.
     """
-    for name, array in arrays.items():
-        if ".attn.qkv." in name:
-            for part, own in zip(PROJECTIONS, np.split(array, 3), strict=True):
-                if second and part == "key" and name.endswith("bias"):
-                    yield name.replace(".qkv.bias", ".k_bias"), own
-                else:
-                    yield name.replace(".qkv.", f".{part}."), own
-        else:
-            yield re.sub(r"\.([qv])_bias$", _separate_bias, name), array
+    pairs = windows if isinstance(windows, list | tuple) else ()
+    if len(pairs) == 2 and all(isinstance(w, int) for w in pairs):
+        pairs = [pairs]
+    if any(len(set(w)) > 1 for w in pairs if isinstance(w, list | tuple)):
+        raise beside.refuse(file, f"a Swin with windows of {windows}, which are not square")
 
 
-def our_layer(name: str, depths: list[int], timm: bool) -> str:
-    """Return a name with our number of the layer, such as "layers/11/mlp/fc1/weight".
-
-    Args:
-        name: such as "layers.2.blocks.5.mlp.fc1.weight".
-        depths: number of blocks of every stage.
-        timm: whether the file is timm's.
-    """
-    if m := re.match(BLOCK, name):
-        stage, block = int(m[1]), int(m[2])
-        name = f"layers.{sum(depths[:stage]) + stage + block}.{name[m.end() :]}"
-    elif m := re.match(r"layers\.(\d+)\.downsample\.", name):
-        stage = int(m[1]) - timm
-        name = f"layers.{sum(depths[: stage + 1]) + stage}.{name[m.end() :]}"
-    return name.replace(".", "/")
-
-
-def parameter(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return the name and layout here of one parameter of torch."""
-    if re.fullmatch(UNUSED, name) or name.startswith("decoder/"):
-        return f"unused/{name}", array
-    if name == "absolute_pos_embed":
-        return "positions", array[0] if array.ndim == 3 else array
-    module, _, kind = name.rpartition("/")
-    for theirs, ours in MODULES.items():
-        module = re.sub(rf"(^|(?<=/)){theirs}$", ours, module)
-    if kind == "logit_scale":
-        return name, array.reshape(-1)
-    if kind != "weight":
-        return f"{module}/{kind}".lstrip("/"), array
-    if module.rpartition("/")[2] in NORMS:
-        return f"{module}/scale", array
-    return f"{module}/kernel", array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def with_heads(array: np.ndarray, like: Any | None) -> np.ndarray:
-    """Split the axis of all heads in two; what does not fit stays, for the error message."""
-    return array.reshape(like.shape) if like is not None and like.size == array.size else array
-
-
-def window_of(rows: int) -> int:
-    """Return the edge of a window whose table of relative positions has so many rows."""
-    return (round(rows**0.5) + 1) // 2
-
-
-def check_windows(values: Mapping[str, np.ndarray], expected: Mapping[str, Any]) -> None:
-    """Compare the tables of relative positions.
-
-    Raises: UserError if they are of windows of another size.
-    """
-    for name in sorted(n for n in values.keys() & expected.keys() if n.endswith(TABLE)):
-        theirs, ours = (window_of(tables[name].shape[0]) for tables in (values, expected))
-        if theirs != ours:
-            raise UserError(
-                f"{name}: the file's windows are {theirs}x{theirs}, the model's {ours}x{ours}. Set "
-                "backbone.window and backbone.image_size to those of the file; the released ones "
-                "are 7 at 224 pixels and 12 at 384."
-            )
-
-
-def _separate_bias(match: re.Match) -> str:
-    return {"q": ".query.bias", "v": ".value.bias"}[match[1]]
+def _common(values: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Return the number that all stages have, or one each."""
+    if isinstance(values, int):
+        return values
+    values = [v if isinstance(v, int) else v[0] for v in values]
+    return values[0] if len(set(values)) == 1 else tuple(values)

@@ -10,13 +10,17 @@ which goes to "unused/": decoders, projectors, momentum encoders. What names and
 comes from the name of timm's architecture, `vpjax.weights.timm_models`.
 """
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from vpjax.core.errors import UserError
+from vpjax.core.size import Size, pair
 from vpjax.data import transforms
+from vpjax.nn.relative_bias import table_length
 from vpjax.weights import timm_models
 from vpjax.weights.description import Description, WeightsFile
 
@@ -29,12 +33,10 @@ UNUSED = re.compile(
 )
 SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"  # BEiT's pre-training: of all layers
 TWO_HEADS = (
-    "the logits of a distilled DeiT are the mean of two heads, of class and distillation token, "
-    "which no head on their mean gives"
+    "logits of a distilled DeiT are the mean of two heads, of class and distillation token, and "
+    "vpjax models have one. Use head='new'"
 )
-NO_PRE_LOGITS = (
-    "the file's head reads pre_logits, a layer that is left out. Set backbone.pre_logits=True"
-)
+NO_PRE_LOGITS = "it reads pre_logits, a layer that is left out. Set backbone.pre_logits=True"
 
 TOP = {
     "patch_embed.proj": "patch_embed",
@@ -102,10 +104,16 @@ def describe(file: WeightsFile) -> Description:
         UserError: for an architecture of timm that vpjax does not have, or does not know.
     """
     shapes = {PREFIX.sub("", n): s for n, s in file.shapes.items()}
-    options = options_of(shapes)
+    named = timm_models.options_of(file.config) if file.library == "timm" else {}
+    try:
+        options = options_of(shapes, named.get("image_size")) | named
+    except KeyError as e:
+        raise UserError(
+            f"weights {file.where} have names of timm's ViTs, but no {e.args[0]}: they are of an "
+            "architecture that vpjax does not have."
+        ) from e
     read = getattr(transforms, "preset_from", lambda *_: None)
     if file.library == "timm":
-        options |= timm_models.options_of(file.config)
         kind = f"a timm {file.config['architecture']}"
         preset = read("timm", file.config, file.processor)
         unsaid = () if "pool" in options else ("pool",)
@@ -120,8 +128,13 @@ def describe(file: WeightsFile) -> Description:
     return Description("a ViT with timm's names", name, options, open=tuple(unseen))
 
 
-def options_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return the options of `vit.ViT` that names and shapes of a file show."""
+def options_of(shapes: Mapping[str, tuple[int, ...]], size: Size | None = None) -> dict[str, Any]:
+    """Return the options of `vit.ViT` that names and shapes of a file show.
+
+    Args:
+        shapes: by the names in the file.
+        size: of images, where a configuration says it; None: square, if positions are.
+    """
     block = {n.removeprefix("blocks.0."): s for n, s in shapes.items() if n.startswith("blocks.0.")}
     dim, channels, *patch = shapes["patch_embed.proj.weight"]
     registers = shapes.get("reg_token") or shapes.get("register_tokens")
@@ -153,7 +166,7 @@ def options_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         out["fc_norm"] = True
     if "attn_pool.latent" in shapes:
         out["pool"] = "map"
-    return out | _positions(shapes, out)
+    return out | _positions(shapes, out, size)
 
 
 def _bias_of(block: Mapping[str, tuple[int, ...]]) -> bool | str:
@@ -162,30 +175,39 @@ def _bias_of(block: Mapping[str, tuple[int, ...]]) -> bool | str:
     return "attn.qkv.bias" in block
 
 
-def _positions(shapes: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return positions, how many prefix tokens have one, and the size of square images."""
-    size = options["patch_size"]
+def _positions(
+    shapes: Mapping[str, Any], options: Mapping[str, Any], size: Size | None
+) -> dict[str, Any]:
+    """Return positions, how many prefix tokens have one, and the size of images."""
+    patch = pair(options["patch_size"])
     if "pos_embed" not in shapes:
         tables = [s[0] for n, s in shapes.items() if n.endswith("relative_position_bias_table")]
-        root = round(max(tables[0] - 3, 0) ** 0.5) if tables else 0
-        square = root % 2 and root * root + 3 == tables[0] and isinstance(size, int)
-        return {"positions": "none"} | ({"image_size": (root + 1) // 2 * size} if square else {})
+        edge = (math.isqrt(max(tables[0] - 3, 0)) + 1) // 2 if tables else 0
+        square = edge and table_length((edge, edge)) == tables[0]
+        return {"positions": "none"} | (_square(edge, patch) if square else {})
     count = shapes["pos_embed"][-2]
     tokens = options["class_token"] + options["dist_token"]
+    known = size and math.prod(i // p for i, p in zip(pair(size), patch, strict=True))
     for prefix in (tokens, 0, tokens + options["num_registers"]):
-        edge = round(max(count - prefix, 0) ** 0.5)
-        if edge and edge * edge == count - prefix:
+        cells = count - prefix
+        edge = math.isqrt(max(cells, 0))
+        if cells == known or (not known and edge and edge * edge == cells):
             out = {} if prefix == tokens else {"prefix_positions": prefix}
-            return out | ({"image_size": edge * size} if isinstance(size, int) else {})
-    return {}
+            return out | ({} if known else _square(edge, patch))
+    return _positions(shapes, options, None) if known else {}
 
 
-def no_head(names: Collection[str], expected: Collection[str]) -> str:
-    """Return why the classifier of a file cannot be used with a backbone; "" if it can.
+def _square(edge: int, patch: tuple[int, int]) -> dict[str, Any]:
+    size = tuple(edge * p for p in patch)
+    return {"image_size": size[0] if size[0] == size[1] else size}
+
+
+def head_problem(names: Collection[str], expected: Collection[str]) -> str:
+    """Return why a file's classifier does not suit the model's features; "" if it does.
 
     Args:
-        names: in the file, without what stands in front of them.
-        expected: the backbone's names.
+        names: of the file.
+        expected: the model's names.
     """
     if "head_dist.weight" in names:
         return TWO_HEADS
@@ -203,11 +225,11 @@ def translate(
     """
     layout = _Layout(expected)
     short = {PREFIX.sub("", n) for n in arrays}
-    headless = no_head(short, expected.keys())
+    problem = head_problem(short, expected.keys())
     out = {}
     for name, array in arrays.items():
         theirs = PREFIX.sub("", name)
-        if UNUSED.fullmatch(theirs) or (headless and re.match(r"head(_dist)?\.", theirs)):
+        if UNUSED.fullmatch(theirs) or (problem and re.match(r"head(_dist)?\.", theirs)):
             out[f"unused/{name}"] = array
         elif theirs == SHARED_BIAS:
             tables = [n for n in expected if n.endswith("attn/relative_bias")]

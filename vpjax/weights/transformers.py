@@ -135,7 +135,7 @@ def translate(
     return out
 
 
-def head_problem(names: Collection[str], expected: Mapping[str, Any]) -> str:
+def no_head(names: Collection[str], expected: Mapping[str, Any]) -> str:
     """Return why a file's classifier does not suit the model's features; "" if it does.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 
 from vpjax.core.errors import UserError
 from vpjax.core.size import pair
+from vpjax.data.transforms import preset_from
 from vpjax.weights.description import Description, WeightsFile
 from vpjax.weights.transformers_families import ACTIVATIONS, FAMILIES, NO_EFFECT, PLAIN, Family
 
@@ -46,7 +47,8 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
     check_sizes(said, sizes, family, file)
     settings = dict(family.defaults) | said
     options = found | {"pool": pooling(settings if config else {}, family, shapes)}
-    options["image_size"] = image_size(said, family, shapes, sizes, file)
+    own_size = image_size(said, family, shapes, sizes, file)
+    options["image_size"] = prepared_size(file.processor, sizes) or own_size
     unseen = {"heads": settings["num_attention_heads"], "eps": settings["layer_norm_eps"]}
     silent = [k for k in sizes if k not in said and k in family.defaults]
     if "num_attention_heads" not in said and any(sizes[k] != family.defaults[k] for k in silent):
@@ -65,6 +67,7 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
         "vit.ViT",
         {k: v for k, v in options.items() if v is not None},
         open=tuple(k for k, v in options.items() if v is None),
+        preset=preset_from("transformers", config, file.processor) if config else None,
         resample=family.resample,
     )
 
@@ -271,6 +274,23 @@ def image_size(
     if rows(square, patch, relative) != count:
         return None
     return square if square[0] != square[1] else square[0]
+
+
+def prepared_size(
+    processor: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> int | tuple[int, int] | None:
+    """Return the size of images that preprocessor_config.json makes; None: it says none.
+
+    DINOv2's positions are those of 518 pixels, and users of the library give it 224.
+    """
+    size = processor.get("crop_size" if processor.get("do_center_crop") else "size")
+    if isinstance(size, Mapping):
+        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
+    if size is None:
+        return None
+    if any(i % p for i, p in zip(pair(size), pair(sizes["patch_size"]), strict=True)):
+        return None
+    return size if isinstance(size, int) or size[0] != size[1] else size[0]
 
 
 def rows(size: int | tuple[int, int], patch: tuple[int, int], relative: bool) -> int:

@@ -16,7 +16,6 @@ from vpjax.core.errors import UserError
 from vpjax.models.text.tower import TextTower
 from vpjax.weights import clip, clip_config
 from vpjax.weights.download import sha256
-from vpjax.weights.formats import read
 from vpjax.weights.load import check
 
 
@@ -53,8 +52,7 @@ def load_text(where: str, **options: Any) -> Text:
     sizes = found.options | options
     graph, state = nnx.split(nnx.eval_shape(lambda: TextTower(**sizes, rngs=nnx.Rngs(0))))
     expected = params.flatten(state)
-    arrays = read(path)
-    values = clip.translate(arrays, expected, clip.TEXT)
+    values = clip.translate(clip_config.arrays_of(file), expected, clip.TEXT)
     scale = values.get("unused/logit_scale")
     values = {n: v for n, v in values.items() if not n.startswith("unused/")}
     check(values, expected, path)

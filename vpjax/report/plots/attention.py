@@ -40,9 +40,12 @@ class Seen(NamedTuple):
 
 
 def applies(subject: Subject) -> bool:
-    """Return whether the backbone has a class token that attends."""
+    """Return whether the backbone has a class token, and queries and keys are all scores need."""
     backbone = subject.model.backbone
-    return backbone.num_prefix_tokens > 0 and backbone.taps.issuperset(SITES)
+    if getattr(backbone, "cls_token", None) is None or not backbone.taps.issuperset(SITES):
+        return False
+    normalised = any(layer.attn.query_norm for layer in backbone.layers)
+    return not (normalised or backbone.positions_in_layers)
 
 
 def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
