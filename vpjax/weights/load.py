@@ -51,6 +51,7 @@ class Loaded:
         dropped: names in the file that were left out on purpose.
         resized: such as "positions 14x14 -> 8x8, patches 16x16 -> 4x4", or "".
         chosen: such as "took 'state_dict_ema', not 'state_dict'", or "".
+        kind: what the file is, such as "a transformers Dinov2Model".
     """
 
     values: dict[str, np.ndarray]
@@ -60,6 +61,7 @@ class Loaded:
     dropped: tuple[str, ...]
     resized: str
     chosen: str = ""
+    kind: str = ""
 
 
 def load(
@@ -129,6 +131,7 @@ def load(
         dropped=tuple(n for n in optional if head == "new" or not n.startswith("head/")),
         resized=", ".join(resized),
         chosen=str(chosen),
+        kind=kind,
     )
 
 
