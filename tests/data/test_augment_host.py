@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vpjax.core.errors import UserError
 from vpjax.data import Loader, from_arrays, preset
@@ -63,8 +64,6 @@ def test_rand_augment_keeps_shape_and_type(channels):
 def test_rand_augment_of_strength_nothing_moves_nothing():
     moves = [n for n in OPERATIONS if n.startswith(("shear", "translate", "rotate"))]
     for name in moves:
-        from PIL import Image
-
         made = OPERATIONS[name](Image.fromarray(PHOTO), 0.0, 1.0, (0, 0, 0), 3)
         np.testing.assert_array_equal(np.asarray(made), PHOTO)
 

@@ -66,19 +66,19 @@ def test_shares_are_of_a_beta_distribution(alpha):
 
 def test_boxes_are_those_of_the_paper():
     """Centre anywhere, edges of sqrt(1 - share), cut off at the border: as numpy counts them."""
-    keys, share, draw = jax.random.split(jax.random.key(1), 4000), 0.6, np.random.default_rng(0)
+    keys, share, draw = jax.random.split(jax.random.key(1), 1500), 0.6, np.random.default_rng(0)
     left = jax.vmap(lambda key: box(key, (20, 30), jnp.float32(share))[1])(keys)
     heights, widths = (int(edge * np.sqrt(1 - share)) for edge in (20, 30))
     areas = []
-    for _ in range(4000):
+    for _ in range(1500):
         cut = 1
         for length, edge in ((heights, 20), (widths, 30)):
             centre = draw.integers(edge)
             low, high = np.clip([centre - length // 2, centre + (length + 1) // 2], 0, edge)
             cut *= high - low
         areas.append(1 - cut / 600)
-    assert left.mean() == pytest.approx(np.mean(areas), abs=0.005)
-    assert left.std() == pytest.approx(np.std(areas), abs=0.005)
+    assert left.mean() == pytest.approx(np.mean(areas), abs=0.01)
+    assert left.std() == pytest.approx(np.std(areas), abs=0.01)
     assert left.min() == pytest.approx(min(areas), abs=1e-5)
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from vpjax.core.errors import UserError
 
 # Operations, and the numbers behind them where none are given.
-HOST_OPS: dict[str, tuple[float, ...]] = {
+HOST_OPS: dict[str, tuple[int | float, ...]] = {
     "random_crop": (),
     "random_resized_crop": (0.08, 1.0),
     "rand_augment": (9, 2, 0.5),
@@ -32,7 +32,7 @@ STRONGEST = 10.0
 PROBABILITY = 0.5  # of each operation of RandAugment that was drawn
 
 
-def settings(op: str) -> tuple[float, ...]:
+def settings(op: str) -> tuple[int | float, ...]:
     """Return the numbers of an operation as it is written, such as "rand_augment=9/2".
 
     Raises: UserError for numbers out of range.
@@ -78,7 +78,7 @@ def part(height: int, width: int, scale: tuple[float, float], rng: np.random.Gen
 
 def rand_augment(
     image: UInt8[np.ndarray, "H W C"],
-    numbers: tuple[float, ...],
+    numbers: tuple[int | float, ...],
     mean: tuple[float, float, float],
     rng: np.random.Generator,
     kind: int = Image.Resampling.BICUBIC,

@@ -152,7 +152,7 @@ class Preset:
             image = augment_host.rand_augment(image, numbers, self.mean, rng, kind)
         return image
 
-    def _host_ops(self) -> dict[str, tuple[float, ...]]:
+    def _host_ops(self) -> dict[str, tuple[int | float, ...]]:
         names = {op: op.partition("=")[0] for op in self.augment}
         return {n: augment_host.settings(op) for op, n in names.items() if n in HOST_OPS}
 
