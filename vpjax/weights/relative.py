@@ -1,7 +1,9 @@
 """Tables of relative positions of a file, BEiT's, on another grid of tokens.
 
 (2 h - 1)(2 w - 1) rows of offsets between cells, row by row, then 3 rows of the class token, which
-stay. The offsets are resized as a grid is. See `vpjax.nn.relative_bias`.
+stay. See `vpjax.nn.relative_bias`. The offsets are resized as a grid is; with the rule "bicubic",
+which is timm's, they are taken to lie at 0, 1, 1 + q, 1 + q + q^2 ... cells, the last at the border
+of the new grid, and new offsets linearly between: BEiT's rule (Bao et al. 2022, arXiv 2106.08254).
 """
 
 import math
@@ -55,7 +57,8 @@ def fit_tables(
             )
         if old != tuple(grid):
             cells = table[:-OWN].reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
-            cells = resize_grid(cells, (2 * grid[0] - 1, 2 * grid[1] - 1), resample)
+            resize = _resize_offsets if resample == "bicubic" else resize_grid
+            cells = resize(cells, (2 * grid[0] - 1, 2 * grid[1] - 1), resample)
             out[name] = np.concatenate([cells.reshape(offsets(grid), -1), table[-OWN:]])
             change = f"{old[0]}x{old[1]} -> {grid[0]}x{grid[1]}"
     return out, change
@@ -64,3 +67,22 @@ def fit_tables(
 def offsets(grid: tuple[int, int]) -> int:
     """Return how many offsets there are between the cells of a grid."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1)
+
+
+def _resize_offsets(cells: np.ndarray, grid: tuple[int, int], rule: str) -> np.ndarray:
+    rows, columns = (_between(old, new) for old, new in zip(cells.shape[:2], grid, strict=True))
+    out = np.einsum("ih,jw,hwd->ijd", rows, columns, cells.astype(np.float64))
+    return out.astype(cells.dtype)
+
+
+def _between(old: int, new: int) -> np.ndarray:
+    """Return the matrix (new old) that reads offsets between those at a geometric progression."""
+    steps, border = np.arange(old // 2), new // 2
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (q**steps).sum() > border else (q, high)
+    far = np.cumsum(q**steps)
+    places = np.concatenate([-far[::-1], [0.0], far])
+    wanted = np.arange(new) - border
+    return np.stack([np.interp(wanted, places, row) for row in np.eye(old)], axis=1)

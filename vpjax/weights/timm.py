@@ -20,9 +20,9 @@ import numpy as np
 from vpjax.core.errors import UserError
 from vpjax.core.size import Size, pair
 from vpjax.data import transforms
-from vpjax.nn.relative_bias import table_length
 from vpjax.weights import timm_models
 from vpjax.weights.description import Description, WeightsFile
+from vpjax.weights.relative import OWN, offsets
 
 ANCHOR = r"blocks\.0\.attn\.(?:qkv|q_proj)\.weight"
 # Prefixes of the training scripts before the encoder's names.
@@ -182,8 +182,8 @@ def _positions(
     patch = pair(options["patch_size"])
     if "pos_embed" not in shapes:
         tables = [s[0] for n, s in shapes.items() if n.endswith("relative_position_bias_table")]
-        edge = (math.isqrt(max(tables[0] - 3, 0)) + 1) // 2 if tables else 0
-        square = edge and table_length((edge, edge)) == tables[0]
+        edge = (math.isqrt(max(tables[0] - OWN, 0)) + 1) // 2 if tables else 0
+        square = edge and offsets((edge, edge)) + OWN == tables[0]
         return {"positions": "none"} | (_square(edge, patch) if square else {})
     count = shapes["pos_embed"][-2]
     tokens = options["class_token"] + options["dist_token"]
@@ -202,7 +202,7 @@ def _square(edge: int, patch: tuple[int, int]) -> dict[str, Any]:
     return {"image_size": size[0] if size[0] == size[1] else size}
 
 
-def head_problem(names: Collection[str], expected: Collection[str]) -> str:
+def no_head(names: Collection[str], expected: Collection[str]) -> str:
     """Return why a file's classifier does not suit the model's features; "" if it does.
 
     Args:
@@ -225,7 +225,7 @@ def translate(
     """
     layout = _Layout(expected)
     short = {PREFIX.sub("", n) for n in arrays}
-    problem = head_problem(short, expected.keys())
+    problem = no_head(short, expected.keys())
     out = {}
     for name, array in arrays.items():
         theirs = PREFIX.sub("", name)
