@@ -32,6 +32,7 @@ HARMLESS = {
     *("head_init_scale", "weight_init", "conv_mlp", "use_grn", "head_norm_first", "device"),
     *(
         "channels",
+        "depth",
         "head_hidden_size",
         "conv_bias",
         "kernel_sizes",

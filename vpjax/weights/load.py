@@ -23,7 +23,18 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.weights import clip, convnext, google, resnet, swin, timm, torchvision, transformers
+from vpjax.weights import (
+    bit,
+    clip,
+    convnext,
+    google,
+    hybrid,
+    resnet,
+    swin,
+    timm,
+    torchvision,
+    transformers,
+)
 from vpjax.weights.anchor import Chosen, choose, split
 from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import digest_of, fetch
@@ -34,7 +45,7 @@ from vpjax.weights.relative import fit_tables
 from vpjax.weights.resample import RULES, resize_patches
 
 HEAD_POLICIES = ("new", "load")
-FORMATS = (google, timm, transformers, torchvision, swin, convnext, resnet, clip)
+FORMATS = (hybrid, google, timm, transformers, torchvision, swin, convnext, resnet, bit, clip)
 PATCHES = "patch_embed/kernel"  # p p C D
 OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
