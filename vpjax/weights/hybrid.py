@@ -5,9 +5,9 @@
     ours      patch_embed/blocks/3/downsample/kernel
 
 The names of the ViT are those of `vpjax.weights.google` and `vpjax.weights.timm`. Google's program
-and timm's differ in the form of gelu, and in epsilons: of group normalisation 1e-6 and 1e-5; of kernels 1e-5 beside the
-standard deviation and 1e-8 beside the variance. A file is computed as by the program whose names it
-has.
+and timm's differ: in the form of gelu, in the epsilon of group normalisation (1e-6 and 1e-5) and in
+that of kernels (1e-5 beside the standard deviation, 1e-8 beside the variance). A file is computed
+as by the program whose names it has.
 """
 
 import dataclasses
@@ -92,11 +92,7 @@ def of_timm_s_configuration(file: WeightsFile, dim: int) -> tuple[dict[str, Any]
     """
     if file.library != "timm":
         return {}, ("heads", "eps", "activation", "pool")
-    config = dict(file.config)
-    pool = config.pop("global_pool", "token")
-    given = beside.timm(dataclasses.replace(file, config=config), f"{NAMES}|{OLD_NAMES}")
-    if pool != "token":
-        raise beside.refuse(file, f"a hybrid with global_pool={pool!r}")
+    given = beside.timm(file, f"{NAMES}|{OLD_NAMES}", pool="token")
     heads = given.get("num_heads") or dim // HEAD
     own = {"heads": heads, "eps": 1e-6, "activation": "gelu", "pool": "token"}
     return own | beside.image_size(file), ()
