@@ -23,7 +23,18 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.weights import clip, convnext, google, resnet, swin, timm, torchvision, transformers
+from vpjax.weights import (
+    bit,
+    clip,
+    convnext,
+    google,
+    hybrid,
+    resnet,
+    swin,
+    timm,
+    torchvision,
+    transformers,
+)
 from vpjax.weights.anchor import Chosen, choose, split
 from vpjax.weights.check import PATCHES, check_finite, check_names, check_shapes, other_patches
 from vpjax.weights.description import WeightsFile
@@ -35,7 +46,7 @@ from vpjax.weights.relative import fit_tables
 from vpjax.weights.resample import RULES, resize_patches
 
 HEAD_POLICIES = ("new", "load")
-FORMATS = (google, timm, transformers, torchvision, swin, convnext, resnet, clip)
+FORMATS = (hybrid, google, timm, transformers, torchvision, swin, convnext, resnet, bit, clip)
 OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
 
