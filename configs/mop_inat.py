@@ -35,7 +35,7 @@ def get_config(label: str = "") -> ConfigDict:
     if chosen["version"] == "2018" and chosen["subset"] != "all":
         raise UserError("named subsets are of iNaturalist 2021; give --config.data.classes instead")
     config = defaults.get_config()
-    config.backbone = defaults.backbone("clip.CLIP", variant="B/16")
+    config.backbone = defaults.backbone("clip.CLIP")
     config.method = defaults.section("methods", "mop.MoP")
     name = f"inat{chosen['version']}"
     config.data.update(name=name, train="train", val="val", test="", eval_batch_size=32)

@@ -59,6 +59,7 @@ def write(folder: Path, config: ConfigDict, accuracy: float, **changes) -> Path:
         },
         "data_fingerprint": "ab" * 32,
         "preset": config.data.preset,
+        "image_size": [224, 224],
         "seed": config.seed,
         "devices": ["cpu"],
         "versions": VERSIONS,

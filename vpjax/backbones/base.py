@@ -87,7 +87,7 @@ class Backbone(nnx.Module):
         batch_norm: whether there are BatchNorm layers. They use their running averages, or while
             `ctx.noisy_backbone` is on and the model trains, the averages of the batch.
         preset: the preprocessing, a name in `vpjax.data.PRESETS`. Of a class: what every weights
-            file of the architecture needs; None: see `vpjax.weights.catalog.preset_of`.
+            file of the architecture needs; None: see `vpjax.models.factory.preset_of`.
         dtype: of computation, where a backbone is called by itself.
         never_assumed: options that have no usual value: what neither the weights' configuration nor
             the user says is an error, whatever the variant.

@@ -103,6 +103,7 @@ class ViT(Backbone):
     usual: Mapping[str, Any] = {
         "variant": "B/16",
         "image_size": 224,
+        "dropout": 0.1,
         "eps": 1e-6,
         "pre_logits": False,
         "class_token": True,
@@ -136,7 +137,7 @@ class ViT(Backbone):
         heads: int | None = None,
         depth: int | None = None,
         channels: int = 3,
-        dropout: float = 0.1,
+        dropout: float | None = None,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
         eps: float | None = None,
@@ -191,7 +192,7 @@ class ViT(Backbone):
         )
         self.pools_prompts = POOLS[self.pooling]
         self.positions_in_layers = bool(o.rope or o.relative_bias)
-        self.dropout, self.taps = dropout, TAPS
+        self.dropout, self.taps = o.dropout, TAPS
         self.stem = Stem(self.patch_size, self.patch_size, 0, dim, channels=channels)
         self.sites = tuple(Site(i, 0, dim, self.grid) for i in range(depth))
 
@@ -210,7 +211,7 @@ class ViT(Backbone):
                 dim,
                 heads,
                 mlp_dim,
-                dropout=dropout,
+                dropout=o.dropout,
                 attention_dropout=attention_dropout,
                 drop_path=drop_path * i / max(depth - 1, 1),
                 eps=o.eps,

@@ -117,10 +117,11 @@ def fill_options(
     asked = [k for k in found.open if k in known and out.get(k) is None and k not in implied]
     asked = [k for k in asked if k in cls.never_assumed or "variant" not in given]
     if asked:
+        words = " ".join(f"backbone.{k}=..." for k in asked)
         raise UserError(
             f"weights {weights} are {found.kind}, and nothing beside the file says "
-            f"{', '.join(asked)}, which arrays do not show. Put the model's config.json beside it, "
-            f"or say it: {' '.join(f'backbone.{k}=...' for k in asked)}."
+            f"{', '.join(asked)}, which arrays do not show. Put the model's configuration "
+            f"(config.json, open_clip_config.json) beside it, or say it: {words}."
         )
     return out
 
@@ -173,7 +174,7 @@ def build(
     if backbone.weights:
         loaded = load_weights(body, backbone)
         values = {f"backbone/{n}": v for n, v in loaded.values.items()}
-        values |= head_values(loaded, num_classes)
+        values |= head_values(loaded, body.dim, num_classes)
         loaded = dataclasses.replace(loaded, values={}, head={})
     new = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in new.items()}
@@ -296,9 +297,9 @@ def preset_of(name: str, weights: str) -> str | None:
         weights: path, address or name.
     """
     found = describe(weights) if weights else None
-    if found is not None and found.preset is not None:
-        return found.preset.name
-    return registry.lookup("backbones", name).preset
+    if found is None:
+        return registry.lookup("backbones", name).preset
+    return found.preset.name if found.preset else None
 
 
 def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
@@ -340,12 +341,20 @@ def shared_options(package: str, name: str, **values: Any) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k in known}
 
 
-def head_values(loaded: Loaded, num_classes: int) -> dict[str, Any]:
+def head_values(loaded: Loaded, dim: int, num_classes: int) -> dict[str, Any]:
     """Return the classification head of a weights file by the names of a model's parameters.
 
     Raises:
-        UserError: if it has not `num_classes` classes.
+        UserError: if it reads features of another width than `dim`, or has not `num_classes`
+            classes.
     """
+    if loaded.head and loaded.head["kernel"].shape[0] != dim:
+        width = loaded.head["kernel"].shape[0]
+        hint = " Its features are two in one: backbone.pool='token_mean'." * (width == 2 * dim)
+        raise UserError(
+            f"weights {loaded.path}: the head reads features {width} wide, and the backbone's are "
+            f"{dim} wide.{hint}"
+        )
     if loaded.head and loaded.head["bias"].shape != (num_classes,):
         raise UserError(
             f"weights {loaded.path}: the head has {len(loaded.head['bias'])} classes, the data "

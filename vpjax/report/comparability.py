@@ -90,8 +90,8 @@ def benchmark_facts(run: Run) -> dict[str, str]:
     weights, config = run.result["weights"], run.config
     sha = weights.get("sha256")
     origin = f"{weights.get('where')}, sha256 {sha[:16]}" if sha else "random"
-    size = config.backbone.get("image_size", None)
-    size = " x ".join(map(str, size)) if isinstance(size, tuple) else size
+    height, width = run.result["image_size"]
+    size = height if height == width else f"{height} x {width}"
     name = known_name(config.data.name)
     opening = next((o for s in columns(name) for o in s.openings if o.name == name), None)
     kind = opening.kind if opening else name.partition(":")[0] if ":" in name else "tfds"
@@ -101,7 +101,7 @@ def benchmark_facts(run: Run) -> dict[str, str]:
     return {
         "protocol": f"trained on {part}, reported on {run.split}, {checkpoint(run)}",
         "data": "original release" if kind in RELEASED else kind,
-        "preset": run.result["preset"] + (f" at {size} pixels" if size else ""),
+        "preset": f"{run.result['preset']} at {size} pixels",
         "weights": f"{config.backbone.get('name', '?')}, {origin}",
     }
 

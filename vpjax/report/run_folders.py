@@ -19,7 +19,7 @@ from vpjax.runs import workdir
 FINISHED = "finished"
 # Keys of a result that a report reads; see `vpjax.runs.summary.result_facts`.
 NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
-NEEDED += ("preset", "seed")
+NEEDED += ("preset", "image_size", "seed")
 # The config of a run whose own cannot be read.
 _UNREADABLE = ConfigDict(
     {"method": {"name": "?"}, "data": {"name": "?"}, "train": {}, "backbone": {}, "study": {}}

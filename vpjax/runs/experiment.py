@@ -295,6 +295,8 @@ def backbone_spec(config: ConfigDict) -> BackboneSpec:
     section = config.backbone.to_dict()
     options = {k: v for k, v in section.items() if k not in NOT_OPTIONS and k != "name"}
     own = {k: section[k] for k in NOT_OPTIONS if k in section}
+    if own.get("weights") == BY_HAND:
+        own["weights"] = ""
     return BackboneSpec(section["name"], options, **own)
 
 

@@ -117,6 +117,7 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "data_fingerprint": e.sources["train"].fingerprint,
         "steps_per_epoch": e.plan.steps_per_epoch,
         "preset": e.preset,
+        "image_size": list(e.image_size),
         "cached_features": e.inputs.cached,
         "dtype": config.dtype,
         "attention": e.attention,

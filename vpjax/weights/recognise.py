@@ -9,11 +9,12 @@ shapes of the arrays, and the configuration beside the file. A module of FORMATS
 (`vpjax.weights.load`) then says what they mean.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
 from vpjax.data.transforms import PRESETS
-from vpjax.weights import catalog
+from vpjax.weights import catalog, google
 from vpjax.weights.catalog import CatalogEntry
 from vpjax.weights.description import Description, WeightsFile
 from vpjax.weights.download import fetch
@@ -59,7 +60,13 @@ def of_entry(entry: CatalogEntry) -> Description | None:
 def _describe(where: str, path: Path, modified_ns: int) -> Description | None:
     file: WeightsFile = opened(where, path)
     form = next((form for form in FORMATS if form.recognises(file.shapes)), None)
-    return form.describe(file) if form else None
+    found = form.describe(file) if form else None
+    if (found is None or found.open) and (entry := catalog.find_by_digest(path)):
+        return of_entry(entry)  # a renamed copy of a known file
+    if found is not None and form is not google:
+        # Their libraries train and tune without dropout; Google's program has a tenth.
+        found = dataclasses.replace(found, options={"dropout": 0.0} | dict(found.options))
+    return found
 
 
 def looks_like_weights(text: str) -> bool:

@@ -112,10 +112,9 @@ def describe(file: WeightsFile) -> Description:
             f"weights {file.where} have names of timm's ViTs, but no {e.args[0]}: they are of an "
             "architecture that vpjax does not have."
         ) from e
-    read = getattr(transforms, "preset_from", lambda *_: None)
     if file.library == "timm":
         kind = f"a timm {file.config['architecture']}"
-        preset = read("timm", file.config, file.processor)
+        preset = transforms.preset_from("timm", file.config, file.processor)
         unsaid = () if "pool" in options else ("pool",)
         return Description(kind, "vit.ViT", options, unsaid, preset)
     unseen = ["heads", "eps"]
