@@ -26,6 +26,7 @@ from vpjax.methods.sa2vp import SA2VP
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.nn.context import EVALUATION, Context
+from vpjax.train.losses import softmax
 
 PUBLISHED = {"vit": 87.19, "swin": 74.75}  # GFLOP an image forward, of the published code
 INTER_DIM = {"vit": 16, "swin": 8}
@@ -90,7 +91,7 @@ def cost(parts: ModelParts, batch: int, train: bool) -> dict[str, Any]:
     def loss(trainable, frozen, images):
         model = merge(parts.graph, trainable, {}, frozen)
         labels = jnp.zeros(batch, jnp.int32)
-        return model.method.loss(model(images, ctx), labels, ctx).mean()
+        return model.method.loss(model(images, ctx), labels, softmax, ctx).mean()
 
     call = jax.jit(jax.grad(loss) if train else loss)
     with measure.precision("float32"):

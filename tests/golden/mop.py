@@ -178,8 +178,7 @@ def compare_outputs(
 
 def compare_text(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     """Yield the features of the classes' prompts, and one vector a class."""
-    if not meta["order"].startswith("class-major"):
-        raise NotUnderstood(f"order {meta['order']!r}; known: class-major")
+    meta.expect("order", "class-major: all templates of class 0, then class 1 ...")
     classes, limits = meta.whole("metadata"), outputs(meta)
     templates = choose("auto", classes)
     prompts = class_prompts(classes, templates)

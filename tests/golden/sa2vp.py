@@ -24,7 +24,8 @@ from vpjax.core import params
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.nn.context import EVALUATION
-from vpjax.weights.load import fit_positions, load
+from vpjax.weights.load import load
+from vpjax.weights.positions import fit_positions
 
 RATE = re.compile(rf"\(rate {NUMBER}[,)]")
 

@@ -29,7 +29,8 @@ from vpjax.core import params
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge
 from vpjax.nn.context import EVALUATION
-from vpjax.weights.load import fit_positions, load
+from vpjax.weights.load import load
+from vpjax.weights.positions import fit_positions
 from vpjax.weights.resample import matrix, resize_patches
 
 ADAPTED = {"atol": 1e-4, "rtol": 1e-3}

@@ -7,11 +7,14 @@ import jax
 import pytest
 from flax import nnx
 
+from vpjax.backbones.bit import BiT
 from vpjax.backbones.clip import CLIP
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.convnext import ConvNeXt
+from vpjax.backbones.hybrid import Hybrid
 from vpjax.backbones.resnet import ResNet
 from vpjax.backbones.swin import Swin
+from vpjax.backbones.swin_v2 import SwinV2
 from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
@@ -66,14 +69,32 @@ def tiny_swin(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> Swin:
     return Swin("T", size, window=2, embed_dim=8, depths=(2, 2), heads=(2, 4), rngs=rngs)
 
 
+def tiny_swin_v2(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> SwinV2:
+    sizes = {"window": 2, "embed_dim": 8, "depths": (2, 2), "heads": (2, 4)}
+    return SwinV2("T", size, pretrained_windows=3, rngs=rngs, **sizes)
+
+
+def tiny_bit(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> BiT:
+    return BiT("50x1", size, widths=(4, 6), depths=(1, 2), groups=2, rngs=rngs)
+
+
+def tiny_hybrid(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> Hybrid:
+    sizes = {"dim": 16, "mlp_dim": 24, "heads": 2, "depth": 2, "dropout": 0.0}
+    root = {"stage_depths": (1,), "stage_widths": (4,), "stem_dim": 4, "groups": 2}
+    return Hybrid("Ti/4", size, rngs=rngs, **sizes, **root)
+
+
 BACKBONES = {
     "vit": tiny_vit,
     "mae": tiny_mae,
     "moco": tiny_moco,
     "clip": tiny_clip,
     "swin": tiny_swin,
+    "swin_v2": tiny_swin_v2,
     "convnext": tiny_convnext,
     "resnet": tiny_resnet,
+    "bit": tiny_bit,
+    "hybrid": tiny_hybrid,
     "cnn": tiny_cnn,
 }
 METHODS = {
@@ -115,8 +136,11 @@ SUITED = {
     "vit": tuple(METHODS),
     "clip": ON_CLIP,
     "swin": (*SOME, "sa2vp"),
+    "swin_v2": (*SOME, "sa2vp"),
     "convnext": CONV,
     "resnet": CONV,
+    "bit": CONV,
+    "hybrid": (*SOME, "sa2vp", "pad", "below"),
     "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
 }
 PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]

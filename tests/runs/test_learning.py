@@ -121,7 +121,7 @@ def test_a_plateau_lowers_the_rate_and_is_resumed_bit_for_bit(tmp_path, monkeypa
     }
     for split in ("val", "test"):
         assert found[f"{split}_top5"] == 100  # of five digits
-        assert 0 < found[f"{split}_per_class"] < 100
+        assert 0 < found[f"{split}_mean_class_accuracy"] < 100
     with monkeypatch.context() as patch:
         stop_after(patch, 8)
         with pytest.raises(Stopped, match="step 9 of 12"):

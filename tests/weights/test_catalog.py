@@ -1,5 +1,7 @@
 """The catalogue of public weights: addresses, digests, names, and which preset belongs to which."""
 
+import dataclasses
+import hashlib
 import re
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from vpjax.backbones import convnext, resnet, swin, vit
 from vpjax.core import registry
 from vpjax.data import PRESETS
+from vpjax.weights import catalog
 from vpjax.weights.catalog import CATALOG, list_weights, preset_of
 from vpjax.weights.download import fetch
 
@@ -57,3 +60,20 @@ def test_names_of_a_backbone():
     assert list_weights() == sorted(CATALOG)
     assert list_weights("vit.MAE") == ["mae_b16", "mae_h14", "mae_l16"]
     assert list_weights("cnn.CNN") == []
+
+
+def test_a_copy_under_another_name(tmp_path, monkeypatch):
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"weights")
+    assert catalog.find_by_digest(path) is None
+    for algorithm in ("md5", "sha256"):
+        digest = hashlib.new(algorithm, b"weights").hexdigest()[:8]
+        entry = dataclasses.replace(CATALOG["mae_b16"], digest=f"{algorithm}:{digest}")
+        monkeypatch.setitem(CATALOG, "copied", entry)
+        assert catalog.find_by_digest(path) is entry
+
+
+def test_a_part_of_a_known_file():
+    entry = catalog.find_entry("/models/linear-vit-b-300ep.pth.tar")
+    assert entry is None or entry.backbone == "vit.MoCoV3"
+    assert catalog.find_entry("/models/ViT-B_16.npz#params") is CATALOG["vit_b16_in21k"]

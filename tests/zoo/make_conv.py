@@ -9,6 +9,7 @@ have exactly) and the configuration, and `recorded.npz`: images (small whole num
 features that the head reads, logits, and the same at another image size.
 """
 
+import functools
 import json
 import shutil
 import sys
@@ -20,7 +21,8 @@ import timm
 import torch
 import torchvision
 import transformers
-from timm.models import save_for_hf
+from timm.layers import StdConv2dSame
+from timm.models import resnetv2, save_for_hf, vision_transformer_hybrid
 
 HERE = Path(__file__).parent / "data"
 CLASSES = 5
@@ -32,10 +34,12 @@ TV_SWIN = {"patch_size": [4, 4], "embed_dim": 8, "depths": [2, 1], "num_heads": 
 TV_SWIN |= {"window_size": [4, 4], "num_classes": CLASSES}
 
 
-def timm_model(architecture, **arguments):
+def timm_model(architecture, create=None, **arguments):
+    create = functools.partial(create or timm.create_model, architecture)
+
     def make(folder, size=None):
         sized = {"img_size": size} if size and "img_size" in arguments else {}
-        model = timm.create_model(architecture, num_classes=CLASSES, **(arguments | sized))
+        model = create(num_classes=CLASSES, **(arguments | sized))
         save = lambda: save_for_hf(model, folder, model_args=arguments, safe_serialization=True)  # noqa: E731
         return model, save
 
@@ -49,6 +53,25 @@ def hub_model(name, **arguments):
         config = config(num_labels=CLASSES, **(arguments | sized))
         model = getattr(transformers, name)(config)
         return model, lambda: model.save_pretrained(folder)
+
+    return make
+
+
+def hybrid_model(architecture, **arguments):
+    """A timm hybrid, whose ResNet no argument makes small."""
+
+    def make(folder, size=None):
+        sized = {"img_size": size} if size else {}
+        convolution = functools.partial(StdConv2dSame, eps=1e-8)
+        root = resnetv2.ResNetV2(
+            **{"layers": (1,), "channels": (128,), "stem_chs": 32, "stem_type": "same"},
+            **{"preact": False, "num_classes": 0, "global_pool": "", "conv_layer": convolution},
+        )
+        model = vision_transformer_hybrid._create_vision_transformer_hybrid(
+            architecture, backbone=root, num_classes=CLASSES, **(arguments | sized)
+        )
+        save = lambda: save_for_hf(model, folder, model_args=arguments, safe_serialization=True)  # noqa: E731
+        return model, save
 
     return make
 
@@ -174,6 +197,31 @@ CASES = {
         (32, 32),
         None,
     ),
+    "timm_bit": (
+        timm_model(
+            "resnetv2_50x1_bit",
+            resnetv2._create_resnetv2_bit,
+            **{"channels": (128,), "layers": (1,), "stem_chs": 32},
+        ),
+        (32, 32),
+        (50, 70),
+    ),
+    "hf_bit": (
+        hub_model(
+            "BitForImageClassification",
+            **{"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [2, 1], "num_groups": 4},
+        ),
+        (32, 32),
+        (50, 70),
+    ),
+    "timm_hybrid": (
+        hybrid_model(
+            "vit_base_r50_s16_224",
+            **{"img_size": (32, 32), "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2},
+        ),
+        (32, 32),
+        None,
+    ),
 }
 
 
@@ -217,7 +265,8 @@ def record(model, images):
     """Return what the head reads, and logits."""
     seen, head = {}, None
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module.out_features == CLASSES:
+        # BiT's is a convolution over one pixel.
+        if getattr(module, "out_features", getattr(module, "out_channels", 0)) == CLASSES:
             head = module
     if head is not None:
         head.register_forward_pre_hook(lambda _, x: seen.update(features=x[0]))
@@ -226,7 +275,7 @@ def record(model, images):
     if head is None:
         return {"features": out.pooler_output.reshape(len(images), -1).numpy()}
     logits = out if isinstance(out, torch.Tensor) else out.logits
-    return {"features": seen["features"].numpy(), "logits": logits.numpy()}
+    return {"features": seen["features"].reshape(len(images), -1).numpy(), "logits": logits.numpy()}
 
 
 def halve(folder):

@@ -10,15 +10,16 @@ import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import open_clip
 import timm.data
-import torch
 from PIL import Image
+from timm.data import auto_augment
 from transformers import AutoImageProcessor
 
-from tests.zoo.preprocess_cases import CASES, images, places
+from tests.zoo.preprocess_cases import CASES, OPERATIONS, images, places
 
 OUT = Path(__file__).parent / "data" / "preprocess" / "recorded.json"
 PACKAGES = ("timm", "transformers", "open_clip_torch", "torchvision", "pillow")
@@ -96,8 +97,20 @@ def main() -> None:
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
-    torch.manual_seed(0)
+    out["rand_augment"] = {name: operation(*case) for name, case in OPERATIONS.items()}
     OUT.write_text(json.dumps(out, indent=None, separators=(",", ":")) + "\n")
+
+
+def operation(name: str, level: float, sign: int) -> str:
+    """Returns the SHA-256 of a photo after one operation of timm's RandAugment."""
+    picture, fill = Image.fromarray(images()["odd"]), (124, 116, 104)
+    with mock.patch("random.random", lambda: 0.1 if sign > 0 else 0.9):
+        numbers = auto_augment.LEVEL_TO_ARG[name] or (lambda *_: ())
+        numbers = numbers(10 * level, {})
+    made = auto_augment.NAME_TO_OP[name](
+        picture, *numbers, resample=Image.Resampling.BICUBIC, fillcolor=fill
+    )
+    return digest(np.asarray(made))
 
 
 def digest(pixels: np.ndarray) -> str:

@@ -125,3 +125,29 @@ CASES = {
     ),
     "hf.not_normalised": hf(64, "ViTImageProcessor", size=edge(64), do_normalize=False, resample=3),
 }
+
+# Operations of RandAugment: our name and timm's.
+NAMES = {
+    "auto_contrast": "AutoContrast",
+    "equalize": "Equalize",
+    "invert": "Invert",
+    "rotate": "Rotate",
+    "posterize": "PosterizeIncreasing",
+    "solarize": "SolarizeIncreasing",
+    "solarize_add": "SolarizeAdd",
+    "color": "ColorIncreasing",
+    "contrast": "ContrastIncreasing",
+    "brightness": "BrightnessIncreasing",
+    "sharpness": "SharpnessIncreasing",
+    "shear_x": "ShearX",
+    "shear_y": "ShearY",
+    "translate_x": "TranslateXRel",
+    "translate_y": "TranslateYRel",
+}
+# timm's name, level from 0 to 1, sign
+OPERATIONS = {
+    f"{ours},{level},{sign}": (theirs, level, sign)
+    for ours, theirs in NAMES.items()
+    for level in (0.3, 0.9)
+    for sign in (1, -1)
+}

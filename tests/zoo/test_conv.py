@@ -11,15 +11,17 @@ from vpjax.models.create import load_backbone
 from vpjax.models.factory import BackboneSpec, load_weights
 
 HERE = Path(__file__).parent / "data"
-FAMILIES = ("swin", "convnext", "resnet", "resnext", "bit")
+FAMILIES = ("swin", "convnext", "resnet", "resnext", "bit", "hybrid")
 CASES = sorted(p.name for p in HERE.iterdir() if any(f in p.name for f in FAMILIES))
 TOLERANCE = 2e-6
 
 
 def weights(name):
     folder = HERE / name
-    file = folder / "model.pth"
-    return str(file if file.exists() else folder)
+    single = [
+        folder / f"model.{kind}" for kind in ("pth", "npz") if (folder / f"model.{kind}").exists()
+    ]
+    return str(single[0] if single else folder)
 
 
 def options(name):

@@ -1,12 +1,15 @@
 """Files whose names look like ours and whose networks are not, and files that do not say enough."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 from tests.weights.test_conv import norm, torch_resnet
+from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.models.create import load_backbone
 from vpjax.weights.recognise import describe
@@ -78,6 +81,59 @@ def test_a_hub_configuration_with_another_activation_is_refused(tmp_path):
         describe(folder(tmp_path, arrays, config))
     (tmp_path / "config.json").unlink()
     assert set(describe(str(tmp_path)).open) == {"first_stride", "stride_at", "variant"}
+
+
+def test_google_s_bit_is_timm_s(tmp_path):
+    data = Path(__file__).parent / "data" / "timm_bit"
+    arrays = safetensors.numpy.load_file(data / "model.safetensors")
+    np.savez(
+        tmp_path / "BiT-M-R50x1.npz", **{google_name(n): in_order(a) for n, a in arrays.items()}
+    )
+    where = str(tmp_path / "BiT-M-R50x1.npz")
+    assert describe(where).kind == "a Google BiT checkpoint" and not describe(where).open
+    google, timm_s = load_backbone(where), load_backbone(str(data))
+    values = params.flatten(nnx.state(timm_s))
+    for name, value in params.flatten(nnx.state(google)).items():
+        np.testing.assert_array_equal(value, values[name], err_msg=name)
+
+
+def google_name(name):
+    """Google's name for one of timm's."""
+    name = name.replace("stem.conv.weight", "root_block/standardized_conv2d/kernel")
+    name = name.replace("head.fc.weight", "head/conv2d/kernel")
+    name = name.replace("head.fc.bias", "head/conv2d/bias")
+    name = name.replace("stages.0.blocks.0.", "block1/unit01/")
+    name = name.replace("downsample.conv.weight", "a/proj/standardized_conv2d/kernel")
+    for i, letter in enumerate("abc", start=1):
+        name = name.replace(f"conv{i}.weight", f"{letter}/standardized_conv2d/kernel")
+        name = name.replace(f"norm{i}.", f"{letter}/norm.")
+    name = name.replace("norm.weight", "group_norm/gamma").replace("norm.bias", "group_norm/beta")
+    return f"resnet/{name}"
+
+
+def in_order(array):
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def test_relatives_of_bit_and_hybrids_are_refused(tmp_path):
+    one = np.zeros((1, 1, 1, 1))
+    arrays = {"stem.conv.weight": np.zeros((4, 3, 7, 7)), "norm.weight": np.zeros(16)}
+    for part in ("downsample.conv", "conv1", "conv2", "conv3"):
+        arrays[f"stages.0.blocks.0.{part}.weight"] = one
+    where = folder(tmp_path, arrays, timm("resnetv2_50x1_bit"))
+    assert describe(where).name == "bit.BiT"
+    for name in ("resnetv2_50", "resnetv2_50d_gn", "resnetv2_50x1_bitx"):
+        with pytest.raises(UserError, match=f"a timm '{name}'"):
+            describe(folder(tmp_path, arrays | {"stem.conv.bias": np.zeros(4)}, timm(name)))
+    (tmp_path / "config.json").unlink()
+    assert describe(folder(tmp_path, arrays, {})).open == ("variant",)
+    hub = {f"embedder.convolution.{n}": np.zeros((4, 3, 7, 7)) for n in ("weight",)}
+    hub |= {
+        f"encoder.{n.replace('blocks', 'layers')}": a for n, a in arrays.items() if "blocks" in n
+    }
+    config = {"model_type": "bit", "global_padding": "SAME"}
+    with pytest.raises(UserError, match="a BiT with global_padding='SAME'"):
+        describe(folder(tmp_path, hub, config))
 
 
 def transformers_resnet():

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.zoo.preprocess_cases import CASES, images, places
 from vpjax.data import preset
+from vpjax.data.augment_host import OPERATIONS
 from vpjax.data.preprocess import preprocess
 from vpjax.data.transforms import preset_from
 
@@ -48,3 +50,16 @@ def test_text_and_fields_say_the_same():
     for library, config, processor, _ in CASES.values():
         chosen = preset_from(library, config, processor)
         assert preset(chosen.name) == chosen
+
+
+@pytest.mark.parametrize("case", RECORDED["rand_augment"])
+def test_operations_of_rand_augment_are_timm_s(case):
+    name, level, sign = case.split(",")
+    picture, fill = Image.fromarray(PHOTOS["odd"]), (124, 116, 104)
+    made = OPERATIONS[name](picture, float(level), float(sign), fill, Image.Resampling.BICUBIC)
+    digest = hashlib.sha256(np.asarray(made).tobytes()).hexdigest()
+    assert digest == RECORDED["rand_augment"][case]
+
+
+def test_all_operations_of_rand_augment_are_compared():
+    assert {case.split(",")[0] for case in RECORDED["rand_augment"]} == OPERATIONS.keys()

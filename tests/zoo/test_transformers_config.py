@@ -245,6 +245,14 @@ def test_what_is_left_out_is_said():
     assert "unused/logit_scale" in loaded.dropped
 
 
+def test_a_masked_autoencoder_pools_as_the_class_that_the_user_chooses():
+    plain, _ = backbone_of(model("vit_mae"))
+    own, loaded = backbone_of(model("vit_mae"), name="vit.MAE")
+    assert plain.pooling == "token" and own.pooling != "token"
+    np.testing.assert_array_equal(loaded.values["fc_norm/scale"], np.ones(16))
+    assert "unused/norm/scale" in loaded.dropped
+
+
 @pytest.mark.zoo
 def test_defaults_are_the_library_s():
     library = pytest.importorskip("transformers")

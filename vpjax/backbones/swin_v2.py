@@ -7,7 +7,7 @@ Liu et al. 2022, arXiv 2111.09883. A small MLP turns the offset between two cell
 Offsets are on a logarithmic scale, in units of the windows that the weights were trained with
 (`pretrained_windows`), so that larger windows continue the function. Grid, windows, prompts and
 merging are those of `vpjax.backbones.swin`. As no norm comes before attention, prompts enter it as
-they are.
+they are; their bias is the middle of the range, 8.
 """
 
 import math
@@ -69,7 +69,7 @@ class SwinV2(Swin):
     def make_block(
         self, stage: int, dim: int, heads: int, windows: Windows, **options: Any
     ) -> nnx.Module:
-        """Return a block of a stage; see `_Block` for the options."""
+        """Return a block of a stage; see `SwinBlock` for the options."""
         given = self.pretrained_windows
         pretrained = given if isinstance(given, int) else given[stage]
         return _Block(dim, heads, windows, pretrained or windows.size, **options)
@@ -103,7 +103,7 @@ class _Block(SwinBlock):
             rngs=rngs,
             **options,
         )
-        self.attn = _CosineAttention(
+        self.attn = CosineAttention(
             dim, heads, windows, match_reference_code, pretrained, qkv_bias=qkv_bias, rngs=rngs
         )
 
@@ -126,7 +126,7 @@ class _Block(SwinBlock):
         return Tokens(x, tokens.num_prefix_tokens, tokens.grid)
 
 
-class _CosineAttention(WindowAttention):
+class CosineAttention(WindowAttention):
     """Attention in windows by the cosine of query and key; keys have no bias."""
 
     def __init__(
@@ -169,7 +169,9 @@ class _CosineAttention(WindowAttention):
         offsets = np.sign(offsets) * np.log2(np.abs(offsets) + 1) / np.log2(SPAN)
         rows, columns = np.meshgrid(offsets, offsets, indexing="ij")
         pairs = jnp.asarray(np.stack([rows.ravel(), columns.ravel()], -1), jnp.float32)
-        return STRONGEST * jax.nn.sigmoid(self.offset_mlp(pairs))
+        # Less by a constant than published, which softmax does not see: then a prompt, which has
+        # bias 0, weighs as much as a cell about whose place the MLP says nothing.
+        return STRONGEST * (jax.nn.sigmoid(self.offset_mlp(pairs)) - 0.5)
 
 
 class _OffsetMlp(nnx.Module):

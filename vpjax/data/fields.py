@@ -7,12 +7,11 @@
     bicubic,squash=0.9,...                      both sides to size / 0.9, the centre of it
     none,...                                    images of the right size, not resized
 
-Text and fields say the same: `preset_of_text(p.text) == p` for a preset without a name.
+Text and fields say the same, see `vpjax.data.preset_text`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,9 @@ from jaxtyping import Array, Float, Num, Shaped, UInt8
 
 from vpjax.core.errors import UserError
 from vpjax.core.size import Size, pair
-from vpjax.data import resize
+from vpjax.data import augment_host, resize
 from vpjax.data.augment import DEVICE_OPS
-
-HOST_OPS = ("random_crop",)
-
+from vpjax.data.augment_host import HOST_OPS
 
 # Words of the text form: how images are resized.
 WORDS = {
@@ -51,7 +48,8 @@ class Preset:
             from anywhere if `augment` has "random_crop"; "squash" resizes both sides to that;
             "none" expects images of the right size.
         short: see `rule`.
-        augment: random operations of training, in order: random_crop, pad_crop, rotate, flip.
+        augment: random operations of training, on the host those of `vpjax.data.augment_host`, then
+            in order those of `vpjax.data.augment`.
         offset: where the centre lies between two pixels: "even" is torchvision's rounding (halves
             to even), "down" that of transformers.
     """
@@ -121,7 +119,7 @@ class Preset:
 
     def random_on_host(self, train: bool) -> bool:
         """Whether the result of `host` is random."""
-        return train and any(op in HOST_OPS for op in self.augment)
+        return train and bool(self._host_ops())
 
     def host_dtype(self) -> type:
         """Return the type of the result of `host`."""
@@ -142,18 +140,41 @@ class Preset:
             train: whether crops are random, if the preset has random crops.
             rng: of the random crop.
         """
+        ops = self._host_ops() if train else {}
+        if numbers := ops.get("random_resized_crop"):
+            box = augment_host.part(*image.shape[:2], numbers, rng)
+            image = image[box.top : box.top + box.height, box.left : box.left + box.width]
+            image = resize.on_host(np.ascontiguousarray(image), *pair(size), self.resize)
+        else:
+            image = self._resized(image, pair(size), rng if "random_crop" in ops else None)
+        if numbers := ops.get("rand_augment"):
+            kind = resize.PIL_FILTERS.get(self.resize, resize.BILINEAR)
+            image = augment_host.rand_augment(image, numbers, self.mean, rng, kind)
+        return image
+
+    def _host_ops(self) -> dict[str, tuple[int | float, ...]]:
+        names = {op: op.partition("=")[0] for op in self.augment}
+        return {n: augment_host.settings(op) for op, n in names.items() if n in HOST_OPS}
+
+    def _resized(
+        self,
+        image: UInt8[np.ndarray, "H W C"],
+        size: tuple[int, int],
+        rng: np.random.Generator | None,
+    ) -> Shaped[np.ndarray, "H2 W2 C"]:
+        """Resize and crop by `rule`, at random with `rng`."""
         height, width, _ = image.shape
         if self.rule == "none":
             return image
         if self.rule == "stretch":
-            return resize.on_host(image, *pair(size), self.resize)
-        rows, columns = pair(size)
-        larger = [math.floor(edge * self.short[0] / self.short[1]) for edge in (rows, columns)]
+            return resize.on_host(image, *size, self.resize)
+        rows, columns = size
+        larger = [math.floor(edge * self.short[0] / self.short[1]) for edge in size]
         if self.rule == "short":
             larger = resize.short_side(height, width, larger[0])
         image = resize.on_host(image, *larger, self.resize)
         height, width, _ = image.shape
-        if self.random_on_host(train):
+        if rng is not None:
             top, left = rng.integers(0, [height - rows + 1, width - columns + 1])
         else:
             # Python rounds halves to even, as torchvision does.
@@ -198,7 +219,7 @@ class Preset:
                 )
             x = resize.on_device(x, rows, columns, self.resize)
         if train:
-            for number, op in enumerate(op for op in self.augment if op not in HOST_OPS):
+            for number, op in enumerate(op for op in self.augment if op in DEVICE_OPS):
                 x = DEVICE_OPS[op](x, jax.random.fold_in(key, number))
         if x.shape[3] not in (1, channels):
             raise UserError(
@@ -210,78 +231,3 @@ class Preset:
         if channels == 1:
             mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
         return ((x / 255 - mean) / std).astype(dtype)
-
-
-def preset_of_text(text: str, named: Callable[[str], Preset] | None = None) -> Preset:
-    """Return the preset that a line of fields describes.
-
-    Args:
-        text: words and fields with commas between, such as "bicubic,crop=0.9,mean=0.5,std=0.5".
-            mean and std are of red, green and blue with "/" between, or one number for all.
-        named: what the name of a preset stands for, whose other fields stay as they are when the
-            text begins with it, as in "imagenet,crop=0.9".
-
-    Raises:
-        UserError: for an unknown word, a number out of range, or a field that is missing.
-    """
-    first, *rest = (word.strip() for word in text.split(","))
-    out = {}
-    if named is not None and "=" not in first and first not in KNOWN:
-        base = named(first)
-        out = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    else:
-        rest = [first, *rest]
-    for word in rest:
-        out |= _field(word, text, out)
-    if missing := [k for k in ("resize", "mean", "std") if k not in out]:
-        names = ["an interpolation such as bicubic" if k == "resize" else f"{k}=" for k in missing]
-        raise UserError(f"preset {text!r} does not say {' and '.join(names)}. {FORM}")
-    if out["resize"] is None:
-        out["rule"] = "none"
-    return Preset(**out | {"name": ""})
-
-
-FORM = (
-    "A preset is a name, or fields such as bicubic,crop=0.9,mean=0.485/0.456/0.406,std=0.5: how to "
-    "resize; crop=SHARE, squash=SHARE or neither; mean and std of values from 0 to 1."
-)
-RESIZES = {word: kind for kind, word in WORDS.items()}
-KNOWN = (*RESIZES, *HOST_OPS, *DEVICE_OPS)
-FIELDS = ("crop=", "squash=", "offset=", "mean=", "std=")
-
-
-def _field(word: str, text: str, before: dict) -> dict:
-    """Return the attributes of `Preset` that a word of `text` sets, after those `before`."""
-    key, is_set, value = word.partition("=")
-    if not is_set and key in RESIZES:
-        return {"resize": RESIZES[key]}
-    if not is_set and key in (*HOST_OPS, *DEVICE_OPS):
-        return {"augment": (*before.get("augment", ()), key)}
-    if key in ("crop", "squash") and is_set:
-        less, more = (_numbers(value, text, key) + (1,))[:2]
-        if not 0 < less <= more:
-            raise UserError(f"preset {text!r}: {key}={value} is no share above 0 and up to 1.")
-        whole = less == more and key == "squash"
-        rule = {"crop": "short", "squash": "stretch" if whole else "squash"}[key]
-        return {"rule": rule, "short": (1, 1) if less == more else (more, less)}
-    if key == "offset" and value in ("even", "down"):
-        return {"offset": value}
-    if key in ("mean", "std") and is_set:
-        numbers = _numbers(value, text, key)
-        numbers = tuple(map(float, numbers * 3 if len(numbers) == 1 else numbers))
-        if len(numbers) != 3 or (key == "std" and min(numbers) <= 0):
-            raise UserError(
-                f"preset {text!r}: {word} is not one number or three with / between"
-                + (", all above 0." if key == "std" else ".")
-            )
-        return {key: numbers}
-    raise UserError(
-        f"preset {text!r}: {word!r} is unknown. Words: {', '.join((*KNOWN, *FIELDS))}. {FORM}"
-    )
-
-
-def _numbers(value: str, text: str, key: str) -> tuple[int | float, ...]:
-    try:
-        return tuple(int(v) if v.isdigit() else float(v) for v in value.split("/"))
-    except ValueError as e:
-        raise UserError(f"preset {text!r}: {key}={value} is no number. {FORM}") from e

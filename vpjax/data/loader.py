@@ -162,8 +162,8 @@ class Loader(Order):
         )
         self.preset, self.image_size = preset, image_size
         n = len(source)
-        self._on_host = preset.on_host(source.image_shape, image_size)
-        self._random = self._on_host and preset.random_on_host(train)
+        self._random = preset.random_on_host(train)
+        self._on_host = preset.on_host(source.image_shape, image_size) or self._random
         height, width, channels = source.image_shape
         if self._on_host:
             height, width = pair(image_size)

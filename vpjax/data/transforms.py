@@ -17,8 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpjax.core.errors import unknown
-from vpjax.data.fields import Preset, preset_of_text
+from vpjax.data.augment import DEVICE_OPS
+from vpjax.data.augment_host import HOST_OPS
+from vpjax.data.fields import Preset
 from vpjax.data.preset_config import CLIP, HALF, IMAGENET, fields_of
+from vpjax.data.preset_text import preset_of_text
 
 PRESETS = {
     preset.name: preset
@@ -104,6 +107,25 @@ def preset_from(
     """
     found = fields_of(library, config, processor)
     return with_name(found) if found is not None else None
+
+
+def with_augment(chosen: Preset, augment: str) -> Preset:
+    """Return a preset with further random operations of training.
+
+    Args:
+        chosen: the preset.
+        augment: operations such as "random_resized_crop=0.35/1,flip"; "": none.
+
+    Raises:
+        UserError: for an operation that does not exist.
+    """
+    if not augment:
+        return chosen
+    for word in augment.split(","):
+        name = word.strip().partition("=")[0]
+        if name not in (*HOST_OPS, *DEVICE_OPS):
+            raise unknown("data.augment", name, (*HOST_OPS, *DEVICE_OPS))
+    return preset(f"{chosen.name},{augment}")
 
 
 def with_name(chosen: Preset) -> Preset:

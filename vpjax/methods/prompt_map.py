@@ -9,7 +9,6 @@ Swin its backbone's initialisation runs later and leaves N(0, 0.02^2) and 0: her
 import math
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -54,7 +53,7 @@ class PromptMap(nnx.Module):
         self.map = nnx.Param(normal((num_prefix_tokens + math.prod(site.grid), width), rngs))
         self.up = Linear(width, site.dim, flat, rngs=rngs)
 
-    def __call__(self, dtype: jnp.dtype) -> Float[Array, "L D"]:
+    def __call__(self, dtype: jax.typing.DTypeLike) -> Float[Array, "L D"]:
         return self.up(self.map[...].astype(dtype))
 
 

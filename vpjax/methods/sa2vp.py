@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vpjax.backbones.base import Backbone, Site
+from vpjax.backbones.swin_v2 import CosineAttention
 from vpjax.core.errors import UserError
 from vpjax.methods.base import Criterion, Method
 from vpjax.methods.prompt_map import Bottleneck, PromptMap, WeightedMap
@@ -188,6 +189,9 @@ class SA2VP(Method):
         """
 
         def renormalised(own, other, heads):
+            # No norm comes before it, and its scores are cosines.
+            if isinstance(layer.attn, CosineAttention):
+                return (*layer.attn.comparable(heads[0], heads[1]), heads[2])
             if layer.norm1.eps == EPS:
                 return heads
             own, other = _norm_ratio(own, layer.norm1.eps), _norm_ratio(other, layer.norm1.eps)

@@ -91,6 +91,11 @@ class PrependPixel(Method):
         prompted_sites(backbone, False, None, False)  # refuses backbones without attention
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         height, width = backbone.stem.window
+        if (height, width) != tuple(backbone.patch_size):
+            raise UserError(
+                f"{type(backbone).__name__} has convolutions before its tokens, so that a patch of "
+                "pixels is no token. Use vpt_input.Pad or vpt_input.Below."
+            )
         self.pixel_init = pixel_init
         shape = (height, width * num_tokens, backbone.stem.channels)
         self.prompts = nnx.Param(_draw(pixel_init, shape, backbone, rngs))

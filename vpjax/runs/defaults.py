@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
     # Preprocessing: a name, or fields as in bicubic,crop=0.9,mean=0.5,std=0.5, see
     # docs/preprocessing.md; "auto": what the weights were trained with.
     config.data.preset = "auto"
+    # Further random operations of training images, such as random_resized_crop=0.35/1,flip or
+    # rand_augment=9/2, see docs/preprocessing.md; "": those of the preset.
+    config.data.augment = ""
     config.data.val_augmented = False  # True: val images are augmented as those of train
     config.data.eval_batch_size = 0  # images; 0: train.batch_size
     config.data.batch_loss = False  # True: also report the loss averaged over batches, not images
@@ -47,6 +50,9 @@ def get_config() -> ConfigDict:
     config.train.save_every = 60.0  # seconds, at the next evaluation; 0: at every evaluation
     config.train.loss = "softmax"  # or "sigmoid", for images with several classes each
     config.train.label_smoothing = 0.0  # share of the target that is spread over all classes
+    # Alphas of mixup and cutmix, such as 0.2 and 1; 0: none. With both, each has half of the steps.
+    config.train.mixup = 0.0
+    config.train.cutmix = 0.0
     config.train.class_weights = "none"  # "inv" or "inv_sqrt" of the number of training images
     config.train.log_every = 50  # steps
     config.train.patience = 0  # evaluations without improvement on val before stopping; 0: never

@@ -20,6 +20,8 @@ from vpjax.core.size import pair
 from vpjax.data import open_source, preset
 from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
+from vpjax.data.transforms import with_augment
+from vpjax.methods.base import Method
 from vpjax.models import factory
 from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
@@ -31,6 +33,7 @@ from vpjax.runs.startup import Startup
 from vpjax.train import losses, optim, sharding, step
 from vpjax.train.checkpoint import digest
 from vpjax.train.evaluate import make_eval_step, primary_metric
+from vpjax.train.mixing import make_mix
 from vpjax.train.schedules import Plan
 from vpjax.weights.load import Loaded
 
@@ -413,23 +416,23 @@ def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     Raises:
         UserError: if it is not known, or does not go with `data.val_augmented`.
     """
-    if config.data.preset != "auto":
-        chosen = preset(config.data.preset)
-        if config.data.val_augmented and chosen.random_on_host(train=True):
-            raise UserError(
-                f"data.val_augmented is for augmentation on the device; preset {chosen.name!r} "
-                "crops at random on the host. Set data.val_augmented=False."
-            )
-        return chosen.name
-    known = given.preset if given else None
-    known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
+    known = config.data.preset
+    if known == "auto":
+        known = given.preset if given else None
+        known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
     if known is None:
         raise UserError(
             "data.preset is 'auto', but the preprocessing of these weights is not known. Name a "
             "preset, for example --config.data.preset=inception (mean and std 0.5), or say its "
             "fields, as in bicubic,crop=0.9,mean=0.5,std=0.5."
         )
-    return known
+    chosen = with_augment(preset(known), config.data.get("augment", ""))
+    if config.data.val_augmented and chosen.random_on_host(train=True):
+        raise UserError(
+            f"data.val_augmented is for augmentation on the device; preset {chosen.name!r} "
+            "crops at random on the host. Set data.val_augmented=False."
+        )
+    return chosen.name
 
 
 def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> None:
@@ -462,6 +465,13 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
     parts, size = config.train.accumulate, config.train.batch_size
     if parts < 1 or size % parts:
         raise UserError(f"train.accumulate is {parts}; it must divide train.batch_size, {size}")
+    method = registry.lookup("methods", config.method.name)
+    mixes = make_mix(config.train.get("mixup", 0.0), config.train.get("cutmix", 0.0)) is not None
+    if mixes and (method.loss, method.loss_terms) != (Method.loss, Method.loss_terms):
+        raise UserError(
+            f"train.mixup and train.cutmix mix the labels of two images, and {config.method.name} "
+            "has a loss of its own, which takes those of one. Set both to 0."
+        )
     if config.optim.schedule == "plateau" and not data["val"]:
         raise UserError("optim.schedule='plateau' needs data.val, which is empty")
     for key in ("log_every", "eval_every", "epochs"):

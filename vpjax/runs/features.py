@@ -191,6 +191,8 @@ def reason_against(experiment: Experiment) -> str | None:
             f"preset {experiment.preset!r} augments training images ({', '.join(augment)}), so "
             "their features differ from epoch to epoch"
         )
+    if config.train.get("mixup", 0.0) or config.train.get("cutmix", 0.0):
+        return "train.mixup and train.cutmix mix images"
     if distributed.count() > 1:
         return "they are computed by one process, and this run has several"
     return None

@@ -7,6 +7,7 @@ from typing import Any
 from vpjax.runs import summary
 from vpjax.runs.experiment import Experiment
 from vpjax.train import step
+from vpjax.train.mixing import make_mix
 
 
 def training_step(experiment: Experiment) -> Callable:
@@ -21,6 +22,7 @@ def training_step(experiment: Experiment) -> Callable:
         experiment.criterion,
         config.remat_segments,
         config.train.accumulate,
+        make_mix(config.train.get("mixup", 0.0), config.train.get("cutmix", 0.0)),
     )
 
 

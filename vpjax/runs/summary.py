@@ -41,6 +41,8 @@ def log_setup(experiment: Experiment) -> None:
         log.info("weights   random, from seed %d", config.seed)
     else:
         log.info("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
+        if e.loaded.kind:
+            log.info("          %s, as backbone %s", e.loaded.kind, config.backbone.name)
         if e.loaded.chosen:
             log.info("          %s", e.loaded.chosen)
         if e.loaded.resized:
@@ -107,6 +109,7 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "weights": {
             "where": config.backbone.weights,
             "sha256": e.loaded.sha256 if e.loaded else None,
+            "kind": e.loaded.kind if e.loaded else "",
             "chosen": e.loaded.chosen if e.loaded else "",
             "resized": e.loaded.resized if e.loaded else "",
         },

@@ -157,6 +157,7 @@ def _small(config: ConfigDict) -> ConfigDict:
     """Return the config for a few images, with random weights."""
     config = config.copy_and_resolve_references()
     config.data.preset = preset_name(config)
+    config.data.augment = ""  # is part of it now
     config.backbone.weights, config.train.accumulate = "", 1
     config.train.batch_size = config.data.eval_batch_size = IMAGES * jax.device_count()
     config.train.remainder = "keep"

@@ -17,6 +17,7 @@ import optax
 from vpjax.models.partition import merge, partition
 from vpjax.nn.context import Context
 from vpjax.train import losses
+from vpjax.train.mixing import mixed_criterion
 
 ToInput = Callable  # batch, key or None -> what the model takes: images normalised, or features
 
@@ -78,6 +79,7 @@ def make_train_step(
     criterion: Callable = losses.softmax,
     segments: int = 0,
     accumulate: int = 1,
+    mix: Callable | None = None,
 ) -> Callable:
     """Return the jitted step(state, frozen, batch) -> state, metrics; `state` is donated.
 
@@ -94,6 +96,7 @@ def make_train_step(
         segments: into how many groups layers are split for `remat`; 0: each layer is one.
         accumulate: into how many parts a batch is split, which are computed one after the other,
             and whose gradients are added up: less memory, the same step.
+        mix: of `vpjax.train.mixing.make_mix`; None: images are not mixed.
 
     Returns:
         The metrics are means over unmasked images: "loss", the other terms of the method,
@@ -107,6 +110,10 @@ def make_train_step(
         """Return gradient and metrics of (part of) a batch, and the running averages after it."""
         inputs = to_input(batch, jax.random.fold_in(key, 0))
         weight, labels = batch["weight"], batch["label"]
+        compare = criterion
+        if mix is not None:
+            inputs, share = mix(inputs, weight, jax.random.fold_in(key, 2))
+            compare = mixed_criterion(criterion, share)
         ctx = Context(
             key=jax.random.fold_in(key, 1),
             progress=state.step / steps,
@@ -116,7 +123,7 @@ def make_train_step(
         def loss_fn(trainable):
             model = merge(graph, trainable, stats, frozen)
             out = model(inputs, ctx, remat, segments)
-            terms = model.method.loss_terms(out, labels, criterion, ctx)
+            terms = model.method.loss_terms(out, labels, compare, ctx)
             numbers = {name: (term * weight).sum() for name, term in terms.items()}
             loss = numbers["loss"]
             if labels.ndim == 1:

@@ -26,19 +26,12 @@ ACTIVATIONS = {
 }
 # Arguments of timm's models that do not change what a trained network computes or show in shapes.
 HARMLESS = {
-    *("num_classes", "in_chans", "img_size", "patch_size", "depths", "layers", "embed_dim", "dims"),
-    *("num_heads", "window_size", "mlp_ratio", "qkv_bias", "drop_rate", "drop_path_rate"),
-    *("proj_drop_rate", "attn_drop_rate", "strict_img_size", "dynamic_img_size", "ls_init_value"),
-    *("head_init_scale", "weight_init", "conv_mlp", "use_grn", "head_norm_first", "device"),
-    *(
-        "channels",
-        "head_hidden_size",
-        "conv_bias",
-        "kernel_sizes",
-        "global_pool",
-        "zero_init_last",
-        "dtype",
-    ),
+    *("num_classes", "in_chans", "img_size", "patch_size", "depths", "layers", "embed_dim"),
+    *("dims", "channels", "depth", "num_heads", "window_size", "mlp_ratio", "qkv_bias"),
+    *("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "strict_img_size"),
+    *("dynamic_img_size", "ls_init_value", "head_init_scale", "weight_init", "conv_mlp"),
+    *("use_grn", "head_norm_first", "head_hidden_size", "conv_bias", "kernel_sizes"),
+    *("global_pool", "zero_init_last", "device", "dtype"),
 }
 
 
@@ -50,13 +43,16 @@ def refuse(file: WeightsFile, found: str) -> UserError:
     )
 
 
-def timm(file: WeightsFile, known: str, arguments: Collection[str] = ()) -> dict[str, Any]:
+def timm(
+    file: WeightsFile, known: str, arguments: Collection[str] = (), pool: str = "avg"
+) -> dict[str, Any]:
     """Return the arguments of a timm model that its configuration gives.
 
     Args:
         file: with timm's configuration.
         known: regular expression of the architectures that have our form.
         arguments: further arguments that the caller handles.
+        pool: the only pooling that the caller has.
 
     Raises:
         UserError: for another architecture, or an argument that the caller does not handle.
@@ -68,9 +64,9 @@ def timm(file: WeightsFile, known: str, arguments: Collection[str] = ()) -> dict
     for key, value in given.items():
         if value is not None and key not in HARMLESS and key not in arguments:
             raise refuse(file, f"a timm {name!r} with {key}={value!r}")
-    pool = given.get("global_pool", file.config.get("global_pool") or "avg")
-    if pool != "avg":
-        raise refuse(file, f"a timm {name!r} with global_pool={pool!r}")
+    found = given.get("global_pool", file.config.get("global_pool") or pool)
+    if found != pool:
+        raise refuse(file, f"a timm {name!r} with global_pool={found!r}")
     return given
 
 

@@ -13,8 +13,9 @@ file names.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from vpjax.weights.anchor import split
@@ -186,6 +187,19 @@ def find_entry(weights: str) -> CatalogEntry | None:
     weights, _ = split(weights)
     by_file = {entry.file: entry for entry in CATALOG.values()}
     return CATALOG.get(weights) or by_file.get(PurePath(weights).name)
+
+
+def find_by_digest(path: Path) -> CatalogEntry | None:
+    """Return the entry of which a file is a copy, whatever its name; None if it is none's.
+
+    Only entries with a published digest can be found so.
+    """
+    known = [(entry, *entry.digest.split(":")) for entry in CATALOG.values() if entry.digest]
+    found = {}
+    for algorithm in sorted({algorithm for _, algorithm, _ in known}):
+        with open(path, "rb") as file:
+            found[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()
+    return next((e for e, algorithm, start in known if found[algorithm].startswith(start)), None)
 
 
 def preset_of(weights: str) -> str | None:

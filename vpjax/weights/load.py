@@ -23,8 +23,20 @@ from typing import Any
 import numpy as np
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.weights import clip, convnext, google, resnet, swin, timm, torchvision, transformers
+from vpjax.weights import (
+    bit,
+    clip,
+    convnext,
+    google,
+    hybrid,
+    resnet,
+    swin,
+    timm,
+    torchvision,
+    transformers,
+)
 from vpjax.weights.anchor import Chosen, choose, split
+from vpjax.weights.check import PATCHES, check_finite, check_names, check_shapes, other_patches
 from vpjax.weights.description import WeightsFile
 from vpjax.weights.download import digest_of, fetch
 from vpjax.weights.formats import files_of, read, shapes
@@ -34,8 +46,7 @@ from vpjax.weights.relative import fit_tables
 from vpjax.weights.resample import RULES, resize_patches
 
 HEAD_POLICIES = ("new", "load")
-FORMATS = (google, timm, transformers, torchvision, swin, convnext, resnet, clip)
-PATCHES = "patch_embed/kernel"  # p p C D
+FORMATS = (hybrid, google, timm, transformers, torchvision, swin, convnext, resnet, bit, clip)
 OPTIONAL = ("head/", "pre_logits/", "unused/")  # taken if the model has them, else left out
 
 
@@ -51,6 +62,7 @@ class Loaded:
         dropped: names in the file that were left out on purpose.
         resized: such as "positions 14x14 -> 8x8, patches 16x16 -> 4x4", or "".
         chosen: such as "took 'state_dict_ema', not 'state_dict'", or "".
+        kind: what the file is, such as "a transformers Dinov2Model".
     """
 
     values: dict[str, np.ndarray]
@@ -60,6 +72,7 @@ class Loaded:
     dropped: tuple[str, ...]
     resized: str
     chosen: str = ""
+    kind: str = ""
 
 
 def load(
@@ -105,7 +118,7 @@ def load(
     optional = [n for n in arrays if n.startswith(OPTIONAL) and n not in expected]
     values = {n: v for n, v in arrays.items() if n not in optional}
 
-    check_names(values, expected, path, kind)
+    check_names(values, expected, path, kind, found)
     resized = []
     if "pos_embed" in expected:
         shape = expected["pos_embed"].shape
@@ -129,6 +142,7 @@ def load(
         dropped=tuple(n for n in optional if head == "new" or not n.startswith("head/")),
         resized=", ".join(resized),
         chosen=str(chosen),
+        kind=kind,
     )
 
 
@@ -205,100 +219,3 @@ def unsuited_head(form: Any, names: Collection[str], expected: Mapping[str, Any]
     """Return why a file's classifier reads other features than the model's; "" if it does not."""
     judge = getattr(form, "no_head", None)
     return judge(names, expected) if judge else ""
-
-
-def check(
-    values: Mapping[str, Any], expected: Mapping[str, Any], path: Path, kind: str = ""
-) -> None:
-    """Compare names and shapes of `values` with those expected.
-
-    Raises: UserError that lists everything that does not fit; `path` and `kind` are for the
-        message.
-    """
-    check_names(values, expected, path, kind)
-    check_shapes(values, expected, path, kind)
-
-
-def check_names(
-    values: Mapping[str, Any], expected: Mapping[str, Any], path: Path, kind: str = ""
-) -> None:
-    """Compare the names of `values` with those expected; mis-shaped ones are listed too.
-
-    Raises: UserError that lists everything that does not fit.
-    """
-    missing = sorted(expected.keys() - values.keys())
-    extra = sorted(values.keys() - expected.keys())
-    if missing or extra:
-        wrong = [line for line in _wrong(values, expected) if not line.startswith("pos_embed:")]
-        raise _misfit(values, expected, path, kind, missing, extra, wrong)
-
-
-def check_shapes(
-    values: Mapping[str, Any], expected: Mapping[str, Any], path: Path, kind: str = ""
-) -> None:
-    """Compare the shapes of `values` with those expected, all names of which exist.
-
-    Raises: UserError that lists everything that does not fit.
-    """
-    if wrong := _wrong(values, expected):
-        raise _misfit(values, expected, path, kind, [], [], wrong)
-
-
-def check_finite(values: Mapping[str, np.ndarray], path: Path) -> None:
-    """Check that all numbers are finite.
-
-    Raises: UserError that names arrays with NaN or infinite values.
-    """
-    wrong = {n: int(np.sum(~np.isfinite(v))) for n, v in values.items() if v.dtype.kind == "f"}
-    listed = [f"{n}: {bad} of {values[n].size}" for n, bad in wrong.items() if bad]
-    if listed:
-        raise UserError(
-            f"weights {path} hold numbers that are NaN or infinite, in {len(listed)} arrays:\n    "
-            + "\n    ".join(_shown(listed))
-            + "\n  The file was damaged or its training diverged; look for another copy of it."
-        )
-
-
-def _wrong(values: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{n}: file {values[n].shape}, model {expected[n].shape}"
-        for n in sorted(expected.keys() & values.keys())
-        if values[n].shape != expected[n].shape
-    ]
-
-
-def _misfit(
-    values: Mapping[str, Any],
-    expected: Mapping[str, Any],
-    path: Path,
-    kind: str,
-    missing: list[str],
-    extra: list[str],
-    wrong: list[str],
-) -> UserError:
-    text = [f"weights {path}{f', {kind},' if kind else ''} do not fit the model."]
-    for title, lines in (("missing", missing), ("unexpected", extra), ("wrong shape", wrong)):
-        if lines:
-            text.append(f"{title} ({len(lines)}):\n    " + "\n    ".join(_shown(lines)))
-    text.append("Check backbone.variant, patch_size, image_size and depth against the file.")
-    if other_patches(values, expected):
-        text.append("To carry a patch embedding to other patches, set backbone.resample='bicubic'.")
-    theirs, ours = (n[PATCHES].shape if PATCHES in n else () for n in (values, expected))
-    if len(theirs) == len(ours) == 4 and theirs[2] != ours[2]:
-        text.append(
-            f"The file takes images of {theirs[2]} channels: set backbone.channels={theirs[2]}"
-            + (" (grey images are repeated)." if theirs[2] == 3 and ours[2] == 1 else ".")
-        )
-    return UserError("\n  ".join(text))
-
-
-def _shown(lines: list[str]) -> list[str]:
-    return lines[:8] + [f"... and {len(lines) - 8} more"] * (len(lines) > 8)
-
-
-def other_patches(values: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    """Return whether the patch embeddings of file and model differ in their patch size only."""
-    if PATCHES not in values or PATCHES not in expected:
-        return False
-    old, new = values[PATCHES].shape, expected[PATCHES].shape
-    return len(old) == len(new) == 4 and old[2:] == new[2:] and old != new

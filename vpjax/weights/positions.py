@@ -44,12 +44,12 @@ def fit_positions(
         return positions, ""
     old = source_grid or (edge, edge)
     if not flat or count < 1 or math.prod(old) != count:
+        have = str(count) if flat else f"an array {'x'.join(map(str, positions.shape))} of"
+        wanted = "square grid" if source_grid is None else f"grid of {old[0]}x{old[1]}"
         raise UserError(
-            f"weights {path}: the file has {'x'.join(map(str, positions.shape))} position "
-            f"embeddings. Without {prefix} of tokens in front of the grid they are no "
-            f"{'square grid' if source_grid is None else f'grid of {old[0]}x{old[1]}'}, and the "
-            f"model's grid is {grid[0]}x{grid[1]}. Set backbone.image_size to the size the file "
-            "was made for."
+            f"weights {path}: {have} position embeddings are no {wanted}, without {prefix} of "
+            f"tokens in front of the grid; the model's grid is {grid[0]}x{grid[1]}. Set "
+            "backbone.image_size to the size the file was made for."
         )
     if old == tuple(grid):
         return positions, ""

@@ -61,6 +61,8 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
         unseen = dict.fromkeys(unseen)
     if found["relative_bias"]:
         unseen["heads"] = shapes["layers/0/attn/relative_bias"][1]
+    if family.model == "ViTMAEModel":  # as vit.ViT does it, unless the user chooses vit.MAE
+        options = {k: v for k, v in options.items() if k not in ("pool", "final_norm", "fc_norm")}
     options |= unseen
     return Description(
         kind,

@@ -15,8 +15,8 @@ from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.models.text.tower import TextTower
 from vpjax.weights import clip, clip_config
+from vpjax.weights.check import check
 from vpjax.weights.download import sha256
-from vpjax.weights.load import check
 
 
 class Text(NamedTuple):
