@@ -116,8 +116,10 @@ def test_deep_prompts_are_those_of_the_published_order(variant):
     close(found, body.pool(tokens))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "method"),
+    [(v, m) for v in VARIANTS for m in METHODS if (v, m) != ("query_norm", "vpt_prompts")],
+)
 def test_every_method_learns_on_every_variant(variant, method):
     body, (cls, options) = backbone(variant), METHODS[method]
     if method == "pad":
@@ -137,6 +139,12 @@ def test_every_method_learns_on_every_variant(variant, method):
     still = {n for n, v in found.items() if not v.any()}
     # A key's bias adds the same to all scores of a query; only norms after it change that.
     assert all(n.endswith("attn/key/bias") or "adapters" in n for n in still), still
+
+
+def test_two_features_side_by_side_are_no_mean_of_prompts():
+    body = backbone("query_norm")
+    with pytest.raises(UserError, match="joins the class token and a mean"):
+        body.pool(body.embed(images(), EVALUATION), slice(1, 3))
 
 
 def test_fused_or_not_is_known():

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import vpjax
 from tests.zoo.loading import DATA, TOLERANCE, difference, features_of, recorded
@@ -81,3 +83,65 @@ def test_without_a_configuration_heads_must_be_said(tmp_path):
     assert difference(features_of(backbone, case["images"]), case["features"]) < TOLERANCE
     with pytest.raises(UserError, match="heads, eps, activation, pool"):
         vpjax.load_backbone(str(weights))
+
+
+def renamed(folder, target, change):
+    """Writes a case's arrays under other names, with its configuration; returns the path."""
+    arrays = load_file(DATA / folder / "model.safetensors")
+    save_file(change(arrays), target / "model.safetensors")
+    (target / "config.json").write_text((DATA / folder / "config.json").read_text())
+    return str(target)
+
+
+def test_dinov2_by_the_names_of_its_authors(tmp_path):
+    names = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
+
+    def change(arrays):
+        out = {"mask_token": arrays["cls_token"][0]}
+        for name, array in arrays.items():
+            for timm, theirs in names.items():
+                name = name.replace(timm, theirs)
+            out[name] = array
+        return out
+
+    case = recorded("timm_dinov2_giant")
+    where = renamed("timm_dinov2_giant", tmp_path, change)
+    backbone = vpjax.load_backbone(where, attention="xla", dropout=0.0)
+    assert difference(features_of(backbone, case["images"]), case["features"]) < TOLERANCE
+
+
+def test_beit_s_pretraining_shares_a_table(tmp_path):
+    table = "blocks.{}.attn.relative_position_bias_table".format
+
+    def shared(arrays):
+        first = arrays.pop(table(0))
+        arrays.pop(table(1))
+        return arrays | {"rel_pos_bias.relative_position_bias_table": first}
+
+    def repeated(arrays):
+        return arrays | {table(1): arrays[table(0)]}
+
+    images, features = recorded("timm_beit")["images"], []
+    for name, change in (("shared", shared), ("repeated", repeated)):
+        (tmp_path / name).mkdir()
+        where = renamed("timm_beit", tmp_path / name, change)
+        features.append(features_of(vpjax.load_backbone(where, dropout=0.0), images))
+    assert (features[0] == features[1]).all()
+
+
+def test_a_head_behind_pre_logits_needs_them(tmp_path):
+    def change(arrays):
+        bias = arrays["norm.bias"]
+        kernel = np.eye(len(bias), dtype=bias.dtype)
+        return arrays | {"pre_logits.fc.weight": kernel, "pre_logits.fc.bias": bias}
+
+    where = renamed("timm_vit", tmp_path, change)
+    options = vpjax.load_backbone(where).origin.spec.options
+    for pre_logits in (False, True):
+        backbone = vpjax.load_backbone(where, pre_logits=pre_logits)
+        spec = BackboneSpec("vit.ViT", dict(options), where, "load")
+        if pre_logits:
+            assert load_weights(backbone, spec).head["kernel"].shape == (16, 3)
+            continue
+        with pytest.raises(UserError, match="reads pre_logits, a layer that is left out"):
+            load_weights(backbone, spec)

@@ -310,6 +310,11 @@ class ViT(Backbone):
 
     def _pool(self, tokens: Tokens, over: slice | None) -> Float[Array, "B D"]:
         norm = self.norm or (lambda x: x)
+        if over is not None and self.pooling == "token_mean":
+            raise UserError(
+                "pool='token_mean' joins the class token and a mean, which no mean of other tokens "
+                "replaces. Set method.pool='original', or backbone.pool='token'."
+            )
         cells = slice(tokens.num_prefix_tokens, None)
         if over is None and self.pooling == "token":
             return norm(tokens.x[:, 0])
