@@ -42,7 +42,7 @@ class CLIP(ViT):
         UserError: for an unknown variant or activation, or sizes that do not fit together.
     """
 
-    never_assumed = frozenset(("activation", "heads"))
+    never_assumed = ViT.never_assumed | {"activation", "heads"}
     preset = "clip"  # where neither the weights nor their configuration say another
     usual = dict(ViT.usual) | {"eps": 1e-5, "activation": "quick_gelu", "patch_bias": False}
     usual |= {"pre_norm": True}

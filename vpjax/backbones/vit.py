@@ -99,6 +99,7 @@ class ViT(Backbone):
         UserError: for an unknown name, or sizes or options that do not fit together.
     """
 
+    never_assumed = frozenset({"rope"})
     sizes: Sizes = SIZES
     usual: Mapping[str, Any] = {
         "variant": "B/16",
