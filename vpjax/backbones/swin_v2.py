@@ -156,8 +156,8 @@ class CosineAttention(WindowAttention):
         return super().mix(*self.comparable(q, k), v)
 
     def comparable(
-        self, q: Float[Array, "B L N d"], k: Float[Array, "B S N d"]
-    ) -> tuple[Float[Array, "B L N d"], Float[Array, "B S N d"]]:
+        self, q: Float[Array, "A L N d"], k: Float[Array, "B S N d"]
+    ) -> tuple[Float[Array, "A L N d"], Float[Array, "B S N d"]]:
         """Return queries and keys whose dot products by sqrt(d) are the scores."""
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], HIGHEST)) * q.shape[-1] ** 0.5
         return (_unit(q) * scale[:, None]).astype(q.dtype), _unit(k).astype(k.dtype)
