@@ -107,3 +107,6 @@ def test_sizes_and_options():
     assert [wider.layers[i].attn.pretrained for i in (0, -1)] == [12, 6]
     with pytest.raises(UserError, match="no positions of cells"):
         make(positions=True)
+    with pytest.raises(UserError, match="as high as a grid of 8x16 cells"):
+        make(image_size=(256, 512))
+    assert make(image_size=(512, 768), variant="T").grid == (128, 192)

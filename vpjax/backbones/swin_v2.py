@@ -65,6 +65,9 @@ class SwinV2(Swin):
         super().__init__(
             variant, image_size or USUAL[0], window=window or USUAL[1], rngs=rngs, **inherited
         )
+        for site in self.sites:
+            if site.has_attention and self.layers[site.index].attn.windows.size == min(site.grid):
+                check_shift(site.grid)
 
     def make_block(
         self, stage: int, dim: int, heads: int, windows: Windows, **options: Any
@@ -77,6 +80,19 @@ class SwinV2(Swin):
     def make_merging(self, dim: int, *, rngs: nnx.Rngs) -> nnx.Module:
         """Return what joins four neighbours `dim` wide to one of twice the width."""
         return _Merging(dim, rngs=rngs)
+
+
+def check_shift(grid: tuple[int, int]) -> None:
+    """Check a grid that is as high or as wide as its windows.
+
+    Raises: UserError if there are windows side by side, which some libraries shift and some do not.
+    """
+    if grid[0] != grid[1]:
+        raise UserError(
+            f"Swin v2: windows are as {'high' if grid[0] < grid[1] else 'wide'} as a grid of "
+            f"{grid[0]}x{grid[1]} cells, and libraries disagree on whether they are shifted then. "
+            "Choose a square image_size, or one whose smallest grid is larger than a window."
+        )
 
 
 class _Block(SwinBlock):
@@ -156,8 +172,8 @@ class CosineAttention(WindowAttention):
         return super().mix(*self.comparable(q, k), v)
 
     def comparable(
-        self, q: Float[Array, "B L N d"], k: Float[Array, "B S N d"]
-    ) -> tuple[Float[Array, "B L N d"], Float[Array, "B S N d"]]:
+        self, q: Float[Array, "A L N d"], k: Float[Array, "B S N d"]
+    ) -> tuple[Float[Array, "A L N d"], Float[Array, "B S N d"]]:
         """Return queries and keys whose dot products by sqrt(d) are the scores."""
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], HIGHEST)) * q.shape[-1] ** 0.5
         return (_unit(q) * scale[:, None]).astype(q.dtype), _unit(k).astype(k.dtype)
