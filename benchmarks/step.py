@@ -29,9 +29,9 @@ from benchmarks import floors, measure
 from vpjax.cli import flags, overrides, recipes
 from vpjax.core import allocator
 from vpjax.core.errors import UserError
+from vpjax.core.size import pair
 from vpjax.core.table import table
 from vpjax.data import Loader, open_source, preset
-from vpjax.data.transforms import pair
 from vpjax.models import factory
 from vpjax.models.partition import ModelParts
 from vpjax.runs import config as configs

@@ -264,10 +264,8 @@ def test_evaluating_what_was_never_trained(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_run_shows_the_point_of_prompts(tmp_path):
-    begin = time.monotonic()
     done = main(f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr_text
-    assert time.monotonic() - begin < 120
     rows = {r["label"]: r for r in json.loads((tmp_path / "comparison.json").read_text())}
     for prompts in ("vpt_shallow", "vpt_deep"):
         assert rows[prompts]["mean"] >= rows["linear"]["mean"] + 5

@@ -9,8 +9,8 @@ import pytest
 
 from configs import sa2vp_hta, sa2vp_vtab, vpt_fgvc, vpt_vtab
 from vpjax.core.errors import UserError
+from vpjax.core.size import pair
 from vpjax.data import preset
-from vpjax.data.transforms import pair
 from vpjax.models.partition import merge, partition
 from vpjax.runs import defaults
 from vpjax.runs.experiment import abstract_model, backbone_spec
