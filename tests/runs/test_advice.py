@@ -1,5 +1,6 @@
 """Known bad choices are said at the start, with the reason; good ones are not."""
 
+import numpy as np
 import pytest
 
 from vpjax.runs import config as configs
@@ -29,17 +30,19 @@ def test_many_prompts(count, warns):
     assert (f"{count} prompts" in said(method={"num_tokens": count})) == warns
 
 
-def test_a_normalisation_the_weights_were_not_trained_with():
+def test_a_normalisation_the_weights_were_not_trained_with(tmp_path):
     text = said("vpt_vtab")
     assert "ViT-B_16.npz was trained with mean (0.5, 0.5, 0.5)" in text
     # A file of one's own is known by its public name.
     path = {"backbone": {"weights": "/data/ViT-B_16.npz"}}
     assert "ViT-B_16.npz" in said("vpt_vtab", **path)
-    assert said("vpt_vtab", backbone={"weights": "/data/mine.npz"}) == ""
+    mine = tmp_path / "mine.npz"  # a file that nothing is known of
+    np.savez(mine, weight=np.zeros(3))
+    assert said("vpt_vtab", backbone={"weights": str(mine)}) == ""
 
 
 def test_clip_with_another_preset():
-    clip = {"backbone": {"name": "clip.CLIP"}}
+    clip = {"backbone": {"name": "clip.CLIP", "weights": ""}}
     assert said("clip", **clip) == ""
     assert "clip.CLIP was trained with mean (0.48145466" in said("imagenet", **clip)
 

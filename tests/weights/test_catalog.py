@@ -10,7 +10,7 @@ from vpjax.backbones import convnext, resnet, swin, vit
 from vpjax.core import registry
 from vpjax.data import PRESETS
 from vpjax.weights import catalog
-from vpjax.weights.catalog import CATALOG, list_weights, preset_of
+from vpjax.weights.catalog import CATALOG, find_entry, list_weights
 from vpjax.weights.download import fetch
 
 
@@ -53,7 +53,8 @@ def test_table_names_backbones_that_exist():
     ],
 )
 def test_the_preset_of_weights(weights, preset):
-    assert preset_of(weights) == preset
+    entry = find_entry(weights)
+    assert (entry.preset if entry else None) == preset
 
 
 def test_names_of_a_backbone():

@@ -2,12 +2,14 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from huggingface_hub import constants
 
+from tests.helpers.hub import COMMIT, serve
 from vpjax.core.errors import UserError
 from vpjax.weights import hub
 from vpjax.weights.download import fetch
@@ -82,7 +84,9 @@ def test_a_revision_of_its_own(cache):
 
 
 def test_what_is_not_there_says_the_command(cache, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"\n    hf download facebook/dinov3.b\n"):
+    with pytest.raises(
+        UserError, match=r"HF_HUB_OFFLINE is(?s:.*)\n    hf download facebook/dinov3.b\n"
+    ):
         hub.weights_in("facebook/dinov3.b")
     with pytest.raises(UserError, match=r"hf download a/b\n"):
         hub.weights_in("hf-hub:a/b")
@@ -98,10 +102,82 @@ def test_what_is_not_there_says_the_command(cache, tmp_path, monkeypatch):
     assert hub.weights_in("runs/best").endswith("model.safetensors")
 
 
-def test_a_snapshot_with_its_configuration_only(cache):
-    folder = snapshot(cache, "lab/net")
+@pytest.fixture
+def online(tmp_path, cache, monkeypatch):
+    """A hub with models; yields their folder and the files that were asked for."""
+    models = tmp_path / "models"
+    with serve(models, gated="lab/gated") as (address, asked):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield models, asked
+
+
+def model(models, name, *files):
+    folder = models / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_text(json.dumps({"name": file}))  # equal files are fetched once
+    return folder
+
+
+def test_what_the_cache_lacks_is_fetched_once(online, cache):
+    models, asked = online
+    many = ("config.json", "model.safetensors", "flax_model.msgpack", "tf_model.h5", "README.md")
+    model(models, "lab/net", *many)
+    found = hub.weights_in("lab/net")
+    assert found.startswith(str(cache)) and found.endswith("/model.safetensors")
+    assert sorted(asked) == ["config.json", "model.safetensors"]
+    assert hub.weights_in("hf-hub:lab/net") == found and len(asked) == 2
+
+
+def test_shards_are_fetched_all(online):
+    models, asked = online
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    folder = model(models, "lab/net", "config.json", *shards)
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = hub.weights_in("lab/net")
+    assert found.endswith("model.safetensors.index.json")
+    assert set(shards) < set(asked)
+    (Path(found).parent / shards[1]).unlink()  # as after a download that was stopped
+    hub.weights_in("lab/net")
+    assert (Path(found).parent / shards[1]).exists()
+
+
+def test_a_snapshot_with_its_configuration_only(cache, online):
+    models, _ = online
+    model(models, "lab/net", "config.json", "model.safetensors")
+    folder = snapshot(cache, "lab/net", commit=COMMIT[:7])
     (folder / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"it holds: config.json.(?s:.*)hf download lab/net"):
+    assert hub.weights_in("lab/net") == str(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("lab/none", "the hub has no such model"),
+        ("lab/gated", "Accept the terms at https://huggingface.co/lab/gated"),
+        ("lab/net@v9", "no such revision"),
+        ("lab/many", "several files of weights(?s:.*)hf://lab/many/a.npz\n"),
+        ("lab/empty", "holds no weights, only: README.md"),
+    ],
+)
+def test_what_cannot_be_fetched_says_why(online, name, reason):
+    models, asked = online
+    model(models, "lab/net", "config.json")
+    model(models, "lab/many", "config.json", "a.npz", "b.npz")
+    model(models, "lab/empty", "README.md")
+    with pytest.raises(UserError, match=reason):
+        hub.weights_in(name)
+    assert not asked
+
+
+def test_a_hub_that_does_not_answer(cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="ConnectError: (?s:.*)hf download lab/net\n"):
         hub.weights_in("lab/net")
 
 

@@ -1,9 +1,9 @@
-"""Make the recorded case of a SigLIP in big_vision's names, from the case "transformers_siglip".
+"""Make recorded cases in Google's names: big_vision's SigLIP and vision_transformer's ViT.
 
     python -m tests.zoo.make_big_vision
 
-Needs torch and timm, whose reader of such files is independent of ours. The layers are stacked, as
-big_vision writes them.
+Needs torch and timm, whose reader of such files is independent of ours. SigLIP is that of the case
+"transformers_siglip"; its layers are stacked, as big_vision writes them.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from timm.models.vision_transformer import VisionTransformer, _load_weights
 
-from tests.zoo.make_transformers import DATA, EDGE, MLP, SMALL, pixels, save
+from tests.zoo.make_transformers import DATA, EDGE, MLP, SMALL, pixels, randomise, save
 
 HEADS, DEPTH = SMALL["num_attention_heads"], SMALL["num_hidden_layers"]
 QKV = ("query", "key", "value")
@@ -73,7 +73,7 @@ def mlp(ours: str, arrays: dict[str, np.ndarray], theirs: str) -> dict[str, np.n
 
 
 def attention(
-    ours: str, arrays: dict[str, np.ndarray], places: dict[str, str]
+    ours: str, arrays: dict[str, np.ndarray], places: dict[str, str], heads: int = HEADS
 ) -> dict[str, np.ndarray]:
     """Return the arrays of an attention, with an axis of heads."""
     out = {}
@@ -81,15 +81,57 @@ def attention(
         out |= dense(f"{ours}/{name}", arrays, theirs)
         for n in [f"{ours}/{name}/{kind}" for kind in ("kernel", "bias")]:
             if name != "out":
-                out[n] = out[n].reshape(*out[n].shape[:-1], HEADS, -1)
+                out[n] = out[n].reshape(*out[n].shape[:-1], heads, -1)
             elif n.endswith("kernel"):
-                out[n] = out[n].reshape(HEADS, -1, out[n].shape[-1])
+                out[n] = out[n].reshape(heads, -1, out[n].shape[-1])
+    return out
+
+
+def vision_transformer(arrays: dict[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
+    """Return the arrays of timm's ViT by vision_transformer's names."""
+    out = {
+        "embedding/kernel": arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": arrays["patch_embed.proj.bias"],
+        "cls": arrays["cls_token"],
+        "Transformer/posembed_input/pos_embedding": arrays["pos_embed"],
+    }
+    out |= norm("Transformer/encoder_norm", arrays, "norm")
+    if "head.weight" in arrays:
+        out |= dense("head", arrays, "head")
+    for i in range(sum(n.endswith("norm1.weight") for n in arrays)):
+        ours, theirs = f"Transformer/encoderblock_{i}", f"blocks.{i}"
+        for kind in ("weight", "bias"):
+            parts = np.split(arrays[f"{theirs}.attn.qkv.{kind}"], 3)
+            arrays |= {f"{theirs}.{n}.{kind}": v for n, v in zip(QKV, parts, strict=True)}
+        places = {n: f"{theirs}.{n}" for n in QKV} | {"out": f"{theirs}.attn.proj"}
+        out |= attention(f"{ours}/MultiHeadDotProductAttention_1", arrays, places, heads)
+        out |= norm(f"{ours}/LayerNorm_0", arrays, f"{theirs}.norm1")
+        out |= norm(f"{ours}/LayerNorm_2", arrays, f"{theirs}.norm2")
+        out |= mlp(f"{ours}/MlpBlock_3", arrays, f"{theirs}.mlp")
     return out
 
 
 @torch.no_grad()
-def main() -> None:
-    """Write the folder."""
+def make_vit() -> None:
+    """Write the folder of vision_transformer's ViT."""
+    folder, options = DATA / "google_vit", {"img_size": EDGE, "patch_size": SMALL["patch_size"]}
+    options |= {"embed_dim": SMALL["hidden_size"], "depth": DEPTH, "num_heads": HEADS}
+    model = VisionTransformer(mlp_ratio=2, num_classes=3, **options).eval()
+    randomise(model, seed=4)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {n: v.numpy() for n, v in model.state_dict().items()}
+    np.savez_compressed(folder / "model.npz", **vision_transformer(arrays, HEADS))
+    again = VisionTransformer(mlp_ratio=2, num_classes=3, **options).eval()
+    _load_weights(again, str(folder / "model.npz"))
+    images = pixels((EDGE, EDGE), 1)
+    tokens = again.forward_features(torch.from_numpy(images).permute(0, 3, 1, 2))
+    found = {"features": again.forward_head(tokens, pre_logits=True)}
+    save(folder, {"images": images, "logits": again.head(found["features"])} | found, torch, timm)
+
+
+@torch.no_grad()
+def make_siglip() -> None:
+    """Write the folder of big_vision's SigLIP."""
     folder, mark = DATA / "big_vision_siglip", "vision_model."
     found = load_file(DATA / "transformers_siglip" / "model.safetensors").items()
     arrays = {n.removeprefix(mark): v.astype(np.float32) for n, v in found if n.startswith(mark)}
@@ -115,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    make_siglip()
+    make_vit()

@@ -235,10 +235,10 @@ def randomise(model, seed):
                 continue
             if name.endswith("k_bias"):
                 continue
-            tensor.copy_(torch.from_numpy(_draw(random, name, tuple(tensor.shape))))
+            tensor.copy_(torch.from_numpy(draw(random, name, tuple(tensor.shape))))
 
 
-def _draw(random, name, shape):
+def draw(random, name, shape):
     normal = random.standard_normal(shape)
     leaf = name.rpartition(".")[2]
     if leaf == "running_var":

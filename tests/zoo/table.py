@@ -27,11 +27,14 @@ VERSIONS = {
     "tv": "torchvision 0.29.1",
     "torchvision": "torchvision 0.29.1",
     "big_vision": "timm 1.0.31, which reads the same file",
+    "google_vit": "timm 1.0.31, which reads the same file",
+    "google_hybrid": "vision_transformer, July 2025",
 }
 # What a folder does not say, and a user would have to.
 SAID = {
     "torchvision_vit": {"heads": 2},
     "clip_open_training": {"heads": 2, "activation": "gelu"},
+    "tv_swinv2": {"image_size": 32, "window": 4, "pretrained_windows": 0},
 }
 
 

@@ -159,7 +159,7 @@ class CosineAttention(WindowAttention):
         super().__init__(dim, heads, windows, match_reference_code, qkv_bias=qkv_bias, rngs=rngs)
         self.relative_position_bias_table = None
         self.key = Dense((dim,), (heads, dim // heads), bias=False, rngs=rngs)
-        self.logit_scale = nnx.Param(jnp.full(heads, math.log(10.0)))
+        self.logit_scale = nnx.Param(jnp.full(heads, math.log(10.0), jnp.float32))
         self.offset_mlp = _OffsetMlp(heads, rngs=rngs)
         self.pretrained = pretrained
 

@@ -115,17 +115,25 @@ def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
     Args:
         config: to start from.
-        changes: {section: {key: value}}; a `name` in "method" or "backbone" changes the class.
+        changes: {section: {key: value}}. A `name` in "method" or "backbone" changes the class;
+            without one, other `weights` of a backbone do, if they say what they are.
+
+    Raises:
+        UserError: for a class or option that does not exist, or weights that cannot be read.
     """
     config = copy.deepcopy(config)  # empty entries keep their types, for the command line
     for key, value in changes.items():
         if not isinstance(value, Mapping | ConfigDict):
             config[key] = value
-        elif "name" in value and key in ("method", "backbone"):
-            given = {k: v for k, v in value.items() if k != "name"}
-            config[key] = renamed(config, key, value["name"], given)
-        else:
-            config[key].update(value)
+            continue
+        value = dict(value)
+        if "name" in value and key in ("method", "backbone"):
+            options = {k: v for k, v in value.items() if k not in ("name", *NOT_OPTIONS)}
+            config[key] = renamed(config, key, value["name"], options)
+            value = {k: v for k, v in value.items() if k not in options}
+        elif key == "backbone" and value.get("weights"):
+            config[key] = for_weights(config, value["weights"])
+        config[key].update(value)
     return config
 
 

@@ -200,12 +200,3 @@ def find_by_digest(path: Path) -> CatalogEntry | None:
         with open(path, "rb") as file:
             found[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()
     return next((e for e, algorithm, start in known if found[algorithm].startswith(start)), None)
-
-
-def preset_of(weights: str) -> str | None:
-    """Return the preset (preprocessing) that weights were trained with; None if it is not known.
-
-    `weights` is a name in the catalogue, or a path or address ending in a file's public name.
-    """
-    entry = find_entry(weights)
-    return entry.preset if entry else None

@@ -4,9 +4,11 @@
     openai/clip-vit-base-patch16             a name: the folder in the hub's own cache
     hf-hub:timm/vit_small_patch14_dinov2.lvd142m, hf://..., its page's address: the same
 
-Nothing is downloaded here.
+What the cache lacks is fetched with the hub's own client: the configuration, the tokenizer, one
+file of weights. Its variables hold: HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT.
 """
 
+import functools
 import json
 import logging
 import os
@@ -14,6 +16,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from vpjax.core.errors import UserError
 from vpjax.weights.anchor import split
@@ -38,6 +42,7 @@ PREFIXES = re.compile(r"(hf[-_]hub:|hf://(models/)?|https?://(www\.)?(huggingfac
 # One file of a model, behind one of these.
 FILE = re.compile(rf"({NAME.pattern})/(?:(?:resolve|blob)/([^/]+)/)?(.+)")
 OPEN_CLIP = "open_clip_config.json"
+BESIDE = ("*.json", "*.txt", "*.txt.gz")  # configuration and tokenizer
 
 
 def name_of(where: str) -> str:
@@ -57,7 +62,7 @@ def folder_of(where: str | os.PathLike) -> Path | None:
     """Return a model's folder: `where` itself, the folder of a file, or that of a hub name.
 
     None if `where` is neither a path that exists nor of the form of a name.
-    Raises: UserError for a name that is not in the cache.
+    Raises: UserError for a name that is not in the cache, and cannot be fetched.
     """
     where = split(os.fspath(where))[0]
     path = Path(where).expanduser()
@@ -72,15 +77,7 @@ def folder_of(where: str | os.PathLike) -> Path | None:
     found = cached(name)
     if found is None and name == where and path.parent.is_dir():
         return None  # more likely a path with a mistake in it
-    if found is None:
-        repository, _, revision = name.partition("@")
-        command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
-        raise UserError(
-            f"there is no file or folder {where}, nor a model of this name in the cache of the "
-            f"Hugging Face hub. On a machine with network run\n    {command}\n"
-            "or give a folder with its config.json, weights and tokenizer files."
-        )
-    return found
+    return found or fetched(name)
 
 
 def cached(name: str) -> Path | None:
@@ -93,19 +90,95 @@ def cached(name: str) -> Path | None:
 
     name, _, revision = name.partition("@")
     try:
+        # The pattern fits no file: a folder counts though some file of the model is not in it.
         found = huggingface_hub.snapshot_download(
-            name, revision=revision or None, local_files_only=True
+            name, revision=revision or None, local_files_only=True, allow_patterns=["-"]
         )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     return Path(found)
 
 
+def fetched(name: str) -> Path:
+    """Download a model's configuration, tokenizer and one file of weights; return its folder.
+
+    Raises: UserError, with the reason and what can be done.
+    """
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
+    get = functools.partial(
+        huggingface_hub.snapshot_download, repository, revision=revision or None
+    )
+    try:
+        listed = get(dry_run=True, tqdm_class=functools.partial(tqdm, disable=True))
+        sizes = {file.filename: file.file_size for file in listed}
+        weights = _of_weights([file for file in sizes if "/" not in file], name)
+        size = sum(sizes[file] for file in weights) / 1e6
+        log.info("%s: fetching %s (%.0f MB) from the hub", name, ", ".join(weights[:2]), size)
+        return Path(get(allow_patterns=[*BESIDE, *weights]))
+    except UserError:
+        raise
+    except Exception as e:  # of the network too, whose classes the client does not name
+        command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
+        raise UserError(
+            f"there is no file or folder {name}, and the model of this name is not in the cache of "
+            f"the Hugging Face hub and could not be fetched: {_reason(e, repository)}\n"
+            f"On a machine with network run\n    {command}\n"
+            "or give a folder with its config.json, weights and tokenizer files."
+        ) from e
+
+
+def _of_weights(inside: list[str], name: str) -> list[str]:
+    """Return which of a model's files are fetched: one file of weights, or an index and shards."""
+    usual = [f for f in FILES if f in inside]
+    others = sorted(f for f in inside if f.endswith(ENDINGS))
+    if not usual and len(others) != 1:
+        held = "".join(f"\n    hf://{name}/{f}" for f in others)
+        raise UserError(
+            f"{name} of the hub holds several files of weights. Give one of them:{held}"
+            if others
+            else f"{name} of the hub holds no weights, only: {', '.join(sorted(inside))}."
+        )
+    if not usual:
+        return others
+    stem = usual[0].partition(".")[0]
+    shards = [f for f in others if _shard(f) and f.startswith(f"{stem}-")]
+    return [usual[0], *(shards if usual[0].endswith(".index.json") else [])]
+
+
+def _has_weights(folder: Path) -> bool:
+    inside = {f.name for f in folder.iterdir()}
+    if any(f.endswith(ENDINGS) and not _shard(f) for f in inside):
+        return True
+    indices = [f for f in FILES if f.endswith(".index.json") and f in inside]
+    return any(
+        set(_json(folder / f).get("weight_map", {"": ""}).values()) <= inside for f in indices
+    )
+
+
+def _reason(error: Exception, repository: str) -> str:
+    from huggingface_hub import errors
+
+    cause = error.__cause__ if isinstance(error, errors.DryRunError) and error.__cause__ else error
+    if isinstance(cause, errors.GatedRepoError):
+        page = f"https://huggingface.co/{repository}"
+        return f"its owner asks for consent. Accept the terms at {page}, then run hf auth login."
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return "the hub has no such model, or only for its owner (hf auth login)."
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return "the model has no such revision."
+    if isinstance(cause, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set."
+    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+
+
 def weights_in(where: str) -> str:
     """Return the file of weights in the folder that `where` is or names, else `where`.
 
     A file of the hub is that in the cache, or its address.
-    Raises: UserError if the folder has no weights, or several and none has a usual name.
+    Raises: UserError if the folder has no weights, or several and none has a usual name, or if a
+    model of the hub cannot be fetched.
     """
     where = split(where)[0]
     if PREFIXES.match(where) and not name_of(where):
@@ -113,6 +186,9 @@ def weights_in(where: str) -> str:
     folder = None if Path(where).expanduser().is_file() else folder_of(where)
     if folder is None:
         return where
+    name = name_of(where)
+    if name and not _has_weights(folder):
+        folder = fetched(name)  # somebody has read the configuration only, or has not finished
     inside = sorted(f.name for f in folder.iterdir() if f.is_file())
     usual = [f for f in FILES if f in inside]
     others = [f for f in inside if f.endswith(ENDINGS)]
@@ -123,9 +199,7 @@ def weights_in(where: str) -> str:
         )
     if not usual and not others:
         held = ", ".join(inside) or "nothing"
-        found = f"{folder} is a folder without weights; it holds: {held}."
-        name = name_of(where).partition("@")[0]
-        raise UserError(found + (f" Fetch the rest with\n    hf download {name}" if name else ""))
+        raise UserError(f"{folder} is a folder without weights; it holds: {held}.")
     chosen = (usual or others)[0]
     if rest := [f for f in dict.fromkeys(usual + others) if f != chosen and not _shard(f)]:
         log.info("%s: %s is read, not %s", where, chosen, ", ".join(rest))
