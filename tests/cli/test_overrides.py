@@ -2,8 +2,12 @@
 
 import pytest
 
+from tests.zoo.loading import DATA
 from vpjax.cli import overrides, recipes
 from vpjax.core.errors import UserError
+from vpjax.runs.config import merged
+
+DINO = str(DATA / "transformers_dinov2" / "model.safetensors")
 
 
 def changed(*words: str, recipe: str = "digits"):
@@ -87,6 +91,29 @@ def test_another_backbone_keeps_what_is_no_option_of_the_class():
     backbone = changed(*words, "--config.backbone.depths=(1,2)")[0].backbone
     assert (backbone.window, backbone.depths, backbone.weights) == (2, (1, 2), "digits_vit")
     assert backbone.image_size == 8  # both classes have it
+
+
+@pytest.mark.parametrize("way", ["command line", "comparison"])
+def test_other_weights_say_what_the_old_ones_said(way):
+    if way == "command line":
+        config = changed(f"--config.backbone.weights={DINO}", "--config.backbone.image_size=24")[0]
+    else:
+        changes = {"backbone": {"weights": DINO, "image_size": 24}}
+        config = merged(recipes.load("digits"), changes)
+    assert (config.backbone.name, config.backbone.weights) == ("vit.ViT", DINO)
+    assert (config.backbone.image_size, config.backbone.depth) == (24, None)  # not digits_vit's 4
+    assert config.data.preset == "auto"  # not "digits", which is that of digits_vit
+
+
+def test_a_choice_of_the_recipe_stays_with_other_weights():
+    words = "--config.data.preset=imagenet", f"--config.backbone.weights={DINO}"
+    assert changed(*words)[0].data.preset == "imagenet"
+
+
+def test_a_comparison_may_change_class_and_weights_at_once():
+    swin = {"name": "swin.Swin", "weights": "", "window": 2, "head": "new"}
+    backbone = merged(recipes.load("digits"), {"backbone": swin}).backbone
+    assert (backbone.name, backbone.weights, backbone.window) == ("swin.Swin", "", 2)
 
 
 @pytest.mark.parametrize(

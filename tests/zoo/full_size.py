@@ -111,7 +111,7 @@ def of_stages(name: str, size: int, **arguments) -> Callable[[Path], Made]:
     return make
 
 
-def of_torchvision(name: str, **arguments) -> Callable[[Path], Made]:
+def of_torchvision(name: str, size: int = 224) -> Callable[[Path], Made]:
     """Return what makes a model of torchvision."""
 
     def make(folder: Path) -> Made:
@@ -120,10 +120,10 @@ def of_torchvision(name: str, **arguments) -> Callable[[Path], Made]:
 
         from tests.zoo import make_conv
 
-        model = getattr(torchvision.models, name)(num_classes=make_conv.CLASSES, **arguments)
+        model = getattr(torchvision.models, name)(num_classes=make_conv.CLASSES)
         randomise(model)
         torch.save(model.state_dict(), folder / "model.pth")
-        images = pixels((224, 224))
+        images = pixels((size, size))
         return images, make_conv.record(model, images)["features"]
 
     return make
@@ -190,6 +190,27 @@ def of_google(architecture: str) -> Callable[[Path], Made]:
     return make
 
 
+def of_big_vision(folder: Path) -> Made:
+    """Make a file of big_vision's SigLIP, B/16; timm reads the same."""
+    import timm
+    import torch
+    import transformers as t
+
+    from tests.zoo.make_big_vision import big_vision
+
+    model = t.SiglipVisionModel(t.SiglipVisionConfig())
+    randomise(model)
+    arrays = {n.removeprefix("vision_model."): v.numpy() for n, v in model.state_dict().items()}
+    named = {f"params/img/{n}": v for n, v in big_vision(arrays, depth=12, heads=12).items()}
+    np.savez(folder / "model.npz", **named)
+    # big_vision has GELU's approximation by tanh, and so have the files; timm's own SigLIP has not.
+    again = timm.create_model("vit_base_patch16_siglip_224", act_layer="gelu_tanh").eval()
+    again.load_pretrained(str(folder / "model.npz"))
+    images = pixels((224, 224))
+    with torch.no_grad():
+        return images, again(first(images)).numpy()
+
+
 # Names are those of the small recorded cases, which share a row of docs/backbones.md with them.
 MODELS = {
     "timm_vit": Full("B/16, 224 px", of_timm("vit_base_patch16_224")),
@@ -246,13 +267,18 @@ MODELS = {
     "hf_bit": Full("50x1, 224 px", of_stages("BitForImageClassification", 224)),
     "torchvision_vit": Full("B/16, 224 px", of_torchvision("vit_b_16"), {"heads": 12}),
     "tv_swin": Full("T, 224 px", of_torchvision("swin_t")),
-    "tv_swinv2": Full("T, 256 px", of_torchvision("swin_v2_t"), {"image_size": 224, "window": 8}),
+    "tv_swinv2": Full(
+        "T, 256 px",
+        of_torchvision("swin_v2_t", 256),
+        {"image_size": 256, "window": 8, "pretrained_windows": 0},
+    ),
     "tv_convnext": Full("T, 224 px", of_torchvision("convnext_tiny")),
     "clip_hub_vision_projection": Full("B/32, 224 px", of_clip),
     "clip_open_quick_gelu": Full("B/32, 224 px", of_open_clip("ViT-B-32-quickgelu")),
     "clip_open_gelu": Full("H/14, 224 px", of_open_clip("ViT-H-14")),
     "clip_open_all": Full("g/14, 224 px", of_open_clip("ViT-g-14")),
     "clip_open_timm_vision": Full("EVA02-L-14, 224 px", of_open_clip("EVA02-L-14")),
+    "big_vision_siglip": Full("B/16, 224 px", of_big_vision),
     "google_vit": Full("B/16, 224 px", of_google("vit_base_patch16_224")),
 }
 

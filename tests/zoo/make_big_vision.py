@@ -19,7 +19,7 @@ QKV = ("query", "key", "value")
 ATTENTION, MLP_BLOCK = "MultiHeadDotProductAttention_0", "MlpBlock_0"
 
 
-def big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def big_vision(arrays: dict[str, np.ndarray], depth: int, heads: int) -> dict[str, np.ndarray]:
     """Return the arrays of a SigLIP's image tower by big_vision's names."""
     out = {
         "embedding/kernel": arrays["embeddings.patch_embedding.weight"].transpose(2, 3, 1, 0),
@@ -33,18 +33,19 @@ def big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays |= {f"head.{n}.{kind}": v for n, v in zip(QKV, parts, strict=True)}
     arrays |= {f"head.out.{k}": arrays[f"head.attention.out_proj.{k}"] for k in ("weight", "bias")}
     places = {n: f"head.{n}" for n in (*QKV, "out")}
-    out |= attention(f"MAPHead_0/{ATTENTION}", arrays, places)
+    out |= attention(f"MAPHead_0/{ATTENTION}", arrays, places, heads)
     out |= norm("MAPHead_0/LayerNorm_0", arrays, "head.layernorm")
     out |= mlp(f"MAPHead_0/{MLP_BLOCK}", arrays, "head.mlp")
-    layers = [layer(arrays, f"encoder.layers.{i}") for i in range(DEPTH)]
+    layers = [layer(arrays, f"encoder.layers.{i}", heads) for i in range(depth)]
     stacked = {n: np.stack([each[n] for each in layers]) for n in layers[0]}
     return out | {f"Transformer/encoderblock/{n}": v for n, v in stacked.items()}
 
 
-def layer(arrays: dict[str, np.ndarray], place: str) -> dict[str, np.ndarray]:
+def layer(arrays: dict[str, np.ndarray], place: str, heads: int) -> dict[str, np.ndarray]:
     """Return the arrays of one layer."""
     places = {n: f"{place}.self_attn.{n[0]}_proj" for n in QKV}
-    out = attention(ATTENTION, arrays, places | {"out": f"{place}.self_attn.out_proj"})
+    places["out"] = f"{place}.self_attn.out_proj"
+    out = attention(ATTENTION, arrays, places, heads)
     out |= norm("LayerNorm_0", arrays, f"{place}.layer_norm1")
     return (
         out
@@ -73,7 +74,7 @@ def mlp(ours: str, arrays: dict[str, np.ndarray], theirs: str) -> dict[str, np.n
 
 
 def attention(
-    ours: str, arrays: dict[str, np.ndarray], places: dict[str, str], heads: int = HEADS
+    ours: str, arrays: dict[str, np.ndarray], places: dict[str, str], heads: int
 ) -> dict[str, np.ndarray]:
     """Return the arrays of an attention, with an axis of heads."""
     out = {}
@@ -136,7 +137,7 @@ def make_siglip() -> None:
     found = load_file(DATA / "transformers_siglip" / "model.safetensors").items()
     arrays = {n.removeprefix(mark): v.astype(np.float32) for n, v in found if n.startswith(mark)}
     folder.mkdir(parents=True, exist_ok=True)
-    theirs = {f"params/img/{n}": v for n, v in big_vision(arrays).items()}
+    theirs = {f"params/img/{n}": v for n, v in big_vision(arrays, DEPTH, HEADS).items()}
     np.savez_compressed(folder / "model.npz", **theirs)
     model = VisionTransformer(
         img_size=EDGE,

@@ -271,7 +271,7 @@ def record(model, images):
     if head is not None:
         head.register_forward_pre_hook(lambda _, x: seen.update(features=x[0]))
     with torch.no_grad():
-        out = model(torch.from_numpy(images.transpose(0, 3, 1, 2)).float())
+        out = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float())
     if head is None:
         return {"features": out.pooler_output.reshape(len(images), -1).numpy()}
     logits = out if isinstance(out, torch.Tensor) else out.logits

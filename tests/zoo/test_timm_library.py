@@ -13,7 +13,7 @@ from vpjax.core import params
 from vpjax.weights import timm as form
 from vpjax.weights.description import WeightsFile
 
-pytestmark = pytest.mark.zoo
+pytestmark = [pytest.mark.zoo, pytest.mark.slow]
 ARCHITECTURES = json.loads((DATA / "timm_architectures.json").read_text())
 KNOWN = sorted(n for n, truth in ARCHITECTURES.items() if isinstance(truth, dict))
 USUAL = dict(ViT.usual) | {"prefix_positions": None, "rope_grid": None, "pool": "token"}

@@ -64,12 +64,12 @@ def apply(config: "ConfigDict", changes: Sequence[Override]) -> "ConfigDict":
         UserError: for a key or class that does not exist, with the nearest that do, and for a
             value of another kind.
     """
-    from vpjax.runs.config import for_weights, renamed  # here: its class may need jax
+    from vpjax.runs.config import renamed, use_weights  # here: its class may need jax
 
     names = {f"{part}.name": part for part in SECTIONS}
     weights = [value for key, value in changes if key == WEIGHTS and value]
     if weights and not any(key == "backbone.name" for key, _ in changes):
-        config.backbone = for_weights(config, weights[-1])
+        use_weights(config, weights[-1])
     for key, value in changes:
         if key in names and value is not None:
             config[names[key]] = renamed(config, names[key], value, {})

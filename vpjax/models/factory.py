@@ -323,7 +323,9 @@ def load_weights(body: Backbone, spec: BackboneSpec) -> Loaded:
 
 def source_grid(found: Description | None) -> tuple[int, int] | None:
     """Return the grid (h, w) that weights were made for, where they say it; None: not known."""
-    size, patch = (found.options.get(k) if found else None for k in ("image_size", "patch_size"))
+    options = found.options if found else {}
+    own = found.positions_size if found else None
+    size, patch = own or options.get("image_size"), options.get("patch_size")
     if size is None or patch is None:
         return None
     return tuple(i // p for i, p in zip(pair(size), pair(patch), strict=True))

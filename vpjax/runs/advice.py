@@ -11,7 +11,7 @@ from vpjax.core import registry
 from vpjax.data import preset
 from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
-from vpjax.models.factory import preset_of
+from vpjax.runs.experiment import weights_preset
 from vpjax.weights.catalog import find_entry
 
 MANY = 50  # prompts; VPT's accuracy falls with more
@@ -38,7 +38,7 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
             "73 with few, 64 with 200) while time and memory grow. Choose the number on the "
             "validation split."
         )
-    if own := preset_of(config.backbone.name, config.backbone.weights):
+    if own := weights_preset(config):
         trained, chosen = preset(own), preset(preset_name)
         of_class = registry.lookup("backbones", config.backbone.name).preset
         entry = None if of_class else find_entry(config.backbone.weights)

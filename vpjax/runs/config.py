@@ -77,28 +77,30 @@ def renamed(config: ConfigDict, part: str, name: str, given: Mapping[str, Any]) 
     return new
 
 
-def for_weights(config: ConfigDict, weights: str) -> ConfigDict:
-    """Return the section `backbone` of a config for other weights.
+def use_weights(config: ConfigDict, weights: str) -> None:
+    """Set other weights of a config's backbone, in place.
 
-    Options that only repeat what the old weights say are left to the new ones; others are choices
-    of the recipe, and stay where the class stays.
+    Options, and a preset, that only repeat what the old weights say are left to the new ones;
+    others are choices of the recipe, and stay; options, where the class stays.
 
     Args:
         config: with the old weights.
-        weights: a path, an address or a name. Where they do not say what they are, the section is
-            returned as it is.
+        weights: a path, an address or a name. Where they do not say what they are, all the rest
+            stays as it is.
 
     Raises:
         UserError: if the weights are missing, damaged or not supported.
     """
     found = describe(weights)
-    if found is None:
-        return config.backbone
     old = config.backbone.to_dict()
+    config.backbone.weights = weights
+    if found is None:
+        return
     cls, other = (registry.lookup("backbones", name) for name in (old["name"], found.name))
-    kept = {}
+    entry, kept = find_entry(old["weights"]), {}
+    if entry and config.data.preset == entry.preset:
+        config.data.preset = "auto"
     if issubclass(cls, other) or issubclass(other, cls):
-        entry = find_entry(old["weights"])
         said = of_entry(entry).options if entry and entry.backbone else {}
         usual = registry.options(cls)
         own = {k: v for k, v in old.items() if k in usual and v != usual[k].default}
@@ -106,8 +108,8 @@ def for_weights(config: ConfigDict, weights: str) -> ConfigDict:
     name = old["name"] if issubclass(cls, other) else found.name
     new = section("backbones", name, **kept)
     for key in NOT_OPTIONS:
-        new[key] = old[key]
-    return new
+        new[key] = config.backbone[key]
+    config.backbone = new
 
 
 def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
@@ -132,7 +134,7 @@ def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
             config[key] = renamed(config, key, value["name"], options)
             value = {k: v for k, v in value.items() if k not in options}
         elif key == "backbone" and value.get("weights"):
-            config[key] = for_weights(config, value["weights"])
+            use_weights(config, value["weights"])
         config[key].update(value)
     return config
 

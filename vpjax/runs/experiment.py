@@ -408,6 +408,12 @@ def eval_batch_size(config: ConfigDict) -> int:
     return config.data.eval_batch_size or config.train.batch_size
 
 
+def weights_preset(config: ConfigDict) -> str | None:
+    """Return the preprocessing that the weights were trained with; None: not known."""
+    weights = "" if config.backbone.weights == BY_HAND else config.backbone.weights
+    return factory.preset_of(config.backbone.name, weights)
+
+
 def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     """Return the preprocessing, its name or its fields: the config's, or that of the weights.
 
@@ -421,7 +427,7 @@ def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     known = config.data.preset
     if known == "auto":
         known = given.preset if given else None
-        known = known or factory.preset_of(config.backbone.name, config.backbone.weights)
+        known = known or weights_preset(config)
     if known is None:
         raise UserError(
             "data.preset is 'auto', but the preprocessing of these weights is not known. Name a "

@@ -52,6 +52,8 @@ class Description:
         open: options that change the result and that nothing says, such as ("heads", "eps").
         preset: the preprocessing; None where nothing says it.
         resample: how the library of the weights resizes positions, see `vpjax.weights.resample`.
+        positions_size: size of images that the file's positions were made for; None: it is
+            options["image_size"], which else is the size that the preprocessing makes.
     """
 
     kind: str
@@ -60,3 +62,4 @@ class Description:
     open: tuple[str, ...] = ()
     preset: Preset | None = None
     resample: str = "bicubic"
+    positions_size: int | tuple[int, int] | None = None

@@ -71,6 +71,7 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
         open=tuple(k for k, v in options.items() if v is None),
         preset=preset_from("transformers", config, file.processor) if config else None,
         resample=family.resample,
+        positions_size=own_size,
     )
 
 
