@@ -99,6 +99,11 @@ CASES = {
     "beit": Case(
         T.BeitForImageClassification, T.BeitConfig(**SMALL, **MLP, **NUM_LABELS, **RELATIVE), pooled
     ),
+    "beit_positions": Case(
+        T.BeitModel,
+        T.BeitConfig(use_absolute_position_embeddings=True, **(SMALL | MLP)),
+        pooled,
+    ),
     "beit_shared": Case(
         T.BeitModel,
         T.BeitConfig(

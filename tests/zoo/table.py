@@ -2,8 +2,8 @@
 
     python -m tests.zoo.table        writes it; takes a few minutes
 
-The recorded models are small. `python -m tests.zoo.full_size` writes the differences of those of full
-size into `full_size.json`.
+The recorded models are small. Differences of those of full size are in `full_size.json`, which
+`python -m tests.zoo.full_size` writes.
 """
 
 import json

@@ -37,6 +37,11 @@ def test_images_of_another_size(folder):
     assert difference(features_of(backbone, images), case["other_features"]) < TOLERANCE
 
 
+def test_positions_and_tables_of_one_file_are_not_resized_by_one_rule():
+    with pytest.raises(UserError, match="resizes by two rules"):
+        model_of("transformers_beit_shared", image_size=(24, 12))
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_classifiers(folder):
     case = recorded(folder)

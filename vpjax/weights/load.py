@@ -127,6 +127,12 @@ def load(
         )
         resized += [f"positions {change}"] if change else []
     values, change = fit_tables(values, grid, path, resample, source_grid)
+    if change and resized and resample != "align_corners":
+        raise UserError(
+            f"weights {path} have positions of cells and tables of relative ones, which their "
+            "library resizes by two rules, and vpjax by one. Set backbone.image_size to the size "
+            "the file was made for, or backbone.resample=align_corners."
+        )
     resized += [f"relative positions {change}"] if change else []
     if other_patches(values, expected) and resample != "align_corners":
         old, new = values[PATCHES].shape[:2], expected[PATCHES].shape[:2]

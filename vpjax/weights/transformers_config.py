@@ -70,9 +70,16 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
         {k: v for k, v in options.items() if v is not None},
         open=tuple(k for k, v in options.items() if v is None),
         preset=preset_from("transformers", config, file.processor) if config else None,
-        resample=family.resample,
+        resample=resampling(family, shapes),
         positions_size=own_size,
     )
+
+
+def resampling(family: Family, shapes: Shapes) -> str:
+    """Return how the library resizes positions; BEiT has a rule for tables and one for positions."""
+    if family.resample == "bilinear" and "pos_embed" in shapes:
+        return "bicubic_no_antialias"
+    return family.resample
 
 
 def family_of(file: WeightsFile, config: Mapping[str, Any], shapes: Shapes) -> Family:
