@@ -17,6 +17,8 @@ LIMIT = 2.0  # seconds of a unit test
 SHORT = 0.3  # seconds up to which all cases of a test belong to the daily run
 LONGEST = 20.0  # seconds of a whole run in the daily run
 BUDGET = 40.0  # seconds of all that is in the daily run although it takes over `SHORT`
+# Every case belongs to the daily run: a recorded model of each family, loaded by its file alone.
+DAILY = ("tests/zoo/test_load_backbone.py::test_weights_alone_are_enough",)
 FILE = Path(__file__).parent / "tiers.txt"
 
 
@@ -40,6 +42,8 @@ def sort(times: dict[str, float]) -> dict[str, str]:
     Args:
         times: seconds by node.
     """
+    daily = {node for node in times if function_of(node) in DAILY}
+    times = {node: seconds for node, seconds in times.items() if node not in daily}
     tiers = {node: "slow" for node, seconds in times.items() if seconds > SHORT}
     functions = collections.defaultdict(list)
     for node, seconds in times.items():
@@ -52,7 +56,7 @@ def sort(times: dict[str, float]) -> dict[str, str]:
     # The first of a function's cases pays for what all of them share, whichever comes first.
     for function in {function_of(node) for node, seconds in times.items() if seconds > SHORT}:
         tiers |= {node: "run" for _, node in functions[function] if node not in tiers}
-    return tiers
+    return tiers | dict.fromkeys(daily, "run")
 
 
 def main(path: str) -> None:
