@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 from vpjax.core.errors import UserError
-from vpjax.data import PRESETS, preset, resize, transforms
+from vpjax.data import PRESETS, augment, preset, resize
 
 RNG = np.random.default_rng(0)
 BATCH = RNG.integers(0, 256, (8, 12, 12, 3), np.uint8)
@@ -102,7 +102,7 @@ def test_unknown_preset():
 
 def test_flip_mirrors_about_half():
     images = jnp.asarray(RNG.integers(0, 256, (400, 2, 3, 1)), jnp.float32)
-    out = transforms.flip(images, KEY)
+    out = augment.flip(images, KEY)
     mirrored = (out == images[:, :, ::-1]).all((1, 2, 3))
     assert (mirrored | (out == images).all((1, 2, 3))).all()
     assert 160 < mirrored.sum() < 240
@@ -110,7 +110,7 @@ def test_flip_mirrors_about_half():
 
 def test_pad_crop_cuts_everywhere():
     images = jnp.ones((2000, 6, 6, 1)).at[:, 0, 0].set(2)  # a mark in the corner
-    out = np.asarray(transforms.pad_crop(images, KEY))[..., 0]
+    out = np.asarray(augment.pad_crop(images, KEY))[..., 0]
     padded = np.pad(np.asarray(images[0, :, :, 0]), 4)
     windows = {
         padded[top : top + 6, left : left + 6].tobytes() for top in range(9) for left in range(9)
@@ -121,7 +121,7 @@ def test_pad_crop_cuts_everywhere():
 def test_rotation_equals_pillow():
     image = RNG.integers(1, 256, (28, 28), np.uint8)
     for degrees in (-10.0, -3.3, 0.0, 0.7, 10.0):
-        turned = transforms.turn(jnp.asarray(image, jnp.float32)[:, :, None], jnp.float32(degrees))
+        turned = augment.turn(jnp.asarray(image, jnp.float32)[:, :, None], jnp.float32(degrees))
         expected = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.NEAREST))
         differ = (np.asarray(turned)[:, :, 0] != expected).sum()
         assert differ <= 8, degrees  # pixels that fall on an edge between two
@@ -129,7 +129,7 @@ def test_rotation_equals_pillow():
 
 def test_rotation_angles():
     images = jnp.zeros((64, 9, 9, 1)).at[:, 4].set(255.0)
-    out = transforms.rotate(images, KEY)
+    out = augment.rotate(images, KEY)
     assert len({image.tobytes() for image in np.asarray(out)}) > 1
     assert (out[:, 4, 4] == 255).all()
 

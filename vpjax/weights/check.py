@@ -77,10 +77,17 @@ def check_shapes(
 
 
 def check_finite(values: Mapping[str, np.ndarray], path: Path) -> None:
-    """Check that all numbers are finite.
+    """Check that all numbers are finite, and none of a quantised model.
 
-    Raises: UserError that names arrays with NaN or infinite values.
+    Raises: UserError that names arrays with NaN or infinite values, or with whole numbers.
     """
+    whole = [f"{n}: {v.dtype}" for n, v in values.items() if v.size and v.dtype.kind in "iub"]
+    if whole:
+        raise UserError(
+            f"weights {path} hold whole numbers in {len(whole)} arrays, as a quantised model does:"
+            "\n    " + "\n    ".join(_shown(whole)) + "\n  Take the model's own numbers, or "
+            "dequantise it with the library that wrote it."
+        )
     wrong = {n: int(np.sum(~np.isfinite(v))) for n, v in values.items() if v.dtype.kind == "f"}
     listed = [f"{n}: {bad} of {values[n].size}" for n, bad in wrong.items() if bad]
     if listed:

@@ -106,7 +106,8 @@ def describe(file: WeightsFile) -> Description:
     shapes = {PREFIX.sub("", n): s for n, s in file.shapes.items()}
     named = timm_models.options_of(file.config) if file.library == "timm" else {}
     try:
-        options = options_of(shapes, named.get("image_size")) | named
+        shown = options_of(shapes, named.get("image_size"))
+        options = shown | named
     except KeyError as e:
         raise UserError(
             f"weights {file.where} have names of timm's ViTs, but no {e.args[0]}: they are of an "
@@ -114,6 +115,8 @@ def describe(file: WeightsFile) -> Description:
         ) from e
     if file.library == "timm":
         kind = f"a timm {file.config['architecture']}"
+        if len(file.config) > 2:  # more than OpenCLIP says of its image encoder: name and pooling
+            timm_models.check(file, shown, named)
         preset = transforms.preset_from("timm", file.config, file.processor)
         unsaid = () if "pool" in options else ("pool",)
         return Description(kind, "vit.ViT", options, unsaid, preset)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.size import pair
+from vpjax.weights.description import WeightsFile
 
 # By the word for the size in a name; "giant" has 24 where it is DINOv2's.
 HEADS = {"tiny": 3, "xsmall": 4, "wee": 4, "little": 5, "small": 6, "medium": 8, "mediumd": 8}
@@ -206,6 +208,60 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
         out["image_size"] = size if isinstance(size, int) else tuple(size)
     out |= _arguments(name, args)
     return out
+
+
+# Widths of a head in timm's ViTs.
+HEAD_WIDTHS = (64, 72, 80, 88, 104, 128)
+# Arguments of timm's classes, and the option of ours that shapes show.
+COMPARED = {"embed_dim": "dim", "depth": "depth", "patch_size": "patch_size", "qk_norm": "qk_norm"}
+COMPARED |= {"in_chans": "channels", "reg_tokens": "num_registers", "pre_norm": "pre_norm"}
+COMPARED |= {"num_reg_tokens": "num_registers", "init_values": "layer_scale"}
+COMPARED |= {"class_token": "class_token"}
+FLAGS = ("init_values", "qk_norm", "pre_norm")
+
+
+def check(file: WeightsFile, shown: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """Check that a configuration of timm and the arrays beside it are of one model.
+
+    Args:
+        file: of weights, with its configuration.
+        shown: options of `vit.ViT` that the arrays show.
+        named: those that the configuration says.
+
+    Raises:
+        UserError: with what differs.
+    """
+    name, args = file.config["architecture"], dict(file.config.get("model_args") or {})
+    shown, differ = {"channels": 3} | dict(shown), []
+    for key, option in COMPARED.items():
+        if key not in args or (args[key] is None and key not in FLAGS):
+            continue
+        said, found = args[key], shown[option]
+        if key == "patch_size":
+            said, found = pair(said), pair(found)
+        if key in FLAGS:
+            said = bool(said)
+        if said != found:
+            differ.append(f"{key}: config.json {args[key]}, arrays {shown[option]}")
+    heads = named["heads"]
+    if shown["dim"] % heads or (
+        not {"embed_dim", "num_heads"} & args.keys() and shown["dim"] // heads not in HEAD_WIDTHS
+    ):
+        differ.append(f"width: {name} has {heads} heads, and the arrays are {shown['dim']} wide")
+    size = named.get("image_size")
+    if size and "image_size" in shown and pair(shown["image_size"]) != pair(size):
+        differ.append(f"image size: config.json {size}, positions {shown['image_size']}")
+    if name.startswith("beit") != bool(shown["relative_bias"]):
+        has = "tables" if shown["relative_bias"] else "no tables"
+        differ.append(f"positions: {name}, and the arrays have {has} of relative positions")
+    elif named["rope"] == "dinov3" and shown.get("positions") != "none":
+        differ.append(f"positions: {name} has rotary ones, and the arrays have learnt ones")
+    if differ:
+        raise UserError(
+            f"weights {file.path} and the config.json beside them differ:\n    "
+            + "\n    ".join(differ)
+            + "\n  One of both belongs to other weights."
+        )
 
 
 def heads_of(name: str) -> int:

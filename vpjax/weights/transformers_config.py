@@ -76,7 +76,7 @@ def describe(file: WeightsFile, shapes: Shapes) -> Description:
 
 
 def resampling(family: Family, shapes: Shapes) -> str:
-    """Return how the library resizes positions; BEiT has a rule for tables and one for positions."""
+    """Return how the library resizes positions; BEiT has one rule for tables, one for these."""
     if family.resample == "bilinear" and "pos_embed" in shapes:
         return "bicubic_no_antialias"
     return family.resample
