@@ -30,7 +30,13 @@ from vpjax.runs.experiment import Experiment, GivenModel, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
-from vpjax.runs.restore import checkpoint_metadata, restore_checkpoint, write_classes
+from vpjax.runs.restore import (
+    checkpoint_metadata,
+    padded_rows,
+    record_of,
+    restore_checkpoint,
+    write_classes,
+)
 from vpjax.runs.scores import score
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
@@ -87,12 +93,11 @@ def fit(
         if needs_autotune(config):
             experiment = autotune(experiment, folder)
             startup.record("choice")
-        configs.save(config, own / "config.json")
-        write_classes(experiment.classes, own)
         summary.log_opening(experiment)
+        rows = padded_rows(config, experiment.classes.names)
         with (
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "best")) as best,
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,
             StopSignal() as signals,
         ):
             state, early = train(experiment, own, last, best, signals, startup)
@@ -133,12 +138,15 @@ def train(
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
     metric = experiment.metric
     state, early, start = experiment.state, EarlyStopping(config.train.patience), 0
-    if (found := restore_checkpoint(last, experiment.state, experiment.identity)) is not None:
+    if (found := restore_checkpoint(last, experiment.state, record_of(experiment))) is not None:
         state, early = found
         start = int(state.step)
         last.discard_after(start)
         best.discard_after(start)
         log.info("resumed at step %d of %d", start, plan.steps)
+    # Not before it is known that the folder's checkpoints belong to them.
+    configs.save(config, folder / "config.json")
+    write_classes(experiment.classes, folder)
     startup.record("open")
     if start >= plan.steps or early.stop:
         return state, early
@@ -225,7 +233,7 @@ def selected_state(
     config = experiment.config.train
     if config.select != "best" and not config.test_best:
         return state, {}
-    found = restore_checkpoint(best, experiment.state, experiment.identity)
+    found = restore_checkpoint(best, experiment.state, record_of(experiment))
     chosen, facts = found[0], {}
     if config.test_best:
         best_test = evaluate_metrics(experiment, chosen, "test")

@@ -21,6 +21,7 @@ from vpjax.core import distributed
 from vpjax.core.errors import Diverged, UserError
 from vpjax.core.files import lock_folder, read_json, write_json
 from vpjax.runs import config as configs
+from vpjax.runs import recorded
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
     if not started or not path.exists():
         return
-    lines = configs.differences(config, configs.load(path))
+    lines = configs.differences(config, recorded.load(workdir))
     if changed := [line for line in lines if not line.startswith("mesh.")]:
         raise UserError(
             f"workdir {workdir} belongs to a run with another config:\n  "

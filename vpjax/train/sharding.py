@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
@@ -109,11 +109,13 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
     shardings = jax.tree_util.tree_map_with_path(where, values)
     if distributed.count() == 1:
         return jax.device_put(values, shardings)
-    return jax.tree.map(_put, values, shardings)
+    return jax.tree.map(put, values, shardings)
 
 
-def _put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Place an array on the devices of several processes, each of which fills its own."""
+def put(value: Any, sharding: Sharding) -> jax.Array:
+    """Place an array on devices; of several processes each fills its own."""
+    if distributed.count() == 1:
+        return jax.device_put(value, sharding)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:  # on the mesh already
         return _moved(sharding)(value)
     own = np.asarray(value)
