@@ -194,7 +194,7 @@ def test_another_split_checkpoint_and_batch_size(place):
         ("--config.backbone.depth=2", "config.backbone.depth belongs to the training"),
         ("--config.seed=2", "An evaluation takes data.*, mesh.*, backbone.weights"),
         ("--config.train.steps=2", "config.train.steps belongs"),
-        ("--config.data.tset=val", "Did you mean 'data.test'"),
+        ("--config.data.tset=val", "Did you mean 'test'"),
         ("--checkpoint=5000", "has no checkpoint of step 5000; it has those of: "),
         ("--checkpoint=worst", "worst holds no checkpoint"),
         ("--config=digits", "is a flag of train"),

@@ -56,23 +56,6 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
     return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
 
 
-def check_batch(batch_size: int, mesh: Mesh, what: str = "train.batch_size") -> None:
-    """Check that a batch can be split evenly over the devices.
-
-    Args:
-        batch_size: images of a batch.
-        mesh: the devices.
-        what: the config key it comes from, for the message.
-
-    Raises:
-        UserError: if it cannot.
-    """
-    if batch_size < 1 or batch_size % mesh.size:
-        raise UserError(
-            f"{what} is {batch_size}; it must be a positive multiple of the {mesh.size} devices"
-        )
-
-
 def replicate(values: Any, mesh: Mesh) -> Any:
     """Place a pytree on the devices, whole on every one."""
     return place(values, mesh, {})
