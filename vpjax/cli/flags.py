@@ -69,7 +69,8 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
         parsers: those of all commands.
 
     Returns:
-        The values; `overrides` holds the config keys that the command line sets.
+        The values; `overrides` holds the config keys that the command line sets, `command` the
+        command.
 
     Raises:
         UserError: for a flag of another command, an unknown one, or a value that cannot be.
@@ -87,7 +88,7 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     arguments, extra = parser.parse_known_args(rest)
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
-    arguments.overrides = changes
+    arguments.overrides, arguments.command = changes, name
     return arguments
 
 
