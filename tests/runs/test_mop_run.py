@@ -135,7 +135,9 @@ def test_rows_that_pad_the_classes_are_not_saved(place):
     done = command("train", *split, f"--workdir={folder}")
     assert done.returncode == 0, done.stderr_text
     meta = json.loads((newest(folder) / "meta" / "metadata").read_text())
-    assert meta["arrays"]["method/offsets"][0] == len(SPECIES)  # not 9, a multiple of 3
+    assert meta["arrays"]["trainable"]["method/offsets"][0] == len(
+        SPECIES
+    )  # not 9, a multiple of 3
     assert vpjax.load_run(folder).model.method.offsets.shape[0] == len(SPECIES)
     for devices in ("1", "2", "3"):
         done = command("eval", f"--workdir={folder}", f"--config.mesh.model={devices}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vpjax.cli import overrides, recipes
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.files import local_folder
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -159,7 +160,10 @@ def add_joining(parser: Parser) -> None:
 
 def folder(text: str) -> Path:
     """Return a path, with ~ for the user's home."""
-    return Path(text).expanduser()
+    try:
+        return local_folder(text)
+    except UserError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
 
 
 def words(text: str) -> list[str]:

@@ -94,17 +94,7 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
     Raises:
         UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
     """
-    chosen, step = checkpoint or record.config.train.select, None
-    if chosen.isdigit():
-        chosen, step = checkpoint_of_step(folder, int(chosen)), int(chosen)
-    path = folder / "checkpoints" / chosen
-    if not any(path.glob("[0-9]*")):
-        there = sorted(p.parent.name for p in (folder / "checkpoints").glob("*/[0-9]*"))
-        there = f" It has saved: {', '.join(dict.fromkeys(there))}." if there else ""
-        raise UserError(
-            f"{path} holds no checkpoint: the run has saved nothing there.{there} Choose another, "
-            "or train it for longer."
-        )
+    path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
     rows = padded_rows(record.config, record.classes)
     with contextlib.closing(Checkpoints(path, rows=rows)) as checkpoints:
         found = restore_checkpoint(checkpoints, like, record, only_weights=True, step=step)
@@ -113,6 +103,30 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
             f"{path} holds no checkpoint: the run has saved nothing yet. Train it again for longer."
         )
     return found[0]
+
+
+def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:
+    """Return the folder of a run's checkpoints, and the step of the one that is meant.
+
+    Args:
+        folder: of the run.
+        checkpoint: "last", "best", or a step.
+
+    Raises:
+        UserError: if there is none, with those that there are.
+    """
+    step = None
+    if checkpoint.isdigit():
+        checkpoint, step = checkpoint_of_step(folder, int(checkpoint)), int(checkpoint)
+    path = folder / "checkpoints" / checkpoint
+    if not any(path.glob("[0-9]*")):
+        there = sorted(p.parent.name for p in (folder / "checkpoints").glob("*/[0-9]*"))
+        there = f" It has saved: {', '.join(dict.fromkeys(there))}." if there else ""
+        raise UserError(
+            f"{path} holds no checkpoint: the run has saved nothing there.{there} Choose another, "
+            "or train it for longer."
+        )
+    return path, step
 
 
 def checkpoint_of_step(folder: Path, step: int) -> str:
@@ -169,14 +183,14 @@ def restore_checkpoint(
 
 
 def differences(
-    meta: Mapping[str, Any], record: Record, shapes: Mapping[str, Sequence[int]]
+    meta: Mapping[str, Any], record: Record, shapes: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> list[str]:
     """Return a line for everything in which a checkpoint does not agree with a run.
 
     Args:
         meta: of the checkpoint.
         record: what it must agree with.
-        shapes: of the trainable parameters and running averages by name.
+        shapes: of the trainable parameters and running averages, see `described`.
     """
     lines = differing_classes(meta["classes"], record.classes)
     if record.preset is not None and meta["preset"] != record.preset:
@@ -194,8 +208,10 @@ def differences(
         if key.startswith("method.") and key in ours and ours[key] != value
     ]
     if not lines:  # else the shapes only follow from what is named above
-        saved = {name: tuple(shape) for name, shape in meta["arrays"].items()}
-        ours = {name: tuple(shape) for name, shape in shapes.items()}
+        saved, ours = (
+            {name: tuple(shape) for part in parts.values() for name, shape in part.items()}
+            for parts in (meta["arrays"], shapes)
+        )
         names = [n for n in sorted(saved.keys() | ours.keys()) if saved.get(n) != ours.get(n)]
         none = "absent"
         lines = [f"{n}: {saved.get(n, none)} there, {ours.get(n, none)} now" for n in names[:MOST]]

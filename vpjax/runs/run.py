@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json
+from vpjax.core.files import local_folder, read_json
 from vpjax.data import Loader, from_arrays, open_images, open_source, preset
 from vpjax.data.source import Source
 from vpjax.models.create import create_model
@@ -247,7 +247,7 @@ def load_run(
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
     """
-    folder = Path(folder).expanduser()
+    folder = local_folder(folder)
     config = recorded.load(folder)
     if weights:
         config.backbone.weights = weights

@@ -140,6 +140,35 @@ class Checkpoints:
                 raise ValueError(f"{name} does not have the sha256 it was saved with")
         return jax.tree.map(_padded_as, {n: out[n] for n in wanted}, wanted)
 
+    def read_weights(
+        self, check: Callable[[Mapping[str, Any]], None], step: int | None = None
+    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+        """Return the trainable parameters and running averages of a checkpoint, and its metadata.
+
+        Nothing needs to be known of them.
+
+        Args:
+            check: called with the metadata before any array is read; its `UserError` is raised.
+            step: of the checkpoint; None: the newest.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        steps = self.manager.all_steps()
+        chosen = max(steps, default=None) if step is None else step
+        if chosen not in steps:
+            raise UserError(f"{self.folder} has no checkpoint{f' of step {step}' * bool(step)}")
+        try:
+            meta = self._meta(chosen)
+            check(meta)
+            parts = meta["arrays"].items()
+            empty = {k: {n: np.empty(s, np.float32) for n, s in v.items()} for k, v in parts}
+            return self._restore(chosen, {"weights": empty}, meta)["weights"], meta
+        except UserError:
+            raise
+        except Exception as e:  # Orbax raises many kinds for a damaged file
+            raise UserError(f"the checkpoint {self.folder / str(chosen)} is damaged: {e}") from e
+
     def discard_after(self, step: int) -> None:
         """Delete the (damaged) checkpoints newer than `step`, so that they can be written again."""
         for newer in [s for s in self.manager.all_steps() if s > step]:
@@ -189,9 +218,9 @@ def without_padding(items: Any, rows: Mapping[str, int]) -> Any:
     return jax.tree_util.tree_map_with_path(cut, items)
 
 
-def described(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Return the shapes of parameters and running averages by name, for the record."""
-    return {name: list(v.shape) for part in tree.values() for name, v in part.items()}
+def described(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """Return the shapes of the trainable parameters and of the running averages, for the record."""
+    return {key: {n: list(v.shape) for n, v in part.items()} for key, part in tree.items()}
 
 
 def _of_shape(array: jax.ShapeDtypeStruct, other: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -205,7 +234,7 @@ def _padded_as(value: Any, like: jax.Array) -> jax.Array:
     if value.shape != like.shape:
         value = sharding.to_host(value)
         value = np.pad(value, [(0, like.shape[0] - len(value)), *[(0, 0)] * (value.ndim - 1)])
-    elif not distributed.is_single():
+    elif not distributed.is_single() or isinstance(like, np.ndarray):
         return value
     return sharding.put(value, like.sharding)
 
