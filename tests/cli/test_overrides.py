@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.helpers.runs import command
 from tests.zoo.loading import DATA
 from vpjax.cli import overrides, recipes
 from vpjax.core.errors import UserError
@@ -142,3 +143,20 @@ def test_mistakes(words, message):
     with pytest.raises(UserError) as error:
         changed(words)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--config.train.epochs=3",),
+            "config.train.epochs has no effect here: it needs train.steps",
+        ),
+        (("--config.optim.momentum=0.5",), "config.optim.momentum has no effect"),
+        (("--config.study.seeds=(1,2)",), "has no effect: train does not read it"),
+    ],
+)
+def test_a_key_without_effect_is_refused_before_anything_is_trained(tmp_path, words, message):
+    done = command("--config=digits:vpt_deep", f"--workdir={tmp_path / 'run'}", *words)
+    assert done.returncode == 2 and message in done.stderr_text
+    assert not (tmp_path / "run").exists()

@@ -199,6 +199,33 @@ def test_sizes_that_do_not_fit():
     assert len(Loader(numbered(3), 8, DIGITS, 4, remainder="keep").batch(0)["mask"]) == 8
 
 
+@pytest.mark.parametrize("remainder", ["wrap", "drop", "keep"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_that_devices_do_not_divide_is_padded(remainder, count):
+    order = {"seed": 5, "remainder": remainder}
+    plain = Loader(numbered(23), 10, DIGITS, 4, **order)
+    parts = [
+        Loader(
+            numbered(23), 10, DIGITS, 4, process_index=p, process_count=count, multiple=6, **order
+        )
+        for p in range(count)
+    ]
+    assert {part.steps_per_epoch for part in parts} == {plain.steps_per_epoch}
+    for step in range(4):
+        whole = plain.batch(step)
+        found = {k: np.concatenate([part.batch(step)[k] for part in parts]) for k in whole}
+        assert len(found["mask"]) == 12 and found["mask"].sum() == whole["mask"].sum()
+        for key, value in whole.items():
+            np.testing.assert_array_equal(found[key][:10], value)
+        assert not found["mask"][10:].any() and not found["image"][10:].any()
+
+
+def test_an_evaluation_that_devices_do_not_divide_sees_each_image_once():
+    batches = list(Loader(numbered(23), 10, DIGITS, 4, train=False, multiple=8).batches())
+    assert [len(b["mask"]) for b in batches] == [16, 16, 16]
+    assert [int(b["mask"].sum()) for b in batches] == [10, 10, 3]
+
+
 def test_wrong_labels_and_images_are_found_before_training():
     good = np.zeros((4, 4, 3), np.uint8)
     labels = Source("s[train]", "ab", Memory([Record(good, 0), Record(good, 2)]), (4, 4, 3))

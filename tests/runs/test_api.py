@@ -189,7 +189,7 @@ def test_ones_own_method_and_backbone(digits, tmp_path):
         vpjax.load_run(tmp_path / "hand")
     again = vpjax.load_run(tmp_path / "hand", backbone=by_hand)
     np.testing.assert_array_equal(again.predict(images).labels, run.predict(images).labels)
-    with pytest.raises(vpjax.UserError, match="was trained on the frozen weights"):
+    with pytest.raises(vpjax.UserError, match="frozen weights, sha256"):
         vpjax.load_run(tmp_path / "hand", backbone=_preset(MyNet(rngs=nnx.Rngs(8))))
 
 

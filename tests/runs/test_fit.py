@@ -225,6 +225,17 @@ def test_what_trains_can_be_replaced(tmp_path):
     assert found["trainable"] == 245 + (2 * 4 + 1) * 2 * 48
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_that_devices_do_not_divide_trains_as_on_one(tmp_path, accumulate):
+    train = {"batch_size": 10, "steps": 4, "accumulate": accumulate, "remainder": "keep"}
+    found = []
+    for devices in (1, 3):
+        data = {"eval_batch_size": 25}
+        run = fit(config(train=train, data=data, mesh={"data": devices}), tmp_path / f"{devices}")
+        found.append({k: run[k] for k in ("val_loss", "test_loss", "test_count", "test_accuracy")})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 def test_a_checkpoint_of_vpt_deep_50_on_vit_b16_is_small(tmp_path):
     def make():
         backbone = ViT("B/16", rngs=nnx.Rngs(0))

@@ -14,12 +14,13 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+import vpjax
 from configs import mop_ablate, mop_inat, vpt_cifar224
 from tests.cli.test_main import wait_for
 from tests.data.fake import fake_tfds
 from tests.helpers import clip as files
 from tests.helpers.photos import SPECIES, VAL, write_clip, write_data
-from tests.helpers.runs import command, digests, main, result
+from tests.helpers.runs import command, digests, main, newest, result
 from vpjax.core.errors import UserError
 from vpjax.data import open_source
 from vpjax.models.text.features import class_text_features
@@ -125,6 +126,27 @@ def test_evaluation_has_levels_groups_and_classes(run):
     assert {r["images"] for r in rows} == {str(VAL)}
     right = sum(int(r["correct"]) for r in rows)
     assert 100 * right / (VAL * len(SPECIES)) == pytest.approx(known["val_accuracy"])
+
+
+def test_rows_that_pad_the_classes_are_not_saved(place):
+    folder = place / "split"
+    few = {"train.steps": 8, "train.batch_size": 15, "data.eval_batch_size": 6}
+    split = options(place, **few, **{"mesh.data": 1, "mesh.model": 3})
+    done = command("train", *split, f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr_text
+    meta = json.loads((newest(folder) / "meta" / "metadata").read_text())
+    assert meta["arrays"]["trainable"]["method/offsets"][0] == len(
+        SPECIES
+    )  # not 9, a multiple of 3
+    assert vpjax.load_run(folder).model.method.offsets.shape[0] == len(SPECIES)
+    for devices in ("1", "2", "3"):
+        done = command("eval", f"--workdir={folder}", f"--config.mesh.model={devices}")
+        assert "equal to the recorded val accuracy" in done.stdout_text, done.stderr_text
+    (folder / "result.json").unlink()
+    shutil.rmtree(newest(folder, "best"))
+    again = options(place, **few, **{"mesh.data": 1, "mesh.model": 2})
+    done = command("train", *again, f"--workdir={folder}")  # on other devices
+    assert done.returncode == 0, done.stderr_text
 
 
 def test_zero_shot(place):

@@ -8,23 +8,28 @@ from vpjax.cli import flags
 log = logging.getLogger(__name__)
 
 POSITIONALS = ()
-EXAMPLE = "eval --workdir runs/vpt_cifar"
+EXAMPLE = "eval --workdir runs/vpt_cifar --config.data.test=val"
 
 
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
-    flags.add_workdir(parser, "folder of the run", required=True)
+    flags.add_run(parser)
     flags.add_joining(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate, and compare with what the run recorded; see `vpjax.runs.scores.evaluate_run`."""
     from vpjax.cli import process
-    from vpjax.runs import summary
+    from vpjax.runs import recorded, summary
     from vpjax.runs.scores import evaluate_run
     from vpjax.runs.workdir import read_result
 
     process.start(arguments)
-    result = evaluate_run(arguments.workdir)
+    config = flags.run_config(arguments)
+    result = evaluate_run(arguments.workdir, config, arguments.checkpoint)
     log.info("%s", summary.one_line(result))
-    summary.log_comparison(result, read_result(arguments.workdir))
+    changed = recorded.changes(arguments.workdir, config)
+    if changed := [key for key in changed if recorded.changes_numbers(key)]:
+        log.info("not compared with what the run recorded: other %s", ", ".join(changed))
+    else:
+        summary.log_comparison(result, read_result(arguments.workdir))

@@ -5,11 +5,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from vpjax.cli import overrides, recipes
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.files import local_folder
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 CONFIG = "--config"
+KEY = f"{CONFIG}.KEY"
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +70,8 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
         parsers: those of all commands.
 
     Returns:
-        The values; `overrides` holds the config keys that the command line sets.
+        The values; `overrides` holds the config keys that the command line sets, `command` the
+        command.
 
     Raises:
         UserError: for a flag of another command, an unknown one, or a value that cannot be.
@@ -72,7 +79,7 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     parser = parsers[name]
     changes, rest = overrides.take(words)
     if changes:
-        _check(name, CONFIG, f"{CONFIG}.{changes[0][0]}", parsers)
+        _check(name, KEY, f"{CONFIG}.{changes[0][0]}", parsers)
     for word in rest:
         if word == "--":
             break
@@ -82,7 +89,7 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     arguments, extra = parser.parse_known_args(rest)
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
-    arguments.overrides = changes
+    arguments.overrides, arguments.command = changes, name
     return arguments
 
 
@@ -91,7 +98,7 @@ def _check(name: str, flag: str, shown: str, parsers: Mapping[str, Parser]) -> N
         return
     if owners := [other for other, parser in parsers.items() if flag in parser.flags]:
         text = f"{shown} is a flag of {', '.join(owners)}, not of {name}"
-        if flag == CONFIG and "--workdir" in parsers[name].flags:
+        if flag in (CONFIG, KEY) and "--workdir" in parsers[name].flags:
             text += ", which reads the config of the run in --workdir"
         raise UserError(f"{text}. See {parsers[name].prog} --help.")
     raise unknown(f"flag of {name}", flag, parsers[name].flags)
@@ -104,7 +111,31 @@ def add_recipe(parser: Parser, *, default: str | None = None) -> None:
     kind = {"type": _recipe, "metavar": "RECIPE", "required": default is None}
     parser.add_argument(CONFIG, default=default, help=text, **kind)
     # Those are taken off the command line before it is parsed, see `overrides.take`.
-    parser.add_argument(f"{CONFIG}.KEY", metavar="VALUE", help="change any key of the recipe")
+    parser.add_argument(KEY, metavar="VALUE", help="change any key of the recipe")
+
+
+def add_run(parser: Parser) -> None:
+    """Add the flags of commands that restore a run."""
+    add_workdir(parser, "folder of the run", required=True)
+    which = "last, best, or a step; default: the one that is reported"
+    parser.add_argument("--checkpoint", default="", metavar="WHICH", help=which)
+    text = "data.*, backbone.weights, mesh.* ...: other data or devices"
+    parser.add_argument(KEY, metavar="VALUE", help=text)
+
+
+def run_config(arguments: argparse.Namespace) -> "ConfigDict":
+    """Return the config of the run that a command restores, with what the command line changes.
+
+    Raises:
+        UserError: if there is no run, or a key may not change.
+    """
+    from vpjax.runs import recorded  # here: it imports jax
+
+    config = recorded.load(arguments.workdir)
+    recorded.check_changes([key for key, _ in arguments.overrides])
+    for key, text in arguments.overrides:
+        overrides.set_key(config, key, text)
+    return config
 
 
 def _recipe(text: str) -> str:
@@ -129,7 +160,10 @@ def add_joining(parser: Parser) -> None:
 
 def folder(text: str) -> Path:
     """Return a path, with ~ for the user's home."""
-    return Path(text).expanduser()
+    try:
+        return local_folder(text)
+    except UserError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
 
 
 def words(text: str) -> list[str]:

@@ -75,11 +75,16 @@ def apply(config: "ConfigDict", changes: Sequence[Override]) -> "ConfigDict":
             config[names[key]] = renamed(config, names[key], value, {})
     for key, value in changes:
         if key not in names or value is None:
-            _set(config, key, value)
+            set_key(config, key, value)
     return config
 
 
-def _set(config: "ConfigDict", key: str, text: str | None) -> None:
+def set_key(config: "ConfigDict", key: str, text: str | None) -> None:
+    """Set one key of a config from its text.
+
+    Raises:
+        UserError: for a key that does not exist, with the nearest, or a value of another kind.
+    """
     from ml_collections import ConfigDict
 
     section, at = config, "config"

@@ -11,7 +11,7 @@ EXAMPLE = "plot --workdir runs/sa2vp --image 3 --patch 0,1"
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
     add = parser.add_argument
-    flags.add_workdir(parser, "folder of the run", required=True)
+    flags.add_run(parser)
     add("--picture", type=flags.words, default=[], metavar="A,B", help="which; default: all")
     add("--image", type=int, default=0, metavar="N", help="image of the test split; default: 0")
     add("--patch", type=place, metavar="ROW,COL", help="patch to look at; default: the middle")
@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     options = SubpromptOptions(a.class_name, a.class_idx, a.top_n, a.tau, a.split)
     draw_run(
         a.workdir,
+        config=flags.run_config(a),
+        checkpoint=a.checkpoint,
         image=a.image,
         patch=a.patch,
         target=a.target,

@@ -98,6 +98,9 @@ def chosen(arguments: argparse.Namespace, suffix: str = "") -> tuple["ConfigDict
     Raises:
         UserError: for what is wrong with the recipe or a key.
     """
+    from vpjax.runs import effect  # here: it needs jax
+
     config = overrides.apply(load(arguments.config), arguments.overrides)
+    effect.check(config, [key for key, _ in arguments.overrides], arguments.command)
     stem = find(arguments.config)[0].stem
     return config, arguments.workdir or Path("runs") / f"{stem}{suffix}"

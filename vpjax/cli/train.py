@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpjax.cli import flags, recipes
+from vpjax.core.errors import UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -24,6 +25,8 @@ def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
     flags.add_recipe(parser, default=recipes.FIRST_RUN)
     flags.add_workdir(parser, "folder of the run; default: runs/<recipe>")
+    longer = "go on with the run in --workdir, which is to be longer now"
+    parser.add_argument("--extend", action="store_true", help=longer)
     flags.add_joining(parser)
 
 
@@ -38,9 +41,13 @@ def run(arguments: argparse.Namespace) -> None:
     startup = since_process_start()
     process.start(arguments)
     if config.study.compare:
+        if arguments.extend:
+            raise UserError(
+                "--extend is for one run; this recipe trains several. Choose one of them."
+            )
         train_all(config, folder)
         return
-    fit(config, folder, startup, finish=draw_results)
+    fit(config, folder, startup, finish=draw_results, extend=arguments.extend)
     log.info("files     %s", folder)
     say_how_to_evaluate(folder)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write values as indented JSON atomically, see `atomic`."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def local_folder(path: str | os.PathLike) -> Path:
+    """Return a path of this machine, with ~ for the user's home.
+
+    Raises:
+        UserError: for an address such as gs://bucket/run: a run locks, appends to and renames its
+            files, which a bucket cannot.
+    """
+    text = os.fspath(path)
+    if re.match(r"[a-z][a-z0-9+.-]*:/", text, re.IGNORECASE):
+        raise UserError(
+            f"{text} is an address, and a run needs a folder of this machine. Train in a folder "
+            "and copy it when it is done, or mount the bucket as one."
+        )
+    return Path(text).expanduser()
 
 
 def read_json(path: Path) -> Any:

@@ -46,6 +46,7 @@ class Order:
             span two epochs, "drop" leaves them out, "keep" makes a short last batch, padded and
             masked; "pad" (evaluation) does the same in one pass.
         reshuffle: whether every epoch has an order of its own; otherwise all have the first's.
+        multiple: of this many rows; a batch has `batch_size` images and is padded to it, masked.
 
     Attributes:
         steps_per_epoch: batches after which every image has been seen (with "drop": every image of
@@ -66,12 +67,14 @@ class Order:
         process_count: int = 1,
         remainder: str | None = None,
         reshuffle: bool = True,
+        multiple: int = 1,
     ):
         self.source, self.batch_size = source, batch_size
+        self._size = batch_size + -batch_size % multiple
         self.seed, self.train, self.reshuffle = seed % 2**64, train, reshuffle
         self.remainder = remainder or ("wrap" if train else "pad")
         self._check(process_index, process_count)
-        share = batch_size // process_count
+        share = self._size // process_count
         self._rows = range(process_index * share, (process_index + 1) * share)
         n = len(source)
         whole = n // batch_size
@@ -89,7 +92,7 @@ class Order:
             )
         if not n:
             raise UserError(f"{name} has no examples. Choose another split.")
-        if b < 1 or b % process_count:
+        if b < 1 or self._size % process_count:
             raise UserError(
                 f"batch size {b} cannot be divided among {process_count} processes. Choose a "
                 f"positive multiple of {process_count}."
@@ -105,17 +108,17 @@ class Order:
                 f"of at most {n}, or remainder 'keep'."
             )
 
-    def indices(self, step: int) -> Int64[np.ndarray, "batch_size"]:
+    def indices(self, step: int) -> Int64[np.ndarray, " rows"]:
         """Return which examples the global batch of a step holds; -1 is padding."""
         n, b = len(self.source), self.batch_size
         if self.remainder == "wrap":
             positions = np.arange(step * b, (step + 1) * b)
             epochs = positions // n
             orders = [self._order(int(e))[positions[epochs == e] % n] for e in np.unique(epochs)]
-            return np.concatenate(orders)
+            return np.concatenate([*orders, np.full(self._size - b, -1)])
         epoch, step = divmod(step, self.steps_per_epoch)
         taken = self._order(epoch)[step * b : (step + 1) * b]
-        return np.concatenate([taken, np.full(b - len(taken), -1)])
+        return np.concatenate([taken, np.full(self._size - len(taken), -1)])
 
     def _make_order(self, epoch):
         n = len(self.source)
@@ -156,10 +159,10 @@ class Loader(Order):
         process_count: int = 1,
         remainder: str | None = None,
         reshuffle: bool = True,
+        multiple: int = 1,
     ):
-        super().__init__(
-            source, batch_size, seed, train, process_index, process_count, remainder, reshuffle
-        )
+        order = (source, batch_size, seed, train, process_index, process_count)
+        super().__init__(*order, remainder, reshuffle, multiple)
         self.preset, self.image_size = preset, image_size
         n = len(source)
         self._random = preset.random_on_host(train)

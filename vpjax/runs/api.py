@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
+from vpjax.core.files import local_folder
 from vpjax.data import from_arrays, open_source
 from vpjax.data.source import Source
 from vpjax.models.model import Model
@@ -67,7 +68,7 @@ def fit(
         UserError: for arguments, data or weights that do not fit.
         Stopped: after a signal (Ctrl-C), when everything is saved.
     """
-    folder = Path(workdir).expanduser() if workdir else Path(tempfile.mkdtemp(prefix="vpjax-"))
+    folder = local_folder(workdir) if workdir else Path(tempfile.mkdtemp(prefix="vpjax-"))
     options = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
     options = {k: v for k, v in options.items() if v is not None}
     if isinstance(model, ConfigDict):

@@ -107,6 +107,7 @@ def class_means(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
         train=False,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        multiple=inputs.settings.devices,
     ).batches()
     total, counts = 0.0, 0.0
     for batch in sharding.prefetch(iter(batches), experiment.mesh):

@@ -175,8 +175,6 @@ def prepare(
     classes = ClassInfo(train.classes, train.metadata, train.multilabel)
     criterion = make_criterion(config, train)
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
-    sharding.check_batch(config.train.batch_size // config.train.accumulate, mesh)
-    sharding.check_batch(eval_batch_size(config), mesh, "data.eval_batch_size")
     built = build_model(config, classes, mesh, attention, given)
     parts = built.parts
 
@@ -197,7 +195,7 @@ def prepare(
         image_size=built.image_size,
         channels=config.backbone.get("channels", 3),
         dtype=config.dtype,
-        settings=loader_settings(config),
+        settings=loader_settings(config, mesh.size),
     )
     to_input = inputs.to_input(train=config.data.val_augmented)
     startup.record("model")
@@ -348,14 +346,16 @@ def open_sources(config: ConfigDict) -> dict[str, Source]:
     }
 
 
-def loader_settings(config: ConfigDict) -> LoaderSettings:
-    """Return the settings of a config's batches."""
+def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:
+    """Return the settings of a config's batches, which are split over so many devices."""
     return LoaderSettings(
         batch_size=config.train.batch_size,
         eval_batch_size=eval_batch_size(config),
         seed=config.seed,
         remainder=config.train.remainder,
         reshuffle=config.train.reshuffle,
+        devices=devices,
+        accumulate=config.train.accumulate,
     )
 
 

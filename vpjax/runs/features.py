@@ -123,7 +123,8 @@ class FeatureInputs:
         """
         e, size = self.experiment, self.experiment.inputs.settings.eval_batch_size
         # As in evaluation, also for the training split: in the stored order, each image once.
-        images = Loader(e.sources[split], size, preset(e.preset), e.image_size, train=False)
+        chosen, rows = preset(e.preset), {"train": False, "multiple": e.mesh.size}
+        images = Loader(e.sources[split], size, chosen, e.image_size, **rows)
         weights = backbone_values(e.frozen)
         first, count = store.done // size, images.steps_per_epoch
         saved, waiting = time.monotonic(), None

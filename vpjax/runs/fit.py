@@ -18,19 +18,26 @@ from ml_collections import ConfigDict
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
-from vpjax.core.files import write_json
+from vpjax.core.files import read_json, write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
 from vpjax.runs import summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
+from vpjax.runs.begin import begin
 from vpjax.runs.evaluate import diverged, evaluate_metrics
 from vpjax.runs.experiment import Experiment, GivenModel, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
-from vpjax.runs.restore import checkpoint_metadata, restore_checkpoint, write_classes
+from vpjax.runs.restore import (
+    checkpoint_metadata,
+    padded_rows,
+    record_of,
+    restore_checkpoint,
+    write_classes,
+)
 from vpjax.runs.scores import score
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
@@ -41,6 +48,7 @@ from vpjax.train.signals import Stopped, StopSignal
 
 log = logging.getLogger(__name__)
 
+BEGUN = "start.json"  # from what a run began, see `vpjax.runs.begin`
 AHEAD = 4  # steps that the host may be ahead of the device
 
 Finish = Callable[[Experiment, step.State, Path], None]
@@ -53,6 +61,7 @@ def fit(
     finish: Finish | None = None,
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
+    extend: bool = False,
 ) -> dict[str, Any]:
     """Train in a folder, or go on with a run that was interrupted; write and return the result.
 
@@ -64,6 +73,7 @@ def fit(
             been written, for pictures; it may not change the result.
         sources: the data by split; None: those that `config.data` names.
         given: the model; None: it is built from the config.
+        extend: whether a run in the folder goes on although it is to be longer now.
 
     Returns:
         What result.json holds: metrics by split ("test_accuracy" ..., percent), number of
@@ -75,11 +85,13 @@ def fit(
         Stopped: after a signal, when everything is saved.
     """
     with workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
-        if (result := workdir.open_workdir(folder, config)) is not None:
+        if (result := workdir.open_workdir(folder, config, extend)) is not None:
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
         experiment = with_cached_features(prepare(config, startup, sources, given))
+        if extend:
+            workdir.record_extension(folder, config, experiment.plan.steps)
         for split in ("train", "val"):  # here, so that mistakes in the data show before compiling
             if split in experiment.sources:
                 experiment.inputs.loader(split)
@@ -87,17 +99,18 @@ def fit(
         if needs_autotune(config):
             experiment = autotune(experiment, folder)
             startup.record("choice")
-        configs.save(config, own / "config.json")
-        write_classes(experiment.classes, own)
         summary.log_opening(experiment)
+        rows = padded_rows(config, experiment.classes.names)
         with (
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "last")) as last,
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "best")) as best,
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
+            contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,
             StopSignal() as signals,
         ):
-            state, early = train(experiment, own, last, best, signals, startup)
+            state, early, begun = train(experiment, own, last, best, signals, startup)
             state, facts = selected_state(experiment, state, best)
-        facts["startup"] = startup.facts()
+        facts |= begun | {"startup": startup.facts()}
+        if extended := read_json(own / workdir.EXTENDED):
+            facts["extended"] = extended
         seconds = time.perf_counter() - begin
         result = conclude(experiment, state, early, own, seconds, **facts)
         if finish is not None:
@@ -112,7 +125,7 @@ def train(
     best: Checkpoints,
     signals: StopSignal,
     startup: Startup,
-) -> tuple[step.State, EarlyStopping]:
+) -> tuple[step.State, EarlyStopping, dict[str, Any]]:
     """Run the training loop, from the newest checkpoint to the last step.
 
     Args:
@@ -124,7 +137,8 @@ def train(
         startup: records how long the first step takes.
 
     Returns:
-        The state after the last step, and the record of the best evaluation.
+        The state after the last step, the record of the best evaluation, and what to say of the
+        start.
 
     Raises:
         Stopped: after a signal, when everything is saved.
@@ -132,16 +146,24 @@ def train(
     """
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
     metric = experiment.metric
-    state, early, start = experiment.state, EarlyStopping(config.train.patience), 0
-    if (found := restore_checkpoint(last, experiment.state, experiment.identity)) is not None:
+    early, start = EarlyStopping(config.train.patience), 0
+    if (found := restore_checkpoint(last, experiment.state, record_of(experiment))) is not None:
         state, early = found
         start = int(state.step)
         last.discard_after(start)
         best.discard_after(start)
         log.info("resumed at step %d of %d", start, plan.steps)
+        begun = (read_json(folder / BEGUN) or {}) if config.train.start else {}
+    else:
+        state, begun = begin(experiment)
+        if begun:
+            write_json(folder / BEGUN, begun)
+    # Not before it is known that the folder's checkpoints belong to them.
+    configs.save(config, folder / "config.json")
+    write_classes(experiment.classes, folder)
     startup.record("open")
     if start >= plan.steps or early.stop:
-        return state, early
+        return state, early, begun
 
     batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)
     batch = next(batches)
@@ -206,7 +228,7 @@ def train(
                         average_metrics(recent, now)
                         last.save(state, checkpoint_metadata(experiment, early))
                     raise
-    return state, early
+    return state, early, begun
 
 
 def selected_state(
@@ -225,7 +247,7 @@ def selected_state(
     config = experiment.config.train
     if config.select != "best" and not config.test_best:
         return state, {}
-    found = restore_checkpoint(best, experiment.state, experiment.identity)
+    found = restore_checkpoint(best, experiment.state, record_of(experiment))
     chosen, facts = found[0], {}
     if config.test_best:
         best_test = evaluate_metrics(experiment, chosen, "test")

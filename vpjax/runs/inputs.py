@@ -28,6 +28,8 @@ class LoaderSettings:
         seed: of the order of training images.
         remainder: what happens to training images that fill no batch, see `vpjax.data.loader`.
         reshuffle: whether every epoch has another order.
+        devices: over which each batch is split; it is padded to a multiple of them.
+        accumulate: parts of a training batch, each of which is split over the devices.
     """
 
     batch_size: int
@@ -35,6 +37,8 @@ class LoaderSettings:
     seed: int = 0
     remainder: str = "wrap"
     reshuffle: bool = True
+    devices: int = 1
+    accumulate: int = 1
 
     def of(self, split: str) -> dict[str, Any]:
         """Return the arguments of the loader of a split."""
@@ -45,6 +49,7 @@ class LoaderSettings:
             "train": training,
             "remainder": self.remainder if training else None,
             "reshuffle": self.reshuffle,
+            "multiple": self.devices * (self.accumulate if training else 1),
         }
 
 

@@ -1,59 +1,103 @@
 """From a run's folder back to its state, with a check that the frozen weights are the same."""
 
 import contextlib
-from collections.abc import Mapping
+import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
+from vpjax.runs import recorded
 from vpjax.runs.autotune import load_choice
 from vpjax.runs.experiment import ClassInfo, Experiment, prepare
 from vpjax.runs.features import with_cached_features
-from vpjax.train.checkpoint import Checkpoints
+from vpjax.train.checkpoint import (
+    Checkpoints,
+    checkpoint_items,
+    described,
+    without_padding,
+)
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.step import State
 
+MOST = 5  # names of one kind in a message
 
-def reopen_run(folder: Path) -> tuple[Experiment, State]:
+
+class Record(NamedTuple):
+    """What a checkpoint must agree with.
+
+    Attributes:
+        config: of the run.
+        classes: their names, in the order of the logits.
+        preset: name of the preprocessing; None: another was asked for.
+        identity: of the frozen parameters, see `vpjax.runs.experiment.identity`.
+    """
+
+    config: ConfigDict
+    classes: Sequence[str]
+    preset: str | None
+    identity: Mapping[str, str]
+
+
+def record_of(experiment: Experiment) -> Record:
+    """Return what a checkpoint of an experiment must agree with."""
+    e = experiment
+    return Record(e.config, e.classes.names, e.preset, e.identity)
+
+
+def padded_rows(config: ConfigDict, classes: Sequence[str]) -> dict[str, int]:
+    """Return how many rows of a method's parameters are real, see `Checkpoints`."""
+    method = registry.lookup("methods", config.method.name)
+    return dict.fromkeys(method.sharded, len(classes))
+
+
+def reopen_run(
+    folder: Path, config: ConfigDict | None = None, checkpoint: str = ""
+) -> tuple[Experiment, State]:
     """Return the experiment of a finished or interrupted run, data included, and its state.
 
-    The state is that of the checkpoint that `train.select` names, without the optimizer's.
-
-    Raises:
-        UserError: if data are missing, there is no intact checkpoint, or the weights file is
-            another now.
-    """
-    config = configs.load(folder / "config.json")
-    experiment = load_choice(with_cached_features(prepare(config)), folder)
-    return experiment, selected_state(folder, config, experiment.state, experiment.identity)
-
-
-def selected_state(
-    folder: Path, config: ConfigDict, like: State, identity: Mapping[str, str]
-) -> State:
-    """Return the state of the checkpoint that `train.select` names, without the optimizer's.
+    The state is without the optimizer's.
 
     Args:
         folder: of the run.
-        config: of the run.
-        like: a state of the same shapes.
-        identity: of the frozen parameters now, see `vpjax.runs.experiment.identity`.
+        config: of the run, see `vpjax.runs.recorded`; None: as it was recorded.
+        checkpoint: see `selected_state`.
 
     Raises:
-        UserError: if there is no intact checkpoint, or it belongs to other frozen parameters.
+        UserError: if data are missing, there is no intact checkpoint, or it belongs to other data,
+            another method or other weights.
     """
-    path = folder / "checkpoints" / config.train.select
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist: the run has saved nothing yet. Train it again for longer."
-        )
-    with contextlib.closing(Checkpoints(path)) as checkpoints:
-        found = restore_checkpoint(checkpoints, like, identity, only_weights=True)
+    before = recorded.load(folder)
+    config = before if config is None else config
+    experiment = load_choice(with_cached_features(prepare(config)), folder)
+    record = record_of(experiment)
+    if config.data.preset != before.data.preset:
+        record = record._replace(preset=None)
+    return experiment, selected_state(folder, experiment.state, record, checkpoint)
+
+
+def selected_state(folder: Path, like: State, record: Record, checkpoint: str = "") -> State:
+    """Return the state of a run's checkpoint, without the optimizer's.
+
+    Args:
+        folder: of the run.
+        like: a state of the same shapes.
+        record: what the checkpoint must agree with.
+        checkpoint: "last", "best", or a step; "": the one that `train.select` names.
+
+    Raises:
+        UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
+    """
+    path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
+    rows = padded_rows(record.config, record.classes)
+    with contextlib.closing(Checkpoints(path, rows=rows)) as checkpoints:
+        found = restore_checkpoint(checkpoints, like, record, only_weights=True, step=step)
     if found is None:
         raise UserError(
             f"{path} holds no checkpoint: the run has saved nothing yet. Train it again for longer."
@@ -61,37 +105,134 @@ def selected_state(
     return found[0]
 
 
+def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:
+    """Return the folder of a run's checkpoints, and the step of the one that is meant.
+
+    Args:
+        folder: of the run.
+        checkpoint: "last", "best", or a step.
+
+    Raises:
+        UserError: if there is none, with those that there are.
+    """
+    step = None
+    if checkpoint.isdigit():
+        checkpoint, step = checkpoint_of_step(folder, int(checkpoint)), int(checkpoint)
+    path = folder / "checkpoints" / checkpoint
+    if not any(path.glob("[0-9]*")):
+        there = sorted(p.parent.name for p in (folder / "checkpoints").glob("*/[0-9]*"))
+        there = f" It has saved: {', '.join(dict.fromkeys(there))}." if there else ""
+        raise UserError(
+            f"{path} holds no checkpoint: the run has saved nothing there.{there} Choose another, "
+            "or train it for longer."
+        )
+    return path, step
+
+
+def checkpoint_of_step(folder: Path, step: int) -> str:
+    """Return the name, "last" or "best", of the checkpoints with one of a step.
+
+    Raises: UserError with the steps that there are.
+    """
+    saved = {p.parent.name: p for p in (folder / "checkpoints").glob(f"*/{step}")}
+    if not saved:
+        steps = sorted({int(p.name) for p in (folder / "checkpoints").glob("*/[0-9]*")})
+        there = ", ".join(map(str, steps)) or "none"
+        raise UserError(f"{folder} has no checkpoint of step {step}; it has those of: {there}.")
+    return sorted(saved)[-1]
+
+
 def restore_checkpoint(
     checkpoints: Checkpoints,
     like: State,
-    identity: Mapping[str, str],
+    record: Record,
     only_weights: bool = False,
+    step: int | None = None,
 ) -> tuple[State, EarlyStopping] | None:
     """Return the newest intact state and the record of evaluations; None if nothing was saved.
 
     Args:
         checkpoints: of the run.
         like: a state of the same shapes.
-        identity: of the frozen parameters now, see `vpjax.runs.experiment.identity`.
+        record: what they must agree with.
         only_weights: whether the optimizer's state stays that of `like`.
+        step: of the one to read; None: the newest.
 
     Raises:
-        UserError: if all checkpoints are damaged, or belong to other frozen parameters.
+        UserError: if all checkpoints are damaged, or they belong to something else.
     """
-    found = checkpoints.restore(like, only_weights)
+    shapes = described(without_padding(checkpoint_items(like)["weights"], checkpoints.rows))
+
+    def check(meta: Mapping[str, Any]) -> None:
+        if differ := differences(meta, record, shapes):
+            raise UserError(
+                f"{checkpoints.folder.parent.parent} was trained on something else:\n  "
+                + "\n  ".join(differ)
+                + "\nGive it back what it was trained on, or train in another --workdir. Nothing "
+                "was changed."
+            )
+
+    found = checkpoints.restore(like, only_weights, check, step)
     if found is None:
         return None
     items, meta = found
-    if dict(identity) != meta["backbone"]:
-        raise UserError(
-            f"{checkpoints.folder} was trained on the frozen weights {meta['backbone']}, and found "
-            f'are {dict(identity)}. Restore the same weights file; where "text" differs, the same '
-            "names of classes and templates."
-        )
     changes = dict(items["weights"])
     changes |= items.get("optimizer", {"step": jnp.int32(meta["step"])})
     values = {name: changes.get(name, getattr(like, name)) for name in vars(like)}
     return State(**values), EarlyStopping(**meta["early"])
+
+
+def differences(
+    meta: Mapping[str, Any], record: Record, shapes: Mapping[str, Mapping[str, Sequence[int]]]
+) -> list[str]:
+    """Return a line for everything in which a checkpoint does not agree with a run.
+
+    Args:
+        meta: of the checkpoint.
+        record: what it must agree with.
+        shapes: of the trainable parameters and running averages, see `described`.
+    """
+    lines = differing_classes(meta["classes"], record.classes)
+    if record.preset is not None and meta["preset"] != record.preset:
+        lines.append(f"preset: {meta['preset']} there, {record.preset} now")
+    there, now = meta["backbone"], dict(record.identity)
+    lines += [
+        f"frozen weights, {key}: {there.get(key, 'none')} there, {now.get(key, 'none')} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key) and not (key == "text" and lines)
+    ]
+    ours = configs.flat(record.config)
+    lines += [
+        f"{key}: {value!r} there, {ours[key]!r} now"
+        for key, value in meta["config"].items()
+        if key.startswith("method.") and key in ours and ours[key] != value
+    ]
+    if not lines:  # else the shapes only follow from what is named above
+        saved, ours = (
+            {name: tuple(shape) for part in parts.values() for name, shape in part.items()}
+            for parts in (meta["arrays"], shapes)
+        )
+        names = [n for n in sorted(saved.keys() | ours.keys()) if saved.get(n) != ours.get(n)]
+        none = "absent"
+        lines = [f"{n}: {saved.get(n, none)} there, {ours.get(n, none)} now" for n in names[:MOST]]
+    return lines
+
+
+def differing_classes(there: Sequence[str], now: Sequence[str]) -> list[str]:
+    """Return lines on what differs between two lists of classes; [] if nothing does."""
+    if list(there) == list(now):
+        return []
+    gone = [name for name in there if name not in set(now)]
+    new = [name for name in now if name not in set(there)]
+    if not gone and not new:
+        at = next(i for i, pair in enumerate(zip(there, now, strict=True)) if len(set(pair)) > 1)
+        return [f"classes, in another order: number {at} is {there[at]} there and {now[at]} now"]
+    lines = [f"classes: {len(there)} there, {len(now)} now"]
+    for names, where in ((gone, "there"), (new, "now")):
+        if names:
+            more = f" and {len(names) - MOST} more" * (len(names) > MOST)
+            lines.append(f"  only {where}: {', '.join(names[:MOST])}{more}")
+    return lines
 
 
 def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[str, Any]:
@@ -102,6 +243,7 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
         early: the record of evaluations.
     """
     return {
+        "version": importlib.metadata.version("vpjax"),
         "config": configs.flat(experiment.config),
         "backbone": experiment.identity,
         "preset": experiment.preset,

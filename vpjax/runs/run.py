@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json
+from vpjax.core.files import local_folder, read_json
 from vpjax.data import Loader, from_arrays, open_images, open_source, preset
 from vpjax.data.source import Source
 from vpjax.models.create import create_model
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition, trainable_line
-from vpjax.runs import config as configs
+from vpjax.runs import recorded
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
@@ -31,7 +31,7 @@ from vpjax.runs.experiment import (
     method_spec,
 )
 from vpjax.runs.inputs import image_to_input
-from vpjax.runs.restore import read_classes, selected_state
+from vpjax.runs.restore import Record, read_classes, selected_state
 from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
@@ -229,34 +229,43 @@ class Run:
         return "\n".join(lines)
 
 
-def load_run(folder: str | Path, backbone: Backbone | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    backbone: Backbone | None = None,
+    weights: str = "",
+    checkpoint: str = "",
+) -> Run:
     """Load a trained run; its training data are not needed.
 
     Args:
         folder: of the run.
         backbone: the backbone it was trained on, if that was made by hand and cannot be made again
             from the run's config; None: it is.
+        weights: where the frozen weights lie now; "": where they were.
+        checkpoint: "last", "best" or a step; "": the one that the run reports.
 
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
     """
-    folder = Path(folder).expanduser()
-    config = configs.load(folder / "config.json")
+    folder = local_folder(folder)
+    config = recorded.load(folder)
+    if weights:
+        config.backbone.weights = weights
     classes = read_classes(folder)
     if backbone is None and config.backbone.weights == BY_HAND:
         raise UserError(
             f"{folder} was trained on a backbone that was made by hand, {config.backbone.name}. "
             "Pass that: load_run(folder, backbone=...)."
         )
-    split = config.mesh.model != 1  # classes are padded to a multiple of these devices
-    mesh = sharding.make_mesh(config.mesh.data if split else 1, model=config.mesh.model)
+    mesh = sharding.make_mesh(1)
     given = None if backbone is None else model_on(config, backbone, classes)
     built = build_model(config, classes, mesh, given=given)
     parts = built.parts
     arrays = jax.tree.map(jnp.asarray, (parts.trainable, parts.stats, parts.frozen))
     built = built._replace(parts=ModelParts(parts.graph, *arrays))
     like = State(jnp.int32(0), *arrays[:2], None, None)
-    return Run(folder, config, classes, built, selected_state(folder, config, like, built.identity))
+    record = Record(config, classes.names, built.preset, built.identity)
+    return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
 
 
 def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> GivenModel:

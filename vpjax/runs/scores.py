@@ -15,6 +15,7 @@ A margin depends on the scale of the logits, which is named beside it: margins o
 100 cosines are not comparable. For several classes an image see `vpjax.train.evaluate`.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,13 +23,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_json
 from vpjax.core.table import table, write_csv
 from vpjax.data.source import Source
 from vpjax.models.partition import merge
-from vpjax.runs import workdir
+from vpjax.runs import recorded, workdir
 from vpjax.runs.evaluate import evaluate_split
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.restore import reopen_run
@@ -164,8 +166,26 @@ def write_per_class(path: Path, predictions: Predictions, train: Source) -> None
     write_csv(path, rows)
 
 
-def evaluate_run(folder: Path) -> dict[str, Any]:
+def new_folder(parent: Path) -> Path:
+    """Make and return the first of parent/1, parent/2 ... that does not exist."""
+    parent.mkdir(exist_ok=True)
+    number = next(n for n in itertools.count(1) if not (parent / str(n)).exists())
+    (parent / str(number)).mkdir()
+    return parent / str(number)
+
+
+def evaluate_run(
+    folder: Path, config: ConfigDict | None = None, checkpoint: str = ""
+) -> dict[str, Any]:
     """Restore a run and evaluate its test split, or else val; write the files of `score`.
+
+    They take the place of the run's own only where the same was evaluated; else they go to a new
+    folder in `evaluations`.
+
+    Args:
+        folder: of the run.
+        config: of the run, see `vpjax.runs.recorded`; None: as it was recorded.
+        checkpoint: "last", "best" or a step; "": the one that the run reports.
 
     Returns:
         The metrics, as "test_accuracy" or "val_accuracy" ..., with the step and the checkpoint.
@@ -173,16 +193,32 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if the run cannot be restored, or has neither split.
     """
-    experiment, state = reopen_run(folder)
+    experiment, state = reopen_run(folder, config, checkpoint)
     split = "test" if "test" in experiment.sources else "val"
     if split not in experiment.sources:
         raise UserError(
-            f"data.test and data.val of {folder} are empty: no split to evaluate. Evaluate "
-            "other images with vpjax.load_run(folder).evaluate(...)."
+            f"data.test and data.val of {folder} are empty: no split to evaluate. Name one with "
+            "--config.data.test=SPLIT, and other data with --config.data.name=NAME."
         )
-    facts = {"step": int(state.step), "checkpoint": experiment.config.train.select}
+    source, step = experiment.sources[split], int(state.step)
+    facts = {"step": step, "checkpoint": checkpoint or experiment.config.train.select}
+    changed = recorded.changes(folder, experiment.config)
+    changed = {k: v for k, (_, v) in changed.items() if recorded.changes_numbers(k)}
     with workdir.own_folder(folder) as own:
-        values = score(experiment, state, [split], own, **facts)[split]
+        if changed or checkpoint:
+            own = new_folder(own / "evaluations")
+        named = {"data": source.name, "images": len(source), "changed": changed}
+        values = score(experiment, state, [split], own, **facts, **named)[split]
+    log.info(
+        "evaluated %s, %d images: checkpoint %s of step %d, preset %s, %s",
+        source.name,
+        len(source),
+        facts["checkpoint"],
+        step,
+        experiment.preset,
+        experiment.config.dtype,
+    )
+    log.info("files     %s", own)
     log.info("\n%s\n", as_table(split, values, margin_of(experiment)))
     facts["metric"] = experiment.metric
     return facts | {f"{split}_{k}": v for k, v in values.items()}

@@ -10,8 +10,9 @@ others write the same files to a temporary folder; only checkpoints are saved by
 """
 
 import contextlib
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from vpjax.core import distributed
 from vpjax.core.errors import Diverged, UserError
 from vpjax.core.files import lock_folder, read_json, write_json
 from vpjax.runs import config as configs
+from vpjax.runs import recorded
+
+LENGTH = ("train.epochs", "train.steps")
+EXTENDED = "extended.json"  # a line for each time that the run was made longer
 
 
 @contextlib.contextmanager
@@ -45,7 +50,7 @@ def own_folder(workdir: Path) -> Iterator[Path]:
         yield Path(elsewhere)
 
 
-def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+def open_workdir(workdir: Path, config: ConfigDict, extend: bool = False) -> dict[str, Any] | None:
     """Return the result of a finished run; None of a run that is to begin or to go on.
 
     Process 0 looks, for all processes.
@@ -53,19 +58,58 @@ def open_workdir(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     Args:
         workdir: folder of the run.
         config: that the folder must belong to.
+        extend: whether it may be longer than the run was, which then goes on.
 
     Raises:
         UserError: if the folder belongs to a run with another config.
     """
 
     def look():
-        check_config(workdir, config)
-        return read_result(workdir)
+        check_config(workdir, config, LENGTH if extend else ())
+        result = read_result(workdir)
+        if not extend:
+            return result
+        changed = configs.differences(config, recorded.load(workdir))
+        return None if any(line.startswith(LENGTH) for line in changed) else result
 
     return distributed.broadcast_from_zero(look)
 
 
-def check_config(workdir: Path, config: ConfigDict) -> None:
+def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
+    """Note that a run becomes longer, and keep the result that it had, as result_step<N>.json.
+
+    Args:
+        workdir: folder of the run.
+        config: with its new length.
+        steps: that length.
+
+    Raises:
+        UserError: if the run has saved nothing, or is as long already.
+    """
+
+    def note():
+        saved = [int(p.name) for p in workdir.glob("checkpoints/last/[0-9]*") if p.name.isdigit()]
+        if not saved:
+            raise UserError(f"{workdir} has no checkpoint: there is no run to extend. Train first.")
+        if steps <= max(saved):
+            raise UserError(
+                f"{workdir} has {max(saved)} steps already, and --extend is to give it {steps}. "
+                "Raise config.train.steps or config.train.epochs."
+            )
+        before = recorded.load(workdir).train
+        now = {key: config.train[key] for key in ("epochs", "steps")}
+        changed = {f"train.{k}": [before[k], v] for k, v in now.items() if before[k] != v}
+        if not changed:
+            return
+        known = read_json(workdir / EXTENDED) or []
+        write_json(workdir / EXTENDED, [*known, {"from_step": max(saved), "changed": changed}])
+        if (result := read_result(workdir)) is not None:
+            os.replace(workdir / "result.json", workdir / f"result_step{result['step']}.json")
+
+    distributed.broadcast_from_zero(note)
+
+
+def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) -> None:
     """Check that a folder holds no run with another config.
 
     The section `mesh` may differ, as a run may go on with other devices.
@@ -73,6 +117,7 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     Args:
         workdir: folder of the run.
         config: that it must belong to.
+        free: further keys that may differ.
 
     Raises:
         UserError: if it does not, with the keys that differ.
@@ -81,12 +126,15 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
     if not started or not path.exists():
         return
-    lines = configs.differences(config, configs.load(path))
-    if changed := [line for line in lines if not line.startswith("mesh.")]:
+    lines = configs.differences(config, recorded.load(workdir))
+    free = ("mesh.", *(f"{key}:" for key in free))
+    if changed := [line for line in lines if not line.startswith(free)]:
+        longer = all(line.startswith(tuple(f"{key}:" for key in LENGTH)) for line in changed)
         raise UserError(
             f"workdir {workdir} belongs to a run with another config:\n  "
             + "\n  ".join(changed)
-            + "\nGive another --workdir, or the same config to go on with that run."
+            + "\nGive another --workdir, or the same config to go on with that run"
+            + (", or --extend to train it for longer." if longer else ".")
         )
 
 

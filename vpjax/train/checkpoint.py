@@ -6,17 +6,24 @@
 
 The frozen backbone is identified by its file's sha256, never copied. Orbax keeps no checksums and
 restores a flipped bit without an error, so each item's sha256 is stored in `meta` and compared when
-it is read. A damaged checkpoint is logged, and the one before it is used.
+it is read. A damaged checkpoint is logged, and the one before it is used. What belongs to other
+data or to another model is not damaged: `meta` is read first, and the caller judges it.
+
+Rows that pad an array to a multiple of the devices are not saved, so that any number of devices
+reads what another has written.
 """
 
 import hashlib
 import logging
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
@@ -32,10 +39,12 @@ class Checkpoints:
     Args:
         folder: created if it does not exist.
         keep: how many checkpoints are kept, the newest ones.
+        rows: {regular expression: number of rows} for parameters with rows beyond these that only
+            pad them.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, keep: int = 2, rows: Mapping[str, int] | None = None):
+        self.folder, self.rows = folder.absolute(), dict(rows or {})
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, **_single_process_options(self.folder)
         )
@@ -53,17 +62,22 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        items = checkpoint_items(state)
+        items = without_padding(checkpoint_items(state), self.rows)
         if distributed.is_single():
             items = jax.device_get(items)  # Orbax accepts arrays of one process only as numpy
         meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
+        meta["arrays"] = described(items["weights"])
         saves = {n: ocp.args.StandardSave(v) for n, v in items.items()}
         self.manager.save(
             step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)), force=True
         )
 
     def restore(
-        self, like: State, only_weights: bool = False
+        self,
+        like: State,
+        only_weights: bool = False,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
+        step: int | None = None,
     ) -> tuple[dict[str, Any], dict] | None:
         """Return the items of the newest intact checkpoint and its metadata.
 
@@ -72,22 +86,33 @@ class Checkpoints:
         Args:
             like: a state with the same shapes, dtypes and shardings.
             only_weights: whether to leave out the optimiser's state.
+            check: called with the metadata before any array is read; its `UserError` is raised.
+            step: the one checkpoint to read; None: the newest.
 
         Returns:
             The items by name and the metadata; None if there is no checkpoint.
 
         Raises:
-            UserError: if there are checkpoints, and all are damaged.
+            UserError: if there are checkpoints, and all are damaged, or none is of `step`.
         """
         self.manager.wait_until_finished()
         steps = sorted(self.manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            have = ", ".join(map(str, sorted(steps))) or "none"
+            raise UserError(f"{self.folder} has no checkpoint of step {step}, but of: {have}.")
+        steps = steps if step is None else [step]
         wanted = checkpoint_items(like)
         if only_weights:
             wanted = {"weights": wanted["weights"]}
         problems = []
         for step in steps:
             try:
-                return self._restore(step, wanted)
+                meta = self._meta(step)
+                if check is not None:
+                    check(meta)
+                return self._restore(step, wanted, meta), meta
+            except UserError:
+                raise
             except Exception as e:  # Orbax raises many kinds for a damaged file
                 reason = (str(e).splitlines() or [""])[0][:200]
                 problems.append(f"{self.folder / str(step)}: {type(e).__name__} {reason}")
@@ -95,25 +120,54 @@ class Checkpoints:
         if problems:
             raise UserError(
                 "no checkpoint is intact:\n  " + "\n  ".join(problems) + "\nRestore the folder "
-                "from a copy, or delete it to train from the start."
+                "from a copy, or give another --workdir to train from the start."
             )
         return None
 
-    def _restore(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict]:
+    def _meta(self, step: int) -> dict[str, Any]:
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+    def _restore(self, step: int, wanted: dict[str, Any], meta: dict) -> dict[str, Any]:
+        short = jax.eval_shape(lambda: without_padding(wanted, self.rows))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        abstract = jax.tree.map(_of_shape, abstract, short)
         if distributed.is_single():
             abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract)
         args = {n: ocp.args.StandardRestore(v) for n, v in abstract.items()}
-        out = self.manager.restore(
-            step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
-        )
+        out = self.manager.restore(step, args=ocp.args.Composite(**args))
         for name in wanted:
-            if digest(out[name]) != out["meta"]["digests"][name]:
+            if digest(out[name]) != meta["digests"][name]:
                 raise ValueError(f"{name} does not have the sha256 it was saved with")
-        found = {n: out[n] for n in wanted}
-        if distributed.is_single():
-            found = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, wanted)
-        return found, out["meta"]
+        return jax.tree.map(_padded_as, {n: out[n] for n in wanted}, wanted)
+
+    def read_weights(
+        self, check: Callable[[Mapping[str, Any]], None], step: int | None = None
+    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+        """Return the trainable parameters and running averages of a checkpoint, and its metadata.
+
+        Nothing needs to be known of them.
+
+        Args:
+            check: called with the metadata before any array is read; its `UserError` is raised.
+            step: of the checkpoint; None: the newest.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        steps = self.manager.all_steps()
+        chosen = max(steps, default=None) if step is None else step
+        if chosen not in steps:
+            raise UserError(f"{self.folder} has no checkpoint{f' of step {step}' * bool(step)}")
+        try:
+            meta = self._meta(chosen)
+            check(meta)
+            parts = meta["arrays"].items()
+            empty = {k: {n: np.empty(s, np.float32) for n, s in v.items()} for k, v in parts}
+            return self._restore(chosen, {"weights": empty}, meta)["weights"], meta
+        except UserError:
+            raise
+        except Exception as e:  # Orbax raises many kinds for a damaged file
+            raise UserError(f"the checkpoint {self.folder / str(chosen)} is damaged: {e}") from e
 
     def discard_after(self, step: int) -> None:
         """Delete the (damaged) checkpoints newer than `step`, so that they can be written again."""
@@ -144,6 +198,45 @@ def checkpoint_items(state: State) -> dict[str, Any]:
         "weights": {"trainable": state.trainable, "stats": state.stats},
         "optimizer": {"opt": state.opt, "step": state.step, "key": state.key},
     }
+
+
+def without_padding(items: Any, rows: Mapping[str, int]) -> Any:
+    """Return a pytree whose arrays have no rows that only pad them.
+
+    Args:
+        items: dictionaries with names of parameters as keys, at any depth.
+        rows: see `Checkpoints`.
+    """
+
+    def cut(path: tuple, value: jax.Array) -> jax.Array:
+        names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+        for pattern, count in rows.items():
+            if np.ndim(value) and any(re.fullmatch(pattern, name) for name in names):
+                return value[:count] if value.shape[0] > count else value
+        return value
+
+    return jax.tree_util.tree_map_with_path(cut, items)
+
+
+def described(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """Return the shapes of the trainable parameters and of the running averages, for the record."""
+    return {key: {n: list(v.shape) for n, v in part.items()} for key, part in tree.items()}
+
+
+def _of_shape(array: jax.ShapeDtypeStruct, other: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if array.shape == other.shape:
+        return array
+    whole = NamedSharding(array.sharding.mesh, PartitionSpec()) if array.sharding else None
+    return jax.ShapeDtypeStruct(other.shape, array.dtype, sharding=whole)
+
+
+def _padded_as(value: Any, like: jax.Array) -> jax.Array:
+    if value.shape != like.shape:
+        value = sharding.to_host(value)
+        value = np.pad(value, [(0, like.shape[0] - len(value)), *[(0, 0)] * (value.ndim - 1)])
+    elif not distributed.is_single() or isinstance(like, np.ndarray):
+        return value
+    return sharding.put(value, like.sharding)
 
 
 def digest(tree: Any) -> str:

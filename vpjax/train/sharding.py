@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
@@ -56,23 +56,6 @@ def make_mesh(data: int = -1, devices: list[Any] | None = None, model: int = 1) 
     return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
 
 
-def check_batch(batch_size: int, mesh: Mesh, what: str = "train.batch_size") -> None:
-    """Check that a batch can be split evenly over the devices.
-
-    Args:
-        batch_size: images of a batch.
-        mesh: the devices.
-        what: the config key it comes from, for the message.
-
-    Raises:
-        UserError: if it cannot.
-    """
-    if batch_size < 1 or batch_size % mesh.size:
-        raise UserError(
-            f"{what} is {batch_size}; it must be a positive multiple of the {mesh.size} devices"
-        )
-
-
 def replicate(values: Any, mesh: Mesh) -> Any:
     """Place a pytree on the devices, whole on every one."""
     return place(values, mesh, {})
@@ -109,11 +92,13 @@ def place(values: Any, mesh: Mesh, rules: Mapping[str, str], frozen: bool = Fals
     shardings = jax.tree_util.tree_map_with_path(where, values)
     if distributed.count() == 1:
         return jax.device_put(values, shardings)
-    return jax.tree.map(_put, values, shardings)
+    return jax.tree.map(put, values, shardings)
 
 
-def _put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Place an array on the devices of several processes, each of which fills its own."""
+def put(value: Any, sharding: Sharding) -> jax.Array:
+    """Place an array on devices; of several processes each fills its own."""
+    if distributed.count() == 1:
+        return jax.device_put(value, sharding)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:  # on the mesh already
         return _moved(sharding)(value)
     own = np.asarray(value)

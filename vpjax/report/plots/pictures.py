@@ -3,6 +3,7 @@
 A picture is a function of a `Subject` in this folder, and a line in PICTURES.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DPI = 200
+SPELT = {"subprompt_options": "--class_name, --class_idx, --top_n, --tau or --split"}
 
 
 class Picture(NamedTuple):
@@ -33,11 +35,13 @@ class Picture(NamedTuple):
         draw: returns the figure, or the files it wrote.
         applies: whether a run has the picture.
         after_training: whether every run draws it when it ends.
+        choices: what it shows of the subject can be chosen by, attributes of `Subject`.
     """
 
     draw: Callable[[Subject], Union["Figure", list[Path]]]
     applies: Callable[[Subject], bool]
     after_training: bool = True
+    choices: tuple[str, ...] = ()
 
 
 def _has_classes(subject: Subject) -> bool:
@@ -59,15 +63,23 @@ PICTURES = {
         after_training=False,  # `vpjax.report.finish` draws it by itself
     ),
     "prompts": Picture(prompts, lambda s: bool(learnt(s))),
-    "prompt_map": Picture(lambda s: prompt_map(s.model, *s.example, s.patch), _is_sa2vp),
-    "gradcam": Picture(gradcam, lambda s: bool(s.split)),
+    "prompt_map": Picture(
+        lambda s: prompt_map(s.model, *s.example, s.patch), _is_sa2vp, choices=("image", "patch")
+    ),
+    "gradcam": Picture(gradcam, lambda s: bool(s.split), choices=("image", "target", "baseline")),
     "attention": Picture(
         attention.attention_maps,
         lambda s: bool(s.split) and attention.applies(s) and not _is_sa2vp(s),
+        choices=("image",),
     ),
     "confusion": Picture(confusion, _has_classes),
     "per_class": Picture(per_class, _has_classes),
-    "subprompts": Picture(subprompts.subprompts, subprompts.applies, after_training=False),
+    "subprompts": Picture(
+        subprompts.subprompts,
+        subprompts.applies,
+        after_training=False,
+        choices=("image", "subprompt_options"),
+    ),
 }
 
 
@@ -88,7 +100,25 @@ def draw(subject: Subject, wanted: Iterable[str] = ()) -> list[Path]:
             method = subject.experiment.config.method.name
             raise UserError(f"picture {name!r} does not apply to this run (method {method})")
     names = wanted or [name for name, p in PICTURES.items() if p.applies(subject)]
+    check_choices(subject, names)
     return [path for name in names for path in save(subject, name)]
+
+
+def check_choices(subject: Subject, names: Iterable[str]) -> None:
+    """Check that every choice of what to show is that of a picture which is drawn.
+
+    Raises:
+        UserError: for one that no picture heeds.
+    """
+    usual = {f.name: f.default for f in dataclasses.fields(Subject)}
+    heeded = {choice for name in names for choice in PICTURES[name].choices}
+    for choice in sorted({choice for p in PICTURES.values() for choice in p.choices} - heeded):
+        if getattr(subject, choice) != usual[choice]:
+            have = ", ".join(name for name, p in PICTURES.items() if choice in p.choices)
+            raise UserError(
+                f"{SPELT.get(choice, f'--{choice}')} has no effect: it is for {have}, and what is "
+                f"drawn of this run is {', '.join(names)}. Leave it out, or choose another picture."
+            )
 
 
 def save(subject: Subject, name: str) -> list[Path]:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from vpjax.core.errors import UserError
 from vpjax.report.plots.pictures import draw
 from vpjax.report.plots.subject import Subject, SubpromptOptions
@@ -17,6 +19,8 @@ from vpjax.runs.restore import reopen_run
 
 def draw_run(
     folder: Path,
+    config: ConfigDict | None = None,
+    checkpoint: str = "",
     image: int = 0,
     patch: tuple[int, int] | None = None,
     target: str = "",
@@ -24,9 +28,12 @@ def draw_run(
     wanted: Iterable[str] = (),
     subprompt_options: SubpromptOptions = SubpromptOptions(),  # noqa: B008 - immutable
 ) -> list[Path]:
-    """Draw pictures of a run, restored from the checkpoint it reports; return their files.
+    """Draw pictures of a run, restored from a checkpoint; return their files.
 
     Args:
+        folder: of the run.
+        config: of the run, see `vpjax.runs.recorded`; None: as it was recorded.
+        checkpoint: "last", "best" or a step; "": the one that the run reports.
         image, patch, target, subprompt_options: see `Subject`.
         baseline: another run's folder, drawn beside this one.
         wanted: names of pictures; none: all that apply.
@@ -39,7 +46,8 @@ def draw_run(
     if baseline is not None:
         beside = subject(baseline, image=image)
     chosen = {"image": image, "patch": patch, "target": target}
-    mine = subject(folder, **chosen, subprompt_options=subprompt_options, baseline=beside)
+    choices = {"subprompt_options": subprompt_options, "baseline": beside}
+    mine = subject(folder, config, checkpoint, **chosen, **choices)
     if beside is not None:
         names = [s.experiment.sources[s.split].name if s.split else None for s in (mine, beside)]
         if names[0] != names[1]:
@@ -50,11 +58,13 @@ def draw_run(
     return draw(mine, wanted)
 
 
-def subject(folder: Path, **choices: Any) -> Subject:
-    """Restore a run as a subject of pictures; `choices` as in `Subject`.
+def subject(
+    folder: Path, config: ConfigDict | None = None, checkpoint: str = "", **choices: Any
+) -> Subject:
+    """Restore a run as a subject of pictures; `choices` as in `Subject`, the rest as `draw_run`.
 
     Raises:
         UserError: if there is no run or no checkpoint.
     """
-    experiment, state = reopen_run(folder)
+    experiment, state = reopen_run(folder, config, checkpoint)
     return Subject(experiment, state, folder, **choices)

@@ -1,0 +1,122 @@
+"""The config that a run has recorded: made complete, and with what an evaluation may change.
+
+Keys that vpjax has gained since get their defaults. Whatever decided what was learnt stays as it
+was: an evaluation may be given other data, another place of the same weights, and other devices.
+"""
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpjax.core.errors import UserError
+from vpjax.runs import config as configs
+from vpjax.runs import defaults
+
+# Keys that an evaluation may change; all of a section where a name ends in a point.
+CHANGEABLE = ("data.", "mesh.", "backbone.weights", "train.batch_size", "attention", "dtype")
+# Of these, those that leave the numbers what they are.
+SAME_NUMBERS = ("mesh.", "train.batch_size", "attention", "data.eval_batch_size", "data.dir")
+OWN_KEYS = ("study",)  # sections whose keys are the user's
+
+
+def load(folder: Path) -> ConfigDict:
+    """Return the config of a run, complete.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UserError: if there is no run, or its config has keys that this version does not know.
+    """
+    path = folder / "config.json"
+    return complete(configs.load(path), path)
+
+
+def changes(folder: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Return what a config changes of that of a run: {key: (recorded, now)}.
+
+    Where the same weights lie is no change.
+    """
+    before, now = configs.flat(load(folder)), configs.flat(config)
+    keys = sorted((before.keys() | now.keys()) - {"backbone.weights"})
+    found = {key: (before.get(key), now.get(key)) for key in keys}
+    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+
+
+def _among(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in names)
+
+
+def changes_numbers(key: str) -> bool:
+    """Return whether a key that an evaluation changes may change what it measures."""
+    return not _among(key, SAME_NUMBERS)
+
+
+def check_changes(keys: Sequence[str]) -> None:
+    """Check that an evaluation may change these keys of a run's config.
+
+    Raises:
+        UserError: with those it may change, if one is another.
+    """
+    for key in keys:
+        if not _among(key, CHANGEABLE):
+            allowed = ", ".join(f"{k}*" if k.endswith(".") else k for k in CHANGEABLE)
+            raise UserError(
+                f"config.{key} belongs to the training of this run and cannot change afterwards. "
+                f"An evaluation takes {allowed}; for the rest train again in another --workdir."
+            )
+
+
+def complete(config: ConfigDict, path: Path) -> ConfigDict:
+    """Return a config with the default of every key that it lacks.
+
+    Args:
+        config: as it was recorded.
+        path: its file, for the message.
+
+    Raises:
+        UserError: if it has keys that this version of vpjax does not know.
+    """
+    usual = defaults.get_config()
+    sections = {"method": _options("methods", config), "backbone": _options("backbones", config)}
+    strange = []
+    for key, value in usual.items():
+        if key in sections:
+            continue
+        if key not in config:
+            config[key] = value
+        elif isinstance(value, ConfigDict):
+            _fill(config[key], value)
+            if key not in OWN_KEYS:
+                strange += [f"{key}.{name}" for name in config[key] if name not in value]
+    strange += [key for key in config if key not in usual]
+    for key, options in sections.items():
+        if options is not None and key in config:
+            _fill(config[key], options)
+            strange += [f"{key}.{name}" for name in config[key] if name not in options]
+    if strange:
+        raise UserError(
+            f"{path} has keys that vpjax {importlib.metadata.version('vpjax')} does not know: "
+            f"{', '.join(strange)}. The run is of another version; evaluate it with that one, "
+            "which its result.json names."
+        )
+    return config
+
+
+def _fill(section: ConfigDict, usual: ConfigDict) -> None:
+    for name, value in usual.items():
+        if name not in section:
+            section[name] = value
+
+
+def _options(package: str, config: ConfigDict) -> ConfigDict | None:
+    """Return a section with all options of the class; None if the class cannot be found here."""
+    try:
+        if package == "backbones":
+            return defaults.backbone(config.backbone.name)
+        return configs.section(package, config.method.name)
+    except (UserError, AttributeError):
+        return None  # a class of one's own, which a reader of results need not have
