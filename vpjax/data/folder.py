@@ -66,7 +66,7 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
         for file, key, at in listed:
             if key not in labels:
                 raise UserError(
-                    f"{where}: {file} of {name!r}{at and f' ({at})'} has class {key!r}, which "
+                    f"{where}: {file}{at and f' ({at})'} of {name!r} has class {key!r}, which "
                     f"{trained!r} lacks. Its classes: {few(classes)}."
                 )
         names = locate(where, listing.folder, listed)
