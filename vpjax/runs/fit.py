@@ -21,6 +21,7 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
+from vpjax.data.readable import check_readable
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
 from vpjax.runs import summary, workdir
@@ -79,7 +80,9 @@ def fit(
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
-        experiment = with_cached_features(prepare(config, startup, sources, given))
+        experiment = prepare(config, startup, sources, given)
+        check_readable(experiment.sources)  # test too, which is not read before the end
+        experiment = with_cached_features(experiment)
         for split in ("train", "val"):  # here, so that mistakes in the data show before compiling
             if split in experiment.sources:
                 experiment.inputs.loader(split)
