@@ -271,6 +271,11 @@ def test_traffic_signs_as_their_authors_pack_them(tmp_path):
             "Final_Test/Images/00002.ppm": 0,
         }
     (root / "GT-final_test.csv").write_text("Filename,ClassId\n00000.ppm,7\n")
+    assert len(open_source("gtsrb:GTSRB", "test", tmp_path)) == 1  # saved by a spreadsheet
+    (root / "GT-final_test.csv").write_text("Filename;ClassId\n00000.ppm;-1\n")
+    with pytest.raises(UserError, match="GT-final_test.csv, line 2: label '-1' marks an image"):
+        open_source("gtsrb:GTSRB", "test", tmp_path)
+    (root / "GT-final_test.csv").write_text("Filename;Roi\n00000.ppm;7\n")
     with pytest.raises(UserError, match="no columns Filename and ClassId"):
         open_source("gtsrb:GTSRB", "test", tmp_path)
     (root / "Final_Training").mkdir()

@@ -124,7 +124,7 @@ def test_csv(tmp_path):
     ("text", "match"),
     [
         ("a.png,cat\nb.png,cat\n", "1 of 2 files are not in .* the first is b.png"),
-        ("a.png,cat\nb.png,\n", "row 2 .* has no path or no label"),
+        ("a.png,cat\nb.png,\n", "line 2: the row .* has no path or no label"),
         ("label,name\ncat,a.png\n", "has no column 'path'; its columns: label, name"),
         ("a.png,cat,train\na.png,dog,test\n", "'test' has class 'dog'"),
         ("", "no images in the form of 'csv'"),

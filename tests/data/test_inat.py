@@ -221,6 +221,15 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path, damage):
         ("categories.json", "{}", "does not hold a list of categories"),
         ("categories.json", json.dumps([category(2)]), "has category 7.*mixed"),
         ("categories.json", json.dumps([category(2)] * 2), "1 categories whose id occurred"),
+        ("categories.json", "[3]", r"categories.json\[0\]: expected an object with 'id', found 3"),
+        ("categories.json", '[{"id": "3"}]', r"\[0\]: 'id' is '3'; expected a whole number"),
+        ("categories.json", json.dumps([category(2, family=7)]), r"\[0\]: 'family' is 7, expected"),
+        (
+            "train2021.json",
+            '{"images": {}, "annotations": []}',
+            "images: expected a list, found dict",
+        ),
+        ("train2021.json", '{"images": [],\n"annotations": [}', "no whole JSON file: .* line 2"),
         ("train2021.json", None, "expected train2021.json or train_2021.json or train.json"),
     ],
 )
@@ -229,6 +238,59 @@ def test_files_that_cannot_be_used(tmp_path, file, content, match):
     (tmp_path / file).unlink() if content is None else (tmp_path / file).write_text(content)
     with pytest.raises(UserError, match=match):
         open_source("inat2021", "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "index", "change", "match"),
+    [
+        ("annotations", 3, {"category_id": None}, r"annotations\[3\]: 'category_id' is None"),
+        ("annotations", 3, {"category_id": 7.5}, r"annotations\[3\]: 'category_id' is 7.5"),
+        ("annotations", 3, {"category_id": -1}, r"annotations\[3\]: category_id is -1.*a label"),
+        ("annotations", 8, {"image_id": 8}, r"annotations\[8\]: image 8 has category 7, and 11"),
+        ("images", 2, {"file_name": 4}, r"images\[2\]: 'file_name' is 4; expected text"),
+        ("images", 2, {"id": 1}, r"images\[2\]: id 1 is that of train/00002_bird/train0.jpg"),
+        (
+            "images",
+            1,
+            {"file_name": "train/00007_bird/train0.jpg"},
+            r"images\[0\] and .* images\[1\]",
+        ),
+    ],
+)
+def test_entries_that_cannot_be_used(tmp_path, part, index, change, match):
+    write(tmp_path)
+    path = tmp_path / "train2021.json"
+    content = json.loads(path.read_text())
+    content[part][index] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=match):
+        open_source("inat2021", "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("year", "prefix", "names"),
+    [
+        ("2017", "train_val_images/Aves/Danaus plexippus", ("Danaus plexippus", "Aglais io")),
+        ("2019", "train_val2019/Birds/202", ("17", "4")),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "images/"])
+def test_the_other_years(tmp_path, year, prefix, names, place):
+    files = [f"{prefix}/{i}.jpg" for i in range(3)]
+    for i, file in enumerate(files[:2]):
+        photo(tmp_path / f"{place}{file}", i)
+    content = {
+        "images": [{"id": i, "file_name": file} for i, file in enumerate(files)],
+        "annotations": [{"image_id": i, "category_id": (9, 5)[i]} for i in range(2)],
+        "categories": [
+            {"id": i, "name": n, "supercategory": "x"} for i, n in zip((9, 5), names, strict=True)
+        ],
+    }
+    (tmp_path / f"train{year}.json").write_text(json.dumps(content))
+    source = open_source(f"inat{year}", "train", tmp_path)
+    assert source.labels().tolist() == [1, 0]
+    assert source.classes == (("Aglais io", "Danaus plexippus") if year == "2017" else ("5", "9"))
+    assert source.metadata[0].get("genus") == ("aglais" if year == "2017" else None)
 
 
 def test_the_folder_must_be_given():

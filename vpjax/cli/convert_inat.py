@@ -13,7 +13,7 @@ def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     root = flags.folder("data/iNat2021")
     add("--root", type=flags.folder, default=root, metavar="DIR", help="JSON files and photos")
-    add("--version", choices=("2018", "2021"), default="2021", help="default: 2021")
+    add("--version", choices=("2017", "2018", "2019", "2021"), default="2021", help="default: 2021")
     add("--categories", action="store_true", help="write categories.json and nothing else")
 
 

@@ -8,13 +8,13 @@ al. 2013) has two training sets: `Training`, of the 2011 competition, which torc
 and SA2VP used; and the larger `Final_Training/Images`, which is read if the other is missing.
 """
 
-import csv
 import functools
 import os
 from pathlib import Path
 
 from vpjax.core.errors import UserError
-from vpjax.data.files import Key, Listed, Listing
+from vpjax.data.files import Entry, Key, Listed, Listing
+from vpjax.data.text import count_from_zero, read_rows, read_text
 
 TRUTH = "GT-final_test.csv"
 
@@ -27,7 +27,8 @@ def birds(path: Path) -> Listing:
     Raises: UserError for a missing file, or lists that do not name the same images.
     """
     files = _pairs(path / "images.txt")
-    ids = _pairs(path / "image_class_labels.txt")
+    labels = path / "image_class_labels.txt"
+    ids = _pairs(labels)
     parts = _pairs(path / "train_test_split.txt")
     if not files.keys() == ids.keys() == parts.keys():
         raise UserError(
@@ -38,9 +39,13 @@ def birds(path: Path) -> Listing:
     names = _pairs(path / "classes.txt")
 
     def load(part: str) -> Listed:
-        return [(files[i], int(ids[i])) for i in files if parts[i] == part]
+        return [
+            Entry(files[i], count_from_zero(f"{labels}, image {i}", ids[i]), f"image {i}")
+            for i in files
+            if parts[i] == part
+        ]
 
-    used = sorted({key for _, key in load("1")})
+    used = sorted({int(entry.key) for entry in load("1")})
     classes: dict[Key, str] = {key: names.get(str(key), str(key)) for key in used}
     splits = {"train": functools.partial(load, "1"), "test": functools.partial(load, "0")}
     return Listing(path, splits, classes)
@@ -48,10 +53,7 @@ def birds(path: Path) -> Listing:
 
 def _pairs(file: Path) -> dict[str, str]:
     """Read lines "key value"; the value may hold blanks."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}. Unpack it there.") from error
+    lines = read_text(file).splitlines()
     return dict(line.strip().split(" ", 1) for line in lines if " " in line.strip())
 
 
@@ -70,7 +72,8 @@ def signs(path: Path) -> Listing:
         out = []
         for key, name in sorted(folders.items()):
             below = sorted(e.name for e in os.scandir(root / train / name))
-            out += [(f"{train}/{name}/{f}", key) for f in below if f.lower().endswith(".ppm")]
+            images = (f for f in below if f.lower().endswith(".ppm"))
+            out += [Entry(f"{train}/{name}/{f}", key) for f in images]
         return out
 
     splits = {"train": training}
@@ -83,11 +86,17 @@ def signs(path: Path) -> Listing:
 
 def _table(file, folder):
     """Read the classes of the test images: columns Filename and ClassId, between semicolons."""
-    with open(file, newline="", encoding="utf-8") as text:
-        rows = list(csv.DictReader(text, delimiter=";"))
-    try:
-        return [(f"{folder}/{row['Filename']}", int(row["ClassId"])) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    (_, heads), *rows = read_rows(file) or [(1, [])]
+    if not {"Filename", "ClassId"} <= set(heads):
         raise UserError(
-            f"{file} has no columns Filename and ClassId, with semicolons between them."
-        ) from error
+            f"{file} has no columns Filename and ClassId, with semicolons between them; its "
+            f"columns: {', '.join(heads)}."
+        )
+    image, key = heads.index("Filename"), heads.index("ClassId")
+    out = []
+    for line, cells in rows:
+        if len(cells) <= max(image, key):
+            raise UserError(f"{file}, line {line}: {len(cells)} cells, expected {len(heads)}.")
+        found = count_from_zero(f"{file}, line {line}", cells[key])
+        out.append(Entry(f"{folder}/{cells[image]}", found, f"line {line}"))
+    return out

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vpjax.core.errors import UserError
-from vpjax.data.files import EXTENSIONS, PHOTO, Files, images_below
+from vpjax.data.files import PHOTO, Files, images_below
 from vpjax.data.records import Record
 from vpjax.data.source import Source
 
@@ -205,7 +205,7 @@ def _expand(path):
         raise UserError(f"{path} does not exist. Give an image file, a list of them, or a folder.")
     paths = [os.fspath(path / name) for name in sorted(images_below(path))]
     if not paths:
-        raise UserError(f"{path} and its subfolders hold no images ({', '.join(EXTENSIONS)}).")
+        raise UserError(f"{path} and its subfolders hold no images that Pillow reads.")
     return paths
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import write_json
 from vpjax.data import inat
+from vpjax.data.inat_json import read
 
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus")
-VERSIONS = ("2018", "2021")
+VERSIONS = tuple(inat.VERSIONS.values())
 
 
 def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> Path:
@@ -24,7 +25,7 @@ def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> 
 
     Args:
         root: folder of the JSON files and photos, such as data/iNat2021.
-        version: "2018" or "2021".
+        version: a year, such as "2021".
         categories_only: whether to write nothing but categories.json, anew.
 
     Returns:
@@ -40,6 +41,11 @@ def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> 
     if not (root / "categories.json").is_file():
         write_categories(root, version)
     categories = inat.categories(root, version)
+    if nameless := [c["id"] for c in categories if "name" not in c]:
+        raise UserError(
+            f"{len(nameless)} categories of {root} have no name, the first has id {nameless[0]}. "
+            "Class folders need names."
+        )
     folders = {c["id"]: f"{c['name'].replace(' ', '_')}/{c['id']}" for c in categories}
     target = root / "torchvision_format" / version
     for folder in folders.values():
@@ -87,8 +93,8 @@ def write_categories(root: Path, version: str) -> Path:
     Raises: UserError if that holds no names, as in 2018.
     """
     path = root / "categories.json"
-    annotations = inat.read(inat.annotation_file(root, version, "train"))
-    categories = annotations.get("categories", [])
+    annotations = read(inat.annotation_file(root, version, "train"))
+    categories = annotations.get("categories") or []
     if not categories or inat.TAXONOMY[0] not in categories[0]:
         raise UserError(
             f"{path} does not exist, and the train JSON has no names to write it from. For 2018 "

@@ -1,22 +1,41 @@
 """Image files of a folder as records, and what a reader of lists returns."""
 
+import functools
+import logging
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
+from PIL import Image
 
 from vpjax.core.errors import UserError
 from vpjax.data.records import Piece, Record
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+log = logging.getLogger(__name__)
+
+# Formats that Pillow opens but cannot decode by itself.
+NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+# Files that lie beside images and are none, left out without a word.
+NOTES = (".txt", ".md", ".json", ".csv", ".xml", ".yaml", ".yml", ".html", ".pdf", ".db", ".ini")
 PHOTO = (None, None, 3)  # image_shape of photos: sizes differ, RGB
 
 File = tuple[str, int]  # path relative to the data set's folder, label
 Key = str | int  # a class as a list of files calls it
-Listed = list[tuple[str, Key]]
+
+
+class Entry(NamedTuple):
+    """A file of a split, as a list or a folder shows it."""
+
+    file: str  # path relative to the data set's folder
+    key: Key
+    where: str = ""  # "line 7", or a key of a JSON file, for messages
+
+
+Listed = list[Entry]
 
 
 class Listing(NamedTuple):
@@ -62,33 +81,100 @@ class Files:
             ) from error
 
 
-def images_below(folder: Path) -> list[str]:
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form; macOS stores the decomposed one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is nobody's data: hidden, or what archives from macOS add."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def leads_upwards(folder: Path) -> bool:
+    """Whether a folder is a link to one that holds it, which would be walked without end."""
+    if not os.path.islink(folder):
+        return False
+    target = os.path.realpath(folder)
+    above = os.path.realpath(os.path.dirname(folder))
+    return os.path.commonpath([target, above]) == target
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """Return the endings, in lower case, of the files that Pillow reads here."""
+    known = Image.registered_extensions()
+    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in NO_PIXELS)
+
+
+def images_below(folder: Path, deep: bool = True) -> list[str]:
     """Return the image files in a folder and its subfolders, relative to it, with "/".
 
-    Hidden files and folders are left out; links to folders are followed.
+    Hidden files and folders are left out; links to folders are followed unless they lead upwards.
+    Other files are counted in a warning, except notes such as .txt and .json.
+
+    Args:
+        folder: where to look.
+        deep: whether to look into subfolders.
     """
-    found = []
+    found, other = [], []
     for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if f[0] != "."]
+        folders[:] = [
+            f for f in folders if not is_hidden(f) and not leads_upwards(Path(here, f)) and deep
+        ]
         inside = Path(here).relative_to(folder)
-        images = (f for f in files if f[0] != "." and f.lower().endswith(EXTENSIONS))
-        found += [(inside / file).as_posix() for file in images]
+        for file in files:
+            ending = os.path.splitext(file)[1].lower()
+            if is_hidden(file) or ending in NOTES:
+                continue
+            (found if ending in extensions() else other).append((inside / file).as_posix())
+    if other:
+        log.warning(
+            "%s: %d files are left out, because Pillow reads no %s; the first is %s",
+            *(folder, len(other), os.path.splitext(other[0])[1] or "files without an ending"),
+            other[0],
+        )
     return found
 
 
 class Finder:
-    """Says which files exist, listing each folder once: to stat millions of files is slow."""
+    """Says which files exist, listing each folder once: to stat millions of files is slow.
+
+    A name is also found in the other Unicode form.
+    """
 
     def __init__(self, folder: Path):
         self._folder = str(folder)
         self._names: dict[str, frozenset[str]] = {}
 
     def __contains__(self, name: str) -> bool:
-        folder, _, file = name.rpartition("/")
+        return self.find(name) is not None
+
+    def find(self, name: str) -> str | None:
+        """Return a file's path as it is on the disk, None if there is none."""
+        folder, slash, file = name.rpartition("/")
+        if file in self._listed(folder):
+            return name
+        if name.isascii():
+            return None
+        # Folders too may be in the other form.
+        folder = (self.find(folder) or folder) if folder else folder
+        same = (f for f in self._listed(folder) if composed(f) == composed(file))
+        found = next(same, None)
+        return None if found is None else folder + slash + found
+
+    def nearest(self, name: str) -> str | None:
+        """Return the file that differs in case or in its ending alone, None if there is none."""
+        folder, slash, file = name.rpartition("/")
+        stem = os.path.splitext(file)[0].casefold()
+        same = sorted(f for f in self._listed(folder) if os.path.splitext(f)[0].casefold() == stem)
+        return folder + slash + same[0] if same else None
+
+    def _listed(self, folder):
         if folder not in self._names:
             try:
                 found = frozenset(os.listdir(os.path.join(self._folder, folder)))
             except OSError:
                 found = frozenset()
             self._names[folder] = found
-        return file in self._names[folder]
+        return self._names[folder]

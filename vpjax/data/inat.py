@@ -1,4 +1,4 @@
-"""iNaturalist 2018 and 2021: COCO-style annotations beside folders of photos.
+"""iNaturalist 2017, 2018, 2019 and 2021: COCO-style annotations beside folders of photos.
 
     open_json("inat2021", "train[:10%]", "data/iNat2021")
 
@@ -11,7 +11,6 @@ and 2103.16483. TFDS's form of the data gets its taxonomy from the same files.
 """
 
 import functools
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +19,19 @@ from typing import Any
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import tfds
-from vpjax.data.files import PHOTO, File, Files, Finder
+from vpjax.data.files import PHOTO, Entry, File, Files, Finder
+from vpjax.data.inat_json import labels_by_image, read
 from vpjax.data.records import select_split
 from vpjax.data.source import Source
+from vpjax.data.text import clean, unique
 
 log = logging.getLogger(__name__)
 
-VERSIONS = {"inat2018": "2018", "inat2021": "2021"}
+VERSIONS = {f"inat{year}": year for year in ("2017", "2018", "2019", "2021")}
 TFDS = {"i_naturalist2018": "2018", "i_naturalist2021": "2021"}
 SPLITS = {"train": ("train",), "val": ("val",), "mini": ("mini", "train_mini")}
-PREFIXES = ("train", "val", "train_mini", "train_val2018")
+PREFIXES = ("train", "val", "train_mini", "train_val_images")
+PREFIXES += ("train_val2017", "train_val2018", "train_val2019")
 TAXONOMY = ("genus", "family", "order")
 
 Category = Mapping[str, Any]
@@ -41,7 +43,7 @@ def open_json(name: str, split: str, data_dir: Any) -> Source:
     Photos that are listed but missing are left out, with one warning that counts them.
 
     Args:
-        name: "inat2018" or "inat2021".
+        name: a key of `VERSIONS`, such as "inat2021".
         split: split string of train, val and mini (2021).
         data_dir: folder of the JSON files and photos.
 
@@ -83,10 +85,17 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
     """
     path = annotation_file(root, version, split)
     content = read(path)
-    of = {a["image_id"]: a["category_id"] for a in content["annotations"]}
-    listed = [(i["file_name"], of[i["id"]]) for i in content["images"] if i["id"] in of]
+    of = labels_by_image(path, content)
+    entries = [
+        Entry(clean(image["file_name"]), of[image["id"]], f"images[{i}]")
+        for i, image in enumerate(content["images"])
+        if image["id"] in of
+    ]
+    listed = [(entry.file, int(entry.key)) for entry in unique(path.name, entries)]
     if not listed:
         raise UserError(f"{path} has no image with an annotation, so there are no labels in it.")
+    if bare := len(content["images"]) - len(entries):
+        log.warning("%d images in %s have no annotation and are left out", bare, path)
     on_disk, out, lost = Finder(root), [], []
     base = image_folder(root, version)
     for name, category in listed:
@@ -171,13 +180,15 @@ def _of_train(path: Path, version: str, changed: int):
     root, content = path.parent, read(path)
     occur = ({"id": i} for i in sorted({a["category_id"] for a in content["annotations"]}))
     found = tuple(content.get("categories") or occur)
+    if not found:
+        raise UserError(f"{path} has neither categories nor annotations, so there are no classes.")
     if TAXONOMY[0] in found[0]:
         log.info(
             "%s has no categories.json: categories are read from %s. To be quicker: python main.py "
             "convert-inat --root %s --version %s --categories",
             *(root, path.name, root, version),
         )
-    else:
+    elif " " not in found[0].get("name", ""):
         log.warning(
             "%s has no categories.json, so classes have neither names nor taxonomy. It is part of "
             "the official download of %s.",
@@ -186,30 +197,15 @@ def _of_train(path: Path, version: str, changed: int):
     return found
 
 
-def read(path: Path, kind: type = dict) -> Any:
-    """Read a JSON file: annotations (`dict`) or categories (`list`).
-
-    Raises: UserError if it is broken or holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is no whole JSON file: {error}. Fetch it again.") from error
-    good = content if kind is list else {"images", "annotations"} <= set(content)
-    if not (isinstance(content, kind) and good):
-        expected = "a list of categories" if kind is list else "'images' and 'annotations'"
-        raise UserError(f"{path} does not hold {expected}; it is not iNaturalist's file.")
-    return content
-
-
 def describe(category: Category) -> dict[str, Any]:
     """Return the facts about a class: its category as stored, and the taxonomy in lower case.
 
-    `species` and `scientific_name` are both the name. Of a category without a genus only the id is
-    used, because its name is a code.
+    `species` and `scientific_name` are both the name. A category without a genus has one if its
+    name is a binomial, as in 2017; other names, as in 2018 and 2019, are codes, and not used.
     """
-    if TAXONOMY[0] not in category:
-        return {"id": category["id"]}
+    if TAXONOMY[0] not in category or "name" not in category:
+        name = category.get("name", "")
+        return {**category, **from_name(name)} if " " in name.strip() else {"id": category["id"]}
     name = category["name"].lower()
     lower = {k: category[k].lower() for k in TAXONOMY if k in category}
     return {**category, **lower, "species": name, "scientific_name": name}

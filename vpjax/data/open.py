@@ -27,7 +27,7 @@ def open_source(
             "digits/low", "digits/high"    bundled
             "cifar10", "eurosat/rgb:2.0.0" any TFDS data set, with config and version
             "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
-            "inat2018", "inat2021"         iNaturalist as JSON and photos in `data_dir`
+            "inat2017", ... "inat2021"     iNaturalist as JSON and photos in `data_dir`
             "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`
         split: TFDS split string, "train", "train[:90%]", "train[:800]+validation[:200]".
         data_dir: the data's folder. For TFDS the default is `TFDS_DATA_DIR`, or

@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from vpjax.core.errors import UserError
 from vpjax.data.records import Piece, Record, Records
 from vpjax.data.source import Source
+from vpjax.data.text import read_text
 
 # Category ids of iNaturalist 2021: genera that are hard to tell apart, 1,200-1,650 photos each.
 SUBSETS = {
@@ -96,7 +97,7 @@ def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
     if named and (subset := SUBSETS.get(classes.strip().replace("_", " "))):
         return [str(i) for i in subset]
     if os.path.isfile(path := os.path.expanduser(classes)):
-        text = Path(path).read_text("utf-8")
+        text = read_text(Path(path))
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         return [line for line in lines if line]
     return [part.strip() for part in classes.split(",") if part.strip()]
