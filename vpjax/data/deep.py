@@ -71,9 +71,13 @@ def other_byte(image: Image.Image) -> Callable[[Image.Image], None] | None:
         other = {"16B": "16L", "16L": "16B"}[NATIVE if order == "16N" else order]
         mode = f"{kind};{other}"
         changed.append(tile[:3] + ((mode, *more) if isinstance(tile[3], tuple) else mode,))
+    if not changed:
+        return None
+    named = getattr(type(image.tile[0]), "_make", tuple)  # plain tuples in old versions
 
     def change(again: Image.Image) -> None:
-        again.tile = [type(image.tile[0])._make(tile) for tile in changed] if changed else []
+        again.tile = [named(tile) for tile in changed]
+
     return change
 
 

@@ -128,15 +128,14 @@ def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image
     if width * height > how.max_pixels:
         image.close()
         raise TooLarge(_too_large(f"{height} x {width} pixels", how))
-    if turn == 1 and "tag_v2" in vars(image):
-        turn = _tiff(image)
-    # Pillow reads the tags of a TIFF while it loads it, and turns it in some versions: none here.
-    image.getexif = Image.Exif
+    # Pillow reads the tags of a TIFF while it loads it, and in some versions turns it: it is told
+    # of the orientation alone, which it takes away where it does.
+    tags = _tell(image)
     if quick:
         image.draft(None, (1, 1))
     other = deep.other_byte(image)
     image.load()
-    info = image.info
+    turn, info = tags.get(exif.TAG, turn), image.info
     if turn == 1 and isinstance(block := info.get("exif"), bytes):
         turn = exif.orientation(block)
     if turn == 1 and (text := info.get("xmp") or info.get("XML:com.adobe.xmp")):
@@ -146,7 +145,7 @@ def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image
     if other is not None and (how.bits or deep.narrow(image)):
         with Image.open(io.BytesIO(data)) as low:
             other(low)
-            low.getexif = Image.Exif
+            _tell(low)
             image = deep.whole_colours(image, low, how.bits)
     return image, turn
 
@@ -158,11 +157,16 @@ def _too_large(what, how):
     )
 
 
-def _tiff(image):
-    try:
-        return int(image.tag_v2.get(exif.TAG, 1))
-    except Exception:  # any damage of a tag; the pixels may be sound
-        return 1
+def _tell(image):
+    """Let Pillow know of an image's EXIF only the orientation of a TIFF; return what it is told."""
+    tags = Image.Exif()
+    if "tag_v2" in vars(image):
+        try:
+            tags[exif.TAG] = int(image.tag_v2.get(exif.TAG, 1))
+        except Exception:  # any damage of a tag; the pixels may be sound
+            tags[exif.TAG] = 1
+    image.getexif = lambda: tags
+    return tags
 
 
 def _profile(text):
