@@ -27,6 +27,7 @@ from vpjax.core.progress import Progress
 from vpjax.core.table import table
 from vpjax.data import benchmarks
 from vpjax.data.examine import Examined, Label, examine
+from vpjax.data.images import PLAIN, Decoding
 from vpjax.data.open import open_source
 from vpjax.data.source import Source
 
@@ -101,6 +102,7 @@ def check_data(
     *,
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
+    decoding: Decoding = PLAIN,
 ) -> bool:
     """Checks splits of a data set; logs the findings and writes them to data_check.json.
 
@@ -109,7 +111,7 @@ def check_data(
         splits: split strings by part, {"train": "train[:90%]", "val": "", "test": "test"}; empty
             ones are left out.
         folder: where data_check.json goes; made if need be.
-        data_dir, classes: as for `open_source`.
+        data_dir, classes, decoding: as for `open_source`.
 
     Returns:
         Whether there is no fault; warnings do not count.
@@ -122,7 +124,7 @@ def check_data(
         if not split:
             continue
         try:
-            source = open_source(name, split, data_dir or None, classes)
+            source = open_source(name, split, data_dir or None, classes, decoding)
         except UserError as error:
             findings.append(Finding("fault", part, "open", str(error)))
             continue

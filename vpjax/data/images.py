@@ -102,6 +102,18 @@ def decode(
         return pixels(image if turn is None else image.transpose(turn), channels, how)
 
 
+def kind(data: bytes, how: Decoding = PLAIN) -> str:
+    """Return in words what a file holds: Pillow's mode, the bits in use, whether EXIF turns it."""
+    image, turn = load(data, how)
+    with image:
+        words = [image.mode]
+        if image.mode in deep.GREY and not how.bits:
+            words.append(f"of {deep.depth(int(np.asarray(image).max(initial=0)))} bits")
+        elif image.mode in ("RGB", "L") and image.has_transparency_data:
+            words.append("transparent")
+        return " ".join(words + ["turned"] * (turn in TURNS))
+
+
 def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image.Image, int]:
     """Return an image with its pixels loaded, not turned yet, and its orientation, 1 to 8.
 
