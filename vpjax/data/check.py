@@ -25,9 +25,8 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import write_json
 from vpjax.core.progress import Progress
 from vpjax.core.table import table
-from vpjax.data import benchmarks
+from vpjax.data import benchmarks, images
 from vpjax.data.examine import Examined, Label, examine
-from vpjax.data.images import PLAIN, Decoding
 from vpjax.data.open import open_source
 from vpjax.data.source import Source
 
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 FILE = "data_check.json"
 SHOWN = 10  # examples of a finding
 PLAIN = ("RGB", "L", "array")  # kinds of images that are no finding
+CLEAR = ("RGBA", "LA", "La", "PA", "RGBa")  # kinds with an alpha channel
 HEADER = ("split", "images", "published", "classes", "images a class", "height x width")
 HEADER += ("kinds", "digest")
 
@@ -102,7 +102,7 @@ def check_data(
     *,
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
-    decoding: Decoding = PLAIN,
+    decoding: images.Decoding = images.PLAIN,
 ) -> bool:
     """Checks splits of a data set; logs the findings and writes them to data_check.json.
 
@@ -166,11 +166,17 @@ def check_split(split: Split, name: str) -> list[Finding]:
         out.append(split.finding("fault", "unreadable", f"{n} images cannot be read", n, broken))
     out += check_labels(split, name)
     out += check_duplicates(split)
-    for kind, images in examined.kinds.items():
+    for kind, found in examined.kinds.items():
         if kind not in PLAIN:
-            text = f"{len(images)} images are {kind}; they are read as upright RGB or grey"
-            named = map(split.named, images)
-            out.append(split.finding("warning", f"kind {kind}", text, len(images), named))
+            text = f"{len(found)} images are {kind}; they are read as upright RGB or grey"
+            if kind.startswith(CLEAR) or "transparent" in kind:
+                text += f", on data.background={source.decoding.background}"
+            named = map(split.named, found)
+            out.append(split.finding("warning", f"kind {kind}", text, len(found), named))
+    if len(depths := {k for k in examined.kinds if " of " in k}) > 1:
+        text = f"images use {' and '.join(sorted(depths))}, and each is scaled by its own range; "
+        text += "set data.bits to the camera's, such as --config.data.bits=12, to scale all alike"
+        out.append(split.finding("warning", "depths", text))
     return out
 
 

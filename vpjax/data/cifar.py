@@ -2,8 +2,10 @@
 
     open_cifar("data", "train[:90%]", None)
 
-    cifar-10-batches-py/   data_batch_1 ... 5, test_batch, batches.meta   cifar-100-python/  train, test, meta
-    cifar-10-batches-bin/  data_batch_1.bin ..., batches.meta.txt         cifar-100-binary/  train.bin ...
+    cifar-10-batches-py/   data_batch_1 ... data_batch_5, test_batch, batches.meta
+    cifar-100-python/      train, test, meta
+    cifar-10-batches-bin/  data_batch_1.bin ..., test_batch.bin, batches.meta.txt
+    cifar-100-binary/      train.bin, test.bin, fine_label_names.txt
 
 The folder itself is given, or the one above it. Python batches are pickles: they are read without
 running anything in them. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.

@@ -1,4 +1,4 @@
-"""Values of more than 8 bits: cameras, microscopes and X-rays fill 10, 12 or 14 bits of a file's 16.
+"""Values of more than 8 bits: cameras, microscopes and X-rays fill 10 to 14 bits of a file's 16.
 
     eight_bits(values)        the highest 8 of the bits that the picture's range needs
     eight_bits(values, 12)    the highest 8 of 12

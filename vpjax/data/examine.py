@@ -35,7 +35,7 @@ class Facts(NamedTuple):
     pixels: int = 0  # hash
     height: int = 0
     width: int = 0
-    kind: str = ""  # see `vpjax.data.images.kind`
+    kind: str = ""  # see `vpjax.data.images.decode_with_kind`
 
 
 class Examined(NamedTuple):
@@ -116,8 +116,7 @@ def _facts(record: Record, source: Source) -> Facts:
     try:
         array, kind = record.image, "array"
         if not isinstance(array, np.ndarray):
-            kind = images.kind(array, source.decoding)
-            array = images.decode(array, shape[2], source.decoding)
+            array, kind = images.decode_with_kind(array, shape[2], source.decoding)
     except Exception as error:  # Pillow raises a dozen kinds on broken files
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return Facts(label, text)

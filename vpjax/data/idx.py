@@ -122,8 +122,9 @@ def read(file: Path) -> UInt8[np.ndarray, "..."]:
             "number of dimensions. Copy or download it again."
         )
     begin = 4 + 4 * data[3]
-    shape = tuple(np.frombuffer(data[4:begin], ">u4").tolist())
-    if len(shape) < data[3] or len(data) - begin != np.prod(shape, dtype=np.int64):
+    sizes = data[4:begin].ljust(begin - 4, b"\0")  # where even these are cut short
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+    if len(data) < begin or len(data) - begin != np.prod(shape, dtype=np.int64):
         raise UserError(
             f"{file} holds {max(0, len(data) - begin)} bytes for shape {shape}, expected "
             f"{int(np.prod(shape, dtype=np.int64))}: it is damaged or cut short. Copy or download "

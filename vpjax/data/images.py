@@ -96,14 +96,17 @@ def decode(
         OSError, SyntaxError or ValueError: from Pillow, if the bytes are no complete image;
             `TooLarge` if there are too many pixels.
     """
-    image, turn = load(data, how)
-    with image:
-        turn = TURNS.get(turn)
-        return pixels(image if turn is None else image.transpose(turn), channels, how)
+    return decode_with_kind(data, channels, how)[0]
 
 
-def kind(data: bytes, how: Decoding = PLAIN) -> str:
-    """Return in words what a file holds: Pillow's mode, the bits in use, whether EXIF turns it."""
+def decode_with_kind(
+    data: bytes, channels: int | None = None, how: Decoding = PLAIN
+) -> tuple[UInt8[np.ndarray, "H W C"], str]:
+    """Decode as `decode` does, and say in words what the file holds.
+
+    Returns:
+        The pixels; and Pillow's mode, with the bits in use, and whether EXIF turns the image.
+    """
     image, turn = load(data, how)
     with image:
         words = [image.mode]
@@ -111,7 +114,9 @@ def kind(data: bytes, how: Decoding = PLAIN) -> str:
             words.append(f"of {deep.depth(int(np.asarray(image).max(initial=0)))} bits")
         elif image.mode in ("RGB", "L") and image.has_transparency_data:
             words.append("transparent")
-        return " ".join(words + ["turned"] * (turn in TURNS))
+        words += ["turned"] * (turn in TURNS)
+        upright = image.transpose(TURNS[turn]) if turn in TURNS else image
+        return pixels(upright, channels, how), " ".join(words)
 
 
 def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image.Image, int]:
@@ -128,7 +133,7 @@ def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image
     whole = data
     data, turn = exif.without_metadata(data)
     # Pillow has one limit for the process; ours is the size of this picture.
-    if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < how.max_pixels:
+    if Image.MAX_IMAGE_PIXELS is not None and how.max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = how.max_pixels
     try:
         image = Image.open(io.BytesIO(data))

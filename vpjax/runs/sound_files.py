@@ -19,6 +19,7 @@ from vpjax.data.verify import has_files, message, verify
 log = logging.getLogger(__name__)
 
 FILE = "sound_files.json"
+SHOWN = 5000  # images from which on progress is shown
 SOUND: set[str] = set()  # in this process
 
 
@@ -47,12 +48,15 @@ def check_files(sources: Mapping[str, Source], folder: Path) -> None:
 
 def _check(split, source):
     index, count = distributed.index(), distributed.count()
-    log.info("files     reading the %d images of %s once, to find broken ones", len(source), split)
-    with Progress(len(source), batch_size=1, stream=distributed.screen()) as progress:
-        threads = os.cpu_count() or 1
-        faults = verify(
-            source, threads, lambda n: progress.update(n * count), slice(index, None, count)
-        )
+    threads = os.cpu_count() or 1
+    part = slice(index, None, count)
+    if len(source) < SHOWN:
+        faults = verify(source, threads, part=part)
+    else:
+        log.info("files     reading all %d of %s once, to find broken ones", len(source), split)
+        with Progress(len(source), batch_size=1, stream=distributed.screen()) as progress:
+            done = lambda n: progress.update(min(n * count, len(source)))  # noqa: E731
+            faults = verify(source, threads, done, part)
     if distributed.all_max(bool(faults)):  # all processes stop, whoever found it
         if faults:
             raise UserError(message(source, faults))
