@@ -10,7 +10,6 @@ from PIL import Image
 from tests.data.test_folder import classes, picture, seen
 from vpjax.core.errors import UserError
 from vpjax.data import Loader, open_source, preset
-from vpjax.data.readable import check_readable
 
 TWO = {"ant": 2, "bee": 1}
 
@@ -132,19 +131,3 @@ def test_turned_photos_have_the_size_they_are_read_in(tmp_path):
         Image.new("RGB", (4, 9)).save(tmp_path / name / "0.jpg", exif=exif)
     source = open_source(f"folder:{tmp_path}", "train")
     assert source.image_shape == source[0]["image"].shape == (4, 9, 3)
-
-
-@pytest.mark.parametrize("damage", [b"", b"no image", None])
-def test_broken_files_of_every_split_are_found(tmp_path, damage):
-    for split in ("train", "test"):
-        for name in "ab":
-            noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.fromarray(noise).save(tmp_path / split / name / "0.jpg")
-    sources = {s: open_source(f"folder:{tmp_path}", s) for s in ("train", "test")}
-    check_readable(sources)
-    file = tmp_path / "test" / "b" / "0.jpg"
-    file.write_bytes(file.read_bytes()[:300] if damage is None else damage)
-    sources = {s: open_source(f"folder:{tmp_path}", s) for s in ("train", "test")}
-    with pytest.raises(UserError, match=r"1 of 2 images of 'test'[\s\S]*test/b/0.jpg"):
-        check_readable(sources)

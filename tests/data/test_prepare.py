@@ -1,7 +1,9 @@
 """Preparing official data sets from their archives, without TensorFlow and without network."""
 
 import gzip
+import hashlib
 import io
+import re
 import struct
 import sys
 import tarfile
@@ -133,9 +135,29 @@ def test_mnist(tmp_path, monkeypatch, name):
 @pytest.mark.usefixtures("offline")
 def test_wrong_checksum_says_so(tmp_path):
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"not the archive")
-    with pytest.raises(UserError, match="wrong checksum"):
+    with pytest.raises(UserError, match="wrong checksum") as error:
         prepare.prepare("cifar10", tmp_path / "data", manual_dir=tmp_path)
+    text = str(error.value)
+    found = hashlib.sha256(b"not the archive").hexdigest()
+    assert found in text and str(tmp_path / "cifar-10-binary.tar.gz") in text
+    assert re.search(r"expected +\w{64}", text) and "--accept_copies" in text
+    assert "cifar:FOLDER" in text
     assert not list((tmp_path / "data" / "cifar10").glob("*/dataset_info.json"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_copy_of_ones_own_is_accepted(tmp_path):
+    file = tmp_path / "cifar-10-binary.tar.gz"
+    batches = {f"data_batch_{i}.bin": 2 for i in range(1, 6)} | {"test_batch.bin": 3}
+    extra = {"batches.meta.txt": 10}
+    truth = cifar_archive(file, "cifar-10-batches-bin/", batches, 1, extra)
+    known = dict(tfds.builder_cls("cifar10").url_infos)
+    try:
+        prepare.prepare("cifar10", tmp_path / "data", manual_dir=tmp_path, accept_copies=True)
+    finally:
+        tfds.builder_cls("cifar10").url_infos.update(known)
+    source = open_source("cifar10", "test", tmp_path / "data")
+    assert_same(source, *truth["test_batch.bin"])
 
 
 @pytest.mark.usefixtures("offline")

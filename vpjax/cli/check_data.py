@@ -18,10 +18,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Check; see `vpjax.data.check`. Returns 2 if there is a fault."""
     from vpjax.cli import process
     from vpjax.data.check import check_data
+    from vpjax.runs.experiment import decoding
 
     config, folder = recipes.chosen(arguments)
     process.hide_notices()
     data = config.data
     splits = {part: data[part] for part in ("train", "val", "test") if data[part]}
-    fine = check_data(data.name, splits, folder, data_dir=data.dir or None, classes=data.classes)
+    fine = check_data(
+        data.name,
+        splits,
+        folder,
+        data_dir=data.dir or None,
+        classes=data.classes,
+        decoding=decoding(config),
+    )
     return 0 if fine else 2

@@ -14,6 +14,8 @@ def add_flags(parser: flags.Parser) -> None:
     add("name", metavar="NAME", help="such as cifar10, cifar10:3.0.2 or eurosat/rgb")
     add("--data_dir", type=flags.folder, metavar="DIR", help="folder of prepared data sets")
     add("--manual_dir", type=flags.folder, metavar="DIR", help="folder of archives fetched by hand")
+    text = "take archives in --manual_dir that differ from the published ones"
+    add("--accept_copies", action="store_true", help=text)
     kinds = ("auto", "tensorflow", "standin")
     text = "what reads the archives; auto: TensorFlow if it is installed"
     add("--backend", default="auto", choices=kinds, help=text)
@@ -24,4 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
     from vpjax.data.prepare import prepare
 
     a = arguments
-    print(prepare(a.name, a.data_dir, a.manual_dir, a.backend))
+    print(prepare(a.name, a.data_dir, a.manual_dir, a.backend, a.accept_copies))

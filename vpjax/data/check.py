@@ -25,7 +25,7 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import write_json
 from vpjax.core.progress import Progress
 from vpjax.core.table import table
-from vpjax.data import benchmarks
+from vpjax.data import benchmarks, images
 from vpjax.data.examine import Examined, Label, examine
 from vpjax.data.open import open_source
 from vpjax.data.source import Source
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 FILE = "data_check.json"
 SHOWN = 10  # examples of a finding
 PLAIN = ("RGB", "L", "array")  # kinds of images that are no finding
+CLEAR = ("RGBA", "LA", "La", "PA", "RGBa")  # kinds with an alpha channel
 HEADER = ("split", "images", "published", "classes", "images a class", "height x width")
 HEADER += ("kinds", "digest")
 
@@ -101,6 +102,7 @@ def check_data(
     *,
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
+    decoding: images.Decoding = images.PLAIN,
 ) -> bool:
     """Checks splits of a data set; logs the findings and writes them to data_check.json.
 
@@ -109,7 +111,7 @@ def check_data(
         splits: split strings by part, {"train": "train[:90%]", "val": "", "test": "test"}; empty
             ones are left out.
         folder: where data_check.json goes; made if need be.
-        data_dir, classes: as for `open_source`.
+        data_dir, classes, decoding: as for `open_source`.
 
     Returns:
         Whether there is no fault; warnings do not count.
@@ -122,7 +124,7 @@ def check_data(
         if not split:
             continue
         try:
-            source = open_source(name, split, data_dir or None, classes)
+            source = open_source(name, split, data_dir or None, classes, decoding)
         except UserError as error:
             findings.append(Finding("fault", part, "open", str(error)))
             continue
@@ -164,11 +166,17 @@ def check_split(split: Split, name: str) -> list[Finding]:
         out.append(split.finding("fault", "unreadable", f"{n} images cannot be read", n, broken))
     out += check_labels(split, name)
     out += check_duplicates(split)
-    for kind, images in examined.kinds.items():
+    for kind, found in examined.kinds.items():
         if kind not in PLAIN:
-            text = f"{len(images)} images are {kind}; they are read as upright RGB or grey"
-            named = map(split.named, images)
-            out.append(split.finding("warning", f"kind {kind}", text, len(images), named))
+            text = f"{len(found)} images are {kind}; they are read as upright RGB or grey"
+            if kind.startswith(CLEAR) or "transparent" in kind:
+                text += f", on data.background={source.decoding.background}"
+            named = map(split.named, found)
+            out.append(split.finding("warning", f"kind {kind}", text, len(found), named))
+    if len(depths := {k for k in examined.kinds if " of " in k}) > 1:
+        text = f"images use {' and '.join(sorted(depths))}, and each is scaled by its own range; "
+        text += "set data.bits to the camera's, such as --config.data.bits=12, to scale all alike"
+        out.append(split.finding("warning", "depths", text))
     return out
 
 

@@ -9,14 +9,12 @@ size and kind. An unreadable image is a fact too, and stops nothing.
 
 import collections
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt64
-from PIL import ExifTags, Image
 
 from vpjax.core.errors import UserError
 from vpjax.data import images
@@ -37,7 +35,7 @@ class Facts(NamedTuple):
     pixels: int = 0  # hash
     height: int = 0
     width: int = 0
-    kind: str = ""  # Pillow's mode, and whether EXIF turns it
+    kind: str = ""  # see `vpjax.data.images.decode_with_kind`
 
 
 class Examined(NamedTuple):
@@ -100,7 +98,7 @@ def _examine_block(source: Source, block: Sequence[int]) -> list[Facts]:
         records = source.records.__getitems__(list(block))
     except UserError:  # one of them is damaged: reading them one by one shows which
         return [_examine_one(source, i) for i in block]
-    return [_facts(record, source.image_shape) for record in records]
+    return [_facts(record, source) for record in records]
 
 
 def _examine_one(source: Source, index: int) -> Facts:
@@ -109,15 +107,16 @@ def _examine_one(source: Source, index: int) -> Facts:
     except UserError as error:
         labels = getattr(source.records, "labels", None)
         return Facts(None if labels is None else int(labels[index]), str(error))
-    return _facts(record, source.image_shape)
+    return _facts(record, source)
 
 
-def _facts(record: Record, shape: tuple[int | None, int | None, int]) -> Facts:
+def _facts(record: Record, source: Source) -> Facts:
     label: Label = record.label
+    shape = source.image_shape
     try:
         array, kind = record.image, "array"
         if not isinstance(array, np.ndarray):
-            array, kind = images.decode(array, shape[2]), _kind(array)
+            array, kind = images.decode_with_kind(array, shape[2], source.decoding)
     except Exception as error:  # Pillow raises a dozen kinds on broken files
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return Facts(label, text)
@@ -127,9 +126,3 @@ def _facts(record: Record, shape: tuple[int | None, int | None, int]) -> Facts:
     digest.update(np.ascontiguousarray(array))
     pixels = int.from_bytes(digest.digest(), "little")
     return Facts(label, "", pixels, array.shape[0], array.shape[1], kind)
-
-
-def _kind(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-        return image.mode + (" turned" if turned else "")

@@ -138,7 +138,7 @@ def content(source: Source) -> str:
     The examples are spread evenly over the split; changes in others go unnoticed.
     """
     n = len(source)
-    digest = hashlib.sha256(f"{source.name}\n{n}\n{source.classes}\n".encode())
+    digest = hashlib.sha256(f"{source.name}\n{n}\n{source.classes}\n{source.decoding}\n".encode())
     places = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)).tolist()
     for start in range(0, len(places), 100):
         for record in source.records.__getitems__(places[start : start + 100]):

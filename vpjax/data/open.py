@@ -6,10 +6,13 @@ source = open_source("cifar10", "train[:90%]")
 import os
 from collections.abc import Callable, Sequence
 
-from vpjax.data import cars, digits, folder, inat, prepare, tfds, vtab
+from vpjax.data import cars, cifar, digits, folder, idx, inat, prepare, tfds, vtab
+from vpjax.data.images import PLAIN, Decoding
 from vpjax.data.source import Source
 from vpjax.data.subset import select_classes
 
+# Files as the authors of a data set publish them: (path, split, data_dir) -> Source.
+ORIGINALS = {"idx": idx.open_idx, "cifar": cifar.open_cifar}
 # Called with every source before `open_source` returns it: see `vpjax.data.lock`.
 GUARDS: list[Callable[[Source], None]] = []
 
@@ -19,6 +22,7 @@ def open_source(
     split: str,
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
+    decoding: Decoding = PLAIN,
 ) -> Source:
     """Opens a data set by name, preparing it first where that is possible.
 
@@ -29,10 +33,12 @@ def open_source(
             "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
             "inat2017", ... "inat2021"     iNaturalist as JSON and photos in `data_dir`
             "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`
+            "idx:FOLDER", "cifar:FOLDER"   see `vpjax.data.idx` and `vpjax.data.cifar`
         split: TFDS split string, "train", "train[:90%]", "train[:800]+validation[:200]".
         data_dir: the data's folder. For TFDS the default is `TFDS_DATA_DIR`, or
             `~/tensorflow_datasets`.
         classes: the only classes to read, see `vpjax.data.subset`; empty for all.
+        decoding: how files become pixels: the background of transparent ones, and the like.
 
     Raises:
         UserError: for an unknown name or split, or for data that cannot be prepared here.
@@ -40,13 +46,17 @@ def open_source(
     source = _open(name, split, data_dir)
     for guard in GUARDS:
         guard(source)
-    return select_classes(source, classes) if len(classes) else source
+    source = select_classes(source, classes) if len(classes) else source
+    source.decoding = decoding.checked()
+    return source
 
 
 def _open(name, split, data_dir):
     kind, _, path = name.partition(":")
     if kind in folder.READERS:
         return folder.open_listing(kind, path, split, data_dir)
+    if kind in ORIGINALS:
+        return ORIGINALS[kind](path, split, data_dir)
     if kind.partition("/")[0] == "digits":
         return digits.open_digits(name, split)
     if name.startswith("vtab/"):

@@ -6,9 +6,12 @@ such as cifar-10-binary.tar.gz, are used instead of a download, so this works of
 """
 
 import contextlib
+import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -32,12 +35,17 @@ NEEDS = {
     "diabetic_retinopathy_detection": (OPENCV,),
 }
 
+# Data sets whose own files are read without preparing them, see `vpjax.data.open`.
+READ_AS_PUBLISHED = {"mnist": "idx", "fashion_mnist": "idx", "emnist": "idx", "kmnist": "idx"}
+READ_AS_PUBLISHED |= {"cifar10": "cifar", "cifar100": "cifar"}
+
 
 def prepare(
     name: str,
     data_dir: str | os.PathLike | None = None,
     manual_dir: str | os.PathLike | None = None,
     backend: str = "auto",
+    accept_copies: bool = False,
 ) -> Path:
     """Prepares a data set, unless it is prepared already.
 
@@ -46,6 +54,8 @@ def prepare(
         data_dir: folder of prepared data sets, see `vpjax.data.tfds.root`.
         manual_dir: folder of archives fetched by hand, by default `<data_dir>/downloads/manual`.
         backend: "tensorflow", "standin", or "auto" for TensorFlow where it is installed.
+        accept_copies: whether archives in the manual folder are taken as they are, although they
+            differ from the published ones.
 
     Returns:
         The data set's folder.
@@ -65,6 +75,8 @@ def prepare(
     _check_packages(wanted.name, _command(name, root), backend)
     if missing := _unreachable(builder, root, manual):
         raise UserError(_advice(name, builder, root, manual, missing))
+    if accept_copies:
+        _register(builder, manual)
     if backend == "auto":
         backend = "tensorflow" if importlib.util.find_spec("tensorflow") else "standin"
     print(f"preparing {builder.info.full_name} in {root} (backend: {backend})", file=sys.stderr)
@@ -77,8 +89,45 @@ def prepare(
     except Exception as error:  # a builder may fail in any way: network, archive, its own code
         if folder := prepared.find(name, data_dir):
             return folder  # another process prepared it meanwhile
+        if "has wrong checksum" in str(error):
+            raise UserError(_other_copy(name, builder, root, manual, str(error))) from error
         raise UserError(_advice(name, builder, root, manual, _first_line(error))) from error
     return Path(builder.data_dir)
+
+
+def _register(builder, manual):
+    """Take the files of the manual folder for the published ones, in this process."""
+    for url, file in _archives(builder).items():
+        if (path := manual / file).exists():
+            with open(path, "rb") as content:
+                checksum = hashlib.file_digest(content, "sha256").hexdigest()
+            known = builder.url_infos[url]
+            size = type(known.size)(path.stat().st_size)
+            builder.url_infos[url] = dataclasses.replace(known, size=size, checksum=checksum)
+
+
+def _other_copy(name, builder, root, manual, text):
+    """Say which file is not the published one, what was expected, and how to take it anyway."""
+    sums = re.findall(r"(Expected|Got): .*?checksum='(\w+)'", text)
+    url = text.partition("Artifact ")[2].partition(", downloaded to ")[0]
+    said = text.partition(", downloaded to ")[2].partition(", has wrong")[0]
+    file = _archives(builder).get(url)
+    here = manual / file if file and (manual / file).exists() else Path(said)
+    lines = [
+        f"{here} has a wrong checksum: it is not the file that {builder.info.full_name} names."
+    ]
+    lines += [f"  {'expected' if kind == 'Expected' else 'found':8}  {sum_}" for kind, sum_ in sums]
+    lines += [
+        f"It may be damaged or half downloaded: fetch it again from {url}.",
+        "If it is another copy, such as one packed anew, and you trust it, put it into "
+        f"{manual} as {file or here.name} and run",
+        f"  {_command(name, root)} --manual_dir {manual} --accept_copies",
+    ]
+    if kind := READ_AS_PUBLISHED.get(builder.name):
+        lines.append(
+            f"Or read the unpacked files where they are: --config.data.name={kind}:FOLDER."
+        )
+    return "\n".join(lines)
 
 
 def _command(name, root):

@@ -19,6 +19,7 @@ from jaxtyping import Int64, UInt8
 
 from vpjax.core.errors import UserError
 from vpjax.data import images
+from vpjax.data.class_names import clean
 from vpjax.data.records import Record, Records, label_message
 
 BLOCK = 1000  # records read at once: four times faster an example than one by one
@@ -33,7 +34,11 @@ class Source:
         records: stored images and labels.
         image_shape: (H, W, C), with None for H and W where images differ in size.
         multilabel: whether an image has any number of classes.
-        metadata: facts about every class, for prompts and taxonomy; by default its name.
+        metadata: facts about every class, for prompts and taxonomy; by default its name, as
+            `vpjax.data.class_names.clean` leaves it.
+
+    Attributes:
+        decoding: how files become pixels, see `vpjax.data.images`.
     """
 
     def __init__(
@@ -47,11 +52,12 @@ class Source:
     ):
         self.name = name
         self.classes = tuple(classes)
-        by_name = ({"name": str(c).replace("_", " ")} for c in self.classes)
+        by_name = ({"name": clean(str(c), name)} for c in self.classes)
         self.metadata = tuple(by_name if metadata is None else map(dict, metadata))
         self.image_shape = tuple(image_shape)
         self.multilabel = multilabel
         self.records = records
+        self.decoding = images.PLAIN
 
     @property
     def num_classes(self) -> int:
@@ -101,7 +107,9 @@ class Source:
         image = record.image
         if not isinstance(image, np.ndarray):
             try:
-                image = images.decode(image, self.image_shape[2])
+                image = images.decode(image, self.image_shape[2], self.decoding)
+            except images.TooLarge as error:
+                raise UserError(f"{where} has {error}") from error
             except Exception as error:  # Pillow raises a dozen kinds on broken files
                 raise UserError(
                     f"{where} is not a readable image: {type(error).__name__}: {error}. "

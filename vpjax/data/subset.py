@@ -120,6 +120,12 @@ class _Subset:
         """Those of all classes: for a lock, rather too many images than too few."""
         return getattr(self._records, "pieces", ())
 
+    @property
+    def names(self) -> Sequence[str] | None:
+        """Paths of the images, where those of all classes have some."""
+        names = getattr(self._records, "names", None)
+        return names and [names[i] for i in self._indices]
+
     def __len__(self) -> int:
         return len(self._indices)
 

@@ -25,6 +25,10 @@ def get_config() -> ConfigDict:
     config.data.test = "test"  # evaluated once, at the end; "": none
     config.data.dir = ""  # of prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.classes = ""  # use only these: names or ids, a file of them, or a named subset
+    config.data.background = "white"  # of transparent images: a colour; "none": it is dropped
+    config.data.max_pixels = 178_956_970  # height x width of the largest image that is read
+    config.data.bits = 0  # of values in files of more than 8 bits; 0: by each image's range
+    config.data.verify = True  # False: broken files are found when they are reached
     # Preprocessing: a name, or fields as in bicubic,crop=0.9,mean=0.5,std=0.5, see
     # docs/preprocessing.md; "auto": what the weights were trained with.
     config.data.preset = "auto"
@@ -94,6 +98,9 @@ def get_config() -> ConfigDict:
     # "": templates are filled with all names of a class. "common", "scientific" or "both": with
     # these names only, as the command zero-shot does it.
     config.text.name_type = ""
+    # File of the classes' names, where the data has ids only: in the order of the labels, or
+    # "class, name" a line, or JSON; see docs/data.md. "": those of the data.
+    config.text.class_names = ""
     config.text.tokenizer = ""  # folder or file of CLIP's tokenizer; "": beside the weights
 
     # Whether features of a frozen backbone are computed once and kept on disk: "cached", "off", or

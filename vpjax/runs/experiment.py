@@ -18,6 +18,8 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.size import pair
 from vpjax.data import open_source, preset
+from vpjax.data.class_names import named
+from vpjax.data.images import Decoding
 from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
 from vpjax.data.transforms import with_augment
@@ -328,7 +330,7 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
     return class_text_features(
         config.backbone.weights,
         classes.names,
-        classes.metadata,
+        named(classes.names, classes.metadata, config.text.get("class_names", "")),
         templates=config.text.templates,
         name_type=config.text.name_type,
         tokenizer=config.text.tokenizer,
@@ -336,11 +338,17 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
     )
 
 
+def decoding(config: ConfigDict) -> Decoding:
+    """Return how a config's image files become pixels."""
+    given = {k: config.data[k] for k in Decoding._fields if k in config.data}
+    return Decoding(**given).checked()
+
+
 def open_sources(config: ConfigDict) -> dict[str, Source]:
     """Open the splits that a config names."""
     data = config.data
     return {
-        split: open_source(data.name, data[split], data.dir or None, data.classes)
+        split: open_source(data.name, data[split], data.dir or None, data.classes, decoding(config))
         for split in SPLITS
         if data[split]
     }

@@ -39,6 +39,7 @@ from vpjax.runs.restore import (
     write_classes,
 )
 from vpjax.runs.scores import score
+from vpjax.runs.sound_files import check_files
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
 from vpjax.train.checkpoint import Checkpoints
@@ -89,7 +90,10 @@ def fit(
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
-        experiment = with_cached_features(prepare(config, startup, sources, given))
+        experiment = prepare(config, startup, sources, given)
+        if config.data.get("verify", True):
+            check_files(experiment.sources, own)
+        experiment = with_cached_features(experiment)
         if extend:
             workdir.record_extension(folder, config, experiment.plan.steps)
         for split in ("train", "val"):  # here, so that mistakes in the data show before compiling

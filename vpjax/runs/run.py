@@ -27,6 +27,7 @@ from vpjax.runs.experiment import (
     ClassInfo,
     GivenModel,
     build_model,
+    decoding,
     make_criterion,
     method_spec,
 )
@@ -128,7 +129,7 @@ class Run:
         Raises:
             UserError: if there are no images, or one cannot be read.
         """
-        source = images if isinstance(images, Source) else open_images(images)
+        source = self._images(images)
         outputs = list(self._outputs(source, batch_size))
         probabilities = np.concatenate([self._probabilities(out["logits"]) for out in outputs])
         labels = probabilities.argmax(-1)
@@ -138,7 +139,7 @@ class Run:
 
     def features(self, images: Any, batch_size: int = BATCH) -> Float[np.ndarray, "n D"]:
         """Return the features of images that the head reads; see `predict` for the arguments."""
-        source = images if isinstance(images, Source) else open_images(images)
+        source = self._images(images)
         return np.concatenate([out["features"] for out in self._outputs(source, batch_size)])
 
     def evaluate(
@@ -162,7 +163,7 @@ class Run:
         if data is None:
             return evaluate_run(self.folder)
         if isinstance(data, str):
-            source = open_source(data, split)
+            source = open_source(data, split, decoding=decoding(self.config))
         else:
             images, labels = data
             source = from_arrays(images, labels, classes=self.classes)
@@ -179,6 +180,13 @@ class Run:
         weights = {"trainable": parts.trainable, "stats": parts.stats}
         batches = self._loader(source, batch_size).batches()
         return evaluate(eval_step, weights, parts.frozen, batches, mesh)[0]
+
+    def _images(self, images: Any) -> Source:
+        if isinstance(images, Source):
+            return images
+        source = open_images(images)
+        source.decoding = decoding(self.config)
+        return source
 
     def _loader(self, source: Source, batch_size: int) -> Loader:
         chosen = preset(self._built.preset)

@@ -25,12 +25,10 @@ def test_templates_in_one_text_and_names_of_metadata():
     assert both.owners.tolist() == [0, 0, 1]
 
 
-def test_numbers_as_names_are_warned_of(caplog):
-    prompts_of_classes(["0", "1"])
-    assert "numbers tell CLIP nothing" in caplog.text
-    caplog.clear()
-    prompts_of_classes(["0", "1"], dataset="mnist")
-    assert not caplog.text
+def test_numbers_as_names_are_refused():
+    with pytest.raises(UserError, match=r"2 of 2 classes.*text.class_names"):
+        prompts_of_classes(["0", "1"])
+    assert prompts_of_classes(["0", "1"], dataset="mnist").prompts[1] == "the number 0"
 
 
 def test_features_need_weights_only_and_are_found_again(tmp_path, monkeypatch, caplog):

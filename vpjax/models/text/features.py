@@ -23,10 +23,17 @@ from jaxtyping import Array, Float, Float32, Int
 
 from vpjax.core import files
 from vpjax.core.errors import UserError
+from vpjax.data.class_names import clean
 from vpjax.models.text import zero_shot
 from vpjax.models.text.encode import encode_prompts
 from vpjax.models.text.pretrained import load_text
-from vpjax.models.text.templates import choose, choose_zero_shot, class_prompts, zero_shot_names
+from vpjax.models.text.templates import (
+    choose,
+    choose_zero_shot,
+    class_prompts,
+    refuse_ids,
+    zero_shot_names,
+)
 from vpjax.models.text.tokenizer import open_tokenizer
 from vpjax.nn.mop_similarity import unit
 
@@ -103,23 +110,19 @@ def prompts_of_classes(
 
     Raises:
         UserError: for a list of templates or a name type that does not exist, or a class that lacks
-            a name.
+            a name or is called by a number or an id.
     """
     if metadata is None:
-        metadata = [{"name": c.replace("_", " ")} for c in classes]
+        metadata = [{"name": clean(c, dataset)} for c in classes]
     if isinstance(templates, str) and "{" in templates:
         templates = [t.strip() for t in templates.split(";") if t.strip()]
     if name_type:
         chosen = choose_zero_shot(templates, metadata, name_type, dataset)
+        refuse_ids(metadata, chosen)
         prompts, owners = zero_shot.class_prompts(zero_shot_names(metadata, name_type), chosen)
     else:
         chosen = choose(templates, metadata, dataset)
         prompts, owners = class_prompts(metadata, chosen), None
-    if all(c.isdecimal() for c in classes) and not any("digit" in t for t in chosen):
-        log.warning(
-            "classes are called %s ...: numbers tell CLIP nothing about them",
-            ", ".join(classes[:3]),
-        )
     return ClassPrompts(prompts, chosen, owners)
 
 

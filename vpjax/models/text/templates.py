@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.data.class_names import clean, dataset_of, is_id
 
 WILDLIFE = (
     "a photo of {species}",
@@ -50,11 +51,13 @@ TEMPLATES = {
     "small": ("a photo of a {name}", "a small, blurry photo of a {name}"),
     "digits": ('a photo of the digit "{name}"', "the number {name}"),
 }
-# The list of a data set, by the beginning of its name without OWNER; for others: "photo".
-OWNER = re.compile("^(vtab/)?(oxford_(iiit_)?)?")
+# The list of a data set, by the beginning of its name (of a folder: its own) without OWNER; for
+# others: "photo".
+OWNER = re.compile("^(oxford_?(iiit_)?)?")
 SHOWN = {
     "fgvc_aircraft": "aircraft",
-    "flowers102": "flowers",
+    "flower": "flowers",
+    "caltech-101": "caltech101",
     "caltech101": "caltech101",
     "pet": "pets",
     "food101": "food",
@@ -64,13 +67,21 @@ SHOWN = {
     "resisc45": "satellite",
     "ucf101": "actions",
     "cars196": "car_names",
+    "stanfordcars": "car_names",
+    "stanford_cars": "car_names",
+    "stanford-cars": "car_names",
     "caltech_birds2011": "birds",
+    "cub": "birds",
+    "nabirds": "birds",
     "stanford_dogs": "dogs",
+    "stanforddogs": "dogs",
+    "stanford-dogs": "dogs",
     "cifar": "small",
     "mnist": "digits",
     "svhn": "digits",
     "digits": "digits",
 }
+NUMBERED = ("digit", "number")  # words of templates for classes that are numbers
 
 Facts = Mapping[str, Any]
 
@@ -105,7 +116,7 @@ def choose(
         return tuple(t for t in WILDLIFE if keys(t) <= first.keys())
     if "make" in first:
         return CARS
-    dataset = OWNER.sub("", dataset)
+    dataset = OWNER.sub("", dataset_of(dataset))
     shown = (kind for start, kind in SHOWN.items() if dataset.startswith(start))
     return TEMPLATES[next(shown, "photo")]
 
@@ -135,12 +146,15 @@ def class_prompts(classes: Sequence[Facts | str], templates: Sequence[str]) -> l
         templates: T format strings.
 
     Raises:
-        UserError: if a class lacks what a template asks for.
+        UserError: if a class lacks what a template asks for, or is called by a number or an id.
     """
+    if any("name" in keys(t) for t in templates):
+        refuse_ids(classes, templates)
     out = []
     wanted = [(t, keys(t)) for t in templates]
     for number, facts in enumerate(classes):
-        facts = {"name": facts} if isinstance(facts, str) else facts
+        facts = {"name": facts} if isinstance(facts, str) else dict(facts)
+        facts |= {"name": clean(str(facts["name"]))} if facts.get("name") else {}
         for template, names in wanted:
             if missing := sorted(n for n in names if facts.get(n) in (None, "")):
                 label = facts.get("name", facts.get("id", number))
@@ -151,6 +165,28 @@ def class_prompts(classes: Sequence[Facts | str], templates: Sequence[str]) -> l
                 )
             out.append(template.format_map(facts))
     return out
+
+
+def refuse_ids(classes: Sequence[Facts | str], templates: Sequence[str]) -> None:
+    """Check that classes have names, which CLIP may know, and not numbers or ids.
+
+    Args:
+        classes: metadata of each class, or its name.
+        templates: that the names go into; numbers are names where these speak of digits.
+
+    Raises:
+        UserError: if a class is called by a number or an id.
+    """
+    if any(word in t for t in templates for word in NUMBERED):
+        return
+    names = [c if isinstance(c, str) else str(c.get("name", "")) for c in classes]
+    if wrong := [n for n in names if n and is_id(n)]:
+        raise UserError(
+            f"{len(wrong)} of {len(names)} classes are called by a number or an id, such as "
+            f"{wrong[0]!r}, which tells CLIP nothing about them. Give their names in a file, "
+            "--config.text.class_names=FILE: a name a line in the order of the labels, or lines "
+            "'class, name'."
+        )
 
 
 NAME_TYPES = ("common", "scientific", "both")
