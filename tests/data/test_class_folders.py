@@ -3,7 +3,6 @@
 import os
 import unicodedata
 
-import numpy as np
 import pytest
 from PIL import Image
 
