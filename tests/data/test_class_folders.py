@@ -130,3 +130,33 @@ def test_turned_photos_have_the_size_they_are_read_in(tmp_path):
         Image.new("RGB", (4, 9)).save(tmp_path / name / "0.jpg", exif=exif)
     source = open_source(f"folder:{tmp_path}", "train")
     assert source.image_shape == source[0]["image"].shape == (4, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("seg_train/seg_train/a", "seg_test/seg_test/a"), "splits, not classes"),
+        (("train2017/a", "val2017/b"), "splits, not classes"),
+        (("Train_images/a", "Test_images/b"), "splits, not classes"),
+        (("a/train", "b/train", "a/test", "b/test"), "splits in classes"),
+        (("a/val", "b/training"), "splits in classes"),
+        (("images/train/a", "images/val/a", "labels/x"), "give folder:.*images"),
+    ],
+)
+def test_splits_that_would_be_taken_for_classes(tmp_path, folders, message):
+    for folder in folders:
+        picture(tmp_path / "x" / folder / "0.png")
+    with pytest.raises(UserError, match=message):
+        open_source(f"folder:{tmp_path / 'x'}", "train")
+
+
+def test_a_station_of_trains_is_a_class(tmp_path):
+    classes(tmp_path, {"train_station": 1, "harbour": 2})
+    assert seen(open_source(f"folder:{tmp_path}", "train")) == {"train_station": 1, "harbour": 2}
+
+
+def test_one_class_beside_empty_ones(tmp_path):
+    classes(tmp_path / "train", {"images": 3})
+    (tmp_path / "train" / "labels").mkdir()
+    with pytest.raises(UserError, match="only one class, 'images'"):
+        open_source(f"folder:{tmp_path}", "train")

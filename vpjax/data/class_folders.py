@@ -11,6 +11,7 @@ are named in a warning. Hidden folders and what archives from macOS add are pass
 import functools
 import logging
 import os
+import re
 from pathlib import Path
 
 from vpjax.core.errors import UserError
@@ -60,6 +61,7 @@ def class_folder(path: Path) -> Listing:
                 f"{path / below[0]} has no subfolders; each class needs one: "
                 f"{path / below[0]}/<class>/<image>."
             )
+        _check_classes(path, below)
         parts = {"train": functools.partial(_images, path, "", below)} if below else {}
         return Listing(path, parts, _names(below))
     if other := [name for name in below if name not in words]:
@@ -74,6 +76,28 @@ def class_folder(path: Path) -> Listing:
     if not classes:
         raise UserError(f"{path / trained} has no subfolders; each class needs one.")
     return Listing(path, parts, _names(classes))
+
+
+def _check_classes(path, folders):
+    """Check that folders which are to be classes do not look like splits, or hold splits."""
+    if folders and all(any(map(is_split, re.findall("[a-zA-Z]+", name))) for name in folders):
+        raise UserError(
+            f"{path} holds {few(folders)}: by their names splits, not classes. Call the folders "
+            "train, val and test, with a folder for each class in each of them."
+        )
+    splits = {name: subfolders(path / name) for name in folders}
+    splits = {name: words for name, words in splits.items() if words and all(map(is_split, words))}
+    if not splits:
+        return
+    name, words = next(iter(splits.items()))
+    raise UserError(
+        f"{path / name} holds {few(words)}: splits in classes. "
+        + (
+            f"Put the splits above: {path / words[0] / name}/<image>."
+            if len(splits) == len(folders)
+            else f"If these are the data's, give folder:{path / name}."
+        )
+    )
 
 
 def _names(folders):

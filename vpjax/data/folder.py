@@ -51,7 +51,10 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
         raise UserError(f"{kind}:{path}: {place} does not exist.")
     listing = READERS[kind](place)
     if not listing.splits:
-        raise UserError(f"{place} holds no images in the form of {kind!r}; see docs/data.md.")
+        raise UserError(
+            f"{place} holds no images in the form of {kind!r}; see docs/data.md."
+            + " A folder for each class is expected." * (kind == "folder")
+        )
     where = f"{kind}:{place.name}"
     splits = listing.splits
     load = functools.cache(lambda name: unique(where, splits[_split(where, name, splits)]()))
@@ -69,6 +72,9 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
                     f"{where}: {file}{at and f' ({at})'} of {name!r} has class {key!r}, which "
                     f"{trained!r} lacks. Its classes: {few(classes)}."
                 )
+        keys = {entry.key for entry in listed}
+        if kind == "folder" and name == trained and len(keys) == 1:  # beside empty folders
+            _refuse_one_class(where, keys.pop(), listing.folder)
         names = locate(where, listing.folder, listed)
         keys = sort_keys(names)
         order = sorted(range(len(names)), key=keys.__getitem__)
@@ -76,12 +82,16 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
 
     records = Files(listing.folder, select_split(split, files))
     if len(classes) == 1 and len(records):
-        raise UserError(
-            f"{where} has only one class, {next(iter(classes.values()))!r}, so there is nothing to "
-            f"tell apart. Expected a folder or a label for each class in {listing.folder}."
-        )
+        _refuse_one_class(where, next(iter(classes.values())), listing.folder)
     shape = common_shape(records) if kind in ("folder", "csv") else PHOTO
     return Source(f"{where}[{split}]", list(classes.values()), records, shape)
+
+
+def _refuse_one_class(where, name, folder):
+    raise UserError(
+        f"{where} has images of only one class, {name!r}, so there is nothing to tell apart. "
+        f"Expected a folder or a label for each class in {folder}."
+    )
 
 
 def _trained(splits):
