@@ -188,3 +188,36 @@ def test_binary_files_are_no_lists(tmp_path):
     with pytest.raises(UserError, match="is no text in UTF-8, UTF-16 or Windows-1252"):
         (tmp_path / "l.csv").write_bytes(b"\x81\x8d\xff" * 10)
         open_source(f"csv:{tmp_path}/l.csv", "train")
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "01"), ("7", "007"), ("0", "00")])
+def test_one_number_in_two_spellings(tmp_path, one, other):
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "l.csv").write_text(f"path,label\na.png,{one}\nb.png,{other}\n")
+    with pytest.raises(UserError, match="one number in two spellings"):
+        open_source(f"csv:{tmp_path / 'l.csv'}", "train")
+
+
+def test_classes_that_differ_in_case_are_told(tmp_path, caplog):
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "l.csv").write_text("path,label\na.png,Cat\nb.png,cat\nc.png,dog\n")
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(f"csv:{tmp_path / 'l.csv'}", "train").classes) == 3
+    assert "'Cat' and 'cat' differ in case only" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/nowhere/a.png", "/q.png", "http://example.org/a.png"])
+def test_files_that_are_elsewhere(tmp_path, path):
+    picture(tmp_path / "b.png")
+    (tmp_path / "l.csv").write_text(f"path,label\n{path},cat\nb.png,dog\n")
+    with pytest.raises(UserError, match=r"1 of 2 files are not in .*\(line 2\)"):
+        open_source(f"csv:{tmp_path / 'l.csv'}", "train")
+
+
+def test_text_with_a_nul(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "l.csv").write_bytes(b"path,label\na.png,c\0at\n")
+    with pytest.raises(UserError, match="NUL"):
+        open_source(f"csv:{tmp_path / 'l.csv'}", "train")

@@ -153,6 +153,8 @@ class Finder:
     def find(self, name: str) -> str | None:
         """Return a file's path as it is on the disk, None if there is none."""
         folder, slash, file = name.rpartition("/")
+        if slash and not folder:
+            folder, slash = "/", ""  # of the disk, not of the list
         if file in self._listed(folder):
             return name
         if name.isascii():

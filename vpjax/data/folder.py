@@ -30,7 +30,7 @@ from vpjax.data.order import few, ordered
 from vpjax.data.records import select_split
 from vpjax.data.sizes import common_shape
 from vpjax.data.source import Source
-from vpjax.data.text import unique
+from vpjax.data.text import check_alike, unique
 
 
 def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Source:
@@ -62,6 +62,7 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
     classes = listing.classes
     if classes is None:
         classes = {key: str(key) for key in ordered(entry.key for entry in load(trained))}
+    check_alike(where, classes.values())
     labels = {key: i for i, key in enumerate(classes)}
 
     def files(name: str) -> list[File]:

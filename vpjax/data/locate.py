@@ -85,6 +85,8 @@ def _lost(where, place, listed, lost, on_disk):
     hint = ""
     if DRIVE.match(first.file):
         hint = " It is a path on Windows; write paths relative to the list."
+    elif re.match("[a-z]+:/", first.file):
+        hint = " It is an address, and only files are read."
     elif near := on_disk.nearest(first.file):
         hint = f" There is {near}."
     return (

@@ -38,21 +38,28 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Put it there.") from error
     try:
-        if data.startswith(UTF16):
-            return data.decode("utf-16")
-        if b"\0" in data[:4]:  # UTF-16 without a mark: the first characters are Latin
-            return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
-        try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252")
-            log.warning("%s is not UTF-8; it is read as Windows-1252", path)
-            return text
+        text = _decoded(path, data)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is no text in UTF-8, UTF-16 or Windows-1252 (byte {error.start}). Save it as "
             "UTF-8."
         ) from error
+    if "\0" in text:
+        raise UserError(f"{path} is no text: character {text.index(chr(0)) + 1} is NUL.")
+    return text
+
+
+def _decoded(path, data):
+    if data.startswith(UTF16):
+        return data.decode("utf-16")
+    if b"\0" in data[:4]:  # UTF-16 without a mark: the first characters are Latin
+        return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252")
+        log.warning("%s is not UTF-8; it is read as Windows-1252", path)
+        return text
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -111,6 +118,29 @@ def parse_json(path: Path, pairs_hook: Any = None) -> Any:
         ) from error
     except RecursionError as error:
         raise UserError(f"{path} is no list of images: it is nested too deeply.") from error
+
+
+def check_alike(where: str, names: Iterable[str]) -> None:
+    """Check that no two classes are called alike: "1" and "01"; "Cat" and "cat" are a warning.
+
+    Args:
+        where: the data set, for messages.
+        names: of its classes.
+
+    Raises:
+        UserError: for one number in two spellings.
+    """
+    seen: dict[Any, str] = {}
+    for name in names:
+        key = int(name) if name.isdecimal() else name.casefold()
+        if (other := seen.setdefault(key, name)) == name:
+            continue
+        if name.isdecimal():
+            raise UserError(
+                f"{where}: classes {other!r} and {name!r} are one number in two spellings. "
+                "Write it in one way."
+            )
+        log.warning("%s: classes %r and %r differ in case only", where, other, name)
 
 
 def label(where: str, value: Any) -> Key:
