@@ -205,7 +205,7 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
         (["--config.optim.name=adamx"], "Did you mean 'adam'"),
         (["--config.attention=cudnn"], "cannot run: the device is cpu"),
         (["--config.remat=ful"], "Did you mean 'full'"),
-        (["--config.data.name=cifar"], "cifar10"),
+        (["--config.data.name=cifar1"], "cifar10"),
         (["--config.data.preset=digit"], "Did you mean 'digits'"),
         (["extra"], "unexpected argument 'extra'"),
         (["--config=configs/digits.py:vpt"], "Did you mean 'vpt_deep'"),

@@ -23,12 +23,11 @@ from tests.helpers.photos import SPECIES, VAL, write_clip, write_data
 from tests.helpers.runs import command, digests, main, newest, result
 from vpjax.core.errors import UserError
 from vpjax.data import open_source
-from vpjax.models.text.features import class_text_features
 from vpjax.report.plots.run import subject
 from vpjax.report.plots.subject import Subject, SubpromptOptions
 from vpjax.report.plots.subprompts import subprompts
 from vpjax.runs.config import merged
-from vpjax.runs.experiment import prepare
+from vpjax.runs.experiment import ClassInfo, prepare, text_features
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.zero_shot import zero_shot
 from vpjax.studies.ablate import ablate
@@ -143,10 +142,13 @@ def test_rows_that_pad_the_classes_are_not_saved(place):
         done = command("eval", f"--workdir={folder}", f"--config.mesh.model={devices}")
         assert "equal to the recorded val accuracy" in done.stdout_text, done.stderr_text
     (folder / "result.json").unlink()
-    shutil.rmtree(newest(folder, "best"))
     again = options(place, **few, **{"mesh.data": 1, "mesh.model": 2})
     done = command("train", *again, f"--workdir={folder}")  # on other devices
     assert done.returncode == 0, done.stderr_text
+    (folder / "result.json").unlink()
+    shutil.rmtree(newest(folder, "best"))
+    done = command("train", *again, f"--workdir={folder}")
+    assert done.returncode == 2 and "holds no checkpoint any more" in done.stderr_text
 
 
 def test_zero_shot(place):
@@ -281,10 +283,7 @@ def test_a_clip_without_its_tokenizer(place, tmp_path, monkeypatch):
 
 
 def of_classes(config, source):
-    where, facts = config.backbone.weights, source.metadata
-    return class_text_features(
-        where, source.classes, facts, **config.text, dataset=config.data.name
-    )
+    return text_features(config, ClassInfo(tuple(source.classes), source.metadata))
 
 
 def test_a_class_without_a_name(place, tmp_path):

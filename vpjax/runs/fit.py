@@ -252,6 +252,11 @@ def selected_state(
     if config.select != "best" and not config.test_best:
         return state, {}
     found = restore_checkpoint(best, experiment.state, record_of(experiment))
+    if found is None:
+        raise UserError(
+            f"{best.folder} holds no checkpoint any more, and the result is to be of the best one. "
+            "Put it back from a copy, or train in another --workdir. What is there was not changed."
+        )
     chosen, facts = found[0], {}
     if config.test_best:
         best_test = evaluate_metrics(experiment, chosen, "test")

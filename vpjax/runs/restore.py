@@ -1,11 +1,13 @@
 """From a run's folder back to its state, with a check that the frozen weights are the same."""
 
 import contextlib
+import functools
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -161,7 +163,9 @@ def restore_checkpoint(
     Raises:
         UserError: if all checkpoints are damaged, or they belong to something else.
     """
-    shapes = described(without_padding(checkpoint_items(like)["weights"], checkpoints.rows))
+    # Of shapes alone: the arrays of `like` may have been given to a step.
+    cut = functools.partial(without_padding, rows=checkpoints.rows)
+    shapes = described(jax.eval_shape(cut, checkpoint_items(like)["weights"]))
 
     def check(meta: Mapping[str, Any]) -> None:
         if differ := differences(meta, record, shapes):

@@ -128,7 +128,7 @@ class Checkpoints:
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def _restore(self, step: int, wanted: dict[str, Any], meta: dict) -> dict[str, Any]:
-        short = jax.eval_shape(lambda: without_padding(wanted, self.rows))
+        short = jax.eval_shape(lambda w: without_padding(w, self.rows), wanted)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
         abstract = jax.tree.map(_of_shape, abstract, short)
         if distributed.is_single():
