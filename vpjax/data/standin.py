@@ -178,7 +178,8 @@ def _encode(kind):
 
 def _decode(data, channels=None, dtype=None):
     if channels:
-        return Tensor(images.decode(data, channels))
+        # As TensorFlow does: transparency is dropped, not laid on anything.
+        return Tensor(images.decode(data, channels, images.Decoding(background="none")))
     # As many channels as the file has: Pet's builder looks for a fourth and cuts it off.
     with Image.open(io.BytesIO(data)) as image:
         array = np.asarray(image.convert("RGB") if image.mode in ("P", "CMYK") else image)
