@@ -13,13 +13,14 @@ from tests.helpers.runs import command
 from tests.runs.test_recorded import write_photos
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
-from vpjax.runs import places, recorded
+from vpjax.runs import defaults, places, recorded
 from vpjax.weights.download import fetch
 
 SHORT = ("--config.train.steps=6", "--config.train.batch_size=8", "--config.train.eval_every=0.1")
 SHORT += ("--config.train.save_every=0.", "--config.data.eval_batch_size=8")
 SPLITS = ("--config.data.train=train", "--config.data.val=val", "--config.data.test=test")
 PATHS = ("--config.data.name=folder:photos", "--config.backbone.weights=weights/small.npz")
+PATHS += ("--config.data.preset=digits",)
 
 
 def train(*words):
@@ -110,7 +111,7 @@ def test_no_training_image_is_needed(project, tmp_path, monkeypatch):
     [
         (
             "photos",
-            "config.data.name of the run {run} is folder:/gone/project/photos, which does not exist",
+            "config.data.name of the run {run} is folder:/gone/project/photos, which does not",
             "--config.data.name=folder:{new}",
         ),
         (
@@ -186,8 +187,6 @@ def test_paths_of_every_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("names.txt", "keep.txt", "means.npy", "vocabulary.gz"):
         (tmp_path / name).write_text("")
-    from vpjax.runs import defaults
-
     config = defaults.get_config()
     config.data.update(dir="sets", name="csv:list.csv", classes="keep.txt")
     config.text.update(tokenizer="vocabulary.gz", class_names="names.txt")

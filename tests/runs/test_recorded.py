@@ -221,6 +221,10 @@ def test_the_same_weights_may_lie_elsewhere_and_others_are_refused(place):
     found.backbone.weights = str(place / "others.npz")
     with pytest.raises(UserError, match="frozen weights, sha256"):
         evaluate_run(place / "run", found)
+
+
+def test_weights_elsewhere_from_python(place):
+    moved = shutil.copy(fetch("digits_vit"), place / "elsewhere.npz")
     run = load_run(place / "run", weights=str(moved))
     assert len(run.predict(place / "photos" / "test")) == 18
 

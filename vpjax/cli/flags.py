@@ -135,6 +135,7 @@ def run_config(arguments: argparse.Namespace) -> "ConfigDict":
     config = recorded.load(arguments.workdir, keys)
     for key, text in arguments.overrides:
         overrides.set_key(config, key, text)
+    overrides.settle(config, keys)
     also = f"data.{getattr(arguments, 'split', '')}"  # plot may show images of another split
     recorded.check_changes(config, [key for key in keys if key != also], arguments.command)
     if "train.batch_size" in keys and "data.eval_batch_size" not in keys:
