@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from vpjax.core.errors import unknown
 
-# {benchmark: {its own name: other names}}. Names in capitals are SA2VP's, those with brackets VPT's.
+# {benchmark: {its own name: other names}}. Those in capitals are SA2VP's, with brackets VPT's.
 NAMES: dict[str, dict[str, str]] = {
     "vtab": {
         "cifar100": "CIFAR cifar(num_classes=100) CIFAR_ori",

@@ -43,7 +43,7 @@ def open_source(
         name: one of
             "digits/low", "digits/high"    bundled
             "cifar10", "eurosat/rgb:2.0.0" any TFDS data set, with config and version
-            "fashion", "DS_LOC" ...        what papers and programs call them, see `vpjax.data.names`
+            "fashion", "DS_LOC" ...        as papers and programs call them: `vpjax.data.names`
             "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
             "inat2017", ... "inat2021"     iNaturalist as JSON and photos in `data_dir`
             "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`

@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 
 from vpjax.core.errors import UserError
-from vpjax.data import standin
-from vpjax.data import names
+from vpjax.data import names, standin
 from vpjax.data import tfds as prepared
 from vpjax.data.lazy import Lazy
 
