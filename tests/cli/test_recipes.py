@@ -61,7 +61,7 @@ def test_a_recipe_that_became_a_choice_of_another(name):
     assert file == HOME / "configs" / "vpt_fgvc.py"
     assert choices == "task=cub,recipe=memory,backbone=sup_vitl16,pixels=336"
     config = recipes.load(f"{name}:sup_vitl16,pixels=336")
-    assert (config.backbone.variant, config.backbone.image_size) == ("L/16", 336)
+    assert (config.backbone.weights, config.backbone.image_size) == ("vit_l16_in21k", 336)
     assert recipes.load(name).method.num_tokens == 100
 
 

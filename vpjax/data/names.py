@@ -4,7 +4,7 @@
     opened("FLOWER_S")                                  "vtab/flowers102", for config.data.name
     opened("fashion")                                   "fashion_mnist"
 
-Case, and all but letters and digits, does not count. This is the one table of such names.
+Case does not count, nor whether "-" or "_" is written. This is the one table of such names.
 """
 
 import re
@@ -15,7 +15,7 @@ from vpjax.core.errors import unknown
 # {benchmark: {its own name: other names}}. Those in capitals are SA2VP's, with brackets VPT's.
 NAMES: dict[str, dict[str, str]] = {
     "vtab": {
-        "cifar100": "CIFAR cifar(num_classes=100) CIFAR_ori",
+        "cifar100": "CIFAR CIFAR_100 cifar(num_classes=100) CIFAR_ori",
         "caltech101": "CAL101",
         "dtd": "",
         "flowers102": "FLOWER_S oxford_flowers102",
@@ -43,8 +43,8 @@ NAMES: dict[str, dict[str, str]] = {
         "cub": "CUB CUB_200_2011 CUB200 caltech_birds2011",
         "nabirds": "BIRD",
         "flowers": "FLOWER OxfordFlowers OxfordFlower oxford_flowers102 flowers102",
-        "dogs": "DOG StanfordDogs",
-        "cars": "CAR StanfordCars cars196",
+        "dogs": "DOG StanfordDogs stanford_dogs",
+        "cars": "CAR StanfordCars stanford_cars cars196",
     },
     "hta": {
         "cifar10": "CIFAR10_DAM",
@@ -55,10 +55,10 @@ NAMES: dict[str, dict[str, str]] = {
         "gtsrb": "GTSRB_DAM",
     },
     "small": {
-        "cifar10": "",
-        "cifar100": "",
+        "cifar10": "CIFAR_10",
+        "cifar100": "CIFAR_100",
         "mnist": "",
-        "fashion_mnist": "fashion FMNIST",
+        "fashion_mnist": "fashion FMNIST FashionMNIST",
         "digits/high": "",
         "digits/low": "",
     },
@@ -72,8 +72,9 @@ OPENED["hta"] = {"svhn": "svhn_cropped", "gtsrb": "gtsrb:GTSRB"}
 
 
 def plain(name: str) -> str:
-    """Return the letters and digits of a name, in lower case and without "vtab-" before it."""
-    return re.sub(r"[^a-z0-9]", "", re.sub(r"^vtab(-1k)?[-/_:]", "", name.strip().lower()))
+    """Return a name as it is compared: in lower case, without "vtab-" and quotation marks."""
+    name = re.sub(r"[\s\"']", "", name.lower()).replace("-", "_")
+    return re.sub(r"^vtab(_1k)?[_/]", "", name)
 
 
 def called(benchmark: str, name: str) -> str:
