@@ -123,10 +123,6 @@ def test_a_batch_larger_than_the_data(tmp_path):
     wrong(tmp_path, "1000.*656", train={"batch_size": 1000})
 
 
-def test_a_batch_that_does_not_divide(tmp_path):
-    wrong(tmp_path, "batch_size is 30.*8 devices", train={"batch_size": 30})
-
-
 def test_no_validation_split_to_choose_by(tmp_path):
     wrong(tmp_path, "need data.val", data={"val": ""}, train={"select": "best"})
 
@@ -184,7 +180,7 @@ def png(color="RGB", size=(8, 8)):
 
 def source_of(monkeypatch, records, shape=(8, 8, 3)):
     classes = tuple("abcde")
-    make = lambda name, split, folder, only: Source(  # noqa: E731
+    make = lambda name, split, *_: Source(  # noqa: E731
         f"mine:1.0.0[{split}]", classes, Memory(records), shape
     )
     monkeypatch.setattr(experiment, "open_source", make)
