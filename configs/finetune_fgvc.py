@@ -13,7 +13,7 @@ random crop and flip. Accuracy in percent, and its tolerance (spread was not pub
     nabirds   82.7      84.3   ± 0.7
     mean      88.54     85.66            bias 88.41, partial-1 82.63
 
-Splits as in configs/vpt_fgvc.py. The learning rates below are those of the published
+Splits and choices as in configs/vpt_fgvc.py. The learning rates below are those of the published
 configuration files (0.0375 for cars, 0.00375 else, 0.001 for flowers, at batch 384), which are not
 the tuned ones. Not measured here: it needs a GPU and the weights.
 """
@@ -28,10 +28,8 @@ GRID = finetune_vtab.GRID
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a data set: "cub", "task=cub" or "task=cub,data=fgvc"."""
-    task, data = defaults.choices(label, task="cub", data="").values()
-    config = defaults.get_config()
-    config.method = defaults.section("methods", "finetune.Full")
-    vpt_fgvc.fgvc(config, task, data)
+    chosen = defaults.choices(label, task="cub", data="", backbone="vit")
+    config, task = vpt_fgvc.start(chosen, "finetune.Full")
     config.train.batch_size = 128
     lr = {"cars": 0.0375, "flowers": 0.001}.get(task, 0.00375)
     config.optim.update(

@@ -21,13 +21,13 @@ not published; the middle of the searched range stands here. Other baselines of 
     finetune.Partial    69.44, 78.53, 34.17 (num_layers=1)
     adapter.Adapter     70.39, 77.11, 33.43 (published with layers that could not learn)
 
-Not measured here: it needs a GPU and the weights.
+Choices `backbone` and `data` as in configs/vpt_vtab.py. Not measured here: it needs a GPU and the
+weights.
 """
 
 from ml_collections import ConfigDict
 
 from configs import vpt_vtab
-from vpjax.runs import defaults
 
 GRID = {
     "optim.lr": (0.001, 0.0001, 0.0005, 0.005),
@@ -36,11 +36,8 @@ GRID = {
 
 
 def get_config(label: str = "") -> ConfigDict:
-    """Returns the recipe of a task: "svhn" or "task=svhn"."""
-    task = defaults.choices(label, task="cifar100")["task"]
-    config = defaults.get_config()
-    config.method = defaults.section("methods", "finetune.Full")
-    vpt_vtab.vtab(config, task)
+    """Returns the recipe of a task: "svhn", "task=svhn" or "task=svhn,backbone=swin"."""
+    config, _ = vpt_vtab.start(label, "finetune.Full")
     config.train.batch_size = 128
     config.optim.update(
         name="adamw", lr=0.001, lr_base_batch_size=256, weight_decay=0.01, warmup_epochs=10.0

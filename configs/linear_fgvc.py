@@ -8,9 +8,9 @@ random crop and flip. Accuracy in percent, and its tolerance (spread was not pub
     cub 85.3 ± 0.5   flowers 97.9 ± 0.5   dogs 86.2 ± 0.5   cars 51.3 ± 1.0
     nabirds 75.9   mean 79.32   MLP-3 79.80   Sidetune 78.35
 
-Splits as in configs/vpt_fgvc.py. Learning rate and weight decay were tuned for each data set and
-not published; the middle of the searched range stands here. Not measured here: it needs a GPU and
-the weights.
+Splits and choices as in configs/vpt_fgvc.py. Learning rate and weight decay were tuned for each
+data set and not published; the middle of the searched range stands here. Not measured here: it
+needs a GPU and the weights.
 """
 
 from ml_collections import ConfigDict
@@ -23,10 +23,8 @@ GRID = {key: values for key, values in vpt_fgvc.GRID.items() if key.startswith("
 
 def get_config(label: str = "") -> ConfigDict:
     """Returns the recipe of a data set: "cub", "task=cub" or "task=cub,data=fgvc"."""
-    task, data = defaults.choices(label, task="cub", data="").values()
-    config = defaults.get_config()
-    config.method = defaults.section("methods", "finetune.Linear")
-    vpt_fgvc.fgvc(config, task, data)
+    chosen = defaults.choices(label, task="cub", data="", backbone="vit")
+    config, _ = vpt_fgvc.start(chosen, "finetune.Linear")
     config.train.batch_size = 2048
     config.data.eval_batch_size = 256
     config.optim.update(

@@ -16,23 +16,20 @@ holds all 1000 training images, last epoch, mean of 5 seeds. Accuracy in percent
 Tolerance: 1.0 (spread over seeds was not published). The learning rate was tuned for each task and
 not published; the middle of the searched range stands here. --config.method.head_hidden=2 is the
 MLP-3 of the table (67.80, 72.83, 30.62), --config.method.name=side.Side its Sidetune (58.21, 68.12,
-23.41). Not measured here: it needs the weights.
+23.41). Choices `backbone` and `data` as in configs/vpt_vtab.py. Not measured here: it needs the
+weights.
 """
 
 from ml_collections import ConfigDict
 
 from configs import vpt_vtab
-from vpjax.runs import defaults
 
 GRID = {key: values for key, values in vpt_vtab.GRID.items() if key.startswith("optim.")}
 
 
 def get_config(label: str = "") -> ConfigDict:
-    """Returns the recipe of a task: "svhn" or "task=svhn"."""
-    task = defaults.choices(label, task="cifar100")["task"]
-    config = defaults.get_config()
-    config.method = defaults.section("methods", "finetune.Linear")
-    vpt_vtab.vtab(config, task)
+    """Returns the recipe of a task: "svhn", "task=svhn" or "task=svhn,backbone=swin"."""
+    config, _ = vpt_vtab.start(label, "finetune.Linear")
     config.train.batch_size = 1000
     config.data.eval_batch_size = 128
     config.optim.update(

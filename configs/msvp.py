@@ -28,6 +28,7 @@ Not measured here: it needs a GPU. Where the published code differs: docs/method
 from ml_collections import ConfigDict
 
 from vpjax.core.errors import unknown
+from vpjax.data.names import called
 from vpjax.runs import defaults
 
 # data: TFDS data set, preset, channels, pixels, patch of the ViT
@@ -61,6 +62,8 @@ def get_config(label: str = "") -> ConfigDict:
         scales="full",
         schedule="cosine",
     )
+    if chosen["data"] not in DATA:
+        chosen["data"] = called("small", chosen["data"])
     choices = {"data": DATA, "model": MODELS, "prompts": ("yes", "no"), "schedule": SCHEDULES}
     for key, known in choices.items():
         if chosen[key] not in known:

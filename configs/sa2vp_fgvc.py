@@ -12,13 +12,15 @@ table for the mean, arXiv 2501.18936; values of single sets are not from the pap
     mean 90.08
 
 Tolerance: 1.0 (spread over seeds was not published). Splits as in configs/vpt_fgvc.py: data=fgvc
-reads the published lists of files. Not measured here: it needs a GPU and the weights.
+reads the published lists of files; backbone=swin is Swin-B, with r = 8. Not measured here: it needs
+a GPU and the weights.
 """
 
 from ml_collections import ConfigDict
 
 from configs.sa2vp_vtab import sa2vp
 from vpjax.data import benchmarks
+from vpjax.data.names import called
 from vpjax.runs import defaults
 
 
@@ -27,10 +29,10 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a data set or mode that does not exist.
     """
-    chosen = defaults.choices(label, task="cub", mode="trainval_test", data="")
+    chosen = defaults.choices(label, task="cub", mode="trainval_test", data="", backbone="vit")
     data = benchmarks.settings("fgvc", chosen["task"], chosen["data"])
     config = defaults.get_config()
-    sa2vp(config, chosen["task"], chosen["mode"])
+    sa2vp(config, called("fgvc", chosen["task"]), chosen["mode"], chosen["backbone"])
     config.data.update(**data, preset="sa2vp_fgvc")
     if chosen["mode"] == "train_val":
         config.data.test = ""

@@ -9,7 +9,8 @@ flowers; of gtsrb and nabirds their own archives are read, from `GTSRB` and `nab
 and with data=fgvc VPT's lists for the last four. Food-101, GTSRB and NABirds have one order, where
 the published code shuffled anew, so that val held images of train. No published accuracy was found,
 so there is no tolerance either. No augmentation, as in the published code's default;
---config.data.preset=sa2vp_fgvc crops and flips. Not measured here: it needs a GPU and the weights.
+--config.data.preset=sa2vp_fgvc crops and flips; backbone=swin is Swin-B, with r = 8. Not measured
+here: it needs a GPU and the weights.
 """
 
 from ml_collections import ConfigDict
@@ -26,10 +27,10 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a data set or mode that does not exist.
     """
-    chosen = defaults.choices(label, task="cifar10", mode="trainval_test", data="")
+    chosen = defaults.choices(label, task="cifar10", mode="trainval_test", data="", backbone="vit")
     data = benchmarks.settings("hta", chosen["task"], chosen["data"])
     config = defaults.get_config()
-    sa2vp(config, "hta", chosen["mode"])
+    sa2vp(config, "hta", chosen["mode"], chosen["backbone"])
     config.data.update(**data, preset="sa2vp_vtab")
     if chosen["mode"] == "train_val":
         config.data.test = ""

@@ -18,13 +18,18 @@ Tolerance: 1.0, twice the spread over seeds that the authors' notebook shows (DM
 EuroSAT 96.15 ± 0.45), and 3.0 for sun397 (51.57 ± 1.40). Prompts, learning rate and weight decay
 were tuned for each task, and published for those three only; the others start here from the mean
 number of prompts of their group. Not measured here: it needs a GPU and the weights.
+
+backbone   vit, swin, mae, moco, convnext, resnet, VPT's own names, or any weights
+data       "tfds" (the default); vtab1k, or vtab1k:FOLDER: images in folders, see docs/data.md
 """
 
 from ml_collections import ConfigDict
 
-from vpjax.core.errors import unknown
+from vpjax.data.benchmarks import settings
+from vpjax.data.names import called
 from vpjax.data.vtab import TASKS
 from vpjax.runs import defaults
+from vpjax.runs.published import use_backbone
 
 # task: prompts, learning rate per 256 images, weight decay (the authors' notebook)
 TUNED = {"dmlab": (100, 1.0, 1e-3), "eurosat": (100, 1.0, 1e-3), "sun397": (5, 25.0, 1e-4)}
@@ -42,10 +47,8 @@ GRID = {
 
 
 def get_config(label: str = "") -> ConfigDict:
-    """Returns the recipe of a task: "svhn" or "task=svhn"."""
-    task = defaults.choices(label, task="cifar100")["task"]
-    config = defaults.get_config()
-    vtab(config, task)
+    """Returns the recipe of a task: "svhn", "task=svhn" or "task=svhn,backbone=swin"."""
+    config, task = start(label)
     tokens, lr, decay = TUNED.get(task, START[TASKS[task].group])
     config.method.update(num_tokens=tokens, deep=True, dropout=0.1)
     config.train.batch_size = 64 if tokens >= 100 else 128
@@ -55,16 +58,19 @@ def get_config(label: str = "") -> ConfigDict:
     return config
 
 
-def vtab(config: ConfigDict, task: str) -> None:
-    """Sets what every published run on VTAB-1k shares.
+def start(label: str, method: str = "vpt.VPT") -> tuple[ConfigDict, str]:
+    """Returns what every published run on VTAB-1k shares, and the task.
 
-    Raises: UserError if there is no such task.
+    Raises: UserError for a choice that does not exist.
     """
-    if task not in TASKS:
-        raise unknown("task of VTAB-1k", task, TASKS)
+    chosen = defaults.choices(label, task="cifar100", backbone="vit", data="")
+    config, task = defaults.get_config(), called("vtab", chosen["task"])
+    config.method = defaults.section("methods", method)
     config.method.head_init = "classes"
-    config.data.name = f"vtab/{task}"
+    config.data.update(settings("vtab", task, chosen["data"]))
     config.data.update(train="train800val200", val="", test="test", preset="vpt_vtab")
     config.train.update(epochs=100.0, eval_every=10.0)
     config.dtype = "bfloat16"
     config.match_reference_code = True
+    use_backbone(config, chosen["backbone"])
+    return config, task

@@ -9,6 +9,7 @@
     recipe   "default": AdamW, 100 epochs, cosine, pixels as the weights know them; few learning
              rates to choose from. "paper": the settings and the whole grid of the method's paper
     data     "tfds" (the default), or "vtab1k": folders of images, see docs/data.md
+backbone as in configs/vpt_vtab.py; published accuracy is that of ViT-B/16
 
 Select: every cell of GRIDS on train800, judged on val200; then 1000 images, SEEDS, last epoch, mean
 and population standard deviation (Jia et al. 2022, arXiv 2203.12119). Backbone: ViT-B/16,
@@ -29,7 +30,9 @@ from ml_collections import ConfigDict
 from configs import finetune_vtab, linear_vtab, sa2vp_vtab, vpt_vtab
 from vpjax.core.errors import unknown
 from vpjax.data import benchmarks
+from vpjax.data.names import called
 from vpjax.runs import defaults
+from vpjax.runs.published import BACKBONES, use_backbone
 
 TASKS = benchmarks.BENCHMARKS["vtab"]
 SEEDS = (42, 44, 82, 100, 800)
@@ -141,12 +144,14 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a task, method or recipe that does not exist.
     """
-    chosen = defaults.choices(label, task="cifar100", method="vpt_deep", recipe="default", data="")
+    chosen = defaults.choices(
+        label, task="cifar100", method="vpt_deep", recipe="default", data="", backbone="vit"
+    )
     if chosen["method"] not in METHODS:
         raise unknown("method of configs/vtab.py", chosen["method"], METHODS)
     if chosen["recipe"] not in RECIPES:
         raise unknown("recipe of configs/vtab.py", chosen["recipe"], RECIPES)
-    told = chosen["method"], chosen["recipe"], chosen["data"]
+    told = [chosen[key] for key in ("method", "recipe", "data", "backbone")]
     made = {task: of_task(task, *told) for task in tasks(chosen["task"])}
     config = next(iter(made.values()))
     if len(made) > 1:
@@ -160,10 +165,9 @@ def tasks(text: str) -> list[str]:
     of_group = {"all": list(TASKS)}
     for name, data in TASKS.items():
         of_group.setdefault(data.group, []).append(name)
-    found = [name for part in text.split("+") for name in of_group.get(part, [part])]
-    for name in found:
-        if name not in TASKS:
-            raise unknown("task of VTAB-1k", name, [*TASKS, *of_group])
+    found = []
+    for part in text.split("+"):
+        found += of_group.get(part) or [called("vtab", part)]
     return list(dict.fromkeys(found))
 
 
@@ -179,15 +183,19 @@ def changes(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
-def of_task(task: str, method: str, recipe: str, data: str) -> ConfigDict:
+def of_task(task: str, method: str, recipe: str, data: str, backbone: str) -> ConfigDict:
     """Returns the recipe of a method on one task."""
     config = RECIPES[recipe](task, method)
+    if BACKBONES.get(backbone, backbone) != config.backbone.weights:
+        use_backbone(config, backbone)
+        config.study.expected = ConfigDict()
     opening = benchmarks.settings("vtab", task, data)
     config.data.update(**opening)
     config.train.update(epochs=100.0, eval_every=10.0, select="last", patience=0)
     config.study.tune.train = "train800val200"
     config.study.seeds = SEEDS
-    config.study.label = method if recipe == "default" else f"{method}, {recipe}"
+    words = [method, *[recipe] * (recipe != "default"), *[backbone] * (backbone != "vit")]
+    config.study.label = ", ".join(words)
     return config
 
 

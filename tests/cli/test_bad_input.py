@@ -180,7 +180,7 @@ def png(color="RGB", size=(8, 8)):
 
 def source_of(monkeypatch, records, shape=(8, 8, 3)):
     classes = tuple("abcde")
-    make = lambda name, split, folder, only, decoding: Source(  # noqa: E731
+    make = lambda name, split, *_: Source(  # noqa: E731
         f"mine:1.0.0[{split}]", classes, Memory(records), shape
     )
     monkeypatch.setattr(experiment, "open_source", make)

@@ -102,7 +102,7 @@ def test_which_flags_belong_to_which_command():
         (["check_data"], "Did you mean 'check-data'?"),
         (["train", "--top_k", "3"], "--top_k is a flag of predict, not of train"),
         (["--top_k=3"], "--top_k is a flag of predict, not of train"),
-        (["predict", "--workdir=x", "--config.seed=1"], "reads the config of the run in --workdir"),
+        (["export", "x", "--workdir=x", "--config.seed=1"], "reads the config of the run in"),
         (["eval", "--workdir=x", "--config", "digits"], "reads the config of the run in --workdir"),
         (["eval", "--wrkdir=x"], "unknown flag of eval '--wrkdir'. Did you mean '--workdir'?"),
         (["eval"], "the following arguments are required: --workdir. See vpjax eval --help"),

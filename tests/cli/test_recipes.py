@@ -55,6 +55,16 @@ def test_what_is_no_recipe(recipe, message, monkeypatch):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["vpt_cub", "configs/vpt_cub.py"])
+def test_a_recipe_that_became_a_choice_of_another(name):
+    file, choices = recipes.find(f"{name}:sup_vitl16,pixels=336")
+    assert file == HOME / "configs" / "vpt_fgvc.py"
+    assert choices == "task=cub,recipe=memory,backbone=sup_vitl16,pixels=336"
+    config = recipes.load(f"{name}:sup_vitl16,pixels=336")
+    assert (config.backbone.weights, config.backbone.image_size) == ("vit_l16_in21k", 336)
+    assert recipes.load(name).method.num_tokens == 100
+
+
 def test_a_recipe_that_fails_is_read_again(tmp_path):
     file = tmp_path / "later.py"
     file.write_text("raise RuntimeError('not yet')\n")

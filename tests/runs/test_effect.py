@@ -5,12 +5,16 @@ import re
 import pytest
 
 from configs import digits
+from vpjax import cli
+from vpjax.cli import flags
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
 from vpjax.runs import defaults, effect
 
 KEYS = sorted(configs.flat(defaults.get_config()))
-# {key: (changes without which it has an effect, and with which it has none)}
+OWN = {"data": {"name": "folder:photos"}}
+MOP = {"method": {"name": "mop.MoP"}}
+# {key: changes with which it has no effect}
 WITHOUT = {
     "train.epochs": {"train": {"steps": 5}},
     "optim.momentum": {"optim": {"name": "adamw"}},
@@ -25,11 +29,17 @@ WITHOUT = {
     "optim.plateau_patience": {"optim": {"schedule": "cosine"}},
     "text.templates": {"method": {"name": "vpt.VPT"}},
     "text.name_type": {"method": {"name": "finetune.Linear"}},
+    "text.class_names": {"method": {"name": "vpt.VPT"}},
     "text.tokenizer": {"method": {"name": "vpt.VPT"}},
     "remat_segments": {"remat": "none"},
     "backbone.head": {"backbone": {"weights": ""}},
     "backbone.resample": {"backbone": {"weights": ""}},
     "data.val_augmented": {"data": {"val": ""}},
+    "data.background": {"data": {"name": "digits/low"}},
+    "data.max_pixels": {"data": {"name": "idx:mnist"}},
+    "data.bits": {"data": {"name": "cifar:here"}},
+    "data.verify": {"data": {"name": "cifar10"}},
+    "data.dir": {"data": {"name": "folder:/data/photos"}},
 }
 WITH = {
     "optim.cycles": {"optim": {"schedule": "cosine_hardrestart"}},
@@ -37,11 +47,33 @@ WITH = {
     "optim.step_factor": {"optim": {"schedule": "step"}},
     "optim.plateau_factor": {"optim": {"schedule": "plateau"}},
     "optim.plateau_patience": {"optim": {"schedule": "plateau"}},
-    "text.templates": {"method": {"name": "mop.MoP"}},
-    "text.name_type": {"method": {"name": "mop.MoP"}},
-    "text.tokenizer": {"method": {"name": "mop.MoP"}},
+    "text.templates": MOP,
+    "text.name_type": MOP,
+    "text.class_names": MOP,
+    "text.tokenizer": MOP,
     "remat_segments": {"remat": "full"},
+    "data.verify": OWN,
 }
+# What other commands read, by the first part of the key or in full; all else they refuse.
+READ = {
+    "check-data": "name train val test dir classes background max_pixels bits",
+    "class-embeddings": "name train dir classes background max_pixels bits preset eval_batch_size",
+    "zero-shot": "name train val test dir classes background max_pixels bits preset val_augmented "
+    "eval_batch_size batch_loss",
+    "eval": "name val test dir classes background max_pixels bits preset val_augmented "
+    "eval_batch_size batch_loss",
+    "predict": "background max_pixels bits preset",
+}
+READ = {command: {f"data.{key}" for key in keys.split()} for command, keys in READ.items()}
+READ["plot"] = READ["eval"]
+MODEL = {"backbone", "mesh", "dtype", "attention", "match_reference_code"}
+READ["class-embeddings"] |= {"train.batch_size", "method.name", "method.num_tokens", "seed"} | MODEL
+READ["zero-shot"] |= {"train.batch_size", "features", "seed", "text"} | MODEL
+READ["zero-shot"] |= {"study.label", "study.expected"}
+for run in ("eval", "plot", "predict"):
+    READ[run] = READ[run] | {"backbone.weights", "text.tokenizer", "mesh", "dtype", "attention"}
+READ["eval"] |= {"train.batch_size"}
+READ["plot"] |= {"train.batch_size"}
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -71,9 +103,61 @@ def _accepted(config, key, command):
 def test_every_rule_is_of_keys_that_exist_and_is_tested():
     for rule in effect.RULES:
         matched = [key for key in KEYS if re.fullmatch(rule.keys, key)]
-        assert matched and set(matched) <= WITHOUT.keys()
+        assert matched
+        if "train" in rule.commands:
+            assert set(matched) <= WITHOUT.keys()
     sections = {key.split(".")[1] for key in KEYS if key.startswith("study.")}
     assert {key.removeprefix("study.") for key in effect.STUDY} == sections
+
+
+@pytest.mark.parametrize("command", sorted(READ))
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_of_every_other_command(command, key):
+    changes = {"data": {"test": "", "val_augmented": True, "eval_batch_size": 0}} | MOP
+    config = configs.merged(defaults.get_config(), changes)
+    parts = {key, key.partition(".")[0], ".".join(key.split(".")[:2])}
+    if parts & READ[command]:
+        effect.check(config, [key], command)
+    else:
+        with pytest.raises(UserError, match=f"config.{key} has no effect: {command} does not read"):
+            effect.check(config, [key], command)
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "changes"),
+    [
+        ("eval", "data.val", {"data": {"test": "test"}}),
+        ("plot", "data.val_augmented", {"data": {"test": "test"}}),
+        ("eval", "data.dir", {"data": {"name": "csv:/data/list.csv"}}),
+        ("check-data", "data.bits", {"data": {"name": "digits/low"}}),
+        ("zero-shot", "train.batch_size", {"data": {"eval_batch_size": 7}}),
+        ("zero-shot", "seed", {"data": {"val_augmented": False}}),
+        ("class-embeddings", "train.batch_size", {"data": {"eval_batch_size": 7}}),
+        ("predict", "text.tokenizer", {"method": {"name": "vpt.VPT"}}),
+    ],
+)
+def test_what_other_commands_read_may_have_no_effect(command, key, changes):
+    config = configs.merged(defaults.get_config(), changes)
+    with pytest.raises(UserError, match=f"config.{key} has no effect here: it needs "):
+        effect.check(config, [key], command)
+
+
+def test_every_command_that_takes_keys_has_a_rule():
+    takes = {name for name, parser in cli.parsers().items() if flags.KEY in parser.flags}
+    assert takes == {*effect.TRAINING, *effect.READS}
+
+
+def test_what_a_study_sets_in_every_run():
+    several = digits.get_config()  # each run names its method, and all but one a rate
+    effect.check(several, ["optim.lr", "method.num_tokens"], "compare")
+    with pytest.raises(UserError, match="method.name has no effect: study.compare sets it"):
+        effect.check(several, ["method.name"], "train")
+    with pytest.raises(UserError, match="config.seed has no effect: study.seeds sets it"):
+        effect.check(several, ["seed"], "compare")
+    grid = configs.merged(several, {"study": {"tune": {"grid": {"optim": {"lr": (1.0, 2.0)}}}}})
+    effect.check(grid, ["optim.weight_decay", "seed"], "tune")
+    with pytest.raises(UserError, match="optim.lr has no effect: study.tune.grid sets it"):
+        effect.check(grid, ["optim.lr"], "tune")
 
 
 def test_training_a_recipe_of_several_runs_reads_what_compare_reads():

@@ -12,14 +12,14 @@ from vpjax.core.errors import UserError
 from vpjax.core.size import pair
 from vpjax.data import preset
 from vpjax.models.partition import merge, partition
-from vpjax.runs import defaults
+from vpjax.runs import defaults, published
 from vpjax.runs.experiment import abstract_model, backbone_spec
 from vpjax.studies.cells import all_runs
 from vpjax.train import optim
 
 HOME = Path(__file__).parents[2]
 RECIPES = sorted(p.stem for p in (HOME / "configs").glob("*.py") if p.stem != "__init__")
-PUBLISHED = [r for r in RECIPES if r.endswith(("_vtab", "_fgvc", "_cub", "_hta"))]
+PUBLISHED = [r for r in RECIPES if r.endswith(("_vtab", "_fgvc", "_hta"))]
 LABELS = {"vtab": vpt_vtab.TASKS, "fgvc": vpt_fgvc.SETS, "hta": sa2vp_hta.SETS}
 
 
@@ -71,15 +71,56 @@ def test_labels_that_do_not_exist():
     with pytest.raises(UserError, match="Did you mean 'cub'"):
         vpt_fgvc.get_config("cup")
     with pytest.raises(UserError, match="Did you mean 'sup_vitb16'"):
-        module("vpt_cub").get_config("sup_vitb6")
+        vpt_fgvc.get_config("backbone=sup_vitb6")
     with pytest.raises(UserError, match="112, 224 or 336"):
-        module("vpt_cub").get_config("pixels=big")
+        vpt_fgvc.get_config("pixels=big")
+    with pytest.raises(UserError, match="Did you mean 'memory'"):
+        vpt_fgvc.get_config("recipe=memry")
 
 
-def test_cub_by_label():
-    config = module("vpt_cub").get_config("backbone=sup_vitl16,pixels=336")
-    assert (config.backbone.variant, config.backbone.image_size) == ("L/16", 336)
-    assert config.method.num_tokens == 100 and config.remat == "full"
+@pytest.mark.parametrize("task", ["cub", "flowers", "dogs", "cars", "nabirds"])
+def test_the_memory_saving_setting(task):
+    config = vpt_fgvc.get_config(f"task={task},recipe=memory,backbone=sup_vitl16,pixels=336")
+    assert (config.backbone.weights, config.backbone.image_size) == ("vit_l16_in21k", 336)
+    assert (config.method.num_tokens, config.method.deep, config.remat) == (100, False, "full")
+    assert (config.optim.lr, config.optim.lr_base_batch_size, config.train.batch_size) == (
+        0.5,
+        0,
+        64,
+    )
+
+
+TASKED = {"vtab": "svhn", "fgvc": "dogs", "hta": "dtd"}
+OF_TASK = [r for r in RECIPES if r.rpartition("_")[2] in TASKED]
+
+
+@pytest.mark.parametrize("backbone", ["swin", "mae", "moco", "convnext", "resnet"])
+@pytest.mark.parametrize("recipe", OF_TASK)
+def test_every_backbone_where_it_makes_sense(recipe, backbone):
+    task = TASKED[recipe.rpartition("_")[2]]
+    label = f"task={task},backbone={backbone}"
+    config = module(recipe).get_config(label)
+    assert config.backbone.weights == published.BACKBONES[backbone]
+    assert config.backbone.name != "vit.ViT" or backbone == "vit"
+    usual = module(recipe).get_config(f"task={task}")
+    found, usual.data.preset = config.data, "auto" if recipe == "vtab" else usual.data.preset
+    assert found == usual.data and config.optim == usual.optim
+    if recipe.startswith("sa2vp") and backbone == "swin":
+        assert (config.method.inter_dim, config.backbone.drop_path) == (8, 0.2)
+
+
+@pytest.mark.parametrize("recipe", OF_TASK)
+def test_files_as_published(recipe, tmp_path):
+    suite = recipe.rpartition("_")[2]
+    task, kind = {"vtab": ("svhn", "vtab1k"), "fgvc": ("dogs", "fgvc"), "hta": ("dogs", "fgvc")}[
+        suite
+    ]
+    usual = module(recipe).get_config(f"task={task},data={kind}").data
+    assert usual.name == {"vtab": "vtab1k:svhn"}.get(suite, "fgvc:StanfordDogs")
+    told = module(recipe).get_config(f"task={task},data={kind}:{tmp_path}").data
+    assert told.name == f"{kind}:{tmp_path}" and told.train == usual.train
+    with pytest.raises(UserError, match="way to open"):
+        module(recipe).get_config(f"task={task},data=json")
 
 
 def test_choices_of_a_recipe():
@@ -104,8 +145,33 @@ def test_sa2vp_by_choices():
     assert config.data.train == "train800val200" and config.optim.lr == 5e-4
     with pytest.raises(UserError, match="Did you mean 'train_val'"):
         sa2vp_vtab.get_config("mode=trainval")
-    with pytest.raises(UserError, match="Available: vit, swin|Did you mean 'swin'"):
+    with pytest.raises(UserError, match="Did you mean 'swin"):
         sa2vp_vtab.get_config("backbone=swi")
+
+
+def test_names_of_papers_in_recipes():
+    for recipe, label, name in (
+        (sa2vp_vtab, "task=DS_LOC", "vtab/dsprites_location"),
+        (sa2vp_vtab, "FLOWER_S,mode=train_val", "vtab/flowers102"),
+        (vpt_vtab, 'dsprites(predicted_attribute="label_orientation",num_classes=16),backbone=swin',
+         "vtab/dsprites_orientation"),
+        (vpt_vtab, 'task=vtab-clevr(task="count_all")', "vtab/clevr_count"),
+        (vpt_vtab, "oxford_flowers102", "vtab/flowers102"),
+        (vpt_fgvc, "oxford_flowers102", "oxford_flowers102"),
+        (vpt_fgvc, "task=StanfordDogs", "stanford_dogs"),
+        (module("sa2vp_fgvc"), "BIRD", "nabirds:nabirds"),
+        (sa2vp_hta, "task=FOOD_DAM", "food101"),
+        (module("msvp"), "data=fashion,model=cnn", "fashion_mnist"),
+        (module("vtab"), "task=CAL101,method=linear", "vtab/caltech101"),
+    ):  # fmt: skip
+        assert recipe.get_config(label).data.name == name
+    for recipe, label in (
+        (sa2vp_vtab, "DS_LOK"),
+        (vpt_fgvc, "CUBS"),
+        (module("msvp"), "data=fashon"),
+    ):
+        with pytest.raises(UserError, match="Did you mean"):
+            recipe.get_config(label)
 
 
 def test_tuned_share_of_sa2vp():

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.runs import config
 from vpjax.data.records import Record
 from vpjax.data.source import Source
-from vpjax.runs import scores
+from vpjax.runs import classes, scores
 from vpjax.runs.experiment import prepare
 from vpjax.train.evaluate import Predictions, margins
 
@@ -52,24 +52,25 @@ def answers(labels, predictions):
 
 def test_groups_are_there_where_classes_differ():
     said = answers([0, 0, 1, 2], [0, 1, 1, 2])
-    found = scores.detailed_metrics(said, source(30, 40, 50))
+    metadata = source(1, 1, 1).metadata
+    found = scores.detailed_metrics(said, metadata, (30, 40, 50))
     assert set(found) == {"margin", "precision_macro", "recall_macro", "f1_macro"}
     assert (found["margin"], found["recall_macro"]) == (0.25, pytest.approx(250 / 3))
-    found = scores.detailed_metrics(said, source(30, 40, 10))
+    found = scores.detailed_metrics(said, metadata, (30, 40, 10))
     assert (found["medium"], found["few"]) == (pytest.approx(200 / 3), 100.0)
     assert "many" not in found and found["many_classes"] == 0
 
 
 def test_labels_are_not_read_from_millions_of_examples(monkeypatch):
-    monkeypatch.setattr(scores, "READ", 10)
-    assert scores.training_counts(source(3, 8)).tolist() == [3, 8]
-    assert scores.training_counts(source(3, 8, records=Read)) is None
-    assert scores.training_counts(source(3, 7, records=Read)).tolist() == [3, 7]
+    monkeypatch.setattr(classes, "READ", 10)
+    assert classes.training_counts(source(3, 8)).tolist() == [3, 8]
+    assert classes.training_counts(source(3, 8, records=Read)) is None
+    assert classes.training_counts(source(3, 7, records=Read)).tolist() == [3, 7]
 
 
 def test_classes_without_images(tmp_path):
     said = answers([0, 0, 2], [0, 2, 2])
-    scores.write_per_class(tmp_path / "classes.csv", said, source(5, 6, 7))
+    scores.write_per_class(tmp_path / "classes.csv", said, source(5, 6, 7).classes, (5, 6, 7))
     with open(tmp_path / "classes.csv") as file:
         rows = list(csv.DictReader(file))
     assert [r["accuracy"] for r in rows] == ["50.0000", "", "100.0000"]

@@ -131,10 +131,15 @@ def run_config(arguments: argparse.Namespace) -> "ConfigDict":
     """
     from vpjax.runs import recorded  # here: it imports jax
 
-    config = recorded.load(arguments.workdir)
-    recorded.check_changes([key for key, _ in arguments.overrides])
+    keys = [key for key, _ in arguments.overrides]
+    config = recorded.load(arguments.workdir, keys)
     for key, text in arguments.overrides:
         overrides.set_key(config, key, text)
+    overrides.settle(config, keys)
+    also = f"data.{getattr(arguments, 'split', '')}"  # plot may show images of another split
+    recorded.check_changes(config, [key for key in keys if key != also], arguments.command)
+    if "train.batch_size" in keys and "data.eval_batch_size" not in keys:
+        config.data.eval_batch_size = 0  # the batch that is asked for is that of evaluation
     return config
 
 

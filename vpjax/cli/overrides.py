@@ -76,7 +76,16 @@ def apply(config: "ConfigDict", changes: Sequence[Override]) -> "ConfigDict":
     for key, value in changes:
         if key not in names or value is None:
             set_key(config, key, value)
+    settle(config, [key for key, _ in changes])
     return config
+
+
+def settle(config: "ConfigDict", keys: Sequence[str]) -> None:
+    """Write what papers call a data set as the name that opens it, if that was set by hand."""
+    if "data.name" in keys:
+        from vpjax.data.open import known_as  # here: it opens data
+
+        config.data.name = known_as(config.data.name, config.data.dir or None)
 
 
 def set_key(config: "ConfigDict", key: str, text: str | None) -> None:

@@ -19,7 +19,7 @@ COLUMNS = ("path", "label", "class", "probability")
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
     parser.add_argument("paths", metavar="PATH", nargs="+", help="images, or one folder of images")
-    flags.add_workdir(parser, "folder of the run", required=True)
+    flags.add_run(parser)
     parser.add_argument(
         "--top_k", type=int, default=1, metavar="K", help="lines an image, best first"
     )
@@ -31,10 +31,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Predict; see `vpjax.load_run`."""
     from vpjax.cli import process
     from vpjax.core.table import write_csv
+    from vpjax.runs.run import restored_run
 
     logs.to_screen(sys.stderr)  # standard output is for the predictions
     process.start()
-    trained = vpjax.load_run(arguments.workdir)
+    config = flags.run_config(arguments)
+    trained = restored_run(arguments.workdir, config, checkpoint=arguments.checkpoint)
     count = len(trained.classes)
     if not 1 <= arguments.top_k <= count:
         raise UserError(f"--top_k is {arguments.top_k}; the run has {count} classes")

@@ -23,7 +23,11 @@ def add_flags(parser: flags.Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare; see `vpjax.data.prepare`."""
+    from vpjax.data import vtab
+    from vpjax.data.open import known_as
     from vpjax.data.prepare import prepare
 
     a = arguments
-    print(prepare(a.name, a.data_dir, a.manual_dir, a.backend, a.accept_copies))
+    name = known_as(a.name, a.data_dir)
+    name = vtab.find(name).data if name.startswith("vtab/") else name
+    print(prepare(name, a.data_dir, a.manual_dir, a.backend, a.accept_copies))

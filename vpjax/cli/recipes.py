@@ -30,6 +30,8 @@ FOLDER = next(
     PACKAGE / "recipes",
 )
 FIRST_RUN = "digits"
+# Recipes that are choices of another now: its name, choices, and which choice came first.
+MOVED = {"vpt_cub": ("vpt_fgvc", "task=cub,recipe=memory", "backbone")}
 
 
 def names() -> list[str]:
@@ -45,6 +47,10 @@ def find(recipe: str) -> tuple[Path, str]:
     """
     name, _, choices = recipe.partition(":")
     path = Path(name).expanduser()
+    if (old := path.stem if path.suffix == ".py" else name) in MOVED and not path.is_file():
+        new, always, first = MOVED[old]
+        parts = [p if "=" in p else f"{first}={p}" for p in choices.split(",") if p]
+        return FOLDER / f"{new}.py", ",".join([always, *parts])
     if path.suffix == ".py":
         if path.is_file():
             return path.resolve(), choices

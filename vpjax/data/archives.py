@@ -63,9 +63,15 @@ def signs(path: Path) -> Listing:
     Raises: UserError if there is no folder of training images.
     """
     root = path / "GTSRB" if (path / "GTSRB").is_dir() else path
+    images = "Final_Test/Images"
+    places = (path, root, root / "Final_Test", root / images)
+    table = next((p / TRUTH for p in places if (p / TRUTH).exists()), None)
+    test = {} if table is None else {"test": functools.partial(_table, table, images)}
     train = next((p for p in ("Training", "Final_Training/Images") if (root / p).is_dir()), None)
-    if train is None:
+    if train is None and not test:
         raise UserError(f"{root} holds neither Training nor Final_Training. Unpack GTSRB there.")
+    if train is None:
+        return Listing(root, test)
     folders = {int(e.name): e.name for e in os.scandir(root / train) if e.name.isdecimal()}
 
     def training() -> Listed:
@@ -76,12 +82,8 @@ def signs(path: Path) -> Listing:
             out += [Entry(f"{train}/{name}/{f}", key) for f in images]
         return out
 
-    splits = {"train": training}
-    images = "Final_Test/Images"
-    places = (path, root, root / "Final_Test", root / images)
-    if table := next((p / TRUTH for p in places if (p / TRUTH).exists()), None):
-        splits["test"] = functools.partial(_table, table, images)
-    return Listing(root, splits, {key: str(key) for key in sorted(folders)})
+    classes: dict[Key, str] = {key: str(key) for key in sorted(folders)}
+    return Listing(root, {"train": training, **test}, classes)
 
 
 def _table(file, folder):

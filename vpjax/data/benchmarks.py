@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from vpjax.core.errors import UserError, unknown
-from vpjax.data import vtab
+from vpjax.data import names, vtab
 from vpjax.data.records import parse_split
 
 
@@ -148,8 +148,8 @@ _NORB = {"smallnorb_azimuth": 18, "smallnorb_elevation": 9}
 def _vtab() -> dict[str, DataSet]:
     out = {}
     for name, task in vtab.TASKS.items():
-        names = f"vtab/{name}", f"vtab1k:{VTAB_FOLDERS.get(name, name)}"
-        openings = tuple(Opening(n, "train800", "val200", "test") for n in names)
+        ways = f"vtab/{name}", f"vtab1k:{VTAB_FOLDERS.get(name, name)}"
+        openings = tuple(Opening(n, "train800", "val200", "test") for n in ways)
         classes = task.classes or _NORB.get(name) or PUBLISHED[task.data].classes
         out[name] = DataSet("vtab", name, task.group, classes, openings)
     return out
@@ -221,15 +221,13 @@ BENCHMARKS = {
 
 
 def find(benchmark: str, name: str) -> DataSet:
-    """Return a data set of a benchmark.
+    """Return a data set of a benchmark, by its name or another, see `vpjax.data.names`.
 
     Raises: UserError if there is no such benchmark, or no such data set in it.
     """
     if benchmark not in BENCHMARKS:
         raise unknown("benchmark", benchmark, BENCHMARKS)
-    if name not in BENCHMARKS[benchmark]:
-        raise unknown(f"data set of {benchmark}", name, BENCHMARKS[benchmark])
-    return BENCHMARKS[benchmark][name]
+    return BENCHMARKS[benchmark][names.called(benchmark, name)]
 
 
 def settings(benchmark: str, name: str, kind: str = "") -> dict[str, str]:
@@ -238,16 +236,21 @@ def settings(benchmark: str, name: str, kind: str = "") -> dict[str, str]:
     Args:
         benchmark: such as "fgvc".
         name: such as "cub".
-        kind: which way to open it, see `Opening.kind`; by default the first.
+        kind: which way to open it, see `Opening.kind`; by default the first. A path may follow, as
+            in "fgvc:/data/CUB": else it is the usual folder in config.data.dir.
 
     Raises:
         UserError: as `find` does, or if there is no such way.
     """
     openings = find(benchmark, name).openings
+    kind, colon, path = kind.partition(":")
     by_kind = {o.kind: o for o in reversed(openings)}
     if kind and kind not in by_kind:
         raise unknown(f"way to open {name}", kind, by_kind)
-    return (by_kind[kind] if kind else openings[0])._asdict()
+    found = (by_kind[kind] if kind else openings[0])._asdict()
+    if colon and ":" not in found["name"]:
+        raise UserError(f"{name} as {kind} has no folder of its own; found {path!r}.")
+    return found | ({"name": f"{kind}:{path}"} if path else {})
 
 
 def columns(name: str) -> list[DataSet]:
@@ -265,6 +268,7 @@ def known_name(name: str) -> str:
     name = re.sub(r":\d+\.\d+\.\d+$", "", name)
     kind, colon, path = name.partition(":")
     if not colon:
+        name = names.opened(name, PUBLISHED)
         return _CONFIGS.get(name, name)
     folder = path.rstrip("/").rpartition("/")[2]
     folder = FOLDERS.get(folder.lower(), folder)

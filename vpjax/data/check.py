@@ -27,7 +27,7 @@ from vpjax.core.progress import Progress
 from vpjax.core.table import table
 from vpjax.data import benchmarks, images
 from vpjax.data.examine import Examined, Label, examine
-from vpjax.data.open import open_source
+from vpjax.data.open import known_as, open_source
 from vpjax.data.source import Source
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ def check_data(
     Raises:
         UserError: if `folder` cannot be written.
     """
+    name = known_as(name, data_dir or None)
     opened, findings = [], []
     for part, split in splits.items():
         if not split:

@@ -48,7 +48,10 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
     """
     place = Path(data_dir or "").expanduser() / Path(path).expanduser()
     if not place.exists():
-        raise UserError(f"{kind}:{path}: {place} does not exist.")
+        raise UserError(
+            f"{kind}:{path}: {place} does not exist. Say where it is: --config.data.name="
+            f"{kind}:PATH, or --config.data.dir=DIR for the folder that it lies in."
+        )
     listing = READERS[kind](place)
     if not listing.splits:
         raise UserError(
@@ -85,7 +88,9 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
     if len(classes) == 1 and len(records):
         _refuse_one_class(where, next(iter(classes.values())), listing.folder)
     shape = common_shape(records) if kind in ("folder", "csv") else PHOTO
-    return Source(f"{where}[{split}]", list(classes.values()), records, shape)
+    source = Source(f"{where}[{split}]", list(classes.values()), records, shape)
+    source.complete = any("train" in name.casefold() for name in splits)
+    return source
 
 
 def _refuse_one_class(where, name, folder):

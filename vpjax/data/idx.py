@@ -74,7 +74,9 @@ def open_idx(path: str, split: str, data_dir: Any = None) -> Source:
     fashion = zlib.crc32(known.astype(np.uint8).tobytes()) == FASHION_LABELS
     classes = FASHION if fashion else [str(i) for i in range(int(known.max(initial=-1)) + 1)]
     records = Arrays(images[..., None], labels)
-    return Source(f"{where}[{split}]", classes, records, (*images.shape[1:], 1))
+    source = Source(f"{where}[{split}]", classes, records, (*images.shape[1:], 1))
+    source.complete = ("train", "labels") in files
+    return source
 
 
 def find(top: Path) -> dict[tuple[str, str], Path]:

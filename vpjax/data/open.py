@@ -6,7 +6,20 @@ source = open_source("cifar10", "train[:90%]")
 import os
 from collections.abc import Callable, Sequence
 
-from vpjax.data import cars, cifar, digits, folder, idx, inat, prepare, tfds, vtab
+from vpjax.core.errors import UserError
+from vpjax.data import (
+    benchmarks,
+    cars,
+    cifar,
+    digits,
+    folder,
+    idx,
+    inat,
+    names,
+    prepare,
+    tfds,
+    vtab,
+)
 from vpjax.data.images import PLAIN, Decoding
 from vpjax.data.source import Source
 from vpjax.data.subset import select_classes
@@ -30,6 +43,7 @@ def open_source(
         name: one of
             "digits/low", "digits/high"    bundled
             "cifar10", "eurosat/rgb:2.0.0" any TFDS data set, with config and version
+            "fashion", "DS_LOC" ...        as papers and programs call them: `vpjax.data.names`
             "vtab/<task>"                  of VTAB-1k: train800, val200, train800val200, test
             "inat2017", ... "inat2021"     iNaturalist as JSON and photos in `data_dir`
             "folder:PATH", "csv:FILE" ...  see `vpjax.data.folder`
@@ -43,12 +57,28 @@ def open_source(
     Raises:
         UserError: for an unknown name or split, or for data that cannot be prepared here.
     """
-    source = _open(name, split, data_dir)
+    source = _open(known_as(name, data_dir), split, data_dir)
     for guard in GUARDS:
         guard(source)
     source = select_classes(source, classes) if len(classes) else source
     source.decoding = decoding.checked()
     return source
+
+
+def known_as(name: str, data_dir: str | os.PathLike | None = None) -> str:
+    """Return the name that opens a data set which papers or programs call otherwise.
+
+    Args:
+        name: such as "fashion" or "DS_LOC", see `vpjax.data.names`; any other is returned as it is.
+        data_dir: a data set that is prepared there under this very name is meant.
+    """
+    known = names.opened(name, benchmarks.PUBLISHED)
+    if known == name:
+        return name
+    try:
+        return name if tfds.find(name, data_dir) else known
+    except UserError:  # no name of TFDS's
+        return known
 
 
 def _open(name, split, data_dir):

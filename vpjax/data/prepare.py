@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from vpjax.core.errors import UserError
-from vpjax.data import standin
+from vpjax.data import names, standin
 from vpjax.data import tfds as prepared
 from vpjax.data.lazy import Lazy
 
@@ -168,6 +168,7 @@ def _builder(wanted, root):
                 "of that name."
             ) from error
         known = [*tfds.list_builders(with_community_datasets=False), "digits"]
+        known += names.others()
         near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UserError(

@@ -39,6 +39,8 @@ class Source:
 
     Attributes:
         decoding: how files become pixels, see `vpjax.data.images`.
+        complete: whether `classes` are all of the data set; False: those of the splits that are
+            there, as its training images are not.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Source:
         self.multilabel = multilabel
         self.records = records
         self.decoding = images.PLAIN
+        self.complete = True
 
     @property
     def num_classes(self) -> int:

@@ -9,8 +9,9 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -54,13 +55,43 @@ def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source
 def select_labels(source: Source, labels: Sequence[int]) -> Source:
     """Return the source with only the classes of these labels, which become 0, 1 ..."""
     name = f"{source.name} ({len(labels)} of {source.num_classes} classes)"
-    return Source(
+    new = np.full(source.num_classes, -1, np.int64)
+    new[list(labels)] = np.arange(len(labels))
+    out = Source(
         name,
         [source.classes[i] for i in labels],
-        _Subset(source, labels),
+        _Subset(source, new),
         source.image_shape,
         metadata=[source.metadata[i] for i in labels],
     )
+    out.decoding, out.complete = source.decoding, source.complete
+    return out
+
+
+def with_classes(
+    source: Source, classes: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+) -> Source:
+    """Return a source that is labelled as classes which were recorded.
+
+    One whose training images are not there may show only some of them. Any other with other classes
+    is returned as it is.
+
+    Args:
+        source: the data.
+        classes: names, in the order of the labels.
+        metadata: of each class.
+    """
+    if tuple(source.classes) == tuple(classes):
+        source.metadata = tuple(metadata)
+        return source
+    if source.complete or not set(source.classes) <= set(classes):
+        return source
+    rank = {name: i for i, name in enumerate(classes)}
+    new = np.array([rank[name] for name in source.classes], np.int64)
+    records = _Subset(source, new)
+    out = Source(source.name, classes, records, source.image_shape, metadata=metadata)
+    out.decoding = source.decoding
+    return out
 
 
 def find_classes(source: Source, entries: Sequence[str]) -> list[int]:
@@ -104,11 +135,9 @@ def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
 
 
 class _Subset:
-    """The records of some classes, with new labels."""
+    """The records of some classes, with new labels: one for each old label, or -1."""
 
-    def __init__(self, source: Source, keep: Sequence[int]):
-        new = np.full(source.num_classes, -1, np.int64)
-        new[list(keep)] = np.arange(len(keep))
+    def __init__(self, source: Source, new: Int64[np.ndarray, " C"]):
         old = source.labels()
         known = (old >= 0) & (old < source.num_classes)
         self._indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))

@@ -55,6 +55,8 @@ class Method(nnx.Module):
             `self.text`, an `nnx.Variable` that the constructor makes.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
+        restored: options that only say where training begins, with the values for a model whose
+            parameters are read from a checkpoint: it needs no file that the others did.
         head: the classification head, B D -> B C.
 
     Args:
@@ -72,6 +74,7 @@ class Method(nnx.Module):
     logit_description = "logits"
     reads_class_names = False
     sharded: Mapping[str, str] = {}
+    restored: Mapping[str, Any] = {}
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ Prompts have no position embedding, so their place among the prefix tokens does 
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +137,8 @@ class VPT(_Prompted):
     Raises:
         UserError: for options that do not go together or do not suit the backbone.
     """
+
+    restored: Mapping[str, Any] = {"init": "random", "init_path": ""}
 
     def __init__(
         self,
@@ -290,6 +294,7 @@ class FrozenPrompts(VPT):
     """Random prompts that do not train: shows what further tokens do without learning."""
 
     trainable = r"method/head/.*"
+    restored: Mapping[str, Any] = {}  # prompts are in no checkpoint
 
 
 class _Projection(nnx.Module):

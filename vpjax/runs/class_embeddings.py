@@ -45,6 +45,10 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
     """
     wanted = config.method.get("num_tokens", 0)
     config = configs.merged(config, {"method": {"name": "finetune.Linear"}})
+    # Other splits are not opened, and what a recipe does with them does not apply.
+    config.data.update(val="", test="", val_augmented=False)
+    config.train.update(select="last", patience=0, test_best=False)
+    config.optim.schedule = "constant"
     with files.lock_folder(folder):
         experiment = prepare(config)
         source = experiment.sources["train"]

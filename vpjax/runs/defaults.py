@@ -1,6 +1,7 @@
 """Every config key, its default and unit. Recipes start from here and state what they change."""
 
 import copy
+import re
 
 from ml_collections import ConfigDict, config_dict
 
@@ -197,9 +198,9 @@ def choices(label: str, **defaults: str) -> dict[str, str]:
         UserError: for a key that the recipe has not, or one without a value.
     """
     found = dict(defaults)
-    for part in filter(None, label.split(",")):
+    for part in re.findall(r"(?:[^,(]|\([^)]*\)?)+", label):  # a name may have commas in brackets
         key, equals, value = part.partition("=")
-        if not equals:
+        if not equals or "(" in key:
             key, value = next(iter(defaults)), part
         if key not in defaults:
             raise unknown("choice of the recipe", key, defaults)

@@ -6,26 +6,52 @@ alone. What a user sets by hand has a purpose, which must not be dropped in sile
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
+from vpjax.data.folder import READERS
+from vpjax.data.inat import VERSIONS
+from vpjax.runs import config as configs
 
 SEVERAL = ("compare", "ablate", "tune")
+TRAINING = ("train", *SEVERAL)
 # Commands that read a key of `study`; "train" is one that trains a recipe with several runs.
 STUDY = {
     "study.name": ("ablate",),
-    "study.label": ("train", *SEVERAL),
+    "study.label": (*TRAINING, "zero-shot"),
     "study.seeds": SEVERAL,
     "study.compare": ("compare", "ablate"),
     "study.cells": ("compare", "ablate"),
     "study.colours": ("compare", "ablate"),
     "study.suite": ("tune",),
-    "study.expected": ("train", *SEVERAL),
+    "study.expected": (*TRAINING, "zero-shot"),
     "study.tune": ("tune",),
 }
+# Which keys the other commands read: regular expressions.
+_FILES = r"data\.(name|dir|classes|background|max_pixels|bits)|data\."
+_DEVICES = r"|mesh\..*|dtype|attention"
+_MODEL = _DEVICES + r"|backbone\..*|match_reference_code"
+_EVALUATED = r"(val|test|preset|val_augmented|eval_batch_size|batch_loss)|train\.batch_size"
+_RESTORED = r"|backbone\.weights|text\.tokenizer" + _DEVICES
+READS = {
+    "check-data": _FILES + "(train|val|test)",
+    "zero-shot": _FILES
+    + _EVALUATED
+    + r"|data\.train|text\..*|study\.(label|expected).*|features|seed"
+    + _MODEL,
+    "class-embeddings": _FILES
+    + r"(train|preset|eval_batch_size)|train\.batch_size|method\.(name|num_tokens)|seed"
+    + _MODEL,
+    "eval": _FILES + _EVALUATED + _RESTORED,
+    "plot": _FILES + _EVALUATED + _RESTORED,
+    "predict": r"data\.(background|max_pixels|bits|preset)" + _RESTORED,
+}
+RUN = ("eval", "plot", "predict")  # of these, those that read the config of a run
+COMMANDS = (*TRAINING, *READS)
 
 
 class Rule(NamedTuple):
@@ -35,11 +61,13 @@ class Rule(NamedTuple):
         keys: regular expression of the keys.
         holds: whether they have one, config -> bool.
         needs: what they need, for the message.
+        commands: that the rule is for; others that read the key have none.
     """
 
     keys: str
     holds: Callable[[ConfigDict], bool]
     needs: str
+    commands: tuple[str, ...] = COMMANDS
 
 
 def _schedule(*names: str) -> Callable[[ConfigDict], bool]:
@@ -48,6 +76,21 @@ def _schedule(*names: str) -> Callable[[ConfigDict], bool]:
 
 def _has_method(attribute: str) -> Callable[[ConfigDict], bool]:
     return lambda c: bool(getattr(registry.lookup("methods", c.method.name), attribute))
+
+
+def _decoded(config: ConfigDict) -> bool:
+    return not config.data.name.startswith(("digits/", "idx:", "cifar:"))
+
+
+def _files(config: ConfigDict) -> bool:
+    name = config.data.name
+    return name.partition(":")[0] in READERS or name in VERSIONS
+
+
+def _in_folder(config: ConfigDict) -> bool:
+    _, colon, path = config.data.name.partition(":")
+    own = colon and Path(path).expanduser().is_absolute()
+    return not own and not config.data.name.startswith("digits/")
 
 
 RULES = (
@@ -75,7 +118,12 @@ RULES = (
     Rule(r"optim\.cycles", _schedule("cosine_hardrestart"), "optim.schedule=cosine_hardrestart"),
     Rule(r"optim\.step_(epochs|factor)", _schedule("step"), "optim.schedule=step"),
     Rule(r"optim\.plateau_(factor|patience)", _schedule("plateau"), "optim.schedule=plateau"),
-    Rule(r"text\..*", _has_method("reads_class_names"), "a method that reads class names, as MoP"),
+    Rule(
+        r"text\..*",
+        _has_method("reads_class_names"),
+        "a method that reads class names, as MoP",
+        (*TRAINING, *RUN),
+    ),
     Rule(
         r"remat_segments",
         lambda c: c.remat != "none",
@@ -87,6 +135,40 @@ RULES = (
         "backbone.weights: a random backbone has no file",
     ),
     Rule(r"data\.val_augmented", lambda c: bool(c.data.val), "data.val, which is empty"),
+    Rule(
+        r"data\.(val|val_augmented)",
+        lambda c: not c.data.test,
+        "data.test empty (--config.data.test=), as otherwise that split is evaluated",
+        ("eval", "plot"),
+    ),
+    Rule(
+        r"data\.(background|max_pixels|bits)",
+        _decoded,
+        "files of images, and this data set holds pixels",
+        (*TRAINING, "check-data", "zero-shot", "class-embeddings", "eval", "plot"),
+    ),
+    Rule(
+        r"data\.verify",
+        _files,
+        "image files of one's own: prepared data were read whole when they were made",
+    ),
+    Rule(
+        r"data\.dir",
+        _in_folder,
+        "data that lie in a folder: data.name is a whole path, or bundled",
+    ),
+    Rule(
+        r"train\.batch_size",
+        lambda c: not c.data.eval_batch_size,
+        "data.eval_batch_size=0, which decides now",
+        ("zero-shot", "class-embeddings"),
+    ),
+    Rule(
+        r"seed",
+        lambda c: c.data.val_augmented or not c.backbone.weights,
+        "data.val_augmented, or a random backbone: nothing else is drawn",
+        ("zero-shot",),
+    ),
 )
 
 
@@ -111,9 +193,33 @@ def check(config: ConfigDict, keys: Iterable[str], command: str) -> None:
                     f"config.{key} has no effect: {command} does not read it, but "
                     f"{', '.join(commands)}.{instead}"
                 )
+        if command in READS and not re.fullmatch(READS[command], key):
+            raise UserError(
+                f"config.{key} has no effect: {command} does not read it. Leave it out."
+            )
+        if setter := _set_by(config, key, command):
+            raise UserError(
+                f"config.{key} has no effect: {setter} sets it in every run. Change it there, or "
+                "leave it out."
+            )
         for rule in RULES:
-            if re.fullmatch(rule.keys, key) and not rule.holds(config):
+            if command not in rule.commands or not re.fullmatch(rule.keys, key):
+                continue
+            if not rule.holds(config):
                 raise UserError(
                     f"config.{key} has no effect here: it needs {rule.needs}. Set that too, or "
                     f"leave {key} out."
                 )
+
+
+def _set_by(config: ConfigDict, key: str, command: str) -> str:
+    """Return which key of `study` gives all runs of a study their own value of a key; "": none."""
+    study = config.study
+    if command == "tune":
+        return "study.tune.grid" if key in configs.flat(study.tune.grid) else ""
+    if command not in ("compare", "ablate"):
+        return ""
+    if key == "seed":
+        return "study.seeds"
+    cells = [study.compare.get(c, ConfigDict()) for c in study.cells or study.compare]
+    return "study.compare" if cells and all(key in configs.flat(c) for c in cells) else ""

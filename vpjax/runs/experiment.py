@@ -7,10 +7,11 @@ large is compiled.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,7 +19,6 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.size import pair
 from vpjax.data import open_source, preset
-from vpjax.data.class_names import named
 from vpjax.data.images import Decoding
 from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
@@ -29,6 +29,7 @@ from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
 from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
+from vpjax.runs.classes import ClassInfo, classes_of, training_counts
 from vpjax.runs.config import NOT_OPTIONS
 from vpjax.runs.inputs import ImageInputs, LoaderSettings
 from vpjax.runs.startup import Startup
@@ -43,20 +44,6 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 BY_HAND = "made by hand"  # config.backbone.weights of a backbone that no config describes
-
-
-class ClassInfo(NamedTuple):
-    """The classes of a model, in the order of its logits.
-
-    Attributes:
-        names: of the classes.
-        metadata: of each class, {"name": ...} and what else the data set knows.
-        multilabel: whether an image may have several classes, or none.
-    """
-
-    names: tuple[str, ...]
-    metadata: tuple[Mapping[str, Any], ...]
-    multilabel: bool = False
 
 
 class BuiltModel(NamedTuple):
@@ -108,8 +95,8 @@ class Experiment(NamedTuple):
         attention: the implementation that runs.
         mesh: the devices.
         plan: the length of the run.
-        optimizer: of the trainable parameters.
-        rate: step -> learning rate, without reductions on plateaus.
+        optimizer: of the trainable parameters; None where a run is only evaluated.
+        rate: step -> learning rate, without reductions on plateaus; None likewise.
         criterion: logits, labels -> loss of each image.
         state: the state before the first step, on the devices.
         frozen: the frozen parameters, on the devices.
@@ -137,6 +124,15 @@ class Experiment(NamedTuple):
     eval_step: Callable
     identity: dict[str, str]
     remat: str = "none"
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """Numbers of training images by class; None where counting them takes long."""
+        train = self.sources.get("train")
+        if self.classes.counts is not None or train is None:
+            return self.classes.counts
+        counts = training_counts(train)
+        return None if counts is None else tuple(counts.tolist())
 
     @property
     def metric(self) -> str:
@@ -174,7 +170,7 @@ def prepare(
     sources = dict(sources) if sources is not None else open_sources(config)
     startup.record("data")
     train = sources["train"]
-    classes = ClassInfo(train.classes, train.metadata, train.multilabel)
+    classes = classes_of(config, train)
     criterion = make_criterion(config, train)
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
     built = build_model(config, classes, mesh, attention, given)
@@ -330,7 +326,7 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
     return class_text_features(
         config.backbone.weights,
         classes.names,
-        named(classes.names, classes.metadata, config.text.get("class_names", "")),
+        classes.metadata,
         templates=config.text.templates,
         name_type=config.text.name_type,
         tokenizer=config.text.tokenizer,
@@ -367,12 +363,16 @@ def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:
     )
 
 
-def make_criterion(config: ConfigDict, train: Source) -> Callable:
+def make_criterion(
+    config: ConfigDict, train: Source, counts: Sequence[int] | None = None
+) -> Callable:
     """Return a config's loss, (logits, labels) -> B.
 
     Args:
         config: of the run.
-        train: the training images, whose numbers by class may give class weights.
+        train: the training images, or others with the same classes.
+        counts: numbers of training images by class, which may give class weights; None: those of
+            `train`.
 
     Raises:
         UserError: for a loss that does not suit the labels.
@@ -384,8 +384,10 @@ def make_criterion(config: ConfigDict, train: Source) -> Callable:
         )
     weights, kind = None, config.train.class_weights
     if kind != "none":
-        train.check(train.num_classes)
-        weights = losses.class_weights(train.counts(), kind)
+        if counts is None:
+            train.check(train.num_classes)
+            counts = train.counts()
+        weights = losses.class_weights(np.asarray(counts), kind)
         if absent := [c for c, w in zip(train.classes, weights, strict=True) if not w]:
             log.warning("classes without training images weigh 0: %s", ", ".join(absent))
     return losses.criterion(config.train.loss, weights, config.train.label_smoothing)
@@ -451,6 +453,12 @@ def preset_name(config: ConfigDict, given: GivenModel | None = None) -> str:
     return chosen.name
 
 
+def check_dtype(config: ConfigDict) -> None:
+    """Raise a UserError for a number format that cannot be computed with."""
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype is {config.dtype!r}; choose 'float32' or 'bfloat16'")
+
+
 def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> None:
     """Check that a config's values exist and do not contradict each other.
 
@@ -462,8 +470,7 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
         UserError: for the first mistake.
     """
     data = config.data if sources is None else {s: s if s in sources else "" for s in SPLITS}
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype is {config.dtype!r}; choose 'float32' or 'bfloat16'")
+    check_dtype(config)
     if config.train.loss not in losses.LOSSES:
         raise unknown("train.loss", config.train.loss, losses.LOSSES)
     if config.train.class_weights not in losses.CLASS_WEIGHTS:

@@ -203,7 +203,7 @@ def worth_caching(experiment: Experiment) -> bool:
     """Return whether computing features once saves time, and the disk has room for them."""
     e, dim = experiment, merge(*experiment.parts).backbone.dim
     size = sum(v.size for n, v in e.parts.frozen.items() if n.startswith("backbone/"))
-    passes = e.plan.steps * e.plan.batch_size / len(e.sources["train"])
+    passes = e.plan.steps * e.plan.batch_size / e.classes.images
     need = 4 * dim * sum(map(len, e.sources.values()))
     folder = cache_folder()
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())

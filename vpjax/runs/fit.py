@@ -22,10 +22,10 @@ from vpjax.core.files import read_json, write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
-from vpjax.runs import config as configs
-from vpjax.runs import summary, workdir
+from vpjax.runs import places, summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
+from vpjax.runs.classes import write_classes
 from vpjax.runs.evaluate import diverged, evaluate_metrics
 from vpjax.runs.experiment import Experiment, GivenModel, prepare
 from vpjax.runs.features import with_cached_features
@@ -36,7 +36,6 @@ from vpjax.runs.restore import (
     padded_rows,
     record_of,
     restore_checkpoint,
-    write_classes,
 )
 from vpjax.runs.scores import score
 from vpjax.runs.sound_files import check_files
@@ -163,8 +162,8 @@ def train(
         if begun:
             write_json(folder / BEGUN, begun)
     # Not before it is known that the folder's checkpoints belong to them.
-    configs.save(config, folder / "config.json")
-    write_classes(experiment.classes, folder)
+    places.save(config, folder)
+    write_classes(experiment.classes._replace(counts=experiment.counts), folder)
     startup.record("open")
     if start >= plan.steps or early.stop:
         return state, early, begun

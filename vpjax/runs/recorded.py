@@ -13,26 +13,29 @@ from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
-from vpjax.runs import defaults
+from vpjax.runs import defaults, effect, places
 
 # Keys that an evaluation may change; all of a section where a name ends in a point.
 CHANGEABLE = ("data.", "mesh.", "backbone.weights", "train.batch_size", "attention", "dtype")
+CHANGEABLE += ("text.tokenizer",)
 # Of these, those that leave the numbers what they are.
 SAME_NUMBERS = ("mesh.", "train.batch_size", "attention", "data.eval_batch_size", "data.dir")
+SAME_NUMBERS += ("text.tokenizer",)
 OWN_KEYS = ("study",)  # sections whose keys are the user's
 
 
-def load(folder: Path) -> ConfigDict:
-    """Return the config of a run, complete.
+def load(folder: Path, told: Sequence[str] = ()) -> ConfigDict:
+    """Return the config of a run, complete, with the files it names where they lie now.
 
     Args:
         folder: of the run.
+        told: keys that the user gives anew, see `vpjax.runs.places.found`.
 
     Raises:
         UserError: if there is no run, or its config has keys that this version does not know.
     """
     path = folder / "config.json"
-    return complete(configs.load(path), path)
+    return places.found(complete(configs.load(path), path), folder, told)
 
 
 def changes(folder: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -40,7 +43,7 @@ def changes(folder: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
 
     Where the same weights lie is no change.
     """
-    before, now = configs.flat(load(folder)), configs.flat(config)
+    before, now = configs.flat(places.whole(load(folder))), configs.flat(places.whole(config))
     keys = sorted((before.keys() | now.keys()) - {"backbone.weights"})
     found = {key: (before.get(key), now.get(key)) for key in keys}
     return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
@@ -55,11 +58,16 @@ def changes_numbers(key: str) -> bool:
     return not _among(key, SAME_NUMBERS)
 
 
-def check_changes(keys: Sequence[str]) -> None:
-    """Check that an evaluation may change these keys of a run's config.
+def check_changes(config: ConfigDict, keys: Sequence[str], command: str) -> None:
+    """Check that a command which reads a run may change these keys of its config, and uses them.
+
+    Args:
+        config: with their new values.
+        keys: that were set by hand.
+        command: such as "eval".
 
     Raises:
-        UserError: with those it may change, if one is another.
+        UserError: with those it may change, if one is another, or has no effect.
     """
     for key in keys:
         if not _among(key, CHANGEABLE):
@@ -68,6 +76,7 @@ def check_changes(keys: Sequence[str]) -> None:
                 f"config.{key} belongs to the training of this run and cannot change afterwards. "
                 f"An evaluation takes {allowed}; for the rest train again in another --workdir."
             )
+    effect.check(config, keys, command)
 
 
 def complete(config: ConfigDict, path: Path) -> ConfigDict:

@@ -13,12 +13,8 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
-from vpjax.runs import recorded
-from vpjax.runs.autotune import load_choice
-from vpjax.runs.experiment import ClassInfo, Experiment, prepare
-from vpjax.runs.features import with_cached_features
+from vpjax.runs.experiment import Experiment
 from vpjax.train.checkpoint import (
     Checkpoints,
     checkpoint_items,
@@ -57,31 +53,6 @@ def padded_rows(config: ConfigDict, classes: Sequence[str]) -> dict[str, int]:
     """Return how many rows of a method's parameters are real, see `Checkpoints`."""
     method = registry.lookup("methods", config.method.name)
     return dict.fromkeys(method.sharded, len(classes))
-
-
-def reopen_run(
-    folder: Path, config: ConfigDict | None = None, checkpoint: str = ""
-) -> tuple[Experiment, State]:
-    """Return the experiment of a finished or interrupted run, data included, and its state.
-
-    The state is without the optimizer's.
-
-    Args:
-        folder: of the run.
-        config: of the run, see `vpjax.runs.recorded`; None: as it was recorded.
-        checkpoint: see `selected_state`.
-
-    Raises:
-        UserError: if data are missing, there is no intact checkpoint, or it belongs to other data,
-            another method or other weights.
-    """
-    before = recorded.load(folder)
-    config = before if config is None else config
-    experiment = load_choice(with_cached_features(prepare(config)), folder)
-    record = record_of(experiment)
-    if config.data.preset != before.data.preset:
-        record = record._replace(preset=None)
-    return experiment, selected_state(folder, experiment.state, record, checkpoint)
 
 
 def selected_state(folder: Path, like: State, record: Record, checkpoint: str = "") -> State:
@@ -254,23 +225,3 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
         "classes": list(experiment.classes.names),
         "early": vars(early),
     }
-
-
-def write_classes(classes: ClassInfo, folder: Path) -> None:
-    """Write classes.json: the names of the classes, and what the data set knows of each."""
-    write_json(folder / "classes.json", classes._asdict())
-
-
-def read_classes(folder: Path) -> ClassInfo:
-    """Read classes.json from the folder of a run.
-
-    Raises:
-        UserError: if it is missing.
-    """
-    found = read_json(folder / "classes.json")
-    if found is None:
-        raise UserError(
-            f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "
-            "the folder of another run."
-        )
-    return ClassInfo(tuple(found["names"]), tuple(found["metadata"]), found["multilabel"])

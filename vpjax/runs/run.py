@@ -20,11 +20,11 @@ from vpjax.data.source import Source
 from vpjax.models.create import create_model
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition, trainable_line
-from vpjax.runs import recorded
+from vpjax.runs import places, recorded
+from vpjax.runs.classes import ClassInfo, read_classes
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
-    ClassInfo,
     GivenModel,
     build_model,
     decoding,
@@ -32,7 +32,8 @@ from vpjax.runs.experiment import (
     method_spec,
 )
 from vpjax.runs.inputs import image_to_input
-from vpjax.runs.restore import Record, read_classes, selected_state
+from vpjax.runs.reopen import to_restore
+from vpjax.runs.restore import Record, selected_state
 from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
@@ -256,10 +257,28 @@ def load_run(
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
     """
     folder = local_folder(folder)
-    config = recorded.load(folder)
+    config = recorded.load(folder, [places.WEIGHTS] if weights else ())
     if weights:
         config.backbone.weights = weights
+    return restored_run(folder, config, backbone, checkpoint)
+
+
+def restored_run(
+    folder: Path, config: ConfigDict, backbone: Backbone | None = None, checkpoint: str = ""
+) -> Run:
+    """Return a trained run.
+
+    Args:
+        folder: of the run.
+        config: of the run, see `vpjax.runs.recorded`.
+        backbone, checkpoint: see `load_run`.
+
+    Raises:
+        UserError: as `load_run` does.
+    """
     classes = read_classes(folder)
+    if backbone is None:
+        places.check(config, folder, (places.WEIGHTS, "text.tokenizer"))
     if backbone is None and config.backbone.weights == BY_HAND:
         raise UserError(
             f"{folder} was trained on a backbone that was made by hand, {config.backbone.name}. "
@@ -267,12 +286,13 @@ def load_run(
         )
     mesh = sharding.make_mesh(1)
     given = None if backbone is None else model_on(config, backbone, classes)
-    built = build_model(config, classes, mesh, given=given)
+    built = build_model(to_restore(config, config), classes, mesh, given=given)
     parts = built.parts
     arrays = jax.tree.map(jnp.asarray, (parts.trainable, parts.stats, parts.frozen))
     built = built._replace(parts=ModelParts(parts.graph, *arrays))
     like = State(jnp.int32(0), *arrays[:2], None, None)
-    record = Record(config, classes.names, built.preset, built.identity)
+    other = config.data.preset != recorded.load(folder).data.preset
+    record = Record(config, classes.names, None if other else built.preset, built.identity)
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
 
 

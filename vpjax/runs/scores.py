@@ -17,23 +17,21 @@ A margin depends on the scale of the logits, which is named beside it: margins o
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_json
 from vpjax.core.table import table, write_csv
-from vpjax.data.source import Source
 from vpjax.models.partition import merge
 from vpjax.runs import recorded, workdir
 from vpjax.runs.evaluate import evaluate_split
 from vpjax.runs.experiment import Experiment
-from vpjax.runs.restore import reopen_run
+from vpjax.runs.reopen import reopen_run
 from vpjax.train import taxonomy
 from vpjax.train.evaluate import Predictions
 from vpjax.train.metrics import macro
@@ -41,7 +39,6 @@ from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
 
-READ = 200_000  # training examples that may be read only to count their labels
 NAMES = {
     "accuracy": "accuracy",
     "top5": "top-5",
@@ -75,44 +72,44 @@ def score(
     Raises:
         Diverged: if a loss is infinite or NaN.
     """
-    train, found, predictions = experiment.sources["train"], {}, None
+    classes, found, predictions = experiment.classes, {}, None
     for split in splits:
         found[split], predictions = evaluate_split(experiment, state, split)
         if predictions is not None:
-            found[split] |= detailed_metrics(predictions, train)
+            found[split] |= detailed_metrics(predictions, classes.metadata, experiment.counts)
     facts["margin_of"] = margin_of(experiment)
     try:
         write_json(folder / "evaluation.json", facts | found)
         if predictions is not None:
-            write_per_class(folder / "per_class.csv", predictions, train)
+            write_per_class(folder / "per_class.csv", predictions, classes.names, experiment.counts)
     except OSError as e:
         log.warning("%s cannot be written: %s", folder, e.strerror)
     return found
 
 
-def detailed_metrics(predictions: Predictions, train: Source) -> Numbers:
+def detailed_metrics(
+    predictions: Predictions,
+    metadata: Sequence[Mapping[str, Any]],
+    counts: Sequence[int] | None,
+) -> Numbers:
     """Return precision, recall and F1, metrics by taxonomic level and number of training images,
     and the margin.
 
     Args:
         predictions: for a split.
-        train: the training images, with the taxonomy of the classes.
+        metadata: of every class, with its taxonomy.
+        counts: training images of every class; None: not known.
     """
-    counts = training_counts(train)
+    counts = None if counts is None else np.asarray(counts)
     if counts is not None and np.count_nonzero(taxonomy.group_sizes(counts)) < 2:
         counts = None  # all classes are in one group
     found = taxonomy.evaluation_report(
-        predictions.predictions, predictions.labels, train.metadata, counts
+        predictions.predictions, predictions.labels, metadata, counts
     )
     own = {k: v for k, v in found.items() if k not in ("accuracy", "balanced", "count")}
-    averages = macro(predictions.labels, predictions.predictions, train.num_classes)
+    averages = macro(predictions.labels, predictions.predictions, len(metadata))
     own |= {k: 100 * v for k, v in averages.items()}
     return own | {"margin": float(predictions.margins.mean(dtype=np.float64))}
-
-
-def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
-    """Return the number of training images of each class; None where counting takes long."""
-    return train.counts() if train.labels_known or len(train) <= READ else None
 
 
 def margin_of(experiment: Experiment) -> str:
@@ -140,18 +137,20 @@ def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
     return table([f"{split}, {numbers['count']} images", ""], rows)
 
 
-def write_per_class(path: Path, predictions: Predictions, train: Source) -> None:
+def write_per_class(
+    path: Path, predictions: Predictions, names: Sequence[str], counts: Sequence[int] | None
+) -> None:
     """Write a row for each class as CSV; a class without images has an empty accuracy.
 
     Args:
         path: the file.
         predictions: for a split.
-        train: the training images, with the names of the classes.
+        names: of the classes.
+        counts: training images of every class; None: not known.
     """
-    size, labels = train.num_classes, predictions.labels
+    size, labels = len(names), predictions.labels
     images = np.bincount(labels, minlength=size)
     correct = np.bincount(labels[labels == predictions.predictions], minlength=size)
-    trained = training_counts(train)
     rows = [
         {
             "label": i,
@@ -159,9 +158,9 @@ def write_per_class(path: Path, predictions: Predictions, train: Source) -> None
             "images": images[i],
             "correct": correct[i],
             "accuracy": f"{100 * correct[i] / images[i]:.4f}" if images[i] else "",
-            "training_images": "" if trained is None else trained[i],
+            "training_images": "" if counts is None else counts[i],
         }
-        for i, name in enumerate(train.classes)
+        for i, name in enumerate(names)
     ]
     write_csv(path, rows)
 
@@ -194,8 +193,8 @@ def evaluate_run(
         UserError: if the run cannot be restored, or has neither split.
     """
     experiment, state = reopen_run(folder, config, checkpoint)
-    split = "test" if "test" in experiment.sources else "val"
-    if split not in experiment.sources:
+    split = next(iter(experiment.sources), "")
+    if not split:
         raise UserError(
             f"data.test and data.val of {folder} are empty: no split to evaluate. Name one with "
             "--config.data.test=SPLIT, and other data with --config.data.name=NAME."

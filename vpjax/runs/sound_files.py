@@ -35,6 +35,8 @@ def check_files(sources: Mapping[str, Source], folder: Path) -> None:
     """
     noted = read_json(folder / FILE) or {}
     known = SOUND | set(noted.values())
+    # A folder with checkpoints belongs to data already, perhaps to others: it is left as it is.
+    new = not any(folder.glob("checkpoints/*/[0-9]*"))
     found = []
     for split, source in sources.items():
         if not has_files(source):
@@ -45,7 +47,8 @@ def check_files(sources: Mapping[str, Source], folder: Path) -> None:
             continue
         SOUND.add(key)
         noted[split] = key
-        write_json(folder / FILE, noted)
+        if new:
+            write_json(folder / FILE, noted)
     if found:
         raise UserError("\n".join(found))
 

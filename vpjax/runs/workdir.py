@@ -22,7 +22,7 @@ from vpjax.core import distributed
 from vpjax.core.errors import Diverged, UserError
 from vpjax.core.files import lock_folder, read_json, write_json
 from vpjax.runs import config as configs
-from vpjax.runs import recorded
+from vpjax.runs import places, recorded
 
 LENGTH = ("train.epochs", "train.steps")
 EXTENDED = "extended.json"  # a line for each time that the run was made longer
@@ -69,7 +69,7 @@ def open_workdir(workdir: Path, config: ConfigDict, extend: bool = False) -> dic
         result = read_result(workdir)
         if not extend:
             return result
-        changed = configs.differences(config, recorded.load(workdir))
+        changed = configs.differences(places.whole(config), recorded.load(workdir))
         return None if any(line.startswith(LENGTH) for line in changed) else result
 
     return distributed.broadcast_from_zero(look)
@@ -112,7 +112,8 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
 def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) -> None:
     """Check that a folder holds no run with another config.
 
-    The section `mesh` may differ, as a run may go on with other devices.
+    The section `mesh` may differ, as a run may go on with other devices, and so may the places of
+    files that are not where they were.
 
     Args:
         workdir: folder of the run.
@@ -126,8 +127,11 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
     started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
     if not started or not path.exists():
         return
-    lines = configs.differences(config, recorded.load(workdir))
-    free = ("mesh.", *(f"{key}:" for key in free))
+    now, before = places.whole(config), places.whole(recorded.load(workdir))
+    ours, theirs = configs.flat(now), configs.flat(before)
+    moved = [key for key in ours if places.same(key, ours[key], theirs.get(key))]
+    lines = configs.differences(now, before)
+    free = ("mesh.", *(f"{key}:" for key in (*free, *moved)))
     if changed := [line for line in lines if not line.startswith(free)]:
         longer = all(line.startswith(tuple(f"{key}:" for key in LENGTH)) for line in changed)
         raise UserError(

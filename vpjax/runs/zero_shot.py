@@ -22,7 +22,7 @@ from vpjax.core.errors import UserError
 from vpjax.methods import mop
 from vpjax.models.text.zero_shot import SCALE
 from vpjax.runs import config as configs
-from vpjax.runs import summary, workdir
+from vpjax.runs import places, summary, workdir
 from vpjax.runs.defaults import single_run
 from vpjax.runs.experiment import prepare
 from vpjax.runs.features import with_cached_features
@@ -49,7 +49,7 @@ def zero_shot(config: ConfigDict, folder: Path) -> dict[str, Any]:
             return result
         begin = time.perf_counter()
         experiment = with_cached_features(prepare(config))
-        configs.save(config, folder / "config.json")
+        places.save(config, folder)
         summary.log_setup(experiment)
         summary.log_advice(experiment)
         splits = [s for s in ("val", "test") if s in experiment.sources]

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vpjax.core.errors import UserError
 from vpjax.report.plots.pictures import draw
 from vpjax.report.plots.subject import Subject, SubpromptOptions
-from vpjax.runs.restore import reopen_run
+from vpjax.runs.reopen import reopen_run
 
 
 def draw_run(
@@ -66,5 +66,6 @@ def subject(
     Raises:
         UserError: if there is no run or no checkpoint.
     """
-    experiment, state = reopen_run(folder, config, checkpoint)
+    options = choices.get("subprompt_options", SubpromptOptions())
+    experiment, state = reopen_run(folder, config, checkpoint, filter(None, [options.split]))
     return Subject(experiment, state, folder, **choices)

@@ -59,7 +59,7 @@ def subprompts(subject: Subject) -> list[Path]:
     split = chosen.split or subject.split
     if split not in sources:
         raise unknown("split of the run", split, sources)
-    label, facts = class_label(subject), sources["train"].metadata
+    label, facts = class_label(subject), subject.experiment.classes.metadata
     own = select_labels(sources[split], [label])
     name = str(facts[label].get("species") or facts[label].get("name") or label)
     files = [r.file or str(i) for i, r in enumerate(own.records.__getitems__(range(len(own))))]
@@ -77,11 +77,11 @@ def class_label(subject: Subject) -> int:
     Raises:
         UserError: for a class that does not exist, or that is given by name and by label.
     """
-    chosen, train = subject.subprompt_options, subject.experiment.sources["train"]
+    chosen, source = subject.subprompt_options, subject.experiment.sources[subject.split]
     if chosen.name and chosen.label is not None:
         raise UserError("give --class_name or --class_idx, not both")
     if chosen.name:
-        found = find_classes(train, [chosen.name])
+        found = find_classes(source, [chosen.name])
         if len(found) > 1:
             log.warning(
                 "warning   %d classes are called %s: %s; the first is drawn",
@@ -91,9 +91,9 @@ def class_label(subject: Subject) -> int:
             )
         return found[0]
     label = int(subject.label) if chosen.label is None else chosen.label
-    if not 0 <= label < train.num_classes:
+    if not 0 <= label < source.num_classes:
         raise UserError(
-            f"--class_idx is {label}; the run has {train.num_classes} classes, from 0 on"
+            f"--class_idx is {label}; the run has {source.num_classes} classes, from 0 on"
         )
     return label
 

@@ -1,0 +1,88 @@
+"""The classes of a run, and what else an evaluation needs to know of the training images.
+
+classes.json in a run's folder holds it, so that no training image is needed afterwards.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from vpjax.core import registry
+from vpjax.core.errors import UserError
+from vpjax.core.files import read_json, write_json
+from vpjax.data.class_names import named
+from vpjax.data.source import Source
+
+READ = 200_000  # training examples that may be read only to count their labels
+
+
+class ClassInfo(NamedTuple):
+    """The classes of a model, in the order of its logits.
+
+    Attributes:
+        names: of the classes.
+        metadata: of each class, {"name": ...} and what else the data set knows.
+        multilabel: whether an image may have several classes, or none.
+        images: number of training images; 0: not known.
+        counts: those of each class; None: not known.
+    """
+
+    names: tuple[str, ...]
+    metadata: tuple[Mapping[str, Any], ...]
+    multilabel: bool = False
+    images: int = 0
+    counts: tuple[int, ...] | None = None
+
+
+def classes_of(config: ConfigDict, train: Source) -> ClassInfo:
+    """Return the classes of training images, with the names that a config's file gives them.
+
+    Their images of each class are not counted, as labels may have to be read for that.
+    """
+    metadata = train.metadata
+    if registry.lookup("methods", config.method.name).reads_class_names:
+        metadata = tuple(named(train.classes, metadata, config.text.get("class_names", "")))
+    return ClassInfo(train.classes, metadata, train.multilabel, len(train))
+
+
+def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
+    """Return the number of training images of each class; None where counting takes long.
+
+    Raises:
+        UserError: for a label out of range.
+    """
+    if not train.labels_known and len(train) > READ:
+        return None
+    train.check(train.num_classes)
+    return train.counts()
+
+
+def write_classes(classes: ClassInfo, folder: Path) -> None:
+    """Write classes.json."""
+    write_json(folder / "classes.json", classes._asdict())
+
+
+def read_classes(folder: Path) -> ClassInfo:
+    """Read classes.json from the folder of a run.
+
+    Raises:
+        UserError: if it is missing.
+    """
+    found = read_json(folder / "classes.json")
+    if found is None:
+        raise UserError(
+            f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "
+            "the folder of another run."
+        )
+    counts = found.get("counts")
+    return ClassInfo(
+        tuple(found["names"]),
+        tuple(found["metadata"]),
+        found["multilabel"],
+        found.get("images", 0),
+        None if counts is None else tuple(counts),
+    )

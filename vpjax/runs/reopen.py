@@ -1,0 +1,182 @@
+"""A trained run with the data of its evaluation: `eval` and `plot`. No training image is read.
+
+Classes and numbers of training images are those that the run has recorded.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vpjax.core import registry
+from vpjax.core.errors import UserError
+from vpjax.core.files import read_json
+from vpjax.data import open_source
+from vpjax.data.source import Source
+from vpjax.data.subset import with_classes
+from vpjax.models.partition import shapes
+from vpjax.runs import places, recorded
+from vpjax.runs.autotune import load_choice
+from vpjax.runs.classes import ClassInfo, read_classes, training_counts
+from vpjax.runs.experiment import (
+    Experiment,
+    build_model,
+    check_dtype,
+    decoding,
+    loader_settings,
+    make_criterion,
+    make_plan,
+    resolve_attention,
+)
+from vpjax.runs.features import with_cached_features
+from vpjax.runs.inputs import ImageInputs
+from vpjax.runs.restore import Record, selected_state
+from vpjax.train import sharding
+from vpjax.train.evaluate import make_eval_step
+from vpjax.train.step import State
+
+
+def reopen_run(
+    folder: Path, config: ConfigDict | None = None, checkpoint: str = "", also: Sequence[str] = ()
+) -> tuple[Experiment, State]:
+    """Return the experiment of a run with the split it is evaluated on, and its state.
+
+    That is the test split, or else val; there may be neither. The state is without the optimizer's,
+    and the experiment cannot train.
+
+    Args:
+        folder: of the run.
+        config: of the run, see `vpjax.runs.recorded`; None: as it was recorded.
+        checkpoint: see `vpjax.runs.restore.selected_state`.
+        also: further splits to open, such as "train".
+
+    Raises:
+        UserError: if data are missing, there is no intact checkpoint, or it belongs to other data,
+            another method or other weights.
+    """
+    before = recorded.load(folder)
+    config = before if config is None else config
+    places.check(config, folder)
+    check_dtype(config)
+    classes = known_classes(folder, config)
+    sources = open_splits(config, classes, also)
+    experiment = experiment_of(config, before, classes, sources)
+    experiment = load_choice(with_cached_features(experiment), folder)
+    # Other classes than the run's are named when its checkpoint is read.
+    seen = next((s.classes for s in sources.values() if s.classes != classes.names), classes.names)
+    preset = experiment.preset if config.data.preset == before.data.preset else None
+    record = Record(config, seen, preset, experiment.identity)
+    return experiment, selected_state(folder, experiment.state, record, checkpoint)
+
+
+def known_classes(folder: Path, config: ConfigDict) -> ClassInfo:
+    """Return the classes of a run, with what an older version did not record of its images.
+
+    Raises:
+        UserError: if there is no such record, or the numbers are needed and cannot be found.
+    """
+    classes = read_classes(folder)
+    if classes.images:
+        return classes
+    try:
+        data = config.data
+        train = open_source(data.name, data.train, data.dir or None, data.classes)
+        counts = training_counts(train)
+        counts = None if counts is None else tuple(counts.tolist())
+        return classes._replace(images=len(train), counts=counts)
+    except UserError:
+        if config.train.class_weights != "none":
+            raise
+    result = read_json(folder / "result.json") or {}
+    images = result.get("data", {}).get("train", {}).get("images", 0)
+    return classes._replace(images=images or config.train.batch_size)
+
+
+def open_splits(config: ConfigDict, classes: ClassInfo, also: Sequence[str]) -> dict[str, Source]:
+    """Return the split to evaluate, test or else val, and others, labelled as a run's classes.
+
+    Data whose training images are not there may lack some of the classes.
+    """
+    data, out = config.data, {}
+    first = next((s for s in ("test", "val") if data[s]), "")
+    for split in dict.fromkeys((first, *also)):
+        if split and data.get(split):
+            source = open_source(
+                data.name, data[split], data.dir or None, data.classes, decoding(config)
+            )
+            out[split] = with_classes(source, classes.names, classes.metadata)
+    return out
+
+
+def experiment_of(
+    config: ConfigDict, before: ConfigDict, classes: ClassInfo, sources: dict[str, Source]
+) -> Experiment:
+    """Return what evaluates a run, with the parameters that training began with.
+
+    Args:
+        config: of the evaluation.
+        before: of the run.
+        classes: of the run.
+        sources: the splits to evaluate.
+    """
+    if config.dtype == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    attention = resolve_attention(config)
+    mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
+    built = build_model(to_restore(config, before), classes, mesh, attention)
+    rules = registry.lookup("methods", config.method.name).sharded
+    learnt = {"trainable": built.parts.trainable, "stats": built.parts.stats}
+    learnt = sharding.place(learnt, mesh, rules)
+    frozen = sharding.place(built.parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
+    parts = shapes(built.parts)  # no second copy of any number stays behind
+    inputs = ImageInputs(
+        graph=parts.graph,
+        sources=sources,
+        preset=built.preset,
+        image_size=built.image_size,
+        channels=config.backbone.get("channels", 3),
+        dtype=config.dtype,
+        settings=loader_settings(config, mesh.size),
+    )
+    criterion = None
+    if sources:
+        criterion = make_criterion(config, next(iter(sources.values())), classes.counts)
+    to_input = inputs.to_input(train=config.data.val_augmented)
+    return Experiment(
+        config=config,
+        classes=classes,
+        sources=sources,
+        inputs=inputs,
+        preset=built.preset,
+        image_size=built.image_size,
+        parts=parts,
+        loaded=built.loaded,
+        attention=built.attention,
+        mesh=mesh,
+        plan=make_plan(before, classes.images),
+        optimizer=None,
+        rate=None,
+        criterion=criterion,
+        state=State(jnp.int32(0), learnt["trainable"], learnt["stats"], None, None),
+        frozen=frozen,
+        eval_step=make_eval_step(parts.graph, to_input, criterion),
+        identity=built.identity,
+    )
+
+
+def to_restore(config: ConfigDict, before: ConfigDict) -> ConfigDict:
+    """Return a copy of a config for a model whose parameters are read from a checkpoint.
+
+    It needs no file that training only began with, and describes classes to CLIP as then.
+
+    Args:
+        config: of the evaluation.
+        before: of the run.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.name = before.data.name
+    if not config.train.trainable:  # else prompts may be frozen, and in no checkpoint
+        config.method.update(registry.lookup("methods", config.method.name).restored)
+    return config
