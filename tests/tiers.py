@@ -20,8 +20,8 @@ BUDGET = 30.0  # seconds of all that is in the daily run although it takes over 
 # A recorded model of each family, loaded by its file alone: always in the daily run.
 FAMILIES = """
     timm_vit timm_deit timm_dino timm_beitv2 timm_dinov3_plus timm_siglip_gap timm_rope_reg1_gap
-    timm_dinov2_giant timm_deit3 timm_bit tv_swin tv_convnext hf_resnet_basic google_vit clip_open_avg
-    transformers_data2vec transformers_siglip transformers_siglip2_naflex
+    timm_dinov2_giant timm_deit3 timm_bit tv_swin tv_convnext hf_resnet_basic google_vit
+    clip_open_avg transformers_data2vec transformers_siglip transformers_siglip2_naflex
 """
 DAILY = {
     f"tests/zoo/test_load_backbone.py::test_weights_alone_are_enough[{name}]"
