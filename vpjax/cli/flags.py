@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -89,7 +89,7 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
             break
         if word.startswith("--"):
             flag = word.partition("=")[0]
-            _check(name, flag, flag, parsers)
+            _check(name, flag, flag, parsers, rest)
     arguments, extra = parser.parse_known_args(rest)
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
@@ -97,7 +97,9 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     return arguments
 
 
-def _check(name: str, flag: str, shown: str, parsers: Mapping[str, Parser]) -> None:
+def _check(
+    name: str, flag: str, shown: str, parsers: Mapping[str, Parser], words: Sequence[str] = ()
+) -> None:
     if flag in parsers[name].flags:
         return
     if owners := [other for other, parser in parsers.items() if flag in parser.flags]:
@@ -105,7 +107,7 @@ def _check(name: str, flag: str, shown: str, parsers: Mapping[str, Parser]) -> N
         if flag in (CONFIG, KEY) and "--workdir" in parsers[name].flags:
             text += ", which reads the config of the run in --workdir"
         text += f". See {parsers[name].prog} --help."
-        if theirs := published.answer([shown], parsers[name].flags):
+        if theirs := published.answer(words, parsers[name].flags, yacs=False):
             text += f"\nOr {theirs}"
         raise UserError(text)
     raise unknown(f"flag of {name}", flag, parsers[name].flags)

@@ -7,9 +7,10 @@ it can stay as it is; "-" for a word that needs nothing here. After a change wri
 """
 
 _VPT = """
---config-file | --config vpt_fgvc:task=cub | YAML files are recipes here: prompt vpt_fgvc, vpt_vtab; \
-linear linear_fgvc, linear_vtab; finetune finetune_fgvc, finetune_vtab
---train-type | tune --config vtab:method=vpt_deep,task=svhn,recipe=paper | the whole grid of the paper
+--config-file | --config vpt_fgvc:task=cub | YAML files are recipes here: prompt vpt_fgvc, \
+vpt_vtab; linear linear_fgvc, linear_vtab; finetune finetune_fgvc, finetune_vtab
+--train-type | tune --config vtab:method=vpt_deep,task=svhn,recipe=paper | the whole grid of the \
+paper
 MODEL.TRANSFER_TYPE | --config.method.name=vpt.VPT | prompt; linear finetune.Linear, end2end \
 finetune.Full, tinytl-bias finetune.Bias, partial-k finetune.Partial, adapter adapter.Adapter, \
 side side.Side, cls finetune.ClsToken, prompt+bias vpt.PromptBias, cls+prompt vpt.PromptCls, \
@@ -23,23 +24,24 @@ MODEL.MLP_NUM | --config.method.head_hidden=VALUE |
 MODEL.LINEAR.MLP_SIZES | - | has no effect there
 MODEL.LINEAR.DROPOUT | - | has no effect there
 MODEL.PROMPT.NUM_TOKENS | --config.method.num_tokens=VALUE |
-MODEL.PROMPT.LOCATION | --config.method.name=vpt.VPT | prepend; add vpt_input.Add, add-1 the same with \
-method.single=True, pad vpt_input.Pad, below vpt_input.Below, prepend-pixel vpt_input.PrependPixel
+MODEL.PROMPT.LOCATION | --config.method.name=vpt.VPT | prepend; add vpt_input.Add, add-1 the same \
+with method.single=True, pad vpt_input.Pad, below vpt_input.Below, prepend-pixel \
+vpt_input.PrependPixel
 MODEL.PROMPT.INITIATION | --config.method.init=VALUE | not reachable there without a change of code
 MODEL.PROMPT.CLSEMB_FOLDER | --config.method.init_path=FILE | class-embeddings writes the file
 MODEL.PROMPT.CLSEMB_PATH | --config.method.init_path=VALUE | class-embeddings writes the file
 MODEL.PROMPT.PROJECT | --config.method.projection_dim=VALUE | -1 is None
 MODEL.PROMPT.DEEP | --config.method.deep=VALUE | False is the default there, True here
 MODEL.PROMPT.NUM_DEEP_LAYERS | --config.method.num_deep_layers=VALUE |
-MODEL.PROMPT.REVERSE_DEEP | --config.method.reverse_deep=VALUE | there it first overwrites patches; \
-match_reference_code=True repeats that
+MODEL.PROMPT.REVERSE_DEEP | --config.method.reverse_deep=VALUE | there it first overwrites \
+patches; match_reference_code=True repeats that
 MODEL.PROMPT.DEEP_SHARED | --config.method.deep_shared=VALUE |
 MODEL.PROMPT.FORWARD_DEEP_NOEXPAND | --config.method.expand=False | True there is False here
-MODEL.PROMPT.VIT_POOL_TYPE | --config.method.pool=image | img_pool; original, prompt_pool is prompt, \
-imgprompt_pool is both
+MODEL.PROMPT.VIT_POOL_TYPE | --config.method.pool=image | img_pool; original, prompt_pool is \
+prompt, imgprompt_pool is both
 MODEL.PROMPT.DROPOUT | --config.method.dropout=VALUE |
-MODEL.PROMPT.SAVE_FOR_EACH_EPOCH | --config.train.save_every=0 | the last and the best are kept; a \
-file written there begins a run: train.start
+MODEL.PROMPT.SAVE_FOR_EACH_EPOCH | --config.train.save_every=0 | the last and the best are kept; \
+a file written there begins a run: train.start
 MODEL.PROMPT.FLASH_ATTN | --config.attention=auto | cudnn, blockwise ...; unusable as published
 MODEL.PROMPT.FLASH_ATTN_TORCH20 | --config.attention=auto | cudnn on NVIDIA in bfloat16; xla is off
 MODEL.PROMPT.GRAD_CKPT | --config.remat=full | none is False; there it leaves the prompts out
@@ -48,8 +50,8 @@ MODEL.ADAPTER.REDUCATION_FACTOR | --config.method.reduction=VALUE | with method.
 MODEL.ADAPTER.STYLE | - | there is one, Pfeiffer
 SOLVER.LOSS | --config.train.loss=VALUE |
 SOLVER.LOSS_ALPHA | - | has no effect there
-SOLVER.OPTIMIZER | --config.optim.name=VALUE | adamw there ignores its weight decay, and is sgd with 0; \
-match_reference_code=True repeats that
+SOLVER.OPTIMIZER | --config.optim.name=VALUE | adamw there ignores its weight decay, and is sgd \
+with 0; match_reference_code=True repeats that
 SOLVER.MOMENTUM | --config.optim.momentum=VALUE |
 SOLVER.WEIGHT_DECAY | --config.optim.weight_decay=VALUE |
 SOLVER.WEIGHT_DECAY_BIAS | - | has no effect there; optim.no_decay names what does not decay
@@ -86,8 +88,8 @@ SEED | --config.seed=VALUE |
 """
 
 _VIT_B4 = """
---full | --config vpt_cifar:strategy=F | any value is true there, even False: "--full False" tunes \
-everything. Prompts are strategy=P, both (not reachable there) strategy=PF
+--full | --config vpt_cifar:strategy=F | any value is true there, even False: "--full False" \
+tunes everything. Prompts are strategy=P, both (not reachable there) strategy=PF
 --epoch | --config.train.epochs=VALUE | 10 is the default there, 5 here and in its README
 --batch_size | --config.train.batch_size=VALUE |
 --lr | --config.optim.lr=VALUE |
@@ -99,11 +101,11 @@ everything. Prompts are strategy=P, both (not reachable there) strategy=PF
 """
 
 _SA2VP = """
---my_mode | --config sa2vp_vtab:mode=VALUE | trainval_test trains on train and val together, chooses \
-nothing, reports test; train_val chooses on val. testall evaluates images that it trained on, and its \
-last checkpoint is then tested: that is trainval_test
---data_set | --config sa2vp_vtab:task=svhn | SVHN_S; CUB, BIRD, FLOWER, DOG, CAR: sa2vp_fgvc:task=cub; \
-names that end in _DAM: sa2vp_hta:task=cifar10
+--my_mode | --config sa2vp_vtab:mode=VALUE | trainval_test trains on train and val together, \
+chooses nothing, reports test; train_val chooses on val. testall evaluates images that it trained \
+on, and its last checkpoint is then tested: that is trainval_test
+--data_set | --config sa2vp_vtab:task=svhn | SVHN_S; CUB, BIRD, FLOWER, DOG, CAR: \
+sa2vp_fgvc:task=cub; names that end in _DAM: sa2vp_hta:task=cifar10
 --data_path | --config.data.dir=VALUE | the text files: data.name=vtab1k:FOLDER
 --nb_classes | - | comes from the data
 --update_freq | --config.train.accumulate=VALUE | there the batch grows with it: multiply \
@@ -130,8 +132,8 @@ train.batch_size too
 --output_dir | --workdir VALUE |
 --log_dir | --workdir VALUE | metrics.jsonl and pictures lie in the run's folder
 --eval | eval --workdir DIR | a command
---resume | --workdir VALUE | the same command again goes on; a checkpoint-*.pth of theirs begins a run: \
-train.start
+--resume | --workdir VALUE | the same command again goes on; a checkpoint-*.pth of theirs begins \
+a run: train.start
 --auto_resume | - | the same command again goes on, at the right epoch; there it forgot the epoch
 --dist_eval | - | evaluation uses all devices
 --num_workers | - | chosen by the machine
@@ -148,7 +150,8 @@ _MSVP = """
 --prompt_scales | --config msvp:scales=VALUE |
 --batch_size | --config.train.batch_size=VALUE |
 --epochs | --config.train.epochs=VALUE |
---lr | --config.optim.lr=VALUE | with schedule=onecycle optim.lr is the peak, there 10 times the rate
+--lr | --config.optim.lr=VALUE | with schedule=onecycle optim.lr is the peak, there 10 times the \
+rate
 --max_lr | --config.optim.lr=VALUE | with schedule=onecycle, which there never advanced
 --weight_decay | --config.optim.weight_decay=VALUE |
 --optimizer | --config.optim.name=VALUE |
@@ -170,10 +173,10 @@ _MSVP = """
 
 _MOP = """
 --config | --config mop_inat | YAML files are recipes here: version=2018, subset=wrasse are choices
---resume | --workdir DIR | the same command again goes on; a best_epoch*.pt of theirs begins a run: \
-train.start
---checkpoint | --config.train.start=VALUE | of train; eval --workdir DIR evaluates a run, --checkpoint \
-is last, best or a step
+--resume | --workdir DIR | the same command again goes on; a best_epoch*.pt of theirs begins a \
+run: train.start
+--checkpoint | --config.train.start=VALUE | of train; eval --workdir DIR evaluates a run, \
+--checkpoint is last, best or a step
 --data_root | --config.data.dir=VALUE | convert-inat --root DIR
 --version | --config mop_inat:version=VALUE | convert-inat --version
 --dataset | --config mop_inat | of zero-shot: any recipe
@@ -191,7 +194,7 @@ dataset.version | --config mop_inat:version=VALUE |
 dataset.category_ids | --config.data.classes=2843,2844 | commas between them
 dataset.type | --config.data.name=inat2021 |
 dataset.num_workers | - | chosen by the machine
-dataset.prefetch_factor | - |
+dataset.prefetch_factor | - | chosen by the machine
 model.clip_model | --config.backbone.weights=VALUE |
 model.K | --config.method.num_prompts=VALUE |
 model.em_tau_start | --config.method.tau_start=VALUE |
