@@ -11,7 +11,7 @@ in data.dir, and with data=fgvc VPT's lists for the last four. Food-101, GTSRB a
 order, where the published code shuffled anew, so that val held images of train. No published
 accuracy was found, so there is no tolerance either. No augmentation, as in the published code's
 default; --config.data.preset=sa2vp_fgvc crops and flips. Not measured here: it needs a GPU and the
-weights. """
+weights."""
 
 from ml_collections import ConfigDict
 
