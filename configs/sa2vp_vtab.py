@@ -5,10 +5,11 @@
     python main.py --config configs/sa2vp_vtab.py:task=svhn,mode=train_val --workdir runs/sa2vp_val
 
 Pei et al. 2024 (arXiv 2312.10376): AdamW, 100 epochs, 10 of warm-up, cosine to 1e-7, no
-augmentation, pixels in -1..1 for both backbones. mode=trainval_test trains on the 1000 images and
-reports the test split after the last epoch; mode=train_val trains on 800, chooses the best epoch on
-the other 200 and leaves the test split alone. Accuracy of ViT-B/16 in percent (another paper's
-table, arXiv 2501.18936; values of single tasks are not from the paper itself):
+augmentation, pixels in -1..1 for both backbones. mode=trainval_test, the published protocol here,
+trains on the 1000 images and reports the test split after the last epoch; mode=train_val trains on
+800, chooses the best epoch on the other 200 and leaves the test split alone. Accuracy of ViT-B/16
+in percent (another paper's table, arXiv 2501.18936; values of single tasks are not from the paper
+itself):
 
     cifar100 73.0   caltech101 91.9  dtd 70.5        flowers102 99.1  pets 90.8    svhn 84.7
     sun397 56.8     patch_camelyon 86.0  eurosat 95.9  resisc45 85.8  retinopathy 75.2
@@ -25,14 +26,14 @@ a GPU and the weights. Where the published code differs: docs/methods/sa2vp.md.
 
 from ml_collections import ConfigDict
 
-from vpjax.core.errors import unknown
-from vpjax.data.benchmarks import settings
+from vpjax.core.errors import UserError, unknown
+from vpjax.data.benchmarks import Opening, settings
 from vpjax.data.names import called
 from vpjax.data.vtab import TASKS
 from vpjax.runs import defaults
 from vpjax.runs.published import use_backbone
 
-MODES = ("trainval_test", "train_val")
+MODES = ("published", "trainval_test", "train_val")
 # By task, of ViT-B/16: inter_dim, inter_weight, batch, learning rate (the authors' README).
 TABLE = {
     "cifar100": (8, 0.1, 64, 1e-3),
@@ -72,27 +73,48 @@ def get_config(label: str = "") -> ConfigDict:
 
     Raises: UserError for a task, backbone or mode that does not exist.
     """
-    chosen = defaults.choices(label, task="cifar100", backbone="vit", mode="trainval_test", data="")
+    chosen = defaults.choices(label, task="cifar100", backbone="vit", mode="published", data="")
     task = called("vtab", chosen["task"])
     config = defaults.get_config()
-    sa2vp(config, task, chosen["mode"], chosen["backbone"])
-    config.data.update(settings("vtab", task, chosen["data"]), preset="sa2vp_vtab")
-    if chosen["mode"] == "train_val":
-        config.data.update(train="train800", val="val200", test="")
-        config.train.select = "best"
-    else:
-        config.data.update(train="train800val200", val="", test="test")
-        config.train.eval_every = 10.0
+    sa2vp(config, task, chosen["backbone"])
+    config.data.preset = "sa2vp_vtab"
+    mode = "trainval_test" if chosen["mode"] == "published" else chosen["mode"]
+    protocol(config, mode, Opening(**settings("vtab", task, chosen["data"])))
     return config
 
 
-def sa2vp(config: ConfigDict, row: str, mode: str, backbone: str = "vit") -> None:
-    """Sets what every published run shares, and a row of the table.
+def protocol(config: ConfigDict, mode: str, data: Opening) -> None:
+    """Sets what a run trains on, what chooses its checkpoint, and what it reports.
 
-    Raises: UserError if there is no such mode or backbone.
+        published        train; the epoch that is best on val; test
+        trainval_test    train and val together; the last epoch; test
+        train_val        train; the epoch that is best on val; val
+
+
+    Raises: UserError if there is no such mode.
     """
+    if mode == "testall":
+        raise UserError(
+            "mode testall of the published code evaluates images that it has trained on, so it "
+            "reports nothing; the test of its last epoch is mode=trainval_test"
+        )
     if mode not in MODES:
         raise unknown("mode of the recipe", mode, MODES)
+    config.data.update(**data._asdict())
+    if mode == "trainval_test":
+        config.data.update(train=data.both, val="")
+        config.train.eval_every = 10.0
+        return
+    config.train.select = "best"
+    if mode == "train_val":
+        config.data.test = ""
+
+
+def sa2vp(config: ConfigDict, row: str, backbone: str = "vit") -> None:
+    """Sets what every published run shares, and a row of the table.
+
+    Raises: UserError if there is no such backbone.
+    """
     width, weight, batch, lr = TABLE[row]
     config.method = defaults.section(
         "methods", "sa2vp.SA2VP", inter_dim=width, inter_weight=weight, dropout=0.1

@@ -43,8 +43,21 @@ class _Pickler(pickle.Pickler):
         return self.rebuild, (*arguments, False, collections.OrderedDict())
 
 
-def write(path: Path, tree: Any) -> Path:
-    """Write a tree of dictionaries, lists and arrays as `torch.save` does; return the path."""
+class _Module:
+    """A module of a program: what a file calls `__torch__.Module`."""
+
+
+_Module.__module__, _Module.__qualname__, _Module.__name__ = "__torch__", "Module", "Module"
+
+
+def write(path: Path, tree: Any, program: bool = False) -> Path:
+    """Write a tree of dictionaries, lists and arrays as `torch.save` does; return the path.
+
+    Args:
+        path: the file.
+        tree: what it holds.
+        program: as `torch.jit.save` does, with names split at their points into modules.
+    """
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -55,12 +68,15 @@ def write(path: Path, tree: Any) -> Path:
     rebuild.__module__ = "torch._utils"
     rebuild.__qualname__ = rebuild.__name__ = "_rebuild_tensor_v2"
     utils._rebuild_tensor_v2 = rebuild
-    before = {name: sys.modules.get(name) for name in ("torch", "torch._utils")}
-    sys.modules.update({"torch": torch, "torch._utils": utils})
+    code = types.ModuleType("__torch__")
+    code.Module = _Module
+    modules = {"torch": torch, "torch._utils": utils, "__torch__": code}
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
     try:
         stream = io.BytesIO()
         pickler = _Pickler(stream, torch, rebuild)
-        pickler.dump(_with_tensors(tree))
+        pickler.dump(_with_tensors(_modules(tree) if program else tree))
     finally:
         for name, module in before.items():
             sys.modules.pop(name) if module is None else sys.modules.update({name: module})
@@ -69,12 +85,33 @@ def write(path: Path, tree: Any) -> Path:
         archive.writestr("archive/byteorder", "little")
         for key, data in enumerate(pickler.data):
             archive.writestr(f"archive/data/{key}", data)
+        if program:
+            archive.writestr("archive/constants.pkl", pickle.dumps((), 2))
+            archive.writestr("archive/code/__torch__.py", "class Module(Module):\n  pass\n")
     return path
 
 
+def _modules(arrays: dict[str, Any]) -> _Module:
+    """Return arrays by name as attributes of nested modules."""
+    root = _Module()
+    for name, array in arrays.items():
+        *path, last = name.split(".")
+        place = root
+        for step in path:
+            place = place.__dict__.setdefault(step, _Module())
+        place.__dict__[last] = array
+    for module in [root, *(v for v in root.__dict__.values() if isinstance(v, _Module))]:
+        module.training = False
+    return root
+
+
 def _with_tensors(tree: Any) -> Any:
-    if isinstance(tree, np.ndarray):
-        return _Tensor(tree)
+    if isinstance(tree, np.ndarray | np.generic):
+        return _Tensor(np.asarray(tree))
+    if isinstance(tree, _Module):
+        out = _Module()
+        out.__dict__.update(_with_tensors(vars(tree)))
+        return out
     if isinstance(tree, dict):
         return {key: _with_tensors(value) for key, value in tree.items()}
     return [_with_tensors(v) for v in tree] if isinstance(tree, list) else tree

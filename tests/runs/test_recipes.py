@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import sa2vp_hta, sa2vp_vtab, vpt_fgvc, vpt_vtab
+from configs import sa2vp_fgvc, sa2vp_hta, sa2vp_vtab, vpt_fgvc, vpt_vtab
 from vpjax.core.errors import UserError
 from vpjax.core.size import pair
 from vpjax.data import preset
@@ -143,6 +143,7 @@ def test_sa2vp_by_choices():
     assert config.backbone.name == "swin.Swin"
     assert (config.method.inter_dim, config.method.inter_weight) == (8, 1.5)
     assert config.data.train == "train800val200" and config.optim.lr == 5e-4
+    assert config.data.val == "" and config.data.test == "test"
     with pytest.raises(UserError, match="Did you mean 'train_val'"):
         sa2vp_vtab.get_config("mode=trainval")
     with pytest.raises(UserError, match="Did you mean 'swin"):
@@ -172,6 +173,32 @@ def test_names_of_papers_in_recipes():
     ):
         with pytest.raises(UserError, match="Did you mean"):
             recipe.get_config(label)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "splits"),
+    [
+        (sa2vp_vtab, "dtd", ("train800", "val200", "train800val200")),
+        (sa2vp_fgvc, "cub,data=fgvc", ("train", "val", "train+val")),
+        (sa2vp_fgvc, "flowers", ("train", "validation", "train+validation")),
+        (sa2vp_hta, "cifar10", ("train[:80%]", "train[80%:]", "train[:80%]+train[80%:]")),
+    ],
+)
+def test_modes_of_sa2vp(recipe, task, splits):
+    train, val, both = splits
+    config = recipe.get_config(f"task={task},mode=trainval_test")
+    assert (config.data.train, config.data.val, config.data.test) == (both, "", "test")
+    assert config.train.select == "last"
+    config = recipe.get_config(f"task={task},mode=train_val")
+    assert (config.data.train, config.data.val, config.data.test) == (train, val, "")
+    assert config.train.select == "best"
+    usual = recipe.get_config(f"task={task}")
+    assert usual == recipe.get_config(f"task={task},mode=published")
+    expected = (both, "", "last") if recipe is sa2vp_vtab else (train, val, "best")
+    assert (usual.data.train, usual.data.val, usual.train.select) == expected
+    assert usual.data.test == "test"
+    with pytest.raises(UserError, match="testall.*mode=trainval_test"):
+        recipe.get_config(f"task={task},mode=testall")
 
 
 def test_tuned_share_of_sa2vp():

@@ -1,5 +1,7 @@
 """CLIP's files into both towers: three ways of writing, one result; strictly."""
 
+from pathlib import Path
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -8,6 +10,7 @@ import safetensors.numpy
 from flax import nnx, serialization
 
 from tests.helpers import clip as files
+from tests.helpers import torch_files
 from vpjax.backbones.clip import CLIP
 from vpjax.core import params
 from vpjax.core.errors import UserError
@@ -100,6 +103,23 @@ WRITTEN = {
         }
     ),
 }
+
+
+def test_openais_own_file(tmp_path):
+    """A TorchScript archive in half precision."""
+    arrays = files.openai()
+    expected = vision(files.folder(tmp_path / "a", arrays)).values
+    halves = {n: a.astype(np.float16) if np.ndim(a) else a for n, a in arrays.items()}
+    halves["transformer.resblocks.0.attn_mask"] = np.zeros((9, 9), np.float32)
+    where = Path(files.folder(tmp_path / "b"))
+    (where / "model.safetensors").unlink()
+    path = torch_files.write(where / "ViT-B-16.pt", halves, program=True)
+    found = vision(str(path)).values
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4)
+    text = load_text(str(path)).tower
+    np.testing.assert_allclose(text.pos_embed[...], arrays["positional_embedding"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("arrays", WRITTEN.values(), ids=WRITTEN.keys())

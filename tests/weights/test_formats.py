@@ -15,6 +15,7 @@ from flax import serialization
 from tests.helpers import torch_files
 from vpjax.core.errors import UserError
 from vpjax.weights import torch_file
+from vpjax.weights.convert import convert
 from vpjax.weights.formats import files_of, read, shapes
 
 DATA = Path(__file__).parent / "data"
@@ -199,12 +200,26 @@ def test_what_needs_torch_names_the_converter(tmp_path, legacy):
         read(path)
 
 
-def test_torchscript_needs_torch(tmp_path):
-    path = written(tmp_path / "a.pt", tree(w=tensor()))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("name/constants.pkl", b"")
-    with pytest.raises(UserError, match=r"TorchScript(?s:.*)python main.py convert"):
-        read(path)
+def test_programs_are_read_and_not_run(tmp_path):
+    arrays = {"a.b.weight": np.ones((2, 3), np.float16), "scale": np.float32(2)}
+    arrays |= {"a.b.bias": np.arange(3.0, dtype=np.float32), "size": np.int64(224)}
+    mask = {"a.attn_mask": np.zeros((4, 4), np.float32)}  # a constant, not in a state dict
+    path = torch_files.write(tmp_path / "a.pt", arrays | mask, program=True)
+    found = read(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert convert(path, tmp_path / "a.npz") and read(tmp_path / "a.npz").keys() == arrays.keys()
+
+
+def test_a_program_of_foreign_objects(tmp_path):
+    # What it would import or call, and a state that is no dictionary, do nothing.
+    for inner in (b"cos\nsystem\n(X\x02\x00\x00\x00lstR", b"c__torch__.a\nB\n)\x81K\x05b"):
+        path = written(
+            tmp_path / "a.pt", b"c__torch__\nM\n)\x81}X\x01\x00\x00\x00x" + inner + b"sb"
+        )
+        with pytest.raises(UserError, match="no dictionary of arrays"):
+            read(path)
 
 
 # Damage

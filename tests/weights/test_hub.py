@@ -45,6 +45,12 @@ SPELLINGS = {
     "https://huggingface.co/facebook/dinov2-small/tree/main": "facebook/dinov2-small",
     "https://hf.co/a/b/": "a/b",
     "a/b@v1.5": "a/b@v1.5",
+    "ViT-B/32": "openai/clip-vit-base-patch32",
+    "ViT-B-16": "openai/clip-vit-base-patch16",
+    "vit-l/14": "openai/clip-vit-large-patch14",
+    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
+    "ViT-L-14-336": "openai/clip-vit-large-patch14-336",
+    "ViT-B-16.npz": "",
     "a/model.npz": "",
     "a/model.pth.tar": "",
     "a/b/c": "",
@@ -73,6 +79,19 @@ def test_names_as_people_write_them(where, name):
 def test_a_model_in_the_cache_is_found(cache, where):
     folder = snapshot(cache, "timm/vit_tiny_patch7.sam_in5k", "model.safetensors")
     assert hub.weights_in(where) == str(folder / "model.safetensors")
+
+
+def test_openais_names_of_clips(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = snapshot(cache, "openai/clip-vit-base-patch16", "model.safetensors")
+    for where in ("ViT-B/16", "ViT-B-16"):
+        assert hub.weights_in(where) == str(folder / "model.safetensors")
+    (tmp_path / "ViT-B" / "16").mkdir(parents=True)
+    assert hub.folder_of("ViT-B/16") == Path("ViT-B/16")  # a folder of that name is meant
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = "no file or folder ViT-L/14@336px, and the model openai/clip-vit-large-patch14-336 is"
+    with pytest.raises(UserError, match=f"{message} not in the cache.*HF_HUB_OFFLINE"):
+        hub.weights_in("ViT-L/14@336px")
 
 
 def test_a_revision_of_its_own(cache):

@@ -26,6 +26,7 @@ from vpjax.cli import (
     plot,
     predict,
     prepare_data,
+    published,
     report,
     train,
     tune,
@@ -81,6 +82,8 @@ def _main(words: list[str]) -> int:
             words.insert(0, "train")
         name, *rest = words
         if name not in COMMANDS:
+            if text := published.answer([name, *rest], ()):
+                raise UserError(text)
             raise unknown("command", name, COMMANDS)
         if "-h" in rest or "--help" in rest:
             print(parsers()[name].format_help(), end="")

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from vpjax.cli import overrides, recipes
+from vpjax.cli import overrides, published, recipes
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import local_folder
 
@@ -80,12 +80,16 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     changes, rest = overrides.take(words)
     if changes:
         _check(name, KEY, f"{CONFIG}.{changes[0][0]}", parsers)
+    ours = {flag for other in parsers.values() for flag in other.flags}
+    # A command with a recipe has no words that stand alone.
+    if text := published.answer(rest, ours, yacs=CONFIG in parser.flags):
+        raise UserError(text)
     for word in rest:
         if word == "--":
             break
         if word.startswith("--"):
             flag = word.partition("=")[0]
-            _check(name, flag, flag, parsers)
+            _check(name, flag, flag, parsers, rest)
     arguments, extra = parser.parse_known_args(rest)
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
@@ -93,14 +97,19 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     return arguments
 
 
-def _check(name: str, flag: str, shown: str, parsers: Mapping[str, Parser]) -> None:
+def _check(
+    name: str, flag: str, shown: str, parsers: Mapping[str, Parser], words: Sequence[str] = ()
+) -> None:
     if flag in parsers[name].flags:
         return
     if owners := [other for other, parser in parsers.items() if flag in parser.flags]:
         text = f"{shown} is a flag of {', '.join(owners)}, not of {name}"
         if flag in (CONFIG, KEY) and "--workdir" in parsers[name].flags:
             text += ", which reads the config of the run in --workdir"
-        raise UserError(f"{text}. See {parsers[name].prog} --help.")
+        text += f". See {parsers[name].prog} --help."
+        if theirs := published.answer(words, parsers[name].flags, yacs=False):
+            text += f"\nOr {theirs}"
+        raise UserError(text)
     raise unknown(f"flag of {name}", flag, parsers[name].flags)
 
 

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vpjax.cli import published
 from vpjax.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def set_key(config: "ConfigDict", key: str, text: str | None) -> None:
 
     section, at = config, "config"
     *path, last = key.split(".")
+    if path[:1] and path[0] not in config and (text := published.hint(key)):
+        raise UserError(f"there is no config.{key}. {text}")
     for name in path:
         _find(config, section, at, name, last)
         section, at = section[name], f"{at}.{name}"

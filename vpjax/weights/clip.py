@@ -2,8 +2,8 @@
 
 Names are those of `vpjax.weights.clip_names`, options those of `vpjax.weights.clip_config`. What
 belongs to the other tower goes to "unused/"; a name that belongs to neither stays as it is, so that
-the loader reports it. OpenAI's `.pt` files are programs: `python main.py convert --unsafe IN OUT`
-reads them with torch.
+the loader reports it. OpenAI's `.pt` files are programs, of which the
+arrays are read and nothing is run.
 """
 
 from collections.abc import Mapping

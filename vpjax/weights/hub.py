@@ -3,6 +3,7 @@
     /models/clip-vit-base-patch16            a folder
     openai/clip-vit-base-patch16             a name: the folder in the hub's own cache
     hf-hub:timm/vit_small_patch14_dinov2.lvd142m, hf://..., its page's address: the same
+    ViT-B/16, ViT-L-14-336                   OpenAI's own names of its CLIPs
 
 What the cache lacks is fetched with the hub's own client: the configuration, the tokenizer, one
 file of weights. Its variables hold: HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT.
@@ -37,6 +38,16 @@ FILES = (
 # How files of weights end: what looks like the name of a model and ends so is a path.
 ENDINGS = (".npz", ".safetensors", ".pth", ".pt", ".tar", ".bin", ".msgpack", ".ckpt")
 OTHER_ENDINGS = (".json", ".zip", ".onnx", ".npy", ".h5", ".txt", ".yaml", ".py")
+# OpenAI's names of its CLIPs, in the ways people write them, in lower case.
+CLIPS = {
+    **{f"vit-b{c}{p}": f"openai/clip-vit-base-patch{p}" for c in "/-" for p in (16, 32)},
+    **{f"vit-l{c}14": "openai/clip-vit-large-patch14" for c in "/-"},
+    **{
+        f"vit-l{c}14{end}": "openai/clip-vit-large-patch14-336"
+        for c in "/-"
+        for end in ("@336px", "@336", "-336px", "-336")
+    },
+}
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PREFIXES = re.compile(r"(hf[-_]hub:|hf://(models/)?|https?://(www\.)?(huggingface\.co|hf\.co)/)")
 # One file of a model, behind one of these.
@@ -49,8 +60,10 @@ def name_of(where: str) -> str:
     """Return the name on the hub that `where` is, in any way people write it; "" if it is none.
 
     "hf-hub:timm/x", "hf://timm/x", "https://huggingface.co/timm/x" and "timm/x" are "timm/x"; so is
-    "timm/x@v2" with its revision.
+    "timm/x@v2" with its revision; "ViT-B/16" is "openai/clip-vit-base-patch16".
     """
+    if where.lower() in CLIPS:
+        return CLIPS[where.lower()]
     short = PREFIXES.sub("", where, count=1).removesuffix("/").removesuffix("/tree/main")
     name = short.partition("@")[0]
     if not NAME.fullmatch(name) or name.lower().endswith(ENDINGS + OTHER_ENDINGS):
@@ -77,7 +90,7 @@ def folder_of(where: str | os.PathLike) -> Path | None:
     found = cached(name)
     if found is None and name == where and path.parent.is_dir():
         return None  # more likely a path with a mistake in it
-    return found or fetched(name)
+    return found or fetched(name, where)
 
 
 def cached(name: str) -> Path | None:
@@ -99,8 +112,12 @@ def cached(name: str) -> Path | None:
     return Path(found)
 
 
-def fetched(name: str) -> Path:
+def fetched(name: str, where: str = "") -> Path:
     """Download a model's configuration, tokenizer and one file of weights; return its folder.
+
+    Args:
+        name: on the hub.
+        where: what was asked for, where it is another name of the same.
 
     Raises: UserError, with the reason and what can be done.
     """
@@ -122,8 +139,9 @@ def fetched(name: str) -> Path:
     except Exception as e:  # of the network too, whose classes the client does not name
         command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
         raise UserError(
-            f"there is no file or folder {name}, and the model of this name is not in the cache of "
-            f"the Hugging Face hub and could not be fetched: {_reason(e, repository)}\n"
+            f"there is no file or folder {where or name}, and the model "
+            f"{'of this name' if where in ('', name) else name} is not in the cache of the "
+            f"Hugging Face hub and could not be fetched: {_reason(e, repository)}\n"
             f"On a machine with network run\n    {command}\n"
             "or give a folder with its config.json, weights and tokenizer files."
         ) from e
@@ -170,7 +188,9 @@ def _reason(error: Exception, repository: str) -> str:
         return "the model has no such revision."
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set."
-    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+    network = isinstance(cause, OSError) or "Connect" in type(cause).__name__
+    start = "no connection to the hub, " if network else ""
+    return f"{start}{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
 
 
 def weights_in(where: str) -> str:
@@ -188,7 +208,9 @@ def weights_in(where: str) -> str:
         return where
     name = name_of(where)
     if name and not _has_weights(folder):
-        folder = fetched(name)  # somebody has read the configuration only, or has not finished
+        folder = fetched(
+            name, where
+        )  # somebody has read the configuration only, or has not finished
     inside = sorted(f.name for f in folder.iterdir() if f.is_file())
     usual = [f for f in FILES if f in inside]
     others = [f for f in inside if f.endswith(ENDINGS)]

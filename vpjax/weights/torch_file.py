@@ -1,6 +1,7 @@
 """Reads the arrays of a torch file (.pth, .pt, .pth.tar) without torch and without running code.
 
     zip      name/data.pkl, name/data/0, name/data/1 ...              torch 1.6 and later
+             of a TorchScript program too: its arrays by the names of its state dict
     legacy   pickles: magic, version, machine, tree, storage keys;    older, and still written
              then for each key: count of numbers (8 bytes), numbers
 
@@ -41,6 +42,9 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+
+
+CONSTANTS = ("attn_mask",)  # tensors of programs that are no parameters: of CLIP's text encoder
 
 
 class Unsupported(Exception):
@@ -143,12 +147,23 @@ def _zip(stream: BinaryIO) -> tuple[Any, Numbers]:
     archive = zipfile.ZipFile(stream)
     names = archive.namelist()
     root = next(n for n in names if n.endswith("data.pkl")).removesuffix("data.pkl")
-    if f"{root}constants.pkl" in names:
-        raise Unsupported("it is a TorchScript program")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise Unsupported("its numbers are big-endian")
     tree = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl"))).load()
+    if isinstance(tree, _Module):
+        tree = _state_dict(tree)
     return tree, lambda storage: archive.read(f"{root}data/{storage.key}")
+
+
+def _state_dict(module: "_Module", place: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a TorchScript program by the names that torch gives them."""
+    out = {}
+    for name, value in module.items():
+        if isinstance(value, Tensor) and name not in CONSTANTS:
+            out[f"{place}{name}"] = value
+        elif isinstance(value, _Module):
+            out |= _state_dict(value, f"{place}{name}.")
+    return out
 
 
 def _legacy(stream: BinaryIO) -> tuple[Any, Numbers]:
@@ -198,6 +213,8 @@ class _Unpickler(pickle.Unpickler):
             return name
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
+        if module.partition(".")[0] == "__torch__":
+            return _Module
         if module == "torch._utils" and name.startswith("_rebuild"):
             raise Unsupported(f"it holds tensors of a special kind ({name})")
         return type(f"{module}.{name}", (_Inert,), {})
@@ -250,6 +267,19 @@ class _Dict(dict):
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class _Module(dict):
+    """Stands for a module of a TorchScript program: its attributes. Its code is not read."""
+
+    def __new__(cls, *_: Any):
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.update(state if isinstance(state, dict) else {})
 
 
 def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
