@@ -20,7 +20,6 @@ from tests.golden.msvp_model import (
     pixels,
     places,
     recipe_values,
-    to_hwc,
 )
 from tests.golden.msvp_training import compare_metrics, compare_schedules, compare_training
 from tests.golden.record import NotUnderstood, Record, under
@@ -29,6 +28,7 @@ from vpjax.backbones.small_vit import SmallViT
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.nn.context import EVALUATION, Context
+from vpjax.weights.msvp import to_hwc
 
 TRAINING = Context(key=jax.random.key(0), noisy_backbone=True)
 BATCH_NORM = {

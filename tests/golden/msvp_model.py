@@ -1,9 +1,7 @@
 """MS-VP as the recordings have it: models, names and layouts, and the recipe of parameters."""
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from flax import nnx
@@ -19,21 +17,10 @@ from vpjax.methods.finetune import Full
 from vpjax.methods.msvp import MSVP
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, partition
+from vpjax.weights import msvp
+from vpjax.weights.msvp import Place
 
-FEATURES = (3, 7, 10, 14, 17, 21, 24)  # the CNN's convolutions behind the first
-PROJECTIONS = ("query", "key", "value")
-INSIDE = {"norm1": "bn1", "norm2": "bn2", "downsample/conv": "downsample.0"}
-INSIDE |= {"downsample/norm": "downsample.1"}
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-HEADS = {CNN: "classifier.4", ResNet: "fc", SmallViT: "head"}
-
-
-class Place(NamedTuple):
-    """Where one of our arrays is among the published ones."""
-
-    name: str
-    shape: tuple[int, ...]
-    ours: Callable  # the published array -> ours
+NAMES = {CNN: "cnn", ResNet: "resnet", SmallViT: "small_vit"}
 
 
 def build(meta: Record) -> Model:
@@ -121,60 +108,8 @@ def places(model: Model) -> dict[str, Place]:
 
 def place(name: str, shape: tuple[int, ...], model: Model) -> Place:
     """Return the place of one array."""
-    part, _, rest = name.partition("/")
-    module, _, leaf = rest.rpartition("/")
-    theirs = f"{module_name(part, module, model)}{LEAVES.get(leaf, leaf)}"
-    if leaf.endswith("_prompt"):
-        return Place(f"prompting.{leaf}", (1, shape[2], *shape[:2]), to_hwc)
-    if module == "fusion" and leaf == "kernel":
-        return Place(theirs, (*shape[::-1], 1, 1), lambda v: v[:, :, 0, 0].T)
-    if leaf in ("cls_token", "pos_embed"):
-        return Place(leaf, (1, *shape), lambda v: v[0])
-    if (projection := module.rpartition("/")[2]) in PROJECTIONS:
-        return fused(theirs, shape, PROJECTIONS.index(projection))
-    if module.endswith("attn/out") and leaf == "kernel":
-        return Place(theirs, (shape[2], math.prod(shape[:2])), lambda v: v.T.reshape(shape))
-    if len(shape) == 4:
-        return Place(theirs, tuple(shape[i] for i in (3, 2, 0, 1)), to_hwio)
-    return Place(theirs, shape[::-1], lambda v: v.T)
-
-
-def fused(theirs: str, shape: tuple[int, ...], number: int) -> Place:
-    """Return the place of a projection in the fused one."""
-    width = math.prod(shape[-2:])
-    rows = slice(number * width, (number + 1) * width)
-    whole = (3 * width, width) if len(shape) == 3 else (3 * width,)
-    return Place(theirs, whole, lambda v: v[rows].T.reshape(shape))
-
-
-def module_name(part: str, module: str, model: Model) -> str:
-    """Return what stands before the last word of a published name, with its dot."""
-    kind = type(model.backbone)
-    if part == "method":
-        if module == "head":
-            return f"{HEADS[kind]}."
-        gated = module == "fusion" and model.method.fusion_type == "gated"
-        return "prompting.gate.0." if gated else "prompting.fusion_conv."
-    layer = re.fullmatch(r"layers/(\d+)(?:/(.*))?", module)
-    inside = layer and layer[2]
-    if kind is CNN:
-        if layer:
-            number = int(layer[1])
-            if number == len(FEATURES):
-                return "classifier.1."
-            return f"features.{FEATURES[number] + (inside == 'norm')}."
-        return {"patch_embed": "features.0.", "patch_norm": "features.1."}[module]
-    if kind is ResNet:
-        if layer:
-            stage, block = divmod(int(layer[1]), 2)
-            return f"layer{stage + 1}.{block}.{INSIDE.get(inside, inside)}."
-        return {"patch_embed": "conv1.", "patch_norm": "bn1."}[module]
-    if layer:
-        inside = re.sub("attn/(query|key|value)", "attn.qkv", inside).replace(
-            "attn/out", "attn.proj"
-        )
-        return f"blocks.{layer[1]}.{inside.replace('/', '.')}."
-    return {"patch_embed": "patch_embed.proj.", "norm": "norm."}.get(module, "")
+    gated = getattr(model.method, "fusion_type", "") == "gated"
+    return msvp.place(name, shape, NAMES[type(model.backbone)], gated)
 
 
 def recipe_values(model: Model, seed: int) -> dict[str, np.ndarray]:
@@ -201,16 +136,6 @@ def recipe(name: str, z: np.ndarray) -> np.ndarray:
         (True, lambda: z / math.sqrt(fan_in)),
     )
     return next(scaled() for fits, scaled in rules if fits)
-
-
-def to_hwc(value: np.ndarray) -> np.ndarray:
-    """Return a prompt 1 C H W as H W C."""
-    return value[0].transpose(1, 2, 0)
-
-
-def to_hwio(value: np.ndarray) -> np.ndarray:
-    """Return a kernel O I H W as H W I O."""
-    return value.transpose(2, 3, 1, 0)
 
 
 def pixels(value: np.ndarray) -> np.ndarray:

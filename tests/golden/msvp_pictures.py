@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.golden.comparison import Comparison, outputs, scaled
-from tests.golden.msvp_model import FEATURES, build, compare_shape, fill, pixels, to_hwc
+from tests.golden.msvp_model import build, compare_shape, fill, pixels
 from tests.golden.record import NotUnderstood, Record, under
 from vpjax.report.plots import gradcam, prompts
+from vpjax.weights.msvp import FEATURES, to_hwc
 
 
 def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from vpjax.runs.restore import checkpoint_place
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.step import State
+from vpjax.weights import learnt
+from vpjax.weights.download import sha256
 
 log = logging.getLogger(__name__)
 HEAD = "method/head/"
@@ -29,11 +32,53 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
         experiment: of the run.
 
     Raises:
-        UserError: if `train.start` is no run, or one of another method, backbone or shape.
+        UserError: if `train.start` is neither a run nor a file of the published code, or one of
+            another method, backbone or shape.
     """
     config = experiment.config
     if not config.train.start:
         return experiment.state, {}
+    if learnt.is_file(config.train.start):
+        where, found = _of_file(experiment)
+        facts = {"file": str(where), "sha256": sha256(where)}
+        said = str(where)
+    else:
+        where, found, step = _of_run(experiment)
+        facts = {"run": str(where), "step": step}
+        said = f"{where}, step {step}"
+    rules = registry.lookup("methods", config.method.name).sharded
+    left, parts = [], {}
+    for part, ours in (
+        ("trainable", experiment.state.trainable),
+        ("stats", experiment.state.stats),
+    ):
+        theirs = dict(found[part])
+        for name, value in ours.items():
+            if name.startswith(HEAD) and _shape(theirs.get(name)) != value.shape:
+                theirs[name] = sharding.to_host(value)
+                left.append(name)
+        differ = [
+            n
+            for n in sorted(ours.keys() | theirs.keys())
+            if _shape(theirs.get(n)) != _shape(ours.get(n))
+        ]
+        if differ:
+            n = differ[0]
+            raise UserError(
+                f"train.start: {n} is {_shape(theirs.get(n)) or 'absent'} in {where} and "
+                f"{_shape(ours.get(n)) or 'absent'} here. Give both runs the same options."
+            )
+        parts[part] = sharding.place({n: theirs[n] for n in ours}, experiment.mesh, rules)
+    log.info("start     from %s%s", said, "; the head is new" * bool(left))
+    if "file" in facts:
+        taken = len(experiment.state.trainable) + len(experiment.state.stats) - len(left)
+        log.info("          %d arrays taken, such as %s", taken, sorted(set(parts["trainable"]))[0])
+    return dataclasses.replace(experiment.state, **parts), {"start": facts | {"left_out": left}}
+
+
+def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
+    """Return the folder of another run, what it has learnt, and its step."""
+    config = experiment.config
     where, _, checkpoint = config.train.start.partition("#")
     folder = local_folder(where)
     before = recorded.load(folder)
@@ -54,32 +99,42 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
 
     with contextlib.closing(Checkpoints(path)) as checkpoints:
         found, meta = checkpoints.read_weights(check, step)
-    rules = registry.lookup("methods", config.method.name).sharded
-    left, parts = [], {}
-    for part, ours in (
-        ("trainable", experiment.state.trainable),
-        ("stats", experiment.state.stats),
-    ):
-        theirs = dict(found[part])
-        for name, value in ours.items():
-            if name.startswith(HEAD) and _shape(theirs.get(name)) != value.shape:
-                theirs[name] = sharding.to_host(value)
-                left.append(name)
-        differ = [
-            n
-            for n in sorted(ours.keys() | theirs.keys())
-            if _shape(theirs.get(n)) != _shape(ours.get(n))
-        ]
-        if differ:
-            n = differ[0]
-            raise UserError(
-                f"train.start: {n} is {_shape(theirs.get(n)) or 'absent'} in {folder} and "
-                f"{_shape(ours.get(n)) or 'absent'} here. Give both runs the same options."
-            )
-        parts[part] = sharding.place({n: theirs[n] for n in ours}, experiment.mesh, rules)
-    log.info("start     from %s, step %d%s", folder, meta["step"], "; the head is new" * bool(left))
-    facts = {"run": str(folder), "step": meta["step"], "left_out": left}
-    return dataclasses.replace(experiment.state, **parts), {"start": facts}
+    return folder, found, meta["step"]
+
+
+def _of_file(experiment: Experiment) -> tuple[Path, dict[str, Any]]:
+    """Return a file of the published code, and what it has learnt."""
+    config, state = experiment.config, experiment.state
+    path = local_folder(config.train.start)
+    ours = state.trainable | state.stats
+    compared = {n: experiment.frozen[n] for n in learnt.COMPARED if n in experiment.frozen}
+    expected = {n: v.shape for n, v in (ours | compared).items()}
+    classes = len(experiment.classes.names)
+    found = learnt.read(path, config.method.name, config.backbone.name, expected, classes)
+    for name, value in compared.items():
+        there = found.pop(name, None)
+        if there is not None:
+            _check_frozen(path, name, there, sharding.to_host(value))
+    parts = {"trainable": {}, "stats": {}}
+    for name, value in found.items():
+        parts["stats" if name in state.stats else "trainable"][name] = value
+    return path, parts
+
+
+def _check_frozen(path: Path, name: str, there: np.ndarray, here: np.ndarray) -> None:
+    """Raise a UserError if a file was learnt beside other frozen numbers.
+
+    Half precision of the published CLIPs is no difference.
+    """
+    if there.shape == here.shape and np.allclose(there, here, rtol=1e-2, atol=2e-3):
+        return
+    what = "backbone"
+    if name == learnt.TEXT:
+        what = "text features: other classes, another order of them, templates or CLIP"
+    raise UserError(
+        f"train.start: what {path} holds was learnt with another {what}; {name} differs. Give the "
+        "run the data, weights and options of the file."
+    )
 
 
 def _shape(array: Any) -> tuple[int, ...] | None:

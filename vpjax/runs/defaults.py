@@ -64,7 +64,8 @@ def get_config() -> ConfigDict:
     config.train.select = "last"  # the checkpoint that is reported: "last", or "best" on val
     config.train.test_best = False  # True: also save and test the checkpoint that is best on val
     # Folder of a run of the same method and backbone, whose learnt parameters this one begins with;
-    # RUN#best or RUN#500 chooses a checkpoint. A head for other classes begins anew.
+    # RUN#best or RUN#500 chooses a checkpoint. A head for other classes begins anew. Or a file of
+    # the published code of VPT, SA2VP, MS-VP or MoP, see docs/migrating.md.
     config.train.start = ""
     config.train.trainable = ""  # regular expression over parameter names; "": the method's own
 
