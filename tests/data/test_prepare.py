@@ -271,7 +271,7 @@ def test_unknown_names(tmp_path):
     with pytest.raises(UserError, match="Did you mean 'cifar10'"):
         open_source("cifar01", "train", tmp_path)
     with pytest.raises(UserError, match="not of the form"):
-        open_source("cifar 10", "train", tmp_path)
+        open_source("cifar?10", "train", tmp_path)
     with pytest.raises(UserError, match="no config 'infrared'. Its configs: rgb, all"):
         open_source("eurosat/infrared", "train", tmp_path)
     with pytest.raises(UserError, match="version there: 3.0.2; prepared in .*: none"):
