@@ -118,7 +118,7 @@ def test_files_of_the_page_are_written():
         ("--my_mode testall", ["of SA2VP", "evaluates images that it trained on"]),
         ("--my_mode trainval_test", ["--config sa2vp_vtab:mode=trainval_test"]),
         ("--update_freq 4", ["--config.train.accumulate=4"]),
-        ("--data_set SVHN_S", ["sa2vp_vtab:task=svhn"]),
+        ("--data_set SVHN_S", ["sa2vp_vtab:task=SVHN_S"]),
         ("--prompt_scales full --fusion_type gated", ["scales=full", "fusion=gated"]),
         ("--root /data", ["--config.data.dir=/data"]),
         ("tune --train-type prompt", ["tune --config vtab:method=vpt_deep"]),

@@ -64,11 +64,11 @@ SOLVER.WARMUP_EPOCH | --config.optim.warmup_epochs=VALUE |
 SOLVER.TOTAL_EPOCH | --config.train.epochs=VALUE |
 SOLVER.LOG_EVERY_N | --config.train.log_every=VALUE |
 SOLVER.DBG_TRAINABLE | - | what trains is in every log.txt and result.json
-DATA.NAME | --config vpt_fgvc:task=cub | CUB; nabirds, OxfordFlowers flowers, StanfordDogs dogs, \
+DATA.NAME | --config vpt_fgvc:task=VALUE | CUB, nabirds, OxfordFlowers, StanfordDogs, \
 StanfordCars cars; vtab-svhn and the rest: vpt_vtab:task=svhn
 DATA.DATAPATH | --config.data.dir=VALUE | VPT's JSON lists: vpt_fgvc:task=cub,data=fgvc
-DATA.FEATURE | --config.backbone.weights=vit_b16_in21k | sup_vitb16_imagenet21k, and seed 4's \
-sup_vitb16; mae_vitb16 mae_b16, mocov3_vitb mocov3_b16, swinb_imagenet22k_224 swin_b_in22k
+DATA.FEATURE | --config vpt_fgvc:backbone=VALUE | its names are known, and so are all \
+weights by name, file or hub
 DATA.PERCENTAGE | --config.data.train=train[:10%] | 0.1; the first images
 DATA.NUMBER_CLASSES | - | comes from the data
 DATA.MULTILABEL | --config.train.loss=sigmoid |
@@ -104,7 +104,7 @@ _SA2VP = """
 --my_mode | --config sa2vp_vtab:mode=VALUE | trainval_test trains on train and val together, \
 chooses nothing, reports test; train_val chooses on val. testall evaluates images that it trained \
 on, and its last checkpoint is then tested: that is trainval_test
---data_set | --config sa2vp_vtab:task=svhn | SVHN_S; CUB, BIRD, FLOWER, DOG, CAR: \
+--data_set | --config sa2vp_vtab:task=VALUE | VTAB-1k; CUB, BIRD, FLOWER, DOG, CAR: \
 sa2vp_fgvc:task=cub; names that end in _DAM: sa2vp_hta:task=cifar10
 --data_path | --config.data.dir=VALUE | the text files: data.name=vtab1k:FOLDER
 --nb_classes | - | comes from the data
