@@ -1,4 +1,4 @@
-"""Files that the published code writes: each number has its place, and what does not fit is said."""
+"""Files that the published code writes: each number has its place, the rest is said."""
 
 from pathlib import Path
 
