@@ -55,7 +55,7 @@ def write(path: Path, tree: Any, program: bool = False) -> Path:
 
     Args:
         path: the file.
-        tree: what it holds.
+        tree: what it holds; arrays in a tuple stay arrays of numpy, all others become tensors.
         program: as `torch.jit.save` does, with names split at their points into modules.
     """
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
@@ -114,4 +114,6 @@ def _with_tensors(tree: Any) -> Any:
         return out
     if isinstance(tree, dict):
         return {key: _with_tensors(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return tree[0]
     return [_with_tensors(v) for v in tree] if isinstance(tree, list) else tree

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vpjax
+from tests.helpers import torch_files
 from tests.helpers.runs import command, config, newest, result
 from vpjax.core.errors import UserError
 from vpjax.runs.fit import fit
@@ -125,3 +126,48 @@ def test_extend_on_the_command_line(tmp_path):
     done = command(*words, "--config.train.steps=4", "--extend")
     assert done.returncode == 0, done.stderr_text
     assert result(tmp_path)["step"] == 4 and newest(tmp_path).name == "4"
+
+
+def published(path, tokens=8, layers=4, dim=48):
+    """Returns prompts as VPT's published code writes them, and their file."""
+    draw = np.random.default_rng(0).standard_normal
+    tree = {
+        "shallow_prompt": draw((1, tokens, dim)),
+        "deep_prompt": draw((layers - 1, tokens, dim)),
+    }
+    tree = {name: value.astype(np.float32) for name, value in tree.items()}
+    return tree, torch_files.write(path, tree)
+
+
+def test_a_run_begins_with_prompts_of_the_published_code(tmp_path):
+    count = len([n for n in shapes_of("vpt_deep") if n.startswith("method/prompts/")])
+    tree, path = published(tmp_path / "prompt_ep3.pth", layers=count)
+    start = {"start": str(path), "steps": 1}
+    found = fit(config(train=start, optim={"lr": 0.0}), tmp_path / "run")
+    assert found["start"]["file"] == str(path) and len(found["start"]["sha256"]) == 64
+    assert found["start"]["left_out"] == ["method/head/bias", "method/head/kernel"]
+    learnt = trainable(tmp_path / "run")
+    np.testing.assert_array_equal(learnt["method/prompts/0"], tree["shallow_prompt"][0])
+    np.testing.assert_array_equal(learnt["method/prompts/1"], tree["deep_prompt"][0])
+
+
+def shapes_of(label):
+    from vpjax.runs.experiment import prepare
+
+    return prepare(config(label)).state.trainable
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": 3}, r"method/prompts/0 is \(3, 48\) in .*prompt_ep3.pth and \(8, 48\) here"),
+        ({"layers": 2}, r"method/prompts/\d is absent in .*prompt_ep3.pth and \(8, 48\) here"),
+        ({"layers": 9}, r"method/prompts/more is .* in .*prompt_ep3.pth and absent here"),
+    ],
+)
+def test_prompts_of_the_published_code_that_do_not_fit(tmp_path, changes, message):
+    _, path = published(tmp_path / "prompt_ep3.pth", **changes)
+    with pytest.raises(UserError, match=f"train.start: {message}"):
+        fit(config(train={"start": str(path)}), tmp_path / "run")
+    with pytest.raises(UserError, match="cannot begin a run of finetune.Linear"):
+        fit(config("linear", train={"start": str(path)}), tmp_path / "other")

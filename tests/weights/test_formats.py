@@ -222,6 +222,25 @@ def test_a_program_of_foreign_objects(tmp_path):
             read(path)
 
 
+def test_arrays_of_numpy_among_tensors(tmp_path):
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
+        "b": np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
+        "c": np.arange(4, dtype=">f8"),
+        "d": np.array([True, False]),
+    }
+    path = torch_files.write(
+        tmp_path / "a.pth", {n: (a,) for n, a in arrays.items()} | {"t": np.ones(2, np.float32)}
+    )
+    found = read(path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert found["t"].shape == (2,) and shapes(path)["a"] == (1, 2, 3)
+    for bad in (np.array([len], object), np.array(["x"]), np.zeros(1, [("x", "f4")])):
+        with pytest.raises(UserError):
+            read(torch_files.write(tmp_path / "b.pth", {"a": (bad,)}))
+
+
 # Damage
 
 

@@ -25,6 +25,9 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from vpjax.weights import torch_numpy
+from vpjax.weights.torch_numpy import Array
+
 # Keys below which training scripts store the model's arrays, in the order of search, at most two
 # levels deep. For files that hold no backbone that is known; else see `vpjax.weights.anchor`.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "model_ema", "teacher")
@@ -86,13 +89,20 @@ def read(path: Path, pick: Pick | None = None) -> dict[str, np.ndarray]:
     Raises: Unsupported if only torch can read it; nearly any exception if the file is damaged.
     """
     with _opened(path) as (tree, numbers):
-        tensors = _some(unwrap(tree, Tensor), tree) if pick is None else _some(flatten(tree), tree)
+        tensors = (
+            _some(unwrap(tree, Tensor | Array), tree)
+            if pick is None
+            else _some(flatten(tree), tree)
+        )
         if pick is not None:
             tensors = {ours: tensors[name] for name, ours in pick(tensors.keys()).items()}
-        flat = {t.storage: None for t in tensors.values()}
+        flat = {t.storage: None for t in tensors.values() if isinstance(t, Tensor)}
         for storage in flat:
             flat[storage] = np.frombuffer(numbers(storage), storage.dtype)
-        return {name: _view(t, flat[t.storage]) for name, t in tensors.items()}
+        return {
+            name: t.value if isinstance(t, Array) else _view(t, flat[t.storage])
+            for name, t in tensors.items()
+        }
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -104,9 +114,9 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in _some(flatten(tree), tree).items()}
 
 
-def flatten(tree: Any, place: str = "") -> dict[str, Tensor]:
+def flatten(tree: Any, place: str = "") -> dict[str, Tensor | Array]:
     """Return all tensors of nested containers, keys joined by "/"."""
-    if isinstance(tree, Tensor):
+    if isinstance(tree, Tensor | Array):
         return {place: tree}
     if isinstance(tree, list | tuple):
         tree = dict(enumerate(tree))
@@ -118,7 +128,7 @@ def flatten(tree: Any, place: str = "") -> dict[str, Tensor]:
     return out
 
 
-def unwrap(tree: Any, kind: type, depth: int = 3) -> dict[str, Any]:
+def unwrap(tree: Any, kind: Any, depth: int = 3) -> dict[str, Any]:
     """Return the arrays, values of type `kind`, in the first of `WRAPPERS`, else in `tree`."""
     if not isinstance(tree, Mapping) or not depth:
         return {}
@@ -128,7 +138,7 @@ def unwrap(tree: Any, kind: type, depth: int = 3) -> dict[str, Any]:
     return {n: v for n, v in tree.items() if isinstance(n, str) and isinstance(v, kind)}
 
 
-def _some(tensors: dict[str, Tensor], tree: Any) -> dict[str, Tensor]:
+def _some(tensors: dict[str, Any], tree: Any) -> dict[str, Any]:
     if not tensors:
         found = list(tree)[:8] if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
         raise Unsupported(f"it holds no dictionary of arrays; found {found}")
@@ -213,6 +223,8 @@ class _Unpickler(pickle.Unpickler):
             return name
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
+        if found := torch_numpy.allowed(module, name):
+            return found
         if module.partition(".")[0] == "__torch__":
             return _Module
         if module == "torch._utils" and name.startswith("_rebuild"):
