@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """Raise what argparse would print."""
-        raise UserError(f"{message.rstrip(".")}. See {self.prog} --help.")
+        raise UserError(f"{message.rstrip('.')}. See {self.prog} --help.")
 
     @property
     def flags(self) -> list[str]:
