@@ -31,9 +31,9 @@ def config(**choices):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
-    def finish(experiment, state, place):
+    def finish(experiment, state, place, predictions):
         assert read_result(place)["status"] == "finished"  # a picture can lose nothing
-        draw_results(experiment, state, place)
+        draw_results(experiment, state, place, predictions)
 
     fit(config(), folder / "prompted", finish=finish)
     plain = config(prompts="no")
