@@ -31,6 +31,7 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import read_json, write_json
 from vpjax.core.table import table
 from vpjax.data.source import Source
+from vpjax.methods.base import Method
 from vpjax.models.partition import merge
 from vpjax.runs import recorded, workdir
 from vpjax.runs.evaluate import evaluate_split, predict_split
@@ -115,8 +116,11 @@ def score(
     facts["margin_of"] = margin_of(experiment)
     if predictions is not None:
         facts |= {"predictions_of": split} | ({"calibration": calibration} if calibration else {})
-    source = None if predictions is None else experiment.sources[split]
-    write(folder, facts | found, predictions, source, training_counts(train))
+    classes = experiment.classes.names
+    files = None
+    if predictions is not None:
+        files = getattr(experiment.sources[split].records, "names", None)
+    write(folder, facts | found, predictions, classes, files, training_counts(train))
     return found, predictions
 
 
@@ -124,7 +128,8 @@ def write(
     folder: Path,
     content: Mapping[str, Any],
     predictions: AnyPredictions | None,
-    source: Source | None,
+    classes: Sequence[str],
+    files: Sequence[str] | None,
     trained: Int[np.ndarray, " C"] | None,
 ) -> None:
     """Write evaluation.json, predictions.csv and per_class.csv; failing is a warning.
@@ -133,16 +138,15 @@ def write(
         folder: to write to.
         content: of evaluation.json.
         predictions: of a split; None: there are none.
-        source: that split.
+        classes: names of the classes.
+        files: path of each image; None: not known.
         trained: number of training images of each class; None: not known.
     """
     try:
         write_json(folder / "evaluation.json", content)
         if predictions is not None:
-            files = getattr(source.records, "names", None)
-            path = folder / "predictions.csv"
-            write_predictions(path, predictions, source.classes, files)
-            write_per_class(folder / "per_class.csv", predictions, source.classes, trained)
+            write_predictions(folder / "predictions.csv", predictions, classes, files)
+            write_per_class(folder / "per_class.csv", predictions, classes, trained)
     except OSError as e:
         log.warning("%s cannot be written: %s", folder, e.strerror)
 
@@ -207,7 +211,12 @@ def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
 
 def margin_of(experiment: Experiment) -> str:
     """Return which probabilities the margin is of, such as "softmax of 714.3 cosines"."""
-    return f"softmax of {merge(*experiment.parts).method.logit_description}"
+    return margin_of_method(merge(*experiment.parts).method)
+
+
+def margin_of_method(method: Method) -> str:
+    """Return which probabilities the margin of a method's predictions is of."""
+    return f"softmax of {method.logit_description}"
 
 
 def as_table(split: str, numbers: Numbers, margin_of: str) -> str:

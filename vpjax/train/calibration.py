@@ -7,8 +7,8 @@ The confidence of an image is the probability of its predicted class; the expect
 is the mean over images of the difference, in their bin, between mean confidence and accuracy
 (Guo et al. 2017, arXiv 1706.04599). A temperature changes no prediction.
 
-Logits of a whole split may not fit in memory, so they are not needed here: with b = 1 / T the NLL is
-convex, and its sums over images at a grid of b, with their slopes, are enough to find the least.
+Logits of a whole split may not fit in memory, so they are not needed here: with b = 1 / T the NLL
+is convex, and its sums over images at a grid of b, with their slopes, are enough to find the least.
 """
 
 import functools
@@ -90,7 +90,7 @@ def sums(logits: Float[Array, "B C"], labels: Int[Array, " B"], mask: Bool[Array
 
 
 def tempered(temperature: float) -> Callable:
-    """Return the function logits, labels, mask -> probability of the predicted class, -1 of padding.
+    """Return the function logits, labels, mask -> probability of the best class, -1 of padding.
 
     Args:
         temperature: that logits are divided by.

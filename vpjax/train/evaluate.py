@@ -30,7 +30,6 @@ from vpjax.train.metrics import average_precision, best_f1, mean_recall, roc_auc
 from vpjax.train.sharding import prefetch, to_host
 from vpjax.train.step import ToInput
 
-
 TOP = 5  # classes of an image that are kept
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vpjax.report.plots.style import GREY, PALETTE, SIZE, figure_of, plain
-from vpjax.report.plots.subject import Subject
+from vpjax.report.plots.subject import Answered, Subject
 from vpjax.train.calibration import BINS, Bin, expected_error, reliability
 from vpjax.train.metrics import wilson
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def calibration(subject: Subject) -> "Figure":
+def calibration(subject: Subject | Answered) -> "Figure":
     """Draw the reliability curve of the test split, and how many images each bin has."""
     predictions = subject.predictions
     right = predictions.labels == predictions.predictions
@@ -40,7 +40,7 @@ def calibration(subject: Subject) -> "Figure":
     above.set_xlim(0, 100)
     above.set_ylim(-2, 102)
     above.legend(frameon=False, fontsize=SIZE - 1, loc="upper left")
-    split = subject.experiment.sources[subject.split].name
+    split = subject.source.name
     above.set_title(f"{split}, {len(right):,} images", fontsize=SIZE, loc="left")
     below.set_ylabel("images", fontsize=SIZE)
     below.set_xlabel(f"confidence (%), {BINS} bins", fontsize=SIZE)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain, shortened
-from vpjax.report.plots.subject import Subject
+from vpjax.report.plots.subject import Answered, Subject
 from vpjax.runs.split_files import class_accuracy
 from vpjax.train import metrics
 
@@ -27,7 +27,7 @@ def shares(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     return table / (table.sum(1, keepdims=True) + 1e-8)
 
 
-def confusion(subject: Subject) -> "Figure":
+def confusion(subject: Subject | Answered) -> "Figure":
     """Draw the confusion matrix of the test split."""
     table = metrics.confusion(*subject.tested, len(subject.classes))
     classes, values = len(table), shares(table)
@@ -56,7 +56,7 @@ def confusion(subject: Subject) -> "Figure":
     return figure
 
 
-def per_class(subject: Subject) -> "Figure":
+def per_class(subject: Subject | Answered) -> "Figure":
     """Draw the accuracy of each class; of many classes the best and the worst."""
     found = class_accuracy(subject.predictions, len(subject.classes))
     values, images = found["accuracy"], found["images"]

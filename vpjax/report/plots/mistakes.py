@@ -8,14 +8,13 @@ Where images have several classes: the classes of the highest probability that a
 have, and those of the lowest that it has.
 """
 
-import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, blank, figure_of, shortened
-from vpjax.report.plots.subject import Subject
+from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, blank, figure_of
+from vpjax.report.plots.subject import Answered, Subject
 from vpjax.runs import mistakes as find
 from vpjax.train.evaluate import Predictions
 
@@ -26,7 +25,7 @@ COLUMNS = 6
 PAIRS = 3  # pairs of classes
 EDGE = 200  # pixels of a picture, at most
 WIDTH, HEIGHT = 1.28, 1.78  # inches of a picture with what is written below it
-LONGEST = 22  # letters of a file's path
+LONG, LONGEST = 13, 22  # letters of a class's name, and of a file's path
 HEAD = 0.34  # inches of a heading
 
 
@@ -45,7 +44,7 @@ class Section(NamedTuple):
     shown: list[Shown]
 
 
-def mistakes(subject: Subject) -> "Figure":
+def mistakes(subject: Subject | Answered) -> "Figure":
     """Draw the mistakes of the test split."""
     parts = [s for s in sections(subject) if s.shown]
     rows = [(s, -(-len(s.shown) // COLUMNS)) for s in parts]
@@ -66,7 +65,7 @@ def mistakes(subject: Subject) -> "Figure":
     return figure
 
 
-def sections(subject: Subject) -> list[Section]:
+def sections(subject: Subject | Answered) -> list[Section]:
     """Return what to show of a run, the surest mistakes first."""
     found, classes = subject.predictions, subject.classes
     if not isinstance(found, Predictions):
@@ -92,26 +91,25 @@ def sections(subject: Subject) -> list[Section]:
 
 
 def _one(i: int, found: Predictions, classes: tuple[str, ...]) -> Shown:
-    said = f"{shortened(classes[found.predictions[i]])} ({100 * found.shares[i, 0]:.0f} %)"
-    true = f"is {shortened(classes[found.labels[i]])} ({100 * found.own[i]:.0f} %)"
+    said = f"{_cut(classes[found.predictions[i]])} ({100 * found.shares[i, 0]:.0f} %)"
+    true = f"is {_cut(classes[found.labels[i]])} ({100 * found.own[i]:.0f} %)"
     return Shown(int(i), (said, true), bool(found.labels[i] == found.predictions[i]))
 
 
 def _two(i: int, found: Predictions, classes: tuple[str, ...]) -> Shown:
-    """Return a picture with its two best classes, of which the true one is named."""
+    """Return a picture with its two best classes."""
     best = zip(found.top[i, :2], found.shares[i, :2], strict=True)
-    lines = [f"{shortened(classes[k])} ({100 * share:.0f} %)" for k, share in best]
+    lines = [f"{_cut(classes[k])} ({100 * share:.0f} %)" for k, share in best]
     right = bool(found.labels[i] == found.predictions[i])
-    true = "" if found.labels[i] in found.top[i, :2] else f", is {classes[found.labels[i]]}"
-    return Shown(int(i), (lines[0], f"or {' or '.join(lines[1:])}{true}"), right)
+    return Shown(int(i), (lines[0], f"or {lines[-1]}"), right)
 
 
 def _several(said: find.Said, classes: tuple[str, ...]) -> Shown:
-    return Shown(said.image, (shortened(classes[said.label]), f"{100 * said.share:.0f} %"))
+    return Shown(said.image, (_cut(classes[said.label]), f"{100 * said.share:.0f} %"))
 
 
-def _title(subject: Subject) -> str:
-    found, source = subject.predictions, subject.experiment.sources[subject.split]
+def _title(subject: Subject | Answered) -> str:
+    found, source = subject.predictions, subject.source
     count = f"{len(found.labels):,} images"
     if not isinstance(found, Predictions):
         return f"{source.name}, {count}"
@@ -120,7 +118,7 @@ def _title(subject: Subject) -> str:
 
 
 def _picture(
-    figure: "Figure", subject: Subject, shown: Shown, place: tuple[int, float, float]
+    figure: "Figure", subject: Subject | Answered, shown: Shown, place: tuple[int, float, float]
 ) -> None:
     """Draw a picture into its column, below `top` inches of a figure of `height`."""
     column, top, height = place
@@ -134,22 +132,25 @@ def _picture(
     inks = (PALETTE[0] if shown.right else PALETTE[1], INK, GREY)
     lines = (*shown.lines, _named(subject, shown.image))
     for i, (line, ink) in enumerate(zip(lines, inks, strict=True)):
-        text = textwrap.shorten(line, 25, placeholder="…")
         at = {"xy": (0.0, 0.0), "xycoords": "axes fraction", "textcoords": "offset points"}
         form = {"va": "top", "size": SIZE - 2.2, "color": ink}
-        axes.annotate(text, xytext=(0, -3 - 9.5 * i), **at, **form)
+        axes.annotate(line, xytext=(0, -3 - 9.5 * i), **at, **form)
 
 
-def _named(subject: Subject, index: int) -> str:
+def _cut(name: str) -> str:
+    return name if len(name) <= LONG else name[: LONG - 1] + "…"
+
+
+def _named(subject: Subject | Answered, index: int) -> str:
     """Return the end of a file's path, or an image's number."""
-    files = getattr(subject.experiment.sources[subject.split].records, "names", None)
+    files = getattr(subject.source.records, "names", None)
     name = f"image {index}" if files is None or files[index].isdecimal() else files[index]
     return name if len(name) <= LONGEST else "…" + name[1 - LONGEST :]
 
 
-def picture(subject: Subject, index: int) -> np.ndarray:
+def picture(subject: Subject | Answered, index: int) -> np.ndarray:
     """Return an image of the split to show, uint8 h w 3 or h w, at most `EDGE` high and wide."""
-    pixels = subject.experiment.sources[subject.split][index]["image"]
+    pixels = subject.source[index]["image"]
     image = Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels)
     image.thumbnail((EDGE, EDGE))
     return np.asarray(image)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vpjax.core.errors import UserError
+from vpjax.data.source import Source
 from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
@@ -133,8 +134,32 @@ class Subject:
         return predict_split(self.experiment, self.state, self.split, known)[1]
 
     @property
+    def source(self) -> Source:
+        """The images of the split."""
+        return self.experiment.sources[self.split]
+
+    @property
     def tested(self) -> tuple[np.ndarray, np.ndarray]:
         """True and predicted classes of the n images of the split."""
+        return self.predictions.labels, self.predictions.predictions
+
+
+class Answered(NamedTuple):
+    """What the pictures of predictions need of a subject, where nothing else is known of it.
+
+    Attributes:
+        predictions: of the images.
+        classes: names of the classes.
+        source: the images.
+    """
+
+    predictions: AnyPredictions
+    classes: tuple[str, ...]
+    source: Source
+
+    @property
+    def tested(self) -> tuple[np.ndarray, np.ndarray]:
+        """True and predicted classes of the images."""
         return self.predictions.labels, self.predictions.predictions
 
 
