@@ -7,11 +7,13 @@ import logging
 from pathlib import Path
 
 from vpjax.core import distributed
+from vpjax.data.source import Source
 from vpjax.report.plots import pictures
 from vpjax.report.plots.curves import draw_curves
-from vpjax.report.plots.subject import Subject
+from vpjax.report.plots.subject import Answered, Subject
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.split_files import AnyPredictions
+from vpjax.train.evaluate import Predictions
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,28 @@ def draw_results(
         try:
             if picture.after_training and picture.applies(subject):
                 pictures.save(subject, name)
+        except Exception as e:
+            _warn(name, e)
+
+
+def draw_answers(
+    predictions: AnyPredictions, classes: tuple[str, ...], source: Source, folder: Path
+) -> None:
+    """Draw the pictures of predictions, where no experiment is there; failing is a warning.
+
+    Args:
+        predictions: of labelled images.
+        classes: their names.
+        source: the images.
+        folder: to draw into.
+    """
+    answered, names = Answered(predictions, classes, source), ["mistakes"]
+    if isinstance(predictions, Predictions):
+        names += ["confusion", "per_class", "calibration"]
+    for name in names:
+        try:
+            figure = pictures.PICTURES[name].draw(answered)
+            figure.savefig(folder / f"{name}.png", dpi=pictures.DPI, bbox_inches="tight")
         except Exception as e:
             _warn(name, e)
 

@@ -2,14 +2,16 @@
 
     evaluate_place(load_run("runs/pets"), "photos/")
 
-They are matched by the names of their folders. Files that cannot be read are named, counted and left
-out. A run's folder gets `evaluations/<n>` with evaluation.json, predictions.csv and per_class.csv.
+They are matched by the names of their folders. Files that cannot be read are named, counted and
+left out. The run's folder gets `evaluations/<n>` with evaluation.json, predictions.csv and
+per_class.csv.
 """
 
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vpjax.core.errors import UserError
 from vpjax.data.forgiving import Forgiving
 from vpjax.data.labelled import open_labelled, without
 from vpjax.data.source import Source
@@ -68,12 +70,16 @@ def evaluate_place(run: Run, where: Path, split: str = "", batch_size: int = BAT
     known = recorded_calibration(run.folder, run.step)
     heat = known.get("temperature")
     look = None if heat is None else tempered(heat)
-    values, predictions, seen = run.measure(source, batch_size, look)
+    try:
+        values, predictions, seen = run.measure(source, batch_size, look)
+    except UserError as error:
+        if len(source.unreadable) < len(source):
+            raise
+        names = source.records.names
+        raise none_readable({names[i]: w for i, w in source.unreadable.items()}) from error
     predictions = with_temperature(predictions, heat, seen)
     names = source.records.names
     skipped = {names[i]: why for i, why in sorted(source.unreadable.items())}
-    if len(skipped) == len(source):
-        raise none_readable(skipped)
     left = without(source, source.unreadable)
     facts: dict[str, Any] = {"step": run.step, "data": source.name, "images": len(left)}
     facts |= {"skipped": skipped, "predictions_of": "test"}

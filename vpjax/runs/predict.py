@@ -3,6 +3,7 @@
 for answer in answers(run, photos, top_k=3): print(answer.path, answer.names, answer.shares)
 """
 
+import collections
 import dataclasses
 import functools
 import time
@@ -16,7 +17,10 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from vpjax.data import Loader, preset
+from vpjax.data.files import composed
 from vpjax.data.forgiving import readable_batches
+from vpjax.data.order import few
+from vpjax.data.photo_paths import Photo
 from vpjax.data.source import Source
 from vpjax.models.partition import ModelParts, merge
 from vpjax.runs.experiment import BuiltModel
@@ -172,29 +176,98 @@ class Answer(NamedTuple):
     true: str = ""
 
 
-def answers_of(
-    batch: Batch, shares: Float[np.ndarray, "n C"], classes: Sequence[str], top_k: int, **facts: Any
-) -> Iterator[Answer]:
-    """Yield an answer for each image of a batch.
+def answers(
+    run: Any,
+    source: Source,
+    photos: Sequence[Photo],
+    top_k: int = 1,
+    batch_size: int = BATCH,
+    temperature: float = 1.0,
+) -> Iterator[list[Answer]]:
+    """Yield the answers for each batch, of images that can be read, in order.
 
     Args:
-        batch: of outputs.
-        shares: probabilities of its images.
-        classes: names of the classes.
-        top_k: how many of them to tell.
-        facts: "photos", of all images; "multilabel", whether an image may have several classes.
+        run: a `vpjax.runs.run.Run`.
+        source: of the photos; a forgiving one notes those that cannot be read.
+        photos: all of them.
+        top_k: classes to tell of each, the best first.
+        batch_size: images that are computed at once.
+        temperature: that logits are divided by.
     """
-    milliseconds = 1000 * batch.seconds / max(len(batch.index), 1)
-    for i, row in zip(batch.index.tolist(), shares, strict=True):
-        best = np.argsort(-row, kind="stable")[:top_k].tolist()
-        said = np.flatnonzero(row >= HALF) if facts["multilabel"] else ()
-        photo = facts["photos"][i]
-        yield Answer(
-            photo.path,
-            tuple(best),
-            tuple(classes[k] for k in best),
-            tuple(float(row[k]) for k in best),
-            tuple(classes[k] for k in said),
-            milliseconds,
-            photo.label,
-        )
+    for batch in run.predictor.outputs(source, batch_size):
+        shares = probabilities(batch.values["logits"], run.multilabel, temperature)
+        milliseconds = 1000 * batch.seconds / max(len(batch.index), 1)
+        rows = zip(batch.index.tolist(), shares, strict=True)
+        yield [_answer(run, photos[i], row, top_k, milliseconds) for i, row in rows]
+
+
+def _answer(run, photo, row, top_k, milliseconds):
+    best = np.argsort(-row, kind="stable")[:top_k].tolist()
+    said = np.flatnonzero(row >= HALF) if run.multilabel else ()
+    names = tuple(run.classes[k] for k in best)
+    shares = tuple(float(row[k]) for k in best)
+    several = tuple(run.classes[k] for k in said)
+    return Answer(photo.path, tuple(best), names, shares, several, milliseconds, photo.label)
+
+
+def matched(photos: Sequence[Photo], classes: Sequence[str]) -> tuple[list[Photo], str]:
+    """Return photos with their true classes if those of all are known to a run, else with none.
+
+    Args:
+        photos: with the names of their folders, or what a list says.
+        classes: of the run.
+
+    Returns:
+        The photos; and, where only some are known, why there is no accuracy.
+    """
+    known = {composed(name): name for name in classes}
+    other = [photo.label for photo in photos if photo.label not in known]
+    if not other:
+        return [photo._replace(label=known[photo.label]) for photo in photos], ""
+    note = ""
+    if len(other) < len(photos):
+        names = few(dict.fromkeys(name or "no folder" for name in other))
+        note = f"no accuracy: {len(other)} images are of no class of the run ({names})"
+    return [photo._replace(label="") for photo in photos], note
+
+
+class Tally:
+    """Counts answers as they come.
+
+    Attributes:
+        images: answers so far.
+        classes: how often each class was the best.
+        skipped: why files could not be read, by path.
+        seconds: that reading and computing took, without compiling.
+    """
+
+    def __init__(self):
+        self.images, self.seconds = 0, 0.0
+        self.classes: collections.Counter[str] = collections.Counter()
+        self.skipped: dict[str, str] = {}
+        self._right = self._labelled = 0
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        self.images += 1
+        self.seconds += answer.milliseconds / 1000
+        self.classes[answer.names[0]] += 1
+        self._labelled += bool(answer.true)
+        self._right += answer.true == answer.names[0]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Percent that are right; None if true classes are not known."""
+        return 100 * self._right / self._labelled if self._labelled else None
+
+    def lines(self) -> list[str]:
+        """Return what to say at the end."""
+        rate = self.images / self.seconds if self.seconds else 0.0
+        out = [f"{self.images:,} images in {self.seconds:.1f} s ({rate:.1f} a second)"]
+        if self.accuracy is not None:
+            where = "their folders are called as the run's classes"
+            out.append(f"accuracy {self.accuracy:.2f} % ({self._right} right): {where}")
+        if self.skipped:
+            out.append(f"{len(self.skipped)} files could not be read and are left out:")
+            out += [f"  {path}: {why}" for path, why in self.skipped.items()]
+        return out

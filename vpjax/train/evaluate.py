@@ -216,6 +216,9 @@ def evaluate(
     Returns:
         The metrics by name, with the primary one, "loss" and "count" always among them; the
         predictions; and what `look` returned of every batch, on the host.
+
+    Raises:
+        UserError: if no image counts.
     """
     total, collected, means, seen = None, [], [], []
     for i, batch in enumerate(prefetch(iter(batches), mesh)):
@@ -231,6 +234,8 @@ def evaluate(
                 del scores["logits"]  # of all images they may be larger than the memory
         collected.append(scores)
     computed, count = jax.device_get(_computed(total))
+    if not count:
+        raise UserError("not one image of the split can be read")
     numbers = {k: float(v) for k, v in computed.items()}
     loss = numbers.pop("loss")
     parts, seen = to_host((collected, seen))
