@@ -62,8 +62,7 @@ def on_photos(arguments: argparse.Namespace, config: "ConfigDict") -> int:
     split = dict(arguments.overrides).get("data.test", "")
     trained = open_run(arguments.workdir, config, checkpoint=arguments.checkpoint)
     found = evaluate_place(trained, arguments.path, split)
-    if config.draw:
-        draw_answers(found.predictions, trained.classes, found.source, found.folder)
+    draw_answers(found.predictions, trained.classes, found.source, found.folder)
     log.info("files     %s", found.folder)
     if found.skipped:
         log.info("%d files could not be read and do not count:", len(found.skipped))

@@ -130,9 +130,10 @@ def find_temperature(batches: list[Sums], images: int) -> Temperature:
     """
     nll, slope = (sum(np.asarray(b[i], np.float64) for b in batches) / images for i in range(2))
     before = _between(1.0, GRID, nll, slope)
-    if slope[-1] < 0:  # however large b, a larger one is better
-        why = "every image is right" if nll[-1] < 1e-3 else f"it would be below {1 / GRID[-1]:.2g}"
-        return Temperature(None, why, before, None)
+    if nll.min() < 1e-6:  # the larger b, the better
+        return Temperature(None, "every image is right", before, None)
+    if slope[-1] < 0:
+        return Temperature(None, f"it would be below {1 / GRID[-1]:.2g}", before, None)
     if slope[0] >= 0:
         why = f"it would be above {1 / GRID[0]:.0f}: the logits say nothing of the classes"
         return Temperature(None, why, before, None)
