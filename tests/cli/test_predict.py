@@ -189,6 +189,7 @@ def test_eval_leaves_out_what_is_broken_and_refuses_other_classes(place, tmp_pat
 
 
 def test_a_page_is_bounded_and_fetches_nothing(tmp_path):
+    big = tmp_path / "<b>&big.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)).save(big)
     tally, file = Tally(), io.StringIO()
     page = answer_page.AnswerPage(file, "A <title>", "about", most=3)

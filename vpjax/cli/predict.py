@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vpjax.data.photo_paths import find_photos
     from vpjax.report.answer_files import Outputs, kind_of
     from vpjax.runs.experiment import decoding
-    from vpjax.runs.predict import Tally, answers, matched
-    from vpjax.runs.run import none_readable, open_run
+    from vpjax.runs.predict import Tally, answers, matched, none_readable
+    from vpjax.runs.run import open_run
 
     logs.to_screen(sys.stderr)  # standard output is for the predictions
     process.start()

@@ -7,11 +7,12 @@ its paths are relative to its folder, or else to the working folder. "-" is stan
 line. A path that leads nowhere is noted, and the others go on.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from vpjax.core.errors import UserError
 from vpjax.data.class_folders import is_split
@@ -38,7 +39,9 @@ class Photos(NamedTuple):
     lost: dict[str, str]
 
 
-def find_photos(where: Sequence[str | os.PathLike], stdin: BinaryIO | None = None) -> Photos:
+def find_photos(
+    where: Sequence[str | os.PathLike], stdin: io.BufferedIOBase | None = None
+) -> Photos:
     """Return the image files of paths, folders and lists; of folders at any depth.
 
     Args:

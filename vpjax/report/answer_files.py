@@ -9,12 +9,13 @@ that are interrupted the part stays.
 """
 
 import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.report.answer_page import AnswerPage
@@ -44,7 +45,9 @@ class CsvWriter:
         labelled: whether folders or lists give a class; then a column has it.
     """
 
-    def __init__(self, file: TextIO, top_k: int, several: bool = False, labelled: bool = False):
+    def __init__(
+        self, file: io.TextIOBase, top_k: int, several: bool = False, labelled: bool = False
+    ):
         self._writer, self._top_k = csv.writer(file, lineterminator="\n"), top_k
         self._several, self._labelled, self._file = several, labelled, file
         columns = ["path", "label", "class", "probability"]
@@ -74,7 +77,7 @@ class JsonWriter:
         several: whether an image may have several classes.
     """
 
-    def __init__(self, file: TextIO, several: bool = False):
+    def __init__(self, file: io.TextIOBase, several: bool = False):
         self._file, self._several = file, several
 
     def add(self, answer: Answer) -> None:
@@ -113,7 +116,7 @@ class Outputs:
         labelled: bool,
         facts: Mapping[str, Any],
     ):
-        self._files: list[tuple[TextIO, Path]] = []
+        self._files: list[tuple[io.TextIOBase, Path]] = []
         self._writers: list[Writer] = []
         known = {
             "csv": lambda file: CsvWriter(file, top_k, several, labelled),

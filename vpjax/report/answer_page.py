@@ -7,7 +7,6 @@ import base64
 import io
 from html import escape
 from pathlib import Path
-from typing import TextIO
 
 from PIL import Image
 
@@ -33,7 +32,7 @@ class AnswerPage:
     """
 
     def __init__(
-        self, file: TextIO, title: str, about: str, how: Decoding = PLAIN, most: int = MOST
+        self, file: io.TextIOBase, title: str, about: str, how: Decoding = PLAIN, most: int = MOST
     ):
         self._file, self._title, self._about = file, title, about
         self._how, self._most, self._cards = how, most, []

@@ -17,8 +17,8 @@ from vpjax.data.labelled import open_labelled, without
 from vpjax.data.source import Source
 from vpjax.runs.evaluate import with_temperature
 from vpjax.runs.experiment import decoding
-from vpjax.runs.predict import BATCH
-from vpjax.runs.run import Run, none_readable
+from vpjax.runs.predict import BATCH, none_readable
+from vpjax.runs.run import Run
 from vpjax.runs.scores import (
     CALIBRATION,
     as_table,

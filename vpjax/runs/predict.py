@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from vpjax.core.errors import UserError
 from vpjax.data import Loader, preset
 from vpjax.data.files import composed
 from vpjax.data.forgiving import readable_batches
@@ -60,6 +61,22 @@ class Prediction:
         more = [f"... and {len(lines) - 10} more"] * (len(lines) > 10)
         lost = [f"{len(self.skipped)} could not be read"] * bool(self.skipped)
         return "\n".join([f"{len(self)} images", *lines[:10], *more, *lost])
+
+
+def none_readable(skipped: Mapping[str, str], name: str = "images") -> UserError:
+    """Return the error for images of which not one can be read.
+
+    Args:
+        skipped: why, by path.
+        name: of the images.
+    """
+    if not skipped:
+        return UserError(f"{name} has no images; give at least one")
+    first, why = next(iter(skipped.items()))
+    return UserError(
+        f"none of {len(skipped)} images can be read; the first is {first}: {why}. Give paths of "
+        "images, folders of images, or lists of paths."
+    )
 
 
 class Batch(NamedTuple):

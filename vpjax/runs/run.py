@@ -18,21 +18,19 @@ from vpjax.data import from_arrays, open_images, open_source
 from vpjax.data.forgiving import Forgiving, readable_batches
 from vpjax.data.labelled import is_place, open_labelled
 from vpjax.data.source import Source
-from vpjax.models.create import create_model
 from vpjax.models.model import Model
-from vpjax.models.partition import ModelParts, merge, partition, trainable_line
+from vpjax.models.partition import ModelParts, merge, trainable_line
 from vpjax.runs import recorded
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
     ClassInfo,
-    GivenModel,
     build_model,
     decoding,
     make_criterion,
-    method_spec,
 )
-from vpjax.runs.predict import BATCH, Prediction, Predictor, probabilities
+from vpjax.runs.given import model_on
+from vpjax.runs.predict import BATCH, Prediction, Predictor, none_readable, probabilities
 from vpjax.runs.restore import Record, read_classes, selected_state
 from vpjax.runs.scores import evaluate_run, recorded_calibration
 from vpjax.runs.split_files import AnyPredictions
@@ -268,22 +266,6 @@ class Run:
         return "\n".join(lines)
 
 
-def none_readable(skipped: Mapping[str, str], name: str = "images") -> UserError:
-    """Return the error for images of which not one can be read.
-
-    Args:
-        skipped: why, by path.
-        name: of the images.
-    """
-    if not skipped:
-        return UserError(f"{name} has no images; give at least one")
-    first, why = next(iter(skipped.items()))
-    return UserError(
-        f"none of {len(skipped)} images can be read; the first is {first}: {why}. Give paths of "
-        "images, folders of images, or lists of paths."
-    )
-
-
 def load_run(
     folder: str | Path,
     backbone: Backbone | None = None,
@@ -340,32 +322,3 @@ def open_run(
     like = State(jnp.int32(0), *arrays[:2], None, None)
     record = Record(config, classes.names, built.preset, built.identity)
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
-
-
-def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> GivenModel:
-    """Return a config's model on an existing backbone.
-
-    Args:
-        config: of a run.
-        backbone: the backbone.
-        classes: of the model.
-    """
-    spec = method_spec(config)
-    model = create_model(
-        backbone,
-        spec.name,
-        len(classes.names),
-        trainable=config.train.trainable,
-        match_reference_code=config.match_reference_code,
-        class_names=classes.names,
-        seed=config.seed,
-        **spec.options,
-    )
-    return given_model(model)
-
-
-def given_model(model: Model) -> GivenModel:
-    """Return a model from `create_model` as `vpjax.runs.experiment.prepare` takes it."""
-    origin = getattr(model.backbone, "origin", None)
-    loaded = origin.loaded if origin else None
-    return GivenModel(partition(model, model.trainable_pattern), loaded, model.backbone.preset)
