@@ -16,7 +16,6 @@ from tests.helpers.runs import HOME, command, main, result
 from vpjax import cli
 from vpjax.cli import flags
 from vpjax.core.errors import UserError
-from vpjax.data import open_source
 
 PARSERS = cli.parsers()
 OWNERS = {}
@@ -172,28 +171,6 @@ def test_plot(run):
     done = command("plot", f"--workdir={run}", "--picture=confusion", "--image=3")
     assert done.returncode == 0, done.stderr_text
     assert np.asarray(Image.open(run / "confusion.png").convert("L")).std() > 10
-
-
-def test_predict(run, tmp_path):
-    source = open_source("digits/high", "test")
-    for i in range(4):
-        Image.fromarray(np.squeeze(source[i]["image"])).save(tmp_path / f"{i}.png")
-    done = command("predict", f"--workdir={run}", *(f"{tmp_path}/{i}.png" for i in range(4)))
-    assert done.returncode == 0, done.stderr_text
-    rows = list(csv.DictReader(done.stdout_text.splitlines()))  # nothing else is printed there
-    assert [row["path"] for row in rows] == [f"{tmp_path}/{i}.png" for i in range(4)]
-    assert all(row["class"] == source.classes[int(row["label"])] for row in rows)
-    assert all(0.2 <= float(row["probability"]) <= 1 for row in rows)
-    file = tmp_path / "all.csv"
-    whole = command("predict", f"--workdir={run}", "--top_k=5", f"--output={file}", str(tmp_path))
-    assert whole.returncode == 0 and not whole.stdout_text
-    with open(file) as stream:
-        found = list(csv.DictReader(stream))
-    assert len(found) == 4 * 5
-    assert [row["label"] for row in found[::5]] == [row["label"] for row in rows]
-    assert sum(float(row["probability"]) for row in found[:5]) == pytest.approx(1, abs=1e-5)
-    wrong = command("predict", f"--workdir={run}", "--top_k=6", str(tmp_path))
-    assert wrong.returncode == 2 and "--top_k is 6; the run has 5 classes" in wrong.stderr_text
 
 
 def test_export_refuses_a_run_whose_backbone_has_not_changed(run, tmp_path):

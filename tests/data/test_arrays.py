@@ -151,11 +151,11 @@ def test_arrays_without_labels():
 
 
 def test_images_that_cannot_be_opened(tmp_path):
-    with pytest.raises(UserError, match="none.jpg does not exist"):
+    with pytest.raises(UserError, match="none.jpg: there is no such file"):
         open_images(tmp_path / "none.jpg")
     with pytest.raises(UserError, match=r"hold no images that Pillow reads"):
         open_images(tmp_path)
-    with pytest.raises(UserError, match="1 of 1 paths are no files, the first is .*none.jpg"):
+    with pytest.raises(UserError, match="1 of 1 paths lead to no image, the first is .*none.jpg"):
         open_images([tmp_path / "none.jpg"])
     with pytest.raises(UserError, match="images are float32"):
         open_images(COLOUR.astype(np.float32))

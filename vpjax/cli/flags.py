@@ -123,13 +123,14 @@ def add_recipe(parser: Parser, *, default: str | None = None) -> None:
     parser.add_argument(KEY, metavar="VALUE", help="change any key of the recipe")
 
 
-def add_run(parser: Parser) -> None:
-    """Add the flags of commands that restore a run."""
+def add_run(
+    parser: Parser, keys: str = "data.*, backbone.weights, mesh.* ...: other data or devices"
+) -> None:
+    """Add the flags of commands that restore a run; `keys` says which of its config may change."""
     add_workdir(parser, "folder of the run", required=True)
     which = "last, best, or a step; default: the one that is reported"
     parser.add_argument("--checkpoint", default="", metavar="WHICH", help=which)
-    text = "data.*, backbone.weights, mesh.* ...: other data or devices"
-    parser.add_argument(KEY, metavar="VALUE", help=text)
+    parser.add_argument(KEY, metavar="VALUE", help=keys)
 
 
 def run_config(arguments: argparse.Namespace) -> "ConfigDict":

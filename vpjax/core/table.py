@@ -2,11 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpjax.core.files import write_text
+from vpjax.core.files import atomic, write_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
@@ -57,6 +57,22 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV, one at a time, so that millions need no memory; atomically.
+
+    Args:
+        path: the file.
+        columns: names of the columns.
+        rows: of as many values. Names of files that are no UTF-8 keep their bytes.
+    """
+    # Names of files may be any bytes, which Python keeps as surrogates.
+    form = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with atomic(path) as new, open(new, "w", **form) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def mean_std(mean: float | None, std: float | None = None, digits: int = 2) -> str:

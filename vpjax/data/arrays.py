@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vpjax.core.errors import UserError
-from vpjax.data.files import PHOTO, Files, images_below
+from vpjax.data.files import PHOTO, Files
+from vpjax.data.photo_paths import Photo, find_photos
 from vpjax.data.records import Record
 from vpjax.data.source import Source
 
@@ -63,12 +64,15 @@ def from_arrays(
     return Source(name, classes, Arrays(pixels, numbers), _image_shape(pixels), several)
 
 
-def open_images(where: ArrayLike | Paths, channels: int = 3) -> Source:
+def open_images(
+    where: ArrayLike | Paths, lost: dict[str, str] | None = None, channels: int = 3
+) -> Source:
     """Open images without labels, for prediction.
 
     Args:
-        where: arrays as in `from_arrays`, a path, a list of paths, or a folder, of which all images
-            at any depth are taken, in the order of their paths.
+        where: arrays as in `from_arrays`; or a path, or several, of images, folders and lists, see
+            `vpjax.data.photo_paths`.
+        lost: filled with the paths that lead nowhere, and why; None: they are an error.
         channels: 3 to read files as RGB, 1 as grey. Arrays keep the channels they have.
 
     Returns:
@@ -79,19 +83,32 @@ def open_images(where: ArrayLike | Paths, channels: int = 3) -> Source:
         UserError: for a path that does not exist, a folder without images, or arrays that
             `from_arrays` would refuse.
     """
-    if isinstance(where, str | os.PathLike):
-        return _open_paths(_expand(Path(where).expanduser()), channels)
-    if len(where) and all(isinstance(path, str | os.PathLike) for path in where):
-        paths = [os.fspath(Path(path).expanduser()) for path in where]
-        if lost := [path for path in paths if not os.path.isfile(path)]:
-            raise UserError(
-                f"{len(lost)} of {len(paths)} paths are no files, the first is {lost[0]}. Give "
-                "paths of image files, or one folder."
-            )
-        return _open_paths(paths, channels)
-    pixels = _pixels(where)
-    records = Arrays(pixels, np.zeros(len(pixels), np.int64))
-    return Source("arrays", ["unknown"], records, _image_shape(pixels))
+    paths = [where] if isinstance(where, str | os.PathLike) else where
+    if not len(paths) or not all(isinstance(path, str | os.PathLike) for path in paths):
+        pixels = _pixels(where)
+        records = Arrays(pixels, np.zeros(len(pixels), np.int64))
+        return Source("arrays", ["unknown"], records, _image_shape(pixels))
+    found = find_photos(paths)
+    if lost is not None:
+        lost |= found.lost
+    elif found.lost:
+        path, why = next(iter(found.lost.items()))
+        raise UserError(
+            f"{len(found.lost)} of {len(found.lost) + len(found.found)} paths lead to no image, "
+            f"the first is {path}: {why}. Give paths of image files, folders or lists."
+        )
+    return open_photos(found.found, channels)
+
+
+def open_photos(photos: Sequence[Photo], channels: int = 3) -> Source:
+    """Return image files as a source without labels.
+
+    Args:
+        photos: the files.
+        channels: 3 to read them as RGB, 1 as grey.
+    """
+    files = Files(Path(), [(photo.path, 0) for photo in photos])
+    return Source("images", ["unknown"], files, (None, None, channels))
 
 
 class Arrays:
@@ -195,21 +212,3 @@ def _check_labels(labels, num_classes, several):
         raise UserError(
             f"label {i} is {labels[i]}; labels count from 0, and there are {num_classes} classes."
         )
-
-
-def _expand(path):
-    """Return the paths of a folder's images, or of one file."""
-    if path.is_file():
-        return [os.fspath(path)]
-    if not path.is_dir():
-        raise UserError(f"{path} does not exist. Give an image file, a list of them, or a folder.")
-    paths = [os.fspath(path / name) for name in sorted(images_below(path))]
-    if not paths:
-        raise UserError(f"{path} and its subfolders hold no images that Pillow reads.")
-    return paths
-
-
-def _open_paths(paths, channels):
-    return Source(
-        "images", ["unknown"], Files(Path(), [(path, 0) for path in paths]), (None, None, channels)
-    )

@@ -140,6 +140,7 @@ class Loader(Order):
     Args:
         preset: preprocessing, of which the host's part is done here.
         image_size: pixels, an edge or (height, width).
+        keep: whether images may be kept in memory; not where each is read only once.
         source, batch_size and the others: see `Order`.
 
     Raises:
@@ -160,6 +161,7 @@ class Loader(Order):
         remainder: str | None = None,
         reshuffle: bool = True,
         multiple: int = 1,
+        keep: bool = True,
     ):
         order = (source, batch_size, seed, train, process_index, process_count)
         super().__init__(*order, remainder, reshuffle, multiple)
@@ -173,7 +175,8 @@ class Loader(Order):
         self.image_shape = (height, width, channels)
         self._dtype = np.dtype(preset.host_dtype() if self._on_host else np.uint8)
         self._memory = self._labels = None
-        if not self._random and n * math.prod(self.image_shape) * self._dtype.itemsize <= MEMORY:
+        keep = keep and not self._random
+        if keep and n * math.prod(self.image_shape) * self._dtype.itemsize <= MEMORY:
             self._fill_memory()
 
     def _fill_memory(self):

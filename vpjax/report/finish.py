@@ -7,16 +7,21 @@ import logging
 from pathlib import Path
 
 from vpjax.core import distributed
+from vpjax.data.source import Source
 from vpjax.report.plots import pictures
 from vpjax.report.plots.curves import draw_curves
-from vpjax.report.plots.subject import Subject
+from vpjax.report.plots.subject import Answered, Subject
 from vpjax.runs.experiment import Experiment
+from vpjax.runs.split_files import AnyPredictions
+from vpjax.train.evaluate import Predictions
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
 
 
-def draw_results(experiment: Experiment, state: State, folder: Path) -> None:
+def draw_results(
+    experiment: Experiment, state: State, folder: Path, predictions: AnyPredictions | None = None
+) -> None:
     """Draw curves.png (`config.curves`) and the pictures of a run (`config.draw`) into its folder.
 
     The result is already written: a picture that cannot be drawn is a warning.
@@ -25,6 +30,7 @@ def draw_results(experiment: Experiment, state: State, folder: Path) -> None:
         state: the weights the run reports.
         folder: where this process writes. All processes of a run must call this, as pictures
             evaluate the test split, which they share; see `vpjax.runs.workdir.own_folder`.
+        predictions: for the reported split; None: they are computed when they are needed.
     """
     if experiment.config.curves and not distributed.index():
         try:
@@ -33,11 +39,33 @@ def draw_results(experiment: Experiment, state: State, folder: Path) -> None:
             _warn("curves", e)
     if not experiment.config.draw:
         return
-    subject = Subject(experiment, state, folder)
+    subject = Subject(experiment, state, folder, given=predictions)
     for name, picture in pictures.PICTURES.items():
         try:
             if picture.after_training and picture.applies(subject):
                 pictures.save(subject, name)
+        except Exception as e:
+            _warn(name, e)
+
+
+def draw_answers(
+    predictions: AnyPredictions, classes: tuple[str, ...], source: Source, folder: Path
+) -> None:
+    """Draw the pictures of predictions, where no experiment is there; failing is a warning.
+
+    Args:
+        predictions: of labelled images.
+        classes: their names.
+        source: the images.
+        folder: to draw into.
+    """
+    answered, names = Answered(predictions, classes, source), ["mistakes"]
+    if isinstance(predictions, Predictions):
+        names += ["confusion", "per_class", "calibration"]
+    for name in names:
+        try:
+            figure = pictures.PICTURES[name].draw(answered)
+            figure.savefig(folder / f"{name}.png", dpi=pictures.DPI, bbox_inches="tight")
         except Exception as e:
             _warn(name, e)
 

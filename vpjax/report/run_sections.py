@@ -12,6 +12,7 @@ from vpjax.runs.scores import NAMES
 
 LAST = 200  # lines of the log
 FIRST = ("curves", "prompts", "prompt_map", "attention", "gradcam", "confusion", "per_class")
+FIRST += ("mistakes", "calibration")
 
 
 def run_blocks(run: Run) -> list[NamedTuple]:

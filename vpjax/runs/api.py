@@ -22,7 +22,8 @@ from vpjax.runs import config as configs
 from vpjax.runs import defaults
 from vpjax.runs import fit as running
 from vpjax.runs.experiment import BY_HAND
-from vpjax.runs.run import Run, given_model, load_run
+from vpjax.runs.given import given_model
+from vpjax.runs.run import Run, load_run
 
 # The default recipe: AdamW, a warm-up of a tenth of the run and a cosine, gradients clipped to 1.
 LR, LR_MUCH = 1e-2, 1e-3  # peak rates; the second where more than a tenth of the model trains

@@ -1,28 +1,32 @@
 """Evaluation of an experiment on one of its splits."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 
 from vpjax.core.errors import Diverged
 from vpjax.runs.experiment import Experiment
-from vpjax.train.evaluate import Predictions, evaluate
+from vpjax.train.calibration import tempered
+from vpjax.train.evaluate import Predictions, SeveralPredictions, evaluate
 from vpjax.train.step import State
 
 
 def evaluate_split(
-    experiment: Experiment, state: State, split: str
-) -> tuple[dict[str, float], Predictions | None]:
+    experiment: Experiment, state: State, split: str, look: Callable | None = None
+) -> tuple[dict[str, float], Predictions | SeveralPredictions, list[Any]]:
     """Evaluate an experiment on a split.
 
     Args:
         experiment: from `prepare`.
         state: the weights, with the step they are of.
         split: "train", "val" or "test".
+        look: at the logits of each batch, see `vpjax.train.evaluate.evaluate`.
 
     Returns:
-        The metrics, see `vpjax.train.evaluate`, and the predictions; these are None where images
-        have several classes.
+        The metrics, see `vpjax.train.evaluate`; the predictions; and what `look` returned.
 
     Raises:
         Diverged: if the loss is infinite or NaN.
@@ -31,7 +35,7 @@ def evaluate_split(
     if split == "val" and experiment.config.data.val_augmented:
         key = jax.random.fold_in(jax.random.key(experiment.config.seed), 4)
         key = jax.random.fold_in(key, int(state.step))
-    values, predictions = evaluate(
+    values, predictions, seen = evaluate(
         experiment.eval_step,
         {"trainable": state.trainable, "stats": state.stats},
         experiment.frozen,
@@ -39,10 +43,46 @@ def evaluate_split(
         experiment.mesh,
         key,
         experiment.config.data.batch_loss,
+        look,
     )
     if not math.isfinite(values["loss"]):
         raise diverged(f"the loss of the {split} split is {values['loss']}", int(state.step))
-    return values, predictions
+    return values, predictions, seen
+
+
+def predict_split(
+    experiment: Experiment, state: State, split: str, temperature: float | None = None
+) -> tuple[dict[str, float], Predictions | SeveralPredictions]:
+    """Return the metrics of a split and its predictions, at a temperature as well if one is known.
+
+    Args:
+        experiment: from `prepare`.
+        state: the weights.
+        split: "val" or "test".
+        temperature: of the run; None: none is known.
+
+    Raises:
+        Diverged: if the loss is infinite or NaN.
+    """
+    look = None if temperature is None else tempered(temperature)
+    values, predictions, seen = evaluate_split(experiment, state, split, look)
+    return values, with_temperature(predictions, temperature, seen)
+
+
+def with_temperature(
+    predictions: Predictions | SeveralPredictions, temperature: float | None, seen: list[np.ndarray]
+) -> Predictions | SeveralPredictions:
+    """Return predictions with the probabilities at a temperature.
+
+    Args:
+        predictions: of a split.
+        temperature: None: none is known.
+        seen: what `vpjax.train.calibration.tempered` returned of each batch.
+    """
+    if temperature is None or not seen or not isinstance(predictions, Predictions):
+        return predictions
+    found = np.concatenate(seen)
+    return predictions._replace(temperature=temperature, tempered=found[found >= 0])  # no padding
 
 
 def evaluate_metrics(experiment: Experiment, state: State, split: str) -> dict[str, float]:

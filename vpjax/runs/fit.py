@@ -39,6 +39,7 @@ from vpjax.runs.restore import (
 )
 from vpjax.runs.scores import score
 from vpjax.runs.sound_files import check_files
+from vpjax.runs.split_files import AnyPredictions
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
 from vpjax.train.checkpoint import Checkpoints
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 BEGUN = "start.json"  # from what a run began, see `vpjax.runs.begin`
 AHEAD = 4  # steps that the host may be ahead of the device
 
-Finish = Callable[[Experiment, step.State, Path], None]
+Finish = Callable[[Experiment, step.State, Path, AnyPredictions | None], None]
 
 
 def fit(
@@ -69,8 +70,9 @@ def fit(
         config: of the run.
         folder: of the run.
         startup: a stopwatch that runs already; None: it starts here.
-        finish: called with the experiment, its final state and the folder after the result has
-            been written, for pictures; it may not change the result.
+        finish: called with the experiment, its final state, the folder and the predictions for the
+            reported split after the result has been written, for pictures; it may not change the
+            result.
         sources: the data by split; None: those that `config.data` names.
         given: the model; None: it is built from the config.
         extend: whether a run in the folder goes on although it is to be longer now.
@@ -115,9 +117,9 @@ def fit(
         if extended := read_json(own / workdir.EXTENDED):
             facts["extended"] = extended
         seconds = time.perf_counter() - begin
-        result = conclude(experiment, state, early, own, seconds, **facts)
+        result, predictions = conclude(experiment, state, early, own, seconds, **facts)
         if finish is not None:
-            finish(experiment, state, own)
+            finish(experiment, state, own, predictions)
         return result
 
 
@@ -270,8 +272,8 @@ def conclude(
     folder: Path,
     seconds: float,
     **facts: Any,
-) -> dict[str, Any]:
-    """Evaluate val and test splits, and write and return the result of a run.
+) -> tuple[dict[str, Any], AnyPredictions | None]:
+    """Evaluate val and test splits; write and return the result, return the last predictions too.
 
     Args:
         experiment: of the run.
@@ -284,7 +286,8 @@ def conclude(
     begin = time.perf_counter()
     result = {"status": "finished", "step": int(state.step)}
     splits = [s for s in ("val", "test") if s in experiment.sources]
-    for split, values in score(experiment, state, splits, folder, step=int(state.step)).items():
+    scores, predictions = score(experiment, state, splits, folder, step=int(state.step))
+    for split, values in scores.items():
         result |= {f"{split}_{k}": v for k, v in values.items()}
     if "val" in experiment.sources:
         result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
@@ -292,7 +295,7 @@ def conclude(
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     write_json(folder / "result.json", result)
     log.info("%s", summary.one_line(result))
-    return result
+    return result, predictions
 
 
 def wait_for_device(recent: list[dict[str, jax.Array]], now: int) -> tuple[int, dict] | None:

@@ -1,72 +1,43 @@
 """Using a trained run without its training data: `load_run(folder).predict("holiday/")`."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
 from vpjax.core.files import local_folder, read_json
-from vpjax.data import Loader, from_arrays, open_images, open_source, preset
+from vpjax.data import from_arrays, open_images, open_source
+from vpjax.data.forgiving import Forgiving, readable_batches
+from vpjax.data.labelled import is_place, open_labelled
 from vpjax.data.source import Source
-from vpjax.models.create import create_model
 from vpjax.models.model import Model
-from vpjax.models.partition import ModelParts, merge, partition, trainable_line
+from vpjax.models.partition import ModelParts, merge, trainable_line
 from vpjax.runs import places, recorded
 from vpjax.runs.classes import ClassInfo, read_classes
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
-    GivenModel,
     build_model,
     decoding,
     make_criterion,
-    method_spec,
 )
-from vpjax.runs.inputs import image_to_input
+from vpjax.runs.given import model_on
+from vpjax.runs.predict import BATCH, Prediction, Predictor, none_readable, probabilities
 from vpjax.runs.reopen import to_restore
 from vpjax.runs.restore import Record, selected_state
-from vpjax.runs.scores import evaluate_run
+from vpjax.runs.scores import evaluate_run, recorded_calibration
+from vpjax.runs.split_files import AnyPredictions
 from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.step import State
-
-BATCH = 64  # default batch size of predictions
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The predictions of a run for n images.
-
-    Attributes:
-        labels: index of the most probable class of each image.
-        class_names: name of that class.
-        probabilities: of every class; softmax, or sigmoid where an image has several classes.
-        paths: file of each image; "0", "1" ... where images are arrays.
-    """
-
-    labels: Int[np.ndarray, " n"]
-    class_names: tuple[str, ...]
-    probabilities: Float[np.ndarray, "n C"]
-    paths: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        best = self.probabilities.max(-1)
-        shown = zip(self.paths, self.class_names, best, strict=True)
-        lines = [f"{path}: {name} ({100 * share:.1f} %)" for path, name, share in shown]
-        more = [f"... and {len(lines) - 10} more"] * (len(lines) > 10)
-        return "\n".join([f"{len(self)} images", *lines[:10], *more])
 
 
 class Run:
@@ -120,39 +91,69 @@ class Run:
         """Return the names of parameters and running averages that training may have changed."""
         return [*self._parts.trainable, *self._parts.stats]
 
-    def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
+    def predict(
+        self,
+        images: Any,
+        batch_size: int = BATCH,
+        *,
+        skip_unreadable: bool = False,
+        calibrated: bool = False,
+    ) -> Prediction:
         """Predict the classes of images.
 
         Args:
-            images: uint8 `B H W C`, a list of uint8 `H W C`, a path, a list of paths, or a folder.
+            images: uint8 `B H W C`, a list of uint8 `H W C`, a path, a list of paths, a folder, or
+                a list of paths in a text file or a table, see `vpjax.data.photo_paths`.
             batch_size: images that are computed at once.
+            skip_unreadable: whether files that are missing or broken are left out and noted in
+                `skipped`; else they are an error.
+            calibrated: whether logits are divided by the temperature that was found on val.
 
         Raises:
-            UserError: if there are no images, or one cannot be read.
+            UserError: if there are no images, one cannot be read, or there is no temperature.
         """
-        source = self._images(images)
-        outputs = list(self._outputs(source, batch_size))
-        probabilities = np.concatenate([self._probabilities(out["logits"]) for out in outputs])
-        labels = probabilities.argmax(-1)
+        source = self.open_images(images, skip_unreadable)
+        heat = self.temperature() if calibrated else 1.0
+        found, index, seconds = [], [], 0.0
+        for out in self.predictor.outputs(source, batch_size):
+            found.append(probabilities(out.values["logits"], self.multilabel, heat))
+            index.append(out.index)
+            seconds += out.seconds
+        paths = getattr(source.records, "names", None) or [str(i) for i in range(len(source))]
+        skipped = dict(getattr(source, "lost", {}))
+        skipped |= {paths[i]: why for i, why in getattr(source, "unreadable", {}).items()}
+        kept = np.concatenate(index)
+        if not len(kept):
+            raise none_readable(skipped)
+        shares = np.concatenate(found)
+        labels = shares.argmax(-1)
         names = tuple(self.classes[i] for i in labels)
-        paths = getattr(source.records, "names", None) or range(len(source))
-        return Prediction(labels, names, probabilities, tuple(map(str, paths)))
+        return Prediction(labels, names, shares, tuple(paths[i] for i in kept), skipped, seconds)
 
     def features(self, images: Any, batch_size: int = BATCH) -> Float[np.ndarray, "n D"]:
         """Return the features of images that the head reads; see `predict` for the arguments."""
-        source = self._images(images)
-        return np.concatenate([out["features"] for out in self._outputs(source, batch_size)])
+        source = self.open_images(images)
+        outputs = self.predictor.outputs(source, batch_size)
+        return np.concatenate([out.values["features"] for out in outputs])
 
     def evaluate(
-        self, data: Any = None, split: str = "test", batch_size: int = BATCH
+        self,
+        data: Any = None,
+        split: str = "test",
+        batch_size: int = BATCH,
+        *,
+        skip_unreadable: bool = False,
     ) -> dict[str, float]:
         """Evaluate the run on labelled images.
 
         Args:
-            data: (images, labels); or the name of a data set, such as "folder:PATH"; None: the
-                test split (or else val) of the data that the run was trained with.
-            split: of the data set, if `data` is a name.
+            data: (images, labels); a folder with a folder for each class, or a list of paths and
+                classes; or the name of a data set, such as "cifar10"; None: the test split (or
+                else val) of the data that the run was trained with.
+            split: of the data set, if `data` is a name or holds splits.
             batch_size: images that are computed at once.
+            skip_unreadable: whether broken files are left out, which "skipped" counts; else they
+                are an error.
 
         Returns:
             The metrics by name, such as "accuracy" (percent), "loss" and "count". With `data` None
@@ -163,7 +164,9 @@ class Run:
         """
         if data is None:
             return evaluate_run(self.folder)
-        if isinstance(data, str):
+        if is_place(data):
+            source = open_labelled(data, self.classes, split, decoding(self.config))
+        elif isinstance(data, str):
             source = open_source(data, split, decoding=decoding(self.config))
         else:
             images, labels = data
@@ -173,55 +176,81 @@ class Run:
                 f"{source.name} has the classes {', '.join(source.classes[:10])}; the run has "
                 f"{', '.join(self.classes[:10])}. Give data with the same classes in this order."
             )
+        if skip_unreadable:
+            source = Forgiving(source)
+        values = self.measure(source, batch_size)[0]
+        return values | ({"skipped": len(source.unreadable)} if skip_unreadable else {})
+
+    def measure(
+        self, source: Source, batch_size: int = BATCH, look: Callable | None = None
+    ) -> tuple[dict[str, float], AnyPredictions, list[Any]]:
+        """Return the metrics of labelled images, predictions, and what `look` saw.
+
+        Args:
+            source: with the run's classes.
+            batch_size: images that are computed at once.
+            look: see `vpjax.train.evaluate.evaluate`.
+        """
         config = self.config.copy_and_resolve_references()
         config.train.class_weights = "none"
-        parts, mesh = self._parts, sharding.make_mesh(1)
-        to_input = self._to_input()
-        eval_step = make_eval_step(parts.graph, to_input, make_criterion(config, source))
+        parts, mesh, predictor = self._parts, sharding.make_mesh(1), self.predictor
+        criterion = make_criterion(config, source)
+        eval_step = make_eval_step(parts.graph, predictor.to_input(), criterion)
         weights = {"trainable": parts.trainable, "stats": parts.stats}
-        batches = self._loader(source, batch_size).batches()
-        return evaluate(eval_step, weights, parts.frozen, batches, mesh)[0]
+        keys = ("image", "label", "mask")
+        batches = (
+            {k: batch[k] for k in keys}
+            for batch in readable_batches(predictor.loader(source, batch_size))
+        )
+        return evaluate(eval_step, weights, parts.frozen, batches, mesh, look=look)
 
-    def _images(self, images: Any) -> Source:
+    def open_images(self, images: Any, skip_unreadable: bool = False) -> Source:
+        """Return images without labels as a source; see `predict` for the arguments.
+
+        Raises:
+            UserError: if there are none.
+        """
         if isinstance(images, Source):
             return images
-        source = open_images(images)
+        source = open_images(images, lost := {} if skip_unreadable else None)
         source.decoding = decoding(self.config)
+        if not len(source):
+            raise none_readable(lost or {}, source.name)
+        if skip_unreadable:
+            source = Forgiving(source, lost)
         return source
 
-    def _loader(self, source: Source, batch_size: int) -> Loader:
-        chosen = preset(self._built.preset)
-        size = min(batch_size, max(1, len(source)))
-        return Loader(source, size, chosen, self._built.image_size, train=False)
+    def temperature(self) -> float:
+        """Return the temperature that was found on val when the run ended.
 
-    def _to_input(self) -> Callable:
-        channels = self.config.backbone.get("channels", 3)
-        built = self._built
-        return image_to_input(built.preset, built.image_size, channels, self.config.dtype)
+        Raises:
+            UserError: if there is none.
+        """
+        known = recorded_calibration(self.folder, int(self._state.step))
+        if (value := known.get("temperature")) is None:
+            why = known.get("why_none") or "it has no val split, or it is of an older version"
+            raise UserError(f"{self.folder} has no temperature: {why}. Predict without it.")
+        return value
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+        return int(self._state.step)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several classes."""
+        return self._classes.multilabel
+
+    @property
+    def metadata(self) -> tuple[Mapping[str, Any], ...]:
+        """What is known of each class, {"name": ...}."""
+        return self._classes.metadata
 
     @functools.cached_property
-    def _forward(self) -> Callable:
-        graph, to_input = self._built.parts.graph, self._to_input()
-
-        @jax.jit
-        def forward(trainable, stats, frozen, batch):
-            out = merge(graph, trainable, stats, frozen)(to_input(batch, None))
-            return {k: out[k].astype(jnp.float32) for k in ("logits", "features") if k in out}
-
-        return forward
-
-    def _outputs(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        if not len(source):
-            raise UserError(f"{source.name} has no images; give at least one")
-        parts = self._parts
-        for batch in self._loader(source, batch_size).batches():
-            images = {"image": jnp.asarray(batch["image"])}
-            out = self._forward(parts.trainable, parts.stats, parts.frozen, images)
-            yield {k: np.asarray(v)[batch["mask"]] for k, v in out.items()}
-
-    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
-        share = jax.nn.sigmoid if self._classes.multilabel else jax.nn.softmax
-        return np.asarray(share(jnp.asarray(logits)))
+    def predictor(self) -> Predictor:
+        """The model on images of a source."""
+        return Predictor(self._parts, self._built, self.config)
 
     def __repr__(self) -> str:
         method, backbone = self.config.method.name, self.config.backbone.name
@@ -294,32 +323,3 @@ def restored_run(
     other = config.data.preset != recorded.load(folder).data.preset
     record = Record(config, classes.names, None if other else built.preset, built.identity)
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
-
-
-def model_on(config: ConfigDict, backbone: Backbone, classes: ClassInfo) -> GivenModel:
-    """Return a config's model on an existing backbone.
-
-    Args:
-        config: of a run.
-        backbone: the backbone.
-        classes: of the model.
-    """
-    spec = method_spec(config)
-    model = create_model(
-        backbone,
-        spec.name,
-        len(classes.names),
-        trainable=config.train.trainable,
-        match_reference_code=config.match_reference_code,
-        class_names=classes.names,
-        seed=config.seed,
-        **spec.options,
-    )
-    return given_model(model)
-
-
-def given_model(model: Model) -> GivenModel:
-    """Return a model from `create_model` as `vpjax.runs.experiment.prepare` takes it."""
-    origin = getattr(model.backbone, "origin", None)
-    loaded = origin.loaded if origin else None
-    return GivenModel(partition(model, model.trainable_pattern), loaded, model.backbone.preset)

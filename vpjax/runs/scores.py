@@ -5,11 +5,13 @@
     genus, family, order                  where the taxonomy of the classes is known
     many-, medium-, few-shot              classes by training images, where these numbers differ
     margin                                largest minus second largest softmax probability
+    calibration error                     see `vpjax.train.calibration`
 
 A run's folder gets
 
-    evaluation.json    the metrics by split, and the checkpoint they are of
-    per_class.csv      a line for each class: images, correct ones, training images
+    evaluation.json    the metrics by split, the temperature, and the checkpoint they are of
+    predictions.csv    a line for each image of the test split (of val, if there is no test)
+    per_class.csv      a line for each class
 
 A margin depends on the scale of the logits, which is named beside it: margins of 714 cosines and of
 100 cosines are not comparable. For several classes an image see `vpjax.train.evaluate`.
@@ -25,14 +27,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
-from vpjax.core.files import write_json
-from vpjax.core.table import table, write_csv
+from vpjax.core.files import read_json, write_json
+from vpjax.core.table import table
+from vpjax.methods.base import Method
 from vpjax.models.partition import merge
 from vpjax.runs import recorded, workdir
-from vpjax.runs.evaluate import evaluate_split
+from vpjax.runs.evaluate import evaluate_split, predict_split
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.reopen import reopen_run
+from vpjax.runs.split_files import AnyPredictions, write_per_class, write_predictions
 from vpjax.train import taxonomy
+from vpjax.train.calibration import (
+    BINS,
+    Sums,
+    expected_error,
+    find_temperature,
+    reliability,
+    sums,
+)
 from vpjax.train.evaluate import Predictions
 from vpjax.train.metrics import macro
 from vpjax.train.step import State
@@ -49,42 +61,117 @@ NAMES = {
     "f1_macro": "F1, macro",
     "f1_samples": "F1, by image",
     "mean_class_accuracy": "mean over classes",
+    "ece": f"calibration error (ECE, {BINS} bins)",
 }
+
+# What evaluation.json says of the temperature, beside the errors of each split.
+CALIBRATION = ("found_on", "temperature", "why_none", "nll", "nll_tempered")
 
 Numbers = dict[str, float]
 
 
 def score(
-    experiment: Experiment, state: State, splits: Iterable[str], folder: Path, **facts: Any
-) -> dict[str, Numbers]:
-    """Evaluate splits, and write evaluation.json and, for the last split, per_class.csv.
+    experiment: Experiment,
+    state: State,
+    splits: Iterable[str],
+    folder: Path,
+    known: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> tuple[dict[str, Numbers], AnyPredictions | None]:
+    """Evaluate splits, and write evaluation.json and, of the last split, its predictions.
 
     Args:
         experiment: from `prepare`.
         state: the weights.
-        splits: such as "val" and "test".
+        splits: such as "val" and "test", in this order.
         folder: to write to.
+        known: the calibration that evaluation.json had, where val is not evaluated again.
         facts: further values for evaluation.json.
 
     Returns:
-        The metrics by split.
+        The metrics by split, and the predictions for the last one; None without splits.
 
     Raises:
         Diverged: if a loss is infinite or NaN.
     """
-    classes, found, predictions = experiment.classes, {}, None
+    info, found, predictions = experiment.classes, {}, None
+    calibration = {k: v for k, v in (known or {}).items() if k in CALIBRATION}
     for split in splits:
-        found[split], predictions = evaluate_split(experiment, state, split)
-        if predictions is not None:
-            found[split] |= detailed_metrics(predictions, classes.metadata, experiment.counts)
+        if split == "val":
+            values, predictions, seen = evaluate_split(experiment, state, split, sums)
+            calibration = {"found_on": experiment.sources[split].name} | temperature_facts(
+                seen, values["count"]
+            )
+        else:
+            temperature = calibration.get("temperature")
+            values, predictions = predict_split(experiment, state, split, temperature)
+        found[split] = values
+        if isinstance(predictions, Predictions):
+            found[split] |= detailed_metrics(predictions, info.metadata, experiment.counts)
+            calibration[split] = errors(predictions)
     facts["margin_of"] = margin_of(experiment)
+    if predictions is not None:
+        facts |= {"predictions_of": split} | ({"calibration": calibration} if calibration else {})
+    files = None
+    if predictions is not None:
+        files = getattr(experiment.sources[split].records, "names", None)
+    write(folder, facts | found, predictions, info.names, files, experiment.counts)
+    return found, predictions
+
+
+def write(
+    folder: Path,
+    content: Mapping[str, Any],
+    predictions: AnyPredictions | None,
+    classes: Sequence[str],
+    files: Sequence[str] | None,
+    trained: Sequence[int] | None,
+) -> None:
+    """Write evaluation.json, predictions.csv and per_class.csv; failing is a warning.
+
+    Args:
+        folder: to write to.
+        content: of evaluation.json.
+        predictions: of a split; None: there are none.
+        classes: names of the classes.
+        files: path of each image; None: not known.
+        trained: number of training images of each class; None: not known.
+    """
     try:
-        write_json(folder / "evaluation.json", facts | found)
+        write_json(folder / "evaluation.json", content)
         if predictions is not None:
-            write_per_class(folder / "per_class.csv", predictions, classes.names, experiment.counts)
+            write_predictions(folder / "predictions.csv", predictions, classes, files)
+            write_per_class(folder / "per_class.csv", predictions, classes, trained)
     except OSError as e:
         log.warning("%s cannot be written: %s", folder, e.strerror)
-    return found
+
+
+def temperature_facts(batches: list[Sums], images: int) -> dict[str, Any]:
+    """Return what evaluation.json says of the temperature; nothing where there is none to find.
+
+    Args:
+        batches: from `vpjax.train.calibration.sums`; empty where images have several classes.
+        images: of the split.
+    """
+    if not batches:
+        return {}
+    found = find_temperature(batches, images)
+    return {"temperature": found.value, "why_none": found.why} | {
+        key: getattr(found, key) for key in ("nll", "nll_tempered")
+    }
+
+
+def errors(predictions: Predictions) -> dict[str, Any]:
+    """Return the calibration error (%) of a split and its bins, and with the temperature too."""
+    right = predictions.labels == predictions.predictions
+    out: dict[str, Any] = {"bin_count": BINS}
+    kinds = {"": predictions.shares[:, 0], "_tempered": predictions.tempered}
+    for kind, confidence in kinds.items():
+        if confidence is not None:
+            bins = reliability(confidence, right)
+            out[f"ece{kind}"] = 100 * expected_error(bins)
+            out[f"bins{kind}"] = [b._asdict() for b in bins if b.images]
+    return out
 
 
 def detailed_metrics(
@@ -93,12 +180,12 @@ def detailed_metrics(
     counts: Sequence[int] | None,
 ) -> Numbers:
     """Return precision, recall and F1, metrics by taxonomic level and number of training images,
-    and the margin.
+    the margin, and the calibration error.
 
     Args:
         predictions: for a split.
-        metadata: of every class, with its taxonomy.
-        counts: training images of every class; None: not known.
+        metadata: of the C classes, with their taxonomy where it is known.
+        counts: training images of each class; None: not known.
     """
     counts = None if counts is None else np.asarray(counts)
     if counts is not None and np.count_nonzero(taxonomy.group_sizes(counts)) < 2:
@@ -109,12 +196,18 @@ def detailed_metrics(
     own = {k: v for k, v in found.items() if k not in ("accuracy", "balanced", "count")}
     averages = macro(predictions.labels, predictions.predictions, len(metadata))
     own |= {k: 100 * v for k, v in averages.items()}
-    return own | {"margin": float(predictions.margins.mean(dtype=np.float64))}
+    own["margin"] = float(predictions.margins.mean(dtype=np.float64))
+    return own | {"ece": errors(predictions)["ece"]}
 
 
 def margin_of(experiment: Experiment) -> str:
     """Return which probabilities the margin is of, such as "softmax of 714.3 cosines"."""
-    return f"softmax of {merge(*experiment.parts).method.logit_description}"
+    return margin_of_method(merge(*experiment.parts).method)
+
+
+def margin_of_method(method: Method) -> str:
+    """Return which probabilities the margin of a method's predictions is of."""
+    return f"softmax of {method.logit_description}"
 
 
 def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
@@ -137,40 +230,18 @@ def as_table(split: str, numbers: Numbers, margin_of: str) -> str:
     return table([f"{split}, {numbers['count']} images", ""], rows)
 
 
-def write_per_class(
-    path: Path, predictions: Predictions, names: Sequence[str], counts: Sequence[int] | None
-) -> None:
-    """Write a row for each class as CSV; a class without images has an empty accuracy.
-
-    Args:
-        path: the file.
-        predictions: for a split.
-        names: of the classes.
-        counts: training images of every class; None: not known.
-    """
-    size, labels = len(names), predictions.labels
-    images = np.bincount(labels, minlength=size)
-    correct = np.bincount(labels[labels == predictions.predictions], minlength=size)
-    rows = [
-        {
-            "label": i,
-            "class": name,
-            "images": images[i],
-            "correct": correct[i],
-            "accuracy": f"{100 * correct[i] / images[i]:.4f}" if images[i] else "",
-            "training_images": "" if counts is None else counts[i],
-        }
-        for i, name in enumerate(names)
-    ]
-    write_csv(path, rows)
-
-
 def new_folder(parent: Path) -> Path:
     """Make and return the first of parent/1, parent/2 ... that does not exist."""
     parent.mkdir(exist_ok=True)
     number = next(n for n in itertools.count(1) if not (parent / str(n)).exists())
     (parent / str(number)).mkdir()
     return parent / str(number)
+
+
+def recorded_calibration(folder: Path, step: int) -> dict[str, Any]:
+    """Return what evaluation.json of a run says of the temperature; {} if it is of another step."""
+    found = read_json(folder / "evaluation.json") or {}
+    return found.get("calibration", {}) if found.get("step") == step else {}
 
 
 def evaluate_run(
@@ -206,8 +277,9 @@ def evaluate_run(
     with workdir.own_folder(folder) as own:
         if changed or checkpoint:
             own = new_folder(own / "evaluations")
+        known = recorded_calibration(folder, step)
         named = {"data": source.name, "images": len(source), "changed": changed}
-        values = score(experiment, state, [split], own, **facts, **named)[split]
+        values = score(experiment, state, [split], own, known, **facts, **named)[0][split]
     log.info(
         "evaluated %s, %d images: checkpoint %s of step %d, preset %s, %s",
         source.name,

@@ -30,6 +30,8 @@ from vpjax.train.metrics import average_precision, best_f1, mean_recall, roc_auc
 from vpjax.train.sharding import prefetch, to_host
 from vpjax.train.step import ToInput
 
+TOP = 5  # classes of an image that are kept
+
 
 def primary_metric(multilabel: bool) -> str:
     """Return the metric that chooses checkpoints: "accuracy", or "map" for multi-label images."""
@@ -39,15 +41,39 @@ def primary_metric(multilabel: bool) -> str:
 class Predictions(NamedTuple):
     """What a model predicts for the n images of a split that have one class each.
 
+    Of C classes the k = min(`TOP`, C) most probable ones are kept, not all logits.
+
     Attributes:
         labels: the true classes.
         predictions: the predicted classes; of equal logits the lower class.
         margins: largest minus second largest softmax probability, 0 to 1.
+        top: the most probable classes, the best first.
+        shares: their softmax probabilities.
+        own: the softmax probability of the true class.
+        temperature: that logits are divided by for `tempered`; None: none is known.
+        tempered: probability of the predicted class at that temperature.
     """
 
     labels: Int[np.ndarray, " n"]
     predictions: Int[np.ndarray, " n"]
     margins: Float[np.ndarray, " n"]
+    top: Int[np.ndarray, "n k"]
+    shares: Float[np.ndarray, "n k"]
+    own: Float[np.ndarray, " n"]
+    temperature: float | None = None
+    tempered: Float[np.ndarray, " n"] | None = None
+
+
+class SeveralPredictions(NamedTuple):
+    """What a model predicts for the n images of a split that have any number of C classes.
+
+    Attributes:
+        labels: zeros and ones.
+        probabilities: sigmoids of the logits.
+    """
+
+    labels: Int[np.ndarray, "n C"]
+    probabilities: Float[np.ndarray, "n C"]
 
 
 def in_top_k(logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int) -> Bool[Array, " B"]:
@@ -113,7 +139,7 @@ def make_eval_step(
 
     Returns:
         The step. `metrics` is a clu collection of the batch; `scores` are by image: "labels",
-        "mask", "predictions", "margins", and "logits" where metrics need those of a whole split.
+        "mask" and "logits", and where images have one class the other fields of `Predictions`.
     """
 
     def eval_step(trainable, stats, frozen, batch, key=None):
@@ -122,20 +148,37 @@ def make_eval_step(
         out = model(to_input(batch, key), ctx)
         logits, labels = out["logits"], batch["label"]
         found = {"loss": model.method.loss(out, labels, criterion, ctx), "mask": batch["mask"]}
-        scores = {"labels": labels, "mask": batch["mask"]}
+        scores = {"labels": labels, "mask": batch["mask"], "logits": logits}
         if labels.ndim == 2:
-            return MultiLabel.single_from_model_output(**found), scores | {"logits": logits}
-        classes = logits.shape[-1]
+            return MultiLabel.single_from_model_output(**found), scores
         found |= {
             "logits": logits,
             "labels": labels,
-            "top5": in_top_k(logits, labels, min(5, classes)),
+            "top5": in_top_k(logits, labels, min(TOP, logits.shape[-1])),
         }
         scores |= {"predictions": logits.argmax(-1), "margins": margins(logits)}
-        scores |= {"logits": logits} if classes == 2 else {}
+        top, shares, own = most_probable(logits, labels)
+        scores |= {"top": top, "shares": shares, "own": own}
         return SingleLabel.single_from_model_output(**found), scores
 
     return jax.jit(eval_step)
+
+
+def most_probable(
+    logits: Float[Array, "B C"], labels: Int[Array, " B"], k: int = TOP
+) -> tuple[Int[Array, "B k"], Float[Array, "B k"], Float[Array, " B"]]:
+    """Return the most probable classes, their softmax probabilities, and that of the true class.
+
+    Args:
+        logits: of all classes.
+        labels: the true classes.
+        k: how many classes; all if there are fewer.
+    """
+    logits = logits.astype(jnp.float32)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    highest, top = jax.lax.top_k(logits, min(k, logits.shape[-1]))
+    own = jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
+    return top, jnp.exp(highest - total[:, None]), jnp.exp(own - total)
 
 
 def margins(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
@@ -154,7 +197,8 @@ def evaluate(
     mesh: Mesh,
     key: Array | None = None,
     batch_loss: bool = False,
-) -> tuple[dict[str, float], Predictions | None]:
+    look: Callable | None = None,
+) -> tuple[dict[str, float], Predictions | SeveralPredictions, list[Any]]:
     """Evaluate a model on a split.
 
     Args:
@@ -166,23 +210,35 @@ def evaluate(
         key: PRNG key; given, images are augmented as in training.
         batch_loss: whether to add "batch_loss", the mean over batches of their losses, as some
             published code reports it: images of a short last batch weigh more in it.
+        look: jitted function of a batch's logits, labels and mask, as of `vpjax.train.calibration`;
+            not called where images have several classes.
 
     Returns:
-        The metrics by name, with the primary one, "loss" and "count" always among them; and the
-        predictions, None where images have several classes.
+        The metrics by name, with the primary one, "loss" and "count" always among them; the
+        predictions; and what `look` returned of every batch, on the host.
+
+    Raises:
+        UserError: if no image counts.
     """
-    total, collected, means = None, [], []
+    total, collected, means, seen = None, [], [], []
     for i, batch in enumerate(prefetch(iter(batches), mesh)):
         own = None if key is None else jax.random.fold_in(key, i)
         sums, scores = eval_step(weights["trainable"], weights["stats"], frozen, batch, own)
         if batch_loss:
             means.append(_loss(sums))
         total = sums if total is None else _merged(total, sums)
+        if scores["labels"].ndim == 1:
+            if look is not None:
+                seen.append(look(scores["logits"], scores["labels"], scores["mask"]))
+            if scores["logits"].shape[-1] != 2:
+                del scores["logits"]  # of all images they may be larger than the memory
         collected.append(scores)
     computed, count = jax.device_get(_computed(total))
+    if not count:
+        raise UserError("not one image of the split can be read")
     numbers = {k: float(v) for k, v in computed.items()}
     loss = numbers.pop("loss")
-    parts = to_host(collected)
+    parts, seen = to_host((collected, seen))
     real = np.concatenate([p.pop("mask") for p in parts])
     scores = {k: np.concatenate([p[k] for p in parts])[real] for k in parts[0]}
     if (logits := scores.pop("logits", None)) is not None:
@@ -194,7 +250,14 @@ def evaluate(
         out["batch_loss"] = float(np.mean(jax.device_get(means)))
     metric = primary_metric(multilabel="map" in out)
     numbers = {metric: out[metric], "loss": loss, "count": int(count)} | out
-    return numbers, Predictions(**scores) if "predictions" in scores else None
+    if "predictions" in scores:
+        return numbers, Predictions(**scores), seen
+    return numbers, SeveralPredictions(scores["labels"], sigmoid(logits)), seen
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-logits)) in float32, without overflow."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64))).astype(np.float32)
 
 
 # Jitted, as every metric by itself would dispatch several programs.

@@ -6,6 +6,7 @@
     best_f1            F1 at the threshold, the same for all classes, where macro F1 is highest
     confusion          how many images of each class were predicted as each class
     macro              precision, recall and F1, averaged over classes
+    wilson             in which interval a share lies, by so many images
 
 They follow the definitions of scikit-learn, which VPT's code (arXiv 2203.12119) uses.
 """
@@ -127,3 +128,23 @@ def macro(
 def class_accuracy(counts: Counts) -> Float[np.ndarray, " C"]:
     """Return the accuracy of each class of a confusion matrix; 0 where it has no images."""
     return np.diag(counts) / np.maximum(counts.sum(1), 1)
+
+
+def wilson(
+    found: Int[np.ndarray, "..."], total: Int[np.ndarray, "..."], z: float = 1.959964
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return both ends of Wilson's score interval of a share, 0 to 1; NaN of nothing.
+
+    Unlike mean ± deviation it is sensible for few images, and where all or none are found.
+
+    Args:
+        found: how many.
+        total: of so many.
+        z: width in standard deviations; the default gives 95 %.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.asarray(found) / total
+        middle = share + z**2 / (2 * total)
+        half = z * np.sqrt(share * (1 - share) / total + z**2 / (4 * np.square(total, dtype=float)))
+        low, high = ((middle + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)

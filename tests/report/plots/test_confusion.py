@@ -14,7 +14,9 @@ from vpjax.train import metrics
 
 def predictions(true, predicted, names):
     """What the figures need of a run."""
-    return types.SimpleNamespace(tested=(np.array(true), np.array(predicted)), classes=names)
+    found = types.SimpleNamespace(labels=np.array(true), predictions=np.array(predicted))
+    tested = found.labels, found.predictions
+    return types.SimpleNamespace(tested=tested, predictions=found, classes=names)
 
 
 SMALL = predictions(
@@ -29,7 +31,8 @@ def test_rows_are_shares_of_the_true_class():
         [[2 / 3, 1 / 3, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]],
         atol=1e-7,
     )
-    np.testing.assert_allclose(confusion.accuracies(table), [200 / 3, 50, np.nan, 100])
+    found = confusion.class_accuracy(SMALL.predictions, 4)
+    np.testing.assert_allclose(found["accuracy"], [200 / 3, 50, np.nan, 100])
 
 
 def test_the_matrix_has_names_values_and_colours():
@@ -70,7 +73,10 @@ def test_classes_in_order_of_accuracy():
     axes = confusion.per_class(SMALL).axes[0]
     assert [t.get_text()[:3] for t in axes.get_yticklabels()] == ["a v", "cat", "dog"]
     np.testing.assert_allclose([p.get_width() for p in axes.patches], [100, 200 / 3, 50])
-    assert [t.get_text() for t in axes.texts] == ["100.0", "66.7", "50.0"]
+    assert [t.get_text() for t in axes.texts] == ["100.0 % of 1", "66.7 % of 3", "50.0 % of 2"]
+    (lines,) = axes.containers[0].lines[2] if axes.containers[0].lines else axes.collections[:1]
+    ends = [segment[:, 0] for segment in lines.get_segments()]
+    np.testing.assert_allclose(ends, [[20.65, 100], [20.77, 93.85], [9.45, 90.55]], atol=0.01)
     assert "72.2 %" in axes.get_title("left")
 
 

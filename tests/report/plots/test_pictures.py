@@ -31,9 +31,9 @@ def config(**choices):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
-    def finish(experiment, state, place):
+    def finish(experiment, state, place, predictions):
         assert read_result(place)["status"] == "finished"  # a picture can lose nothing
-        draw_results(experiment, state, place)
+        draw_results(experiment, state, place, predictions)
 
     fit(config(), folder / "prompted", finish=finish)
     plain = config(prompts="no")
@@ -52,7 +52,8 @@ def names(folder):
 
 
 def test_a_run_draws_what_it_has_at_its_end(runs):
-    assert names(runs / "prompted") == {"curves", "prompts", "gradcam", "confusion", "per_class"}
+    own = {"curves", "prompts", "gradcam", "confusion", "per_class", "mistakes", "calibration"}
+    assert names(runs / "prompted") == own
     assert names(runs / "baseline") == {"curves"}
     for path in (runs / "prompted").glob("*.png"):
         assert np.asarray(Image.open(path).convert("L")).std() > 10, path

@@ -1,7 +1,7 @@
 """The confusion matrix, and the accuracy of each class.
 
 confusion.png    rows: the true class, columns: the predicted class, as shares of the row
-per_class.png    accuracy of each class
+per_class.png    accuracy of each class, with its 95 % interval (Wilson) and its number of images
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain, shortened
-from vpjax.report.plots.subject import Subject
+from vpjax.report.plots.subject import Answered, Subject
+from vpjax.runs.split_files import class_accuracy
 from vpjax.train import metrics
 
 if TYPE_CHECKING:
@@ -26,12 +27,7 @@ def shares(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     return table / (table.sum(1, keepdims=True) + 1e-8)
 
 
-def accuracies(table: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
-    """Return the accuracy of each class in percent; NaN without images."""
-    return np.where(table.sum(1) > 0, 100 * metrics.class_accuracy(table), np.nan)
-
-
-def confusion(subject: Subject) -> "Figure":
+def confusion(subject: Subject | Answered) -> "Figure":
     """Draw the confusion matrix of the test split."""
     table = metrics.confusion(*subject.tested, len(subject.classes))
     classes, values = len(table), shares(table)
@@ -60,22 +56,28 @@ def confusion(subject: Subject) -> "Figure":
     return figure
 
 
-def per_class(subject: Subject) -> "Figure":
+def per_class(subject: Subject | Answered) -> "Figure":
     """Draw the accuracy of each class; of many classes the best and the worst."""
-    values = accuracies(metrics.confusion(*subject.tested, len(subject.classes)))
+    found = class_accuracy(subject.predictions, len(subject.classes))
+    values, images = found["accuracy"], found["images"]
     order = [i for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
     cut = len(order) > SOME
     chosen = order[:ENDS] + order[-ENDS:] if cut else order
-    figure = figure_of(5.6, 0.8 + 0.19 * (len(chosen) + cut))
+    figure = figure_of(5.6, 0.95 + 0.19 * (len(chosen) + cut))
     axes = figure.subplots()
     plain(axes)
     axes.grid(axis="y", visible=False)
     places = np.arange(len(chosen)) + np.where(np.arange(len(chosen)) >= ENDS, 1.0, 0.0) * cut
-    axes.barh(places, values[chosen], color=PALETTE[0], height=0.72)
+    ends = [values - found["accuracy_low"], found["accuracy_high"] - values]
+    whiskers = np.clip([end[chosen] for end in ends], 0, None)
+    axes.barh(
+        *(places, values[chosen]),
+        **{"color": PALETTE[0], "height": 0.72, "xerr": whiskers},
+        error_kw={"ecolor": INK, "elinewidth": 0.9, "capsize": 1.8},
+    )
     for place, i in zip(places, chosen, strict=True):
-        axes.text(
-            values[i] + 0.8, place, f"{values[i]:.1f}", va="center", color=INK, size=SIZE - 1.5
-        )
+        text = f"{values[i]:.1f} % of {images[i]:,}"
+        axes.text(102, place, text, va="center", color=INK, size=SIZE - 1.5)
     if cut:
         left_out = f"... {len(order) - len(chosen)} classes between ..."
         axes.text(1, ENDS, left_out, va="center", color=GREY, size=SIZE - 1.5)
@@ -83,7 +85,7 @@ def per_class(subject: Subject) -> "Figure":
     axes.set_ylim(places[-1] + 0.7, -0.7)
     mean = float(np.mean(values[order]))
     axes.axvline(mean, color=PALETTE[1], linewidth=1.2, zorder=0.5)
-    axes.set_xlim(0, 108)
-    axes.set_xlabel("accuracy of the class (%)", fontsize=SIZE)
+    axes.set_xlim(0, 101)
+    axes.set_xlabel("accuracy of the class (%); lines: 95 % intervals", fontsize=SIZE)
     axes.set_title(f"mean over classes {mean:.1f} %", fontsize=SIZE, loc="left", color=PALETTE[1])
     return figure

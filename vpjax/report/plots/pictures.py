@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, Union
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.report.plots import attention, subprompts
+from vpjax.report.plots.calibration import calibration
 from vpjax.report.plots.confusion import confusion, per_class
 from vpjax.report.plots.curves import curves
 from vpjax.report.plots.gradcam import gradcam
+from vpjax.report.plots.mistakes import mistakes
 from vpjax.report.plots.prompt_map import prompt_map
 from vpjax.report.plots.prompts import learnt, prompts
 from vpjax.report.plots.subject import Subject
@@ -74,6 +76,8 @@ PICTURES = {
     ),
     "confusion": Picture(confusion, _has_classes),
     "per_class": Picture(per_class, _has_classes),
+    "mistakes": Picture(mistakes, lambda s: bool(s.split)),
+    "calibration": Picture(calibration, _has_classes),
     "subprompts": Picture(
         subprompts.subprompts,
         subprompts.applies,

@@ -14,12 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vpjax.core.errors import UserError
+from vpjax.data.source import Source
 from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
-from vpjax.runs.evaluate import evaluate_split
+from vpjax.runs.evaluate import predict_split
 from vpjax.runs.experiment import Experiment
+from vpjax.runs.scores import recorded_calibration
+from vpjax.runs.split_files import AnyPredictions
 from vpjax.train.step import State
 
 
@@ -51,6 +54,7 @@ class Subject:
         target: a site inside the network, see `vpjax.report.plots.gradcam`.
         baseline: another run to compare with.
         subprompt_options: which sub-prompts to draw.
+        given: the predictions for the split; None: they are computed when they are needed.
     """
 
     experiment: Experiment
@@ -61,6 +65,7 @@ class Subject:
     target: str = ""
     baseline: "Subject | None" = None
     subprompt_options: SubpromptOptions = SubpromptOptions()
+    given: AnyPredictions | None = None
 
     @functools.cached_property
     def parts(self) -> tuple:
@@ -121,10 +126,41 @@ class Subject:
         return batch["image"][row], batch["label"][row]
 
     @functools.cached_property
+    def predictions(self) -> AnyPredictions:
+        """What the run predicts for the images of the split."""
+        if self.given is not None:
+            return self.given
+        known = recorded_calibration(self.folder, int(self.state.step)).get("temperature")
+        return predict_split(self.experiment, self.state, self.split, known)[1]
+
+    @property
+    def source(self) -> Source:
+        """The images of the split."""
+        return self.experiment.sources[self.split]
+
+    @property
     def tested(self) -> tuple[np.ndarray, np.ndarray]:
         """True and predicted classes of the n images of the split."""
-        _, found = evaluate_split(self.experiment, self.state, self.split)
-        return found.labels, found.predictions
+        return self.predictions.labels, self.predictions.predictions
+
+
+class Answered(NamedTuple):
+    """What the pictures of predictions need of a subject, where nothing else is known of it.
+
+    Attributes:
+        predictions: of the images.
+        classes: names of the classes.
+        source: the images.
+    """
+
+    predictions: AnyPredictions
+    classes: tuple[str, ...]
+    source: Source
+
+    @property
+    def tested(self) -> tuple[np.ndarray, np.ndarray]:
+        """True and predicted classes of the images."""
+        return self.predictions.labels, self.predictions.predictions
 
 
 def watched(model: Model, images: Float[Array, "B H W C"], see: Callable) -> dict[str, Array]:
