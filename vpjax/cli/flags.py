@@ -89,6 +89,8 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     arguments, extra = parser.parse_known_args(rest)
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
+    if getattr(arguments, "recipe", None) == "" and not (arguments.config or arguments.data):
+        parser.error("the following arguments are required: --config, or DATA")
     arguments.overrides, arguments.command = changes, name
     return arguments
 
@@ -104,12 +106,23 @@ def _check(name: str, flag: str, shown: str, parsers: Mapping[str, Parser]) -> N
     raise unknown(f"flag of {name}", flag, parsers[name].flags)
 
 
-def add_recipe(parser: Parser, *, default: str | None = None) -> None:
-    """Add --config, and what help says of single keys."""
+def add_recipe(parser: Parser, *, default: str = "", data: bool = False) -> None:
+    """Add --config, and what help says of single keys.
+
+    Args:
+        parser: of the command.
+        default: the recipe where none is given; "": one must be.
+        data: whether data of one's own, for the recipe `photos`, may stand alone.
+    """
     text = "recipe: a name, or a file; choices follow a colon"
     text += f"; default: {default}" if default else ""
-    kind = {"type": _recipe, "metavar": "RECIPE", "required": default is None}
-    parser.add_argument(CONFIG, default=default, help=text, **kind)
+    if data:
+        own = "your own data: a folder of class folders, a list of files, a TFDS name"
+        parser.add_argument("data", nargs="?", metavar="DATA", help=own)
+        text += f", or {recipes.OWN_DATA} with DATA" if default else ""
+    kind = {"type": _recipe, "metavar": "RECIPE", "required": not (default or data)}
+    parser.add_argument(CONFIG, help=text, **kind)
+    parser.set_defaults(recipe=default)
     # Those are taken off the command line before it is parsed, see `overrides.take`.
     parser.add_argument(KEY, metavar="VALUE", help="change any key of the recipe")
 

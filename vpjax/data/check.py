@@ -27,6 +27,7 @@ from vpjax.core.progress import Progress
 from vpjax.core.table import table
 from vpjax.data import benchmarks, images
 from vpjax.data.examine import Examined, Label, examine
+from vpjax.data.holdout import Holdout
 from vpjax.data.open import open_source
 from vpjax.data.source import Source
 
@@ -103,6 +104,7 @@ def check_data(
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
     decoding: images.Decoding = images.PLAIN,
+    holdout: Holdout | None = None,
 ) -> bool:
     """Checks splits of a data set; logs the findings and writes them to data_check.json.
 
@@ -124,7 +126,7 @@ def check_data(
         if not split:
             continue
         try:
-            source = open_source(name, split, data_dir or None, classes, decoding)
+            source = open_source(name, split, data_dir or None, classes, decoding, holdout)
         except UserError as error:
             findings.append(Finding("fault", part, "open", str(error)))
             continue

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.records import Piece, Record, Records
+from vpjax.data.pick import Picked
 from vpjax.data.source import Source
 from vpjax.data.text import read_text
 
@@ -54,10 +53,15 @@ def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source
 def select_labels(source: Source, labels: Sequence[int]) -> Source:
     """Return the source with only the classes of these labels, which become 0, 1 ..."""
     name = f"{source.name} ({len(labels)} of {source.num_classes} classes)"
+    new = np.full(source.num_classes, -1, np.int64)
+    new[list(labels)] = np.arange(len(labels))
+    old = source.labels()
+    known = (old >= 0) & (old < source.num_classes)
+    indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
     return Source(
         name,
         [source.classes[i] for i in labels],
-        _Subset(source, labels),
+        Picked(source.records, indices, new[old[indices]]),
         source.image_shape,
         metadata=[source.metadata[i] for i in labels],
     )
@@ -101,35 +105,3 @@ def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         return [line for line in lines if line]
     return [part.strip() for part in classes.split(",") if part.strip()]
-
-
-class _Subset:
-    """The records of some classes, with new labels."""
-
-    def __init__(self, source: Source, keep: Sequence[int]):
-        new = np.full(source.num_classes, -1, np.int64)
-        new[list(keep)] = np.arange(len(keep))
-        old = source.labels()
-        known = (old >= 0) & (old < source.num_classes)
-        self._indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
-        self.labels: Int64[np.ndarray, " n"] = new[old[self._indices]]
-        self._records: Records = source.records
-
-    @property
-    def pieces(self) -> Sequence[Piece]:
-        """Those of all classes: for a lock, rather too many images than too few."""
-        return getattr(self._records, "pieces", ())
-
-    @property
-    def names(self) -> Sequence[str] | None:
-        """Paths of the images, where those of all classes have some."""
-        names = getattr(self._records, "names", None)
-        return names and [names[i] for i in self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        found = self._records.__getitems__([int(self._indices[i]) for i in indices])
-        pairs = zip(found, indices, strict=True)
-        return [record._replace(label=int(self.labels[i])) for record, i in pairs]

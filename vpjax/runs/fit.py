@@ -27,7 +27,7 @@ from vpjax.runs import summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
 from vpjax.runs.evaluate import diverged, evaluate_metrics
-from vpjax.runs.experiment import Experiment, GivenModel, prepare
+from vpjax.runs.experiment import Experiment, GivenModel, held, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
@@ -90,10 +90,12 @@ def fit(
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
-        experiment = prepare(config, startup, sources, given)
+        holdout = held(config, folder if workdir.started(folder) else None)
+        experiment = prepare(config, startup, sources, given, holdout)
         if config.data.get("verify", True):
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
+        holdout.record(own)
         if extend:
             workdir.record_extension(folder, config, experiment.plan.steps)
         for split in ("train", "val"):  # here, so that mistakes in the data show before compiling

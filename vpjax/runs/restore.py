@@ -15,7 +15,7 @@ from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
 from vpjax.runs import recorded
 from vpjax.runs.autotune import load_choice
-from vpjax.runs.experiment import ClassInfo, Experiment, prepare
+from vpjax.runs.experiment import ClassInfo, Experiment, held, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.train.checkpoint import (
     Checkpoints,
@@ -75,7 +75,9 @@ def reopen_run(
     """
     before = recorded.load(folder)
     config = before if config is None else config
-    experiment = load_choice(with_cached_features(prepare(config)), folder)
+    experiment = load_choice(
+        with_cached_features(prepare(config, holdout=held(config, folder))), folder
+    )
     record = record_of(experiment)
     if config.data.preset != before.data.preset:
         record = record._replace(preset=None)

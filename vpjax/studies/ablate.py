@@ -30,7 +30,7 @@ from vpjax.core.table import mean_std, table, write_csv
 from vpjax.data import open_source
 from vpjax.models.partition import ModelParts, partition
 from vpjax.report.plots.ablation import backbones, choices
-from vpjax.runs.experiment import abstract_model
+from vpjax.runs.experiment import abstract_model, held
 from vpjax.studies.cells import cell_labels, cell_runs, try_to_train
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,8 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 def count_parameters(config: ConfigDict) -> dict[str, Any]:
     """Return the parameters of prompts, of all else (head included), and their ratio in percent."""
     data = config.data
-    classes = open_source(data.name, data.train, data.dir or None, data.classes).num_classes
+    train = open_source(data.name, data.train, data.dir or None, data.classes, holdout=held(config))
+    classes = train.num_classes
     parts = model_shapes(config, classes)
     prompts = sum(
         v.size

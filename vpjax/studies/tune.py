@@ -32,6 +32,7 @@ from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.data.lock import lock_split
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
+from vpjax.runs.experiment import held
 from vpjax.studies import tune_report
 from vpjax.studies.cells import try_to_train
 from vpjax.studies.cost import dry_run as estimate_cost
@@ -145,7 +146,7 @@ def runnable(plan: Plan) -> dict[int, Trial]:
 def protected(plan: Plan) -> Iterator[None]:
     """Lock the test split until the choice is made, and claim the folder for the plan."""
     data = plan.config.data
-    where = {"data_dir": data.dir or None, "classes": data.classes}
+    where = {"data_dir": data.dir or None, "classes": data.classes, "holdout": held(plan.config)}
     with lock_split(data.name, data.test, plan.choice_path, **where):
         once(plan, claim_folder)
         yield
