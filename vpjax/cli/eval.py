@@ -1,6 +1,7 @@
-"""Evaluate a trained run on its test split, or else on val."""
+"""Evaluate a run, or all of a comparison, on the test split or else on val."""
 
 import argparse
+import functools
 import logging
 
 from vpjax.cli import flags
@@ -25,6 +26,11 @@ def run(arguments: argparse.Namespace) -> None:
     from vpjax.runs.workdir import read_result
 
     process.start(arguments)
+    if not (arguments.workdir / "config.json").exists() and any(
+        arguments.workdir.glob("**/config.json")
+    ):
+        run_all(arguments)
+        return
     config = flags.run_config(arguments)
     result = evaluate_run(arguments.workdir, config, arguments.checkpoint)
     log.info("%s", summary.one_line(result))
@@ -33,3 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
         log.info("not compared with what the run recorded: other %s", ", ".join(changed))
     else:
         summary.log_comparison(result, read_result(arguments.workdir))
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    """Evaluate the runs in a folder; see `vpjax.studies.evaluate`."""
+    from vpjax.studies.evaluate import as_table, evaluate_runs
+
+    config_of = functools.partial(flags.run_config, arguments)
+    rows = evaluate_runs(arguments.workdir, config_of, arguments.checkpoint)
+    log.info("\n%s\n", as_table(rows))

@@ -136,15 +136,19 @@ def add_run(parser: Parser) -> None:
     parser.add_argument(KEY, metavar="VALUE", help=text)
 
 
-def run_config(arguments: argparse.Namespace) -> "ConfigDict":
+def run_config(arguments: argparse.Namespace, folder: Path | None = None) -> "ConfigDict":
     """Return the config of the run that a command restores, with what the command line changes.
+
+    Args:
+        arguments: with `workdir` and `overrides`.
+        folder: of the run; None: `workdir`.
 
     Raises:
         UserError: if there is no run, or a key may not change.
     """
     from vpjax.runs import recorded  # here: it imports jax
 
-    config = recorded.load(arguments.workdir)
+    config = recorded.load(folder or arguments.workdir)
     recorded.check_changes([key for key, _ in arguments.overrides])
     for key, text in arguments.overrides:
         overrides.set_key(config, key, text)

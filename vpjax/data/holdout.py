@@ -5,8 +5,8 @@
 
 Splits that exist are read as they are. Which image is held out depends on its path and the seed
 alone; a class with few images gives one to test, then one to val, and keeps at least one in train.
-`Holdout.record` writes what was chosen as splits.csv, which another reads again: so a run that goes on,
-or is evaluated, has the same images though the folder has gained some.
+`Holdout.record` writes what was chosen as splits.csv, which another reads again: so a run that goes
+on, or is evaluated, has the same images though the folder has gained some.
 """
 
 import collections
@@ -174,8 +174,8 @@ class Holdout:
         }
         if not base.num_classes or len(lacking[missing[0]]) == base.num_classes:
             raise UserError(
-                f"{base.name}: every class has one image, so none can be held out for {missing[0]}. "
-                "Add images; or train without: --config.data.val= --config.data.test="
+                f"{base.name}: every class has one image, so none can be held out for "
+                f"{missing[0]}. Add images; or train without: --config.data.val= --config.data.test="
             )
         if any(lacking.values()):
             text = "; ".join(f"none in {part}: {few(cs)}" for part, cs in lacking.items() if cs)

@@ -121,6 +121,7 @@ class Experiment(NamedTuple):
         eval_step: see `vpjax.train.evaluate.make_eval_step`.
         identity: of the frozen parameters, which checkpoints do not contain.
         remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
+        made: splits that the data lack, which were taken from train.
     """
 
     config: ConfigDict
@@ -142,6 +143,7 @@ class Experiment(NamedTuple):
     eval_step: Callable
     identity: dict[str, str]
     remat: str = "none"
+    made: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -178,6 +180,7 @@ def prepare(
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = resolve_attention(config)
     startup.record("model")
+    holdout = holdout or held(config)
     sources = dict(sources) if sources is not None else open_sources(config, holdout)
     startup.record("data")
     train = sources["train"]
@@ -228,6 +231,7 @@ def prepare(
         eval_step=make_eval_step(parts.graph, to_input, criterion),
         remat="none" if config.remat == AUTO else config.remat,
         identity=built.identity,
+        made=holdout.made,
     )
 
 

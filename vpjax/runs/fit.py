@@ -191,11 +191,12 @@ def train(
             if now == start + 1:
                 done = now, jax.block_until_ready(numbers)
                 startup.record("step")
-                log.info("start-up  %s", startup)
+                log.debug("start-up  %s", startup)
             if logged := now % config.train.log_every == 0 or now in evaluate_at:
                 numbers, recent = average_metrics(recent, now), []
                 lr = optim.learning_rate(experiment.rate, state.opt, now - 1)
                 metrics.write(now, numbers | {"lr": lr})
+                log.debug("step      %d of %d: %s", now, plan.steps, summary.values(numbers, lr=lr))
                 done = now, numbers
             if now in evaluate_at:
                 improved = True
@@ -203,6 +204,7 @@ def train(
                     values = evaluate_metrics(experiment, state, "val")
                     metrics.write(now, {f"val_{k}": v for k, v in values.items() if k != "count"})
                     done = now, numbers | {f"val_{metric}": values[metric]}
+                    log.debug("val       after step %d: %s", now, summary.values(values))
                     improved = early.better(values[metric], now)
                     state = reduce_on_plateau(experiment, state, early)
                 metrics.write_csv()
@@ -217,9 +219,9 @@ def train(
             if done:
                 progress.update(*done)
             if early.stop:
-                progress.line(
-                    f"val {metric} has not improved in {early.since} evaluations: stopped"
-                )
+                text = f"val {metric} has not improved in {early.since} evaluations: stopped"
+                progress.line(text)
+                log.debug("%s", text)
                 break
             if asked := distributed.all_max(signals.asked, meet=logged):  # all at the same step
                 average_metrics(recent, now)  # raises if the run has diverged, before it is saved
@@ -332,7 +334,7 @@ def reduce_on_plateau(
     config = experiment.config.optim
     if config.schedule != "plateau" or not early.plateau(config.plateau_patience):
         return state
-    log.info(
+    log.debug(
         "val %s has not improved since step %d: lowering the learning rate",
         experiment.metric,
         early.best_step,
