@@ -53,8 +53,8 @@ METHODS = {
 }
 RATE = 3e-3  # of a class of one's own
 
-# Training images up to, images of a step, epochs; a linear probe, whose epochs cost next to nothing,
-# takes five times as many.
+# Training images up to, images of a step, epochs. The epochs of a linear probe cost next to
+# nothing: it takes five times as many.
 LENGTHS = (
     (250, 8, 20),
     (2_000, 16, 20),

@@ -175,7 +175,8 @@ class Holdout:
         if not base.num_classes or len(lacking[missing[0]]) == base.num_classes:
             raise UserError(
                 f"{base.name}: every class has one image, so none can be held out for "
-                f"{missing[0]}. Add images; or train without: --config.data.val= --config.data.test="
+                f"{missing[0]}. Add images; or train without: --config.data.val= "
+                "--config.data.test="
             )
         if any(lacking.values()):
             text = "; ".join(f"none in {part}: {few(cs)}" for part, cs in lacking.items() if cs)

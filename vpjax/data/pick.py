@@ -4,12 +4,13 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from vpjax.data.records import Piece, Record, Records
 from vpjax.data.source import Source
 
 
-def pick(source: Source, indices: Sequence[int], name: str) -> Source:
+def pick(source: Source, indices: Int64[np.ndarray, " m"], name: str) -> Source:
     """Return some images of a source, in the order of `indices`; classes and labels stay.
 
     Args:
@@ -17,7 +18,6 @@ def pick(source: Source, indices: Sequence[int], name: str) -> Source:
         indices: which.
         name: of the new source.
     """
-    indices = np.asarray(indices, np.int64)
     found = Source(
         name,
         source.classes,
@@ -33,7 +33,12 @@ def pick(source: Source, indices: Sequence[int], name: str) -> Source:
 class Picked:
     """Some of other records, with the labels that are given: n, or n C of zeros and ones."""
 
-    def __init__(self, records: Records, indices: np.ndarray, labels: np.ndarray):
+    def __init__(
+        self,
+        records: Records,
+        indices: Int64[np.ndarray, " m"],
+        labels: Int64[np.ndarray, "m *C"],
+    ):
         self.indices, self.labels = indices, labels
         self._records = records
 

@@ -53,9 +53,8 @@ def header(experiment: Experiment) -> list[str]:
         lines.append(f"counts    {', '.join(counts(e))}")
     lines += [
         f"weights   {_tail(where)}{kind}",
-        f"plan      {e.plan.steps} steps of {e.plan.batch_size} ({e.plan.steps_per_epoch} an epoch),"
-        " "
-        f"{config.optim.name}, lr {peak(e):.3g}, {config.dtype}, {len(devices)} x "
+        f"plan      {e.plan.steps} steps of {e.plan.batch_size} ({e.plan.steps_per_epoch} an epoch)"
+        f", {config.optim.name}, lr {peak(e):.3g}, {config.dtype}, {len(devices)} x "
         f"{devices[0].device_kind}",
     ]
     return lines
