@@ -120,7 +120,7 @@ def test_progress_of_nothing():
 
 
 def test_hours():
-    assert [progress_module._hours(s) for s in (0, 8.2, 3661, 360_000)] == [
+    assert [progress_module.hours(s) for s in (0, 8.2, 3661, 360_000)] == [
         "0:00:00",
         "0:00:09",
         "1:01:01",

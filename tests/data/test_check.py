@@ -16,7 +16,7 @@ from PIL import Image
 from tests.data.conftest import Memory
 from tests.data.fake import as_tfrecord, fake_tfds, frame
 from tests.helpers.runs import HOME, main
-from vpjax.data import tfds
+from vpjax.data import images, tfds
 from vpjax.data.check import check_data
 from vpjax.data.examine import examine
 from vpjax.data.records import Record
@@ -90,13 +90,41 @@ def test_broken_files(photos, tmp_path):
     assert record["splits"][0]["unreadable"] == 3
 
 
-def test_only_the_first_ten_are_named(photos, tmp_path, caplog):
+def test_blank_images_are_no_duplicates_and_all_are_listed(photos, tmp_path, caplog):
+    for i in range(12):
+        Image.new("RGB", (9, 12), (200, 10, 10)).save(photos / "train" / "ant" / f"red{i}.png")
+    Image.new("RGBA", (9, 12), (255, 255, 255, 0)).save(photos / "val" / "bee" / "clear.png")
+    Image.new("L", (9, 12), 7).save(photos / "test" / "bee" / "dark.png")
+    Image.new("RGB", (9, 12), (200, 10, 10)).save(photos / "test" / "bee" / "red.png")
+    with caplog.at_level("INFO", logger="vpjax"):
+        fine, found, _ = findings(tmp_path, f"folder:{photos}")
+    assert fine and not {"duplicate", "leak"} & {problem for _, problem in found}
+    blank = found["train", "blank"]
+    assert blank["level"] == "warning" and blank["count"] == len(blank["examples"]) == 12
+    assert "1 of them are transparent" in found["val", "blank"]["text"]
+    assert found["test", "blank"]["count"] == 2
+    assert "and 2 more, all in data_check.json" in caplog.text
+
+
+def test_a_white_drawing_on_nothing_is_seen_on_another_background(photos, tmp_path):
+    image = Image.new("RGBA", (9, 12), (0, 0, 0, 0))
+    image.paste((255, 255, 255, 255), (2, 2, 5, 5))
+    image.save(photos / "train" / "ant" / "chalk.png")
+    assert ("train", "blank") in findings(tmp_path, f"folder:{photos}")[1]
+    grey = images.Decoding(background="grey")
+    folder = tmp_path / "grey"
+    check_data(f"folder:{photos}", {"train": "train"}, folder, decoding=grey)
+    found = json.loads((folder / "data_check.json").read_text())["findings"]
+    assert "blank" not in {f["problem"] for f in found}
+
+
+def test_the_first_ten_are_shown_and_all_are_written(photos, tmp_path, caplog):
     for i in range(15):
         (photos / "train" / "ant" / f"x{i}.png").touch()
     with caplog.at_level("INFO", logger="vpjax"):
         _, found, _ = findings(tmp_path, f"folder:{photos}")
     assert found["train", "unreadable"]["count"] == 15
-    assert len(found["train", "unreadable"]["examples"]) == 10
+    assert len(found["train", "unreadable"]["examples"]) == 15
     assert "and 5 more" in caplog.text
 
 

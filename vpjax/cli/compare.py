@@ -5,14 +5,16 @@ import argparse
 from vpjax.cli import flags, recipes, train
 from vpjax.core.errors import UserError
 
-POSITIONALS = ()
+POSITIONALS = ("[DATA]",)
 EXAMPLE = "compare --config digits_baselines --workdir runs/baselines"
 
 
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
-    flags.add_recipe(parser)
-    flags.add_workdir(parser, "folder of the runs and the table; default: runs/<recipe>")
+    flags.add_recipe(parser, data=True)
+    flags.add_workdir(
+        parser, "folder of the runs and the table; default: runs/<recipe and choices>"
+    )
     flags.add_joining(parser)
 
 

@@ -1,6 +1,7 @@
-"""Evaluate a trained run on its test split, or on labelled photos."""
+"""Evaluate a run, or all of a comparison, on the test split or on labelled photos."""
 
 import argparse
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vpjax.runs.workdir import read_result
 
     process.start(arguments)
+    if not (arguments.workdir / "config.json").exists() and any(
+        arguments.workdir.glob("**/config.json")
+    ):
+        return run_all(arguments)
     config = flags.run_config(arguments)
     if arguments.path is not None:
         return on_photos(arguments, config)
@@ -69,3 +74,13 @@ def on_photos(arguments: argparse.Namespace, config: "ConfigDict") -> int:
     for path, why in found.skipped.items():
         log.info("  %s: %s", path, why)
     return 2 if found.skipped else 0
+
+
+def run_all(arguments: argparse.Namespace) -> int:
+    """Evaluate the runs in a folder; see `vpjax.studies.evaluate`."""
+    from vpjax.studies.evaluate import as_table, evaluate_runs
+
+    config_of = functools.partial(flags.run_config, arguments)
+    rows = evaluate_runs(arguments.workdir, config_of, arguments.checkpoint)
+    log.info("\n%s\n", as_table(rows))
+    return 0

@@ -93,6 +93,8 @@ def parse(name: str, words: list[str], parsers: Mapping[str, Parser]) -> argpars
     arguments, extra = parser.parse_known_args(rest)
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r} of {name}; flags begin with --")
+    if getattr(arguments, "recipe", None) == "" and not (arguments.config or arguments.data):
+        parser.error("the following arguments are required: --config, or DATA")
     arguments.overrides, arguments.command = changes, name
     return arguments
 
@@ -113,12 +115,23 @@ def _check(
     raise unknown(f"flag of {name}", flag, parsers[name].flags)
 
 
-def add_recipe(parser: Parser, *, default: str | None = None) -> None:
-    """Add --config, and what help says of single keys."""
+def add_recipe(parser: Parser, *, default: str = "", data: bool = False) -> None:
+    """Add --config, and what help says of single keys.
+
+    Args:
+        parser: of the command.
+        default: the recipe where none is given; "": one must be.
+        data: whether data of one's own, for the recipe `photos`, may stand alone.
+    """
     text = "recipe: a name, or a file; choices follow a colon"
     text += f"; default: {default}" if default else ""
-    kind = {"type": _recipe, "metavar": "RECIPE", "required": default is None}
-    parser.add_argument(CONFIG, default=default, help=text, **kind)
+    if data:
+        own = "your own data: a folder of class folders, a list of files, a TFDS name"
+        parser.add_argument("data", nargs="?", metavar="DATA", help=own)
+        text += f", or {recipes.OWN_DATA} with DATA" if default else ""
+    kind = {"type": _recipe, "metavar": "RECIPE", "required": not (default or data)}
+    parser.add_argument(CONFIG, help=text, **kind)
+    parser.set_defaults(recipe=default)
     # Those are taken off the command line before it is parsed, see `overrides.take`.
     parser.add_argument(KEY, metavar="VALUE", help="change any key of the recipe")
 
@@ -133,8 +146,12 @@ def add_run(
     parser.add_argument(KEY, metavar="VALUE", help=keys)
 
 
-def run_config(arguments: argparse.Namespace) -> "ConfigDict":
+def run_config(arguments: argparse.Namespace, folder: Path | None = None) -> "ConfigDict":
     """Return the config of the run that a command restores, with what the command line changes.
+
+    Args:
+        arguments: with `workdir` and `overrides`.
+        folder: of the run; None: `workdir`.
 
     Raises:
         UserError: if there is no run, or a key may not change.
@@ -142,7 +159,7 @@ def run_config(arguments: argparse.Namespace) -> "ConfigDict":
     from vpjax.runs import recorded  # here: it imports jax
 
     keys = [key for key, _ in arguments.overrides]
-    config = recorded.load(arguments.workdir, keys)
+    config = recorded.load(folder or arguments.workdir, keys)
     for key, text in arguments.overrides:
         overrides.set_key(config, key, text)
     overrides.settle(config, keys)

@@ -9,8 +9,11 @@ A recipe may import others by `from configs import vpt_cifar`, wherever it lies:
 """
 
 import argparse
+import hashlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +35,8 @@ FOLDER = next(
 FIRST_RUN = "digits"
 # Recipes that are choices of another now: its name, choices, and which choice came first.
 MOVED = {"vpt_cub": ("vpt_fgvc", "task=cub,recipe=memory", "backbone")}
+OWN_DATA = "photos"  # the recipe of a folder or list on the command line
+LONGEST = 80  # characters of a folder's name
 
 
 def names() -> list[str]:
@@ -58,6 +63,24 @@ def find(recipe: str) -> tuple[Path, str]:
     if name not in names():
         raise unknown("recipe", name, names())
     return FOLDER / f"{name}.py", choices
+
+
+def with_data(recipe: str, data: str) -> str:
+    """Return the recipe `photos`, with its choices, for data that stand alone on the command line.
+
+    Raises:
+        UserError: if another recipe is named, which has data of its own.
+    """
+    if not recipe and data.partition(":")[0] in names() and not os.path.exists(data):
+        raise UserError(f"{data} is a recipe; write --config {data}")
+    recipe = recipe or OWN_DATA
+    path, choices = find(recipe)
+    if path != FOLDER / f"{OWN_DATA}.py":
+        raise UserError(
+            f"{data!r} stands alone, which is for the recipe {OWN_DATA}; {recipe} has data of its "
+            f"own. Change them by --config.data.name=folder:{data}, or leave --config out."
+        )
+    return ":".join([recipe.partition(":")[0], ",".join(filter(None, [data, choices]))])
 
 
 def load(recipe: str) -> "ConfigDict":
@@ -94,6 +117,32 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
+def folder_name(recipe: str) -> str:
+    """Return the name of a recipe's default folder: file, choices, and data that choices name.
+
+    "vtab:method=vpt_deep,task=svhn" is "vtab-method=vpt_deep,task=svhn", "photos:./birds/" is
+    "photos-birds". A file of one's own begins with its folder's name.
+    """
+    path, choices = find(recipe)
+    parts = [path.stem] if path.parent == FOLDER else [path.parent.name, path.stem]
+    if choices:
+        parts.append(",".join(map(_placed, choices.split(","))))
+    text = re.sub(r"[^\w.,=+-]+", "-", "-".join(parts)).strip("-.")
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return text
+
+
+def _placed(choice: str) -> str:
+    """Return a choice, a path in it the same however it is written."""
+    key, equals, value = choice.rpartition("=")
+    if not os.path.exists(place := os.path.expanduser(value)):
+        return choice
+    near = os.path.relpath(place)
+    value = os.path.abspath(place) if near.startswith("..") or near == "." else near
+    return f"{key}{equals}{value.strip('/')}"
+
+
 def chosen(arguments: argparse.Namespace, suffix: str = "") -> tuple["ConfigDict", Path]:
     """Return the config that a command line asks for, and the folder to work in.
 
@@ -106,7 +155,10 @@ def chosen(arguments: argparse.Namespace, suffix: str = "") -> tuple["ConfigDict
     """
     from vpjax.runs import effect  # here: it needs jax
 
+    if getattr(arguments, "data", None):
+        arguments.config = with_data(arguments.config, arguments.data)
+    arguments.config = arguments.config or arguments.recipe
     config = overrides.apply(load(arguments.config), arguments.overrides)
     effect.check(config, [key for key, _ in arguments.overrides], arguments.command)
-    stem = find(arguments.config)[0].stem
-    return config, arguments.workdir or Path("runs") / f"{stem}{suffix}"
+    name = folder_name(arguments.config)
+    return config, arguments.workdir or Path("runs") / f"{name}{suffix}"

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POSITIONALS = ()
+POSITIONALS = ("[DATA]",)
 EXAMPLE = "train --config vpt_cifar --config.optim.lr=0.1"
 
 
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
-    flags.add_recipe(parser, default=recipes.FIRST_RUN)
-    flags.add_workdir(parser, "folder of the run; default: runs/<recipe>")
+    flags.add_recipe(parser, default=recipes.FIRST_RUN, data=True)
+    flags.add_workdir(parser, "folder of the run; default: runs/<recipe and choices>")
     longer = "go on with the run in --workdir, which is to be longer now"
     parser.add_argument("--extend", action="store_true", help=longer)
     flags.add_joining(parser)

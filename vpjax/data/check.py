@@ -27,6 +27,7 @@ from vpjax.core.progress import Progress
 from vpjax.core.table import table
 from vpjax.data import benchmarks, images
 from vpjax.data.examine import Examined, Label, examine
+from vpjax.data.holdout import Holdout
 from vpjax.data.open import known_as, open_source
 from vpjax.data.source import Source
 
@@ -48,13 +49,13 @@ class Finding(NamedTuple):
     problem: str  # a short name, the same in every run
     text: str
     count: int = 1  # images concerned
-    examples: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()  # all of them; the screen shows the first
 
     def __str__(self) -> str:
         lines = [f"{self.level:7}  {self.split}: {self.text}"]
-        lines += [f"           {example}" for example in self.examples]
-        if self.examples and self.count > len(self.examples):
-            lines.append(f"           and {self.count - len(self.examples)} more")
+        lines += [f"           {example}" for example in self.examples[:SHOWN]]
+        if len(self.examples) > SHOWN:
+            lines.append(f"           and {len(self.examples) - SHOWN} more, all in {FILE}")
         return "\n".join(lines)
 
 
@@ -90,9 +91,8 @@ class Split(NamedTuple):
     def finding(
         self, level: str, problem: str, text: str, count: int = 1, examples: Iterable[str] = ()
     ) -> Finding:
-        """Return a finding; only the examples that are shown are taken from the iterable."""
-        shown = tuple(itertools.islice(examples, SHOWN))
-        return Finding(level, self.part, problem, text, count, shown)
+        """Return a finding about this split."""
+        return Finding(level, self.part, problem, text, count, tuple(examples))
 
 
 def check_data(
@@ -103,6 +103,7 @@ def check_data(
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
     decoding: images.Decoding = images.PLAIN,
+    holdout: Holdout | None = None,
 ) -> bool:
     """Checks splits of a data set; logs the findings and writes them to data_check.json.
 
@@ -125,10 +126,12 @@ def check_data(
         if not split:
             continue
         try:
-            source = open_source(name, split, data_dir or None, classes, decoding)
+            source = open_source(name, split, data_dir or None, classes, decoding, holdout)
         except UserError as error:
             findings.append(Finding("fault", part, "open", str(error)))
             continue
+        if holdout is not None and part in holdout.made and not len(source):
+            continue  # a warning has named the classes, which are too small
         # Numbers of images are published for all classes together only.
         published = None if len(classes) else benchmarks.expected(name, split)
         opened.append(Split(part, split, source, examine_split(part, source), published))
@@ -143,7 +146,7 @@ def check_data(
 def examine_split(part: str, source: Source) -> Examined:
     """Examine a split, with progress on the screen."""
     log.info("%-5s  %d images, %s", part, len(source), source.name)
-    with Progress(len(source), batch_size=1) as progress:
+    with Progress(len(source), batch_size=1, what=f"checking {part}") as progress:
         return examine(source, os.cpu_count() or 1, progress.update)
 
 
@@ -166,6 +169,7 @@ def check_split(split: Split, name: str) -> list[Finding]:
         n = len(examined.unreadable)
         out.append(split.finding("fault", "unreadable", f"{n} images cannot be read", n, broken))
     out += check_labels(split, name)
+    out += check_blank(split)
     out += check_duplicates(split)
     for kind, found in examined.kinds.items():
         if kind not in PLAIN:
@@ -200,8 +204,25 @@ def check_labels(split: Split, name: str) -> list[Finding]:
     return out
 
 
+def check_blank(split: Split) -> list[Finding]:
+    """Return the finding about images of one colour, which show nothing."""
+    blank, background = sorted(split.examined.blank), split.source.decoding.background
+    if not blank:
+        return []
+    kind_of = {i: kind for kind, found in split.examined.kinds.items() for i in found}
+    clear = [i for i in blank if kind_of[i].startswith(CLEAR) or "transparent" in kind_of[i]]
+    text = f"{len(blank)} images are blank: one colour"
+    if clear:
+        text += (
+            f"; {len(clear)} of them are transparent, and may show something on another "
+            f"data.background than {background}"
+        )
+    named = map(split.named, blank)
+    return [split.finding("warning", "blank", text, len(blank), named)]
+
+
 def check_duplicates(split: Split) -> list[Finding]:
-    """Return the findings about pictures that occur more than once in a split."""
+    """Return the findings about pictures that occur more than once in a split; not blank ones."""
     labels, out = split.examined.labels, []
     pairs = [(first, copy) for first, *copies in duplicates(split.examined) for copy in copies]
     if same := [(a, b) for a, b in pairs if labels[a] == labels[b]]:
@@ -220,8 +241,12 @@ def check_duplicates(split: Split) -> list[Finding]:
 
 
 def duplicates(examined: Examined) -> list[list[int]]:
-    """Return, for each picture that occurs several times, the indices of its images in order."""
-    rows = examined.readable[np.argsort(examined.pixels[examined.readable], kind="stable")]
+    """Return, for each picture that occurs several times, the indices of its images in order.
+
+    Blank images are no pictures.
+    """
+    rows = np.setdiff1d(examined.readable, sorted(examined.blank))
+    rows = rows[np.argsort(examined.pixels[rows], kind="stable")]
     _, starts = np.unique(examined.pixels[rows], return_index=True)
     parts = np.split(rows, starts[1:])
     return sorted(p.tolist() for p in parts if len(p) > 1)
@@ -235,12 +260,13 @@ def compare(one: Split, other: Split, name: str) -> list[Finding]:
         return [Finding("fault", both, "overlap", text, shared)]
     first = {int(one.examined.pixels[i]): int(i) for i in reversed(one.examined.readable)}
     later = ((int(other.examined.pixels[i]), int(i)) for i in other.examined.readable)
-    twins = [(first[pixels], i) for pixels, i in later if pixels in first]
+    blank = other.examined.blank
+    twins = [(first[pixels], i) for pixels, i in later if pixels in first and i not in blank]
     if not twins:
         return []
     level = "warning" if one.as_published and other.as_published else "fault"
     text = f"{len(twins)} pictures of {other.part} are also in {one.part}"
-    shown = tuple(f"{one.named(a)} is {other.named(b)}" for a, b in twins[:SHOWN])
+    shown = tuple(f"{one.named(a)} is {other.named(b)}" for a, b in twins)
     return [Finding(level, both, "leak", text, len(twins), shown)]
 
 

@@ -36,6 +36,7 @@ class Facts(NamedTuple):
     height: int = 0
     width: int = 0
     kind: str = ""  # see `vpjax.data.images.decode_with_kind`
+    blank: bool = False  # one colour all over
 
 
 class Examined(NamedTuple):
@@ -46,6 +47,7 @@ class Examined(NamedTuple):
     sizes: Int64[np.ndarray, "n 2"]  # height and width, as read
     kinds: dict[str, list[int]]  # indices of the images of each kind
     unreadable: dict[int, str]  # fault by index
+    blank: frozenset[int] = frozenset()  # indices of images of one colour
 
     @property
     def readable(self) -> Int64[np.ndarray, " m"]:
@@ -90,6 +92,7 @@ def examine(source: Source, threads: int, done: Callable[[int], None] = lambda n
         sizes=np.array([(image.height, image.width) for image in facts], np.int64).reshape(-1, 2),
         kinds=dict(kinds),
         unreadable={i: image.fault for i, image in enumerate(facts) if image.fault},
+        blank=frozenset(i for i, image in enumerate(facts) if image.blank),
     )
 
 
@@ -125,4 +128,5 @@ def _facts(record: Record, source: Source) -> Facts:
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(array))
     pixels = int.from_bytes(digest.digest(), "little")
-    return Facts(label, "", pixels, array.shape[0], array.shape[1], kind)
+    blank = bool((array == array[:1, :1]).all())
+    return Facts(label, "", pixels, array.shape[0], array.shape[1], kind, blank)

@@ -46,18 +46,7 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
         UserError: for a path, split or file that does not exist, a class that train lacks, a file
             with two classes, or data of one class.
     """
-    place = Path(data_dir or "").expanduser() / Path(path).expanduser()
-    if not place.exists():
-        raise UserError(
-            f"{kind}:{path}: {place} does not exist. Say where it is: --config.data.name="
-            f"{kind}:PATH, or --config.data.dir=DIR for the folder that it lies in."
-        )
-    listing = READERS[kind](place)
-    if not listing.splits:
-        raise UserError(
-            f"{place} holds no images in the form of {kind!r}; see docs/data.md."
-            + " A folder for each class is expected." * (kind == "folder")
-        )
+    place, listing = _listing(kind, path, data_dir)
     where = f"{kind}:{place.name}"
     splits = listing.splits
     load = functools.cache(lambda name: unique(where, splits[_split(where, name, splits)]()))
@@ -98,6 +87,28 @@ def _refuse_one_class(where, name, folder):
         f"{where} has images of only one class, {name!r}, so there is nothing to tell apart. "
         f"Expected a folder or a label for each class in {folder}."
     )
+
+
+def split_names(kind: str, path: str, data_dir: Any = None) -> tuple[str, ...]:
+    """Return the names of the splits; see `open_listing` for arguments and errors."""
+    return tuple(_listing(kind, path, data_dir)[1].splits)
+
+
+def _listing(kind, path, data_dir):
+    """Return the place of the data and what its reader found there."""
+    place = Path(data_dir or "").expanduser() / Path(path).expanduser()
+    if not place.exists():
+        raise UserError(
+            f"{kind}:{path}: {place} does not exist. Say where it is: --config.data.name="
+            f"{kind}:PATH, or --config.data.dir=DIR for the folder that it lies in."
+        )
+    listing = READERS[kind](place)
+    if not listing.splits:
+        raise UserError(
+            f"{place} holds no images in the form of {kind!r}; see docs/data.md."
+            + " A folder for each class is expected." * (kind == "folder")
+        )
+    return place, listing
 
 
 def _trained(splits):

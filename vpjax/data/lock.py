@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vpjax.core.errors import UserError
+from vpjax.data.holdout import Holdout
 from vpjax.data.open import GUARDS, open_source
 from vpjax.data.records import Piece
 from vpjax.data.source import Source
@@ -32,11 +33,12 @@ def lock_split(
     *,
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
+    holdout: Holdout | None = None,
 ) -> Iterator[None]:
     """Locks a split of a data set, in this process, until the file `until` exists.
 
     Args:
-        name, split, data_dir, classes: the test split, as for `open_source`.
+        name, split, data_dir, classes, holdout: the test split, as for `open_source`.
         until: file whose existence ends the lock.
 
     Raises:
@@ -44,7 +46,7 @@ def lock_split(
     """
     if not split:
         raise UserError("config.data.test is empty; name the split that is read once, at the end")
-    test = open_source(name, split, data_dir, classes)
+    test = open_source(name, split, data_dir, classes, holdout=holdout)
     pieces = extent(test)
 
     def guard(opened: Source) -> None:

@@ -3,6 +3,7 @@
 source = open_source("cifar10", "train[:90%]")
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,7 @@ from vpjax.data import (
     tfds,
     vtab,
 )
+from vpjax.data.holdout import Holdout
 from vpjax.data.images import PLAIN, Decoding
 from vpjax.data.source import Source
 from vpjax.data.subset import select_classes
@@ -36,6 +38,7 @@ def open_source(
     data_dir: str | os.PathLike | None = None,
     classes: str | Sequence[str | int] = "",
     decoding: Decoding = PLAIN,
+    holdout: Holdout | None = None,
 ) -> Source:
     """Opens a data set by name, preparing it first where that is possible.
 
@@ -53,11 +56,17 @@ def open_source(
             `~/tensorflow_datasets`.
         classes: the only classes to read, see `vpjax.data.subset`; empty for all.
         decoding: how files become pixels: the background of transparent ones, and the like.
+        holdout: makes the splits that the data lack from train; None: all are as stored.
 
     Raises:
         UserError: for an unknown name or split, or for data that cannot be prepared here.
     """
-    source = _open(known_as(name, data_dir), split, data_dir)
+    name = known_as(name, data_dir)
+    if holdout is None or not holdout.share:
+        source = _open(name, split, data_dir)
+    else:
+        whole = functools.partial(_open, name, data_dir=data_dir)
+        source = holdout.open(f"{data_dir}:{name}", split_names(name, data_dir), whole, split)
     for guard in GUARDS:
         guard(source)
     source = select_classes(source, classes) if len(classes) else source
@@ -79,6 +88,22 @@ def known_as(name: str, data_dir: str | os.PathLike | None = None) -> str:
         return name if tfds.find(name, data_dir) else known
     except UserError:  # no name of TFDS's
         return known
+
+
+def split_names(name: str, data_dir: str | os.PathLike | None = None) -> tuple[str, ...]:
+    """Returns the names of a data set's whole splits, preparing it first where that is possible.
+
+    Raises:
+        UserError: for an unknown name, or one whose splits are made otherwise.
+    """
+    kind, _, path = name.partition(":")
+    if kind in folder.READERS:
+        return folder.split_names(kind, path, data_dir)
+    if kind in ORIGINALS or kind.partition("/")[0] == "digits":
+        return ("train", "test")
+    if name.startswith("vtab/") or name in inat.VERSIONS:
+        raise UserError(f"{name} has splits of its own; set data.holdout=0 and name them")
+    return tuple(tfds.sizes(prepare.prepare(name, data_dir)))
 
 
 def _open(name, split, data_dir):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.records import Piece, Record, Records
+from vpjax.data.pick import Picked
 from vpjax.data.source import Source
 from vpjax.data.text import read_text
 
@@ -60,7 +60,7 @@ def select_labels(source: Source, labels: Sequence[int]) -> Source:
     out = Source(
         name,
         [source.classes[i] for i in labels],
-        _Subset(source, new),
+        _relabelled(source, new),
         source.image_shape,
         metadata=[source.metadata[i] for i in labels],
     )
@@ -88,8 +88,9 @@ def with_classes(
         return source
     rank = {name: i for i, name in enumerate(classes)}
     new = np.array([rank[name] for name in source.classes], np.int64)
-    records = _Subset(source, new)
-    out = Source(source.name, classes, records, source.image_shape, metadata=metadata)
+    out = Source(
+        source.name, classes, _relabelled(source, new), source.image_shape, metadata=metadata
+    )
     out.decoding = source.decoding
     return out
 
@@ -134,31 +135,9 @@ def _wanted(source: Source, classes: str | Sequence[str | int]) -> list[str]:
     return [part.strip() for part in classes.split(",") if part.strip()]
 
 
-class _Subset:
-    """The records of some classes, with new labels: one for each old label, or -1."""
-
-    def __init__(self, source: Source, new: Int64[np.ndarray, " C"]):
-        old = source.labels()
-        known = (old >= 0) & (old < source.num_classes)
-        self._indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
-        self.labels: Int64[np.ndarray, " n"] = new[old[self._indices]]
-        self._records: Records = source.records
-
-    @property
-    def pieces(self) -> Sequence[Piece]:
-        """Those of all classes: for a lock, rather too many images than too few."""
-        return getattr(self._records, "pieces", ())
-
-    @property
-    def names(self) -> Sequence[str] | None:
-        """Paths of the images, where those of all classes have some."""
-        names = getattr(self._records, "names", None)
-        return names and [names[i] for i in self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
-        found = self._records.__getitems__([int(self._indices[i]) for i in indices])
-        pairs = zip(found, indices, strict=True)
-        return [record._replace(label=int(self.labels[i])) for record, i in pairs]
+def _relabelled(source: Source, new: Int64[np.ndarray, " C"]) -> Picked:
+    """Return the records of some classes: `new` has a label for each old one, or -1."""
+    old = source.labels()
+    known = (old >= 0) & (old < source.num_classes)
+    indices = np.flatnonzero(known & (new[np.where(known, old, 0)] >= 0))
+    return Picked(source.records, indices, new[old[indices]])

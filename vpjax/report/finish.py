@@ -6,7 +6,7 @@ fit(config, folder, finish=draw_results)
 import logging
 from pathlib import Path
 
-from vpjax.core import distributed
+from vpjax.core import distributed, logs
 from vpjax.data.source import Source
 from vpjax.report.plots import pictures
 from vpjax.report.plots.curves import draw_curves
@@ -43,7 +43,8 @@ def draw_results(
     for name, picture in pictures.PICTURES.items():
         try:
             if picture.after_training and picture.applies(subject):
-                pictures.save(subject, name)
+                with logs.quiet():  # they are named in docs; the screen has the result
+                    pictures.save(subject, name)
         except Exception as e:
             _warn(name, e)
 

@@ -77,13 +77,13 @@ def autotune(experiment: Experiment, folder: Path) -> Experiment:
         )
     facts = conditions(experiment)
     if kept := read_choice(folder / "choices.json", facts):
-        log.info("choice    attention %s, remat %s, as the run began", *kept["choice"])
+        log.debug("choice    attention %s, remat %s, as the run began", *kept["choice"])
         return with_choice(experiment, *kept["choice"])
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_folder() / "choices" / f"{key}.json"
     known = (read_choice(path, facts) or {"rows": []})["rows"]
     choice = choose(experiment, known)
-    log.info("choice    attention %s, remat %s (measured: %s)", *choice, path)
+    log.debug("choice    attention %s, remat %s (measured: %s)", *choice, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for place in (path, folder / "choices.json"):
         write_json(place, {"choice": choice, "rows": known, "facts": facts})
@@ -168,7 +168,7 @@ def choose(experiment: Experiment, known: list[Row]) -> Choice:
         if fits(row, free) and row["ms"] is None:
             row["ms"] = bench.milliseconds(row["attention"], row["remat"])
     for row in found:
-        log.info("choice    %s", describe(row, free))
+        log.debug("choice    %s", describe(row, free))
     best = min(found, key=lambda row: (not fits(row, free), row["ms"] or math.inf, row["bytes"]))
     if not fits(best, free):
         log.warning("warning   no candidate fits in memory: taking the one that needs least")

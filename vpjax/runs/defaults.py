@@ -24,6 +24,10 @@ def get_config() -> ConfigDict:
     config.data.train = "train[:90%]"  # TFDS split strings
     config.data.val = "train[90%:]"  # chooses checkpoints and stops early; "": none
     config.data.test = "test"  # evaluated once, at the end; "": none
+    # Share of train's images that each of val and test gets, class by class, where the data lack
+    # them; they are listed in the run's splits.csv. 0: only splits that exist.
+    config.data.holdout = 0.0
+    config.data.holdout_seed = 0  # of this choice; the same for all seeds of a study
     config.data.dir = ""  # of prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.classes = ""  # use only these: names or ids, a file of them, or a named subset
     config.data.background = "white"  # of transparent images: a colour; "none": it is dropped

@@ -7,7 +7,9 @@ large is compiled.
 
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,9 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.size import pair
 from vpjax.data import open_source, preset
+from vpjax.data.class_folders import synonyms
+from vpjax.data.holdout import FILE as LIST
+from vpjax.data.holdout import PARTS, Holdout
 from vpjax.data.images import Decoding
 from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
@@ -103,6 +108,7 @@ class Experiment(NamedTuple):
         eval_step: see `vpjax.train.evaluate.make_eval_step`.
         identity: of the frozen parameters, which checkpoints do not contain.
         remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
+        made: splits that the data lack, which were taken from train.
     """
 
     config: ConfigDict
@@ -124,6 +130,7 @@ class Experiment(NamedTuple):
     eval_step: Callable
     identity: dict[str, str]
     remat: str = "none"
+    made: tuple[str, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...] | None:
@@ -145,6 +152,7 @@ def prepare(
     startup: Startup | None = None,
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
+    holdout: Holdout | None = None,
 ) -> Experiment:
     """Open the data, build the model and place it on the devices.
 
@@ -156,6 +164,7 @@ def prepare(
         startup: a stopwatch that records how long each part takes.
         sources: the data by split; None: those that `config.data` names.
         given: the model; None: it is built from the config.
+        holdout: what makes missing splits; None: that of the config, see `held`.
 
     Raises:
         UserError: if the config, the data and the weights do not fit together.
@@ -167,7 +176,8 @@ def prepare(
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = resolve_attention(config)
     startup.record("model")
-    sources = dict(sources) if sources is not None else open_sources(config)
+    holdout = holdout or held(config)
+    sources = dict(sources) if sources is not None else open_sources(config, holdout)
     startup.record("data")
     train = sources["train"]
     classes = classes_of(config, train)
@@ -217,6 +227,7 @@ def prepare(
         eval_step=make_eval_step(parts.graph, to_input, criterion),
         remat="none" if config.remat == AUTO else config.remat,
         identity=built.identity,
+        made=holdout.made,
     )
 
 
@@ -340,14 +351,26 @@ def decoding(config: ConfigDict) -> Decoding:
     return Decoding(**given).checked()
 
 
-def open_sources(config: ConfigDict) -> dict[str, Source]:
-    """Open the splits that a config names."""
+def held(config: ConfigDict, folder: Path | None = None) -> Holdout:
+    """Return what makes the splits that a config's data lack.
+
+    Args:
+        config: of the run.
+        folder: of the run, whose list of them is kept to; None: there is none.
+    """
     data = config.data
-    return {
-        split: open_source(data.name, data[split], data.dir or None, data.classes, decoding(config))
-        for split in SPLITS
-        if data[split]
-    }
+    named = {synonyms(m) for s in SPLITS for m in re.findall(r"[A-Za-z]\w*", data[s])}
+    wanted = [part for part in PARTS if synonyms(part) in named]
+    listed = folder / LIST if folder is not None and (folder / LIST).exists() else None
+    return Holdout(data.get("holdout", 0.0), data.get("holdout_seed", 0), wanted, listed)
+
+
+def open_sources(config: ConfigDict, holdout: Holdout | None = None) -> dict[str, Source]:
+    """Open the splits that a config names, without made ones that no class has images for."""
+    data, holdout = config.data, holdout or held(config)
+    where = data.dir or None, data.classes, decoding(config), holdout
+    found = {s: open_source(data.name, data[s], *where) for s in SPLITS if data[s]}
+    return {s: source for s, source in found.items() if len(source) or s not in holdout.made}
 
 
 def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:

@@ -108,9 +108,9 @@ class FeatureInputs:
         shapes = [(len(source), dim), (len(source), *source.label_shape)]
         with filling(folder, facts, shapes) as store:
             if store.complete:
-                log.info("features  %-5s from %s", split, folder)
+                log.debug("features  %-5s from %s", split, folder)
             else:
-                log.info("features  %-5s computed once, for %s", split, folder)
+                log.debug("features  %-5s computed once, for %s", split, folder)
                 self.fill(store, split)
         return read_rows(folder)
 
@@ -128,7 +128,8 @@ class FeatureInputs:
         weights = backbone_values(e.frozen)
         first, count = store.done // size, images.steps_per_epoch
         saved, waiting = time.monotonic(), None
-        with Progress(count, first, batch_size=size) as progress:
+        shown = {"batch_size": size, "what": f"features of {split}"}
+        with Progress(count, first, stream=distributed.screen(), **shown) as progress:
             for step, batch in enumerate(images.batches(first), first):
                 placed = sharding.put_batch({"image": batch["image"]}, e.mesh)
                 # The device computes this batch while the one before is written to the disk.

@@ -27,7 +27,7 @@ from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
 from vpjax.runs.classes import write_classes
 from vpjax.runs.evaluate import diverged, evaluate_metrics
-from vpjax.runs.experiment import Experiment, GivenModel, prepare
+from vpjax.runs.experiment import Experiment, GivenModel, held, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
 from vpjax.runs.program import compiled
@@ -91,10 +91,12 @@ def fit(
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
         begin, startup = time.perf_counter(), startup or Startup()
-        experiment = prepare(config, startup, sources, given)
+        holdout = held(config, folder if workdir.started(folder) else None)
+        experiment = prepare(config, startup, sources, given, holdout)
         if config.data.get("verify", True):
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
+        holdout.record(own)
         if extend:
             workdir.record_extension(folder, config, experiment.plan.steps)
         for split in ("train", "val"):  # here, so that mistakes in the data show before compiling
@@ -190,11 +192,12 @@ def train(
             if now == start + 1:
                 done = now, jax.block_until_ready(numbers)
                 startup.record("step")
-                log.info("start-up  %s", startup)
+                log.debug("start-up  %s", startup)
             if logged := now % config.train.log_every == 0 or now in evaluate_at:
                 numbers, recent = average_metrics(recent, now), []
                 lr = optim.learning_rate(experiment.rate, state.opt, now - 1)
                 metrics.write(now, numbers | {"lr": lr})
+                log.debug("step      %d of %d: %s", now, plan.steps, summary.values(numbers, lr=lr))
                 done = now, numbers
             if now in evaluate_at:
                 improved = True
@@ -202,6 +205,7 @@ def train(
                     values = evaluate_metrics(experiment, state, "val")
                     metrics.write(now, {f"val_{k}": v for k, v in values.items() if k != "count"})
                     done = now, numbers | {f"val_{metric}": values[metric]}
+                    log.debug("val       after step %d: %s", now, summary.values(values))
                     improved = early.better(values[metric], now)
                     state = reduce_on_plateau(experiment, state, early)
                 metrics.write_csv()
@@ -216,9 +220,9 @@ def train(
             if done:
                 progress.update(*done)
             if early.stop:
-                progress.line(
-                    f"val {metric} has not improved in {early.since} evaluations: stopped"
-                )
+                text = f"val {metric} has not improved in {early.since} evaluations: stopped"
+                progress.line(text)
+                log.debug("%s", text)
                 break
             if asked := distributed.all_max(signals.asked, meet=logged):  # all at the same step
                 average_metrics(recent, now)  # raises if the run has diverged, before it is saved
@@ -337,7 +341,7 @@ def reduce_on_plateau(
     config = experiment.config.optim
     if config.schedule != "plateau" or not early.plateau(config.plateau_patience):
         return state
-    log.info(
+    log.debug(
         "val %s has not improved since step %d: lowering the learning rate",
         experiment.metric,
         early.best_step,

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vpjax.core import distributed
+from vpjax.core.progress import waiting
 from vpjax.runs import summary
 from vpjax.runs.experiment import Experiment
 from vpjax.train import step
@@ -35,7 +37,9 @@ def compiled(experiment: Experiment, state: step.State, batch: dict[str, Any]) -
         batch: likewise.
     """
     begin = time.perf_counter()
-    out = training_step(experiment).lower(state, experiment.frozen, batch).compile()
+    text = "compiling, mostly 5 to 60 s, minutes for large models"
+    with waiting(text, distributed.screen()):
+        out = training_step(experiment).lower(state, experiment.frozen, batch).compile()
     # With `accumulate` the compiler counts the work of one part of a batch only.
     counted = experiment.plan.batch_size // experiment.config.train.accumulate
     summary.log_cost(out, time.perf_counter() - begin, counted)

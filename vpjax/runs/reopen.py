@@ -14,6 +14,7 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json
 from vpjax.data import open_source
+from vpjax.data.holdout import Holdout
 from vpjax.data.source import Source
 from vpjax.data.subset import with_classes
 from vpjax.models.partition import shapes
@@ -25,6 +26,7 @@ from vpjax.runs.experiment import (
     build_model,
     check_dtype,
     decoding,
+    held,
     loader_settings,
     make_criterion,
     make_plan,
@@ -61,7 +63,7 @@ def reopen_run(
     places.check(config, folder)
     check_dtype(config)
     classes = known_classes(folder, config)
-    sources = open_splits(config, classes, also)
+    sources = open_splits(config, classes, also, held(config, folder))
     experiment = experiment_of(config, before, classes, sources)
     experiment = load_choice(with_cached_features(experiment), folder)
     # Other classes than the run's are named when its checkpoint is read.
@@ -94,7 +96,9 @@ def known_classes(folder: Path, config: ConfigDict) -> ClassInfo:
     return classes._replace(images=images or config.train.batch_size)
 
 
-def open_splits(config: ConfigDict, classes: ClassInfo, also: Sequence[str]) -> dict[str, Source]:
+def open_splits(
+    config: ConfigDict, classes: ClassInfo, also: Sequence[str], holdout: Holdout
+) -> dict[str, Source]:
     """Return the split to evaluate, test or else val, and others, labelled as a run's classes.
 
     Data whose training images are not there may lack some of the classes.
@@ -103,9 +107,8 @@ def open_splits(config: ConfigDict, classes: ClassInfo, also: Sequence[str]) -> 
     first = next((s for s in ("test", "val") if data[s]), "")
     for split in dict.fromkeys((first, *also)):
         if split and data.get(split):
-            source = open_source(
-                data.name, data[split], data.dir or None, data.classes, decoding(config)
-            )
+            where = data.dir or None, data.classes, decoding(config), holdout
+            source = open_source(data.name, data[split], *where)
             out[split] = with_classes(source, classes.names, classes.metadata)
     return out
 

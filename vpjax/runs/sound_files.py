@@ -61,8 +61,10 @@ def _faults(split, source):
     if len(source) < SHOWN:
         faults = verify(source, threads, part=part)
     else:
-        log.info("files     reading all %d of %s once, to find broken ones", len(source), split)
-        with Progress(len(source), batch_size=1, stream=distributed.screen()) as progress:
+        log.debug("files     reading all %d of %s once, to find broken ones", len(source), split)
+        with Progress(
+            len(source), batch_size=1, stream=distributed.screen(), what=f"checking {split}"
+        ) as progress:
             done = lambda n: progress.update(min(n * count, len(source)))  # noqa: E731
             faults = verify(source, threads, done, part)
     if distributed.all_max(bool(faults)):  # all processes stop, whoever found it

@@ -3,12 +3,13 @@
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vpjax.models.partition import trainable_table
+from vpjax.core.logs import fitted
+from vpjax.models.partition import trainable_line, trainable_table
 from vpjax.runs.advice import advice
 from vpjax.runs.experiment import Experiment
 
@@ -16,54 +17,108 @@ log = logging.getLogger(__name__)
 
 
 def log_opening(experiment: Experiment) -> None:
-    """Log what will be trained: parameters, data, weights, devices, plan, warnings."""
+    """Log what will be trained: a header on the screen, all about it in log.txt, and warnings."""
     e, config = experiment, experiment.config
-    log.info("%s", trainable_table(e.parts))
+    for line in header(e):
+        log.info("%s", fitted(line))
+    log.debug("%s", trainable_table(e.parts))
     log_setup(e)
-    log.info(
+    log.debug(
         "plan      %d steps of %d images (%d an epoch), %s, peak lr %.3g",
         e.plan.steps,
         e.plan.batch_size,
         e.plan.steps_per_epoch,
         config.optim.name,
-        float(np.max(e.rate(np.arange(e.plan.steps)))),
+        peak(e),
     )
     log_advice(e)
 
 
-def log_setup(experiment: Experiment) -> None:
-    """Log data, weights, devices, and the implementation of attention."""
+def header(experiment: Experiment) -> list[str]:
+    """Return what a run is, in at most six lines: the screen shows them, see `logs.fitted`."""
     e, config = experiment, experiment.config
+    numbers = ", ".join(f"{split} {len(source):,}" for split, source in e.sources.items())
+    train = e.sources["train"]
+    kind = f", {e.loaded.kind}" if e.loaded and e.loaded.kind else ""
+    where = config.backbone.weights if e.loaded else f"random, from seed {config.seed}"
+    devices = e.mesh.devices.flat
+    lines = [
+        f"run       {config.method.name}, {trainable_line(e.parts)}",
+        f"data      {train.name.partition('[')[0]}, {len(e.classes.names)} classes: {numbers}",
+    ]
+    if e.made:
+        made = " and ".join(e.made)
+        seed = config.data.holdout_seed
+        lines.append(f"splits    {made} taken from train by class, seed {seed}: splits.csv")
+        lines.append(f"counts    {', '.join(counts(e))}")
+    lines += [
+        f"weights   {_tail(where)}{kind}",
+        f"plan      {e.plan.steps} steps of {e.plan.batch_size} ({e.plan.steps_per_epoch} an epoch)"
+        f", {config.optim.name}, lr {peak(e):.3g}, {config.dtype}, {len(devices)} x "
+        f"{devices[0].device_kind}",
+    ]
+    return lines
+
+
+def counts(experiment: Experiment) -> list[str]:
+    """Return "cat 14/3/3" for every class: its images in each split."""
+    each = [source.counts() for source in experiment.sources.values()]
+    names = experiment.classes.names
+    return [f"{name} {'/'.join(str(n[i]) for n in each)}" for i, name in enumerate(names)]
+
+
+def peak(experiment: Experiment) -> float:
+    """Return the highest learning rate of a run."""
+    return float(np.max(experiment.rate(np.arange(experiment.plan.steps))))
+
+
+def _tail(path: str, columns: int = 45) -> str:
+    """Return the end of a path, which says more than its beginning."""
+    return path if len(path) <= columns else f"…{path[1 - columns :]}"
+
+
+def log_setup(experiment: Experiment) -> None:
+    """Log data, weights, devices, and the implementation of attention, to log.txt."""
+    e, config = experiment, experiment.config
+    if e.made:
+        log.debug("counts    %s of %s", ", ".join(counts(e)), "/".join(e.sources))
     for split, source in e.sources.items():
-        log.info("data      %-5s %6d images  %s", split, len(source), source.name)
-    log.info("          %d classes, preset %s", len(e.classes.names), e.preset)
+        log.debug("data      %-5s %6d images  %s", split, len(source), source.name)
+    log.debug("          %d classes, preset %s", len(e.classes.names), e.preset)
     if e.loaded is None:
-        log.info("weights   random, from seed %d", config.seed)
+        log.debug("weights   random, from seed %d", config.seed)
     else:
-        log.info("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
+        log.debug("weights   %s  sha256 %s", e.loaded.path, e.loaded.sha256[:16])
         if e.loaded.kind:
-            log.info("          %s, as backbone %s", e.loaded.kind, config.backbone.name)
+            log.debug("          %s, as backbone %s", e.loaded.kind, config.backbone.name)
         if e.loaded.chosen:
-            log.info("          %s", e.loaded.chosen)
+            log.debug("          %s", e.loaded.chosen)
         if e.loaded.resized:
-            log.info("          resized %s", e.loaded.resized)
+            log.debug("          resized %s", e.loaded.resized)
         if e.loaded.dropped:
             left = [n.removeprefix("unused/") for n in e.loaded.dropped]
             left = left[:4] + [f"{len(left) - 4} more"] * (len(left) > 4)
-            log.info("          left out: %s", ", ".join(left))
+            log.debug("          left out: %s", ", ".join(left))
     devices = e.mesh.devices.flat
-    log.info("devices   %d x %s, mesh %s", len(devices), devices[0].device_kind, dict(e.mesh.shape))
+    log.debug(
+        "devices   %d x %s, mesh %s", len(devices), devices[0].device_kind, dict(e.mesh.shape)
+    )
     stored = sum(v.nbytes for v in e.frozen.values()) / 2**20
     own = sum(v.addressable_shards[0].data.nbytes for v in e.frozen.values()) / 2**20
     if own < stored:
-        log.info("          frozen weights split: %.4g of %.4g MiB on each device", own, stored)
-    log.info("compute   %s, attention %s, remat %s", config.dtype, e.attention, e.remat)
+        log.debug("          frozen weights split: %.4g of %.4g MiB on each device", own, stored)
+    log.debug("compute   %s, attention %s, remat %s", config.dtype, e.attention, e.remat)
 
 
 def log_advice(experiment: Experiment) -> None:
     """Log warnings about choices of the config that are known to go wrong."""
     for text in advice(experiment.config, experiment.preset):
         log.warning("warning   %s", text)
+
+
+def values(numbers: Mapping[str, float], **more: float) -> str:
+    """Return "loss 0.4312, accuracy 93.1, lr 0.01" for a line of log.txt."""
+    return ", ".join(f"{k} {float(v):.5g}" for k, v in (dict(numbers) | more).items())
 
 
 def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]:
@@ -84,7 +139,7 @@ def log_cost(compiled: Any, seconds: float, batch_size: int) -> dict[str, float]
         need = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         need += memory.output_size_in_bytes - memory.alias_size_in_bytes
         out |= {"memory_mib": need / 2**20, "temporary_mib": memory.temp_size_in_bytes / 2**20}
-    log.info(
+    log.debug(
         "compiled  in %.1f s; a step needs %.4g MiB a device (%.4g of them temporary) and %.3g "
         "GFLOP an image",
         seconds,

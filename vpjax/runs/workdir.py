@@ -110,6 +110,11 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
     distributed.broadcast_from_zero(note)
 
 
+def started(workdir: Path) -> bool:
+    """Return whether a folder holds a run that has saved something."""
+    return read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
+
+
 def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) -> None:
     """Check that a folder holds no run with another config.
 
@@ -125,8 +130,7 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
         UserError: if it does not, with the keys that differ.
     """
     path = workdir / "config.json"
-    started = read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
-    if not started or not path.exists():
+    if not started(workdir) or not path.exists():
         return
     now, before = places.whole(config), places.whole(recorded.load(workdir))
     ours, theirs = configs.flat(now), configs.flat(before)

@@ -30,8 +30,9 @@ from vpjax.core.table import mean_std, table, write_csv
 from vpjax.data import open_source
 from vpjax.models.partition import ModelParts, partition
 from vpjax.report.plots.ablation import backbones, choices
-from vpjax.runs.experiment import abstract_model
+from vpjax.runs.experiment import abstract_model, held
 from vpjax.studies.cells import cell_labels, cell_runs, try_to_train
+from vpjax.studies.lines import RunLines, ending
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,13 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
         raise UserError("a study needs cells (config.study.compare) and seeds (config.study.seeds)")
     folder.mkdir(parents=True, exist_ok=True)
     runs, cells = [], []
-    for number, label in enumerate(labels, start=1):
-        log.info("\n%s (cell %d of %d)", label, number, len(labels))
-        found = train_cell(config, label, folder)
+    seeds = config.study.seeds
+    places = [(label, folder / label / f"seed{seed}") for label in labels for seed in seeds]
+    what = f"{len(labels)} cells, {len(seeds)} seed{'s' * (len(seeds) > 1)} each"
+    log.info("runs      %d: %s", len(places), what)
+    lines = RunLines(places)
+    for label in labels:
+        found = train_cell(config, label, folder, lines)
         runs += found
         cells.append(summary(label, found))
         write(study, cells, runs, folder)  # a study that is stopped keeps what it has
@@ -90,14 +95,22 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     return cells
 
 
-def train_cell(config: ConfigDict, label: str, folder: Path) -> list[dict[str, Any]]:
-    """Train a cell with every seed; return a row for each run."""
+def train_cell(
+    config: ConfigDict, label: str, folder: Path, lines: RunLines
+) -> list[dict[str, Any]]:
+    """Train a cell with every seed, each a line on the screen; return a row for each run."""
     try:
         planned = cell_runs(config, label, folder)
         facts = settings(planned[0].config) | count_parameters(planned[0].config)
     except UserError as e:  # the cell does not fit the config
         return [row(label, seed, {}, e) for seed in config.study.seeds]
-    return [row(label, run.seed, facts, try_to_train(run.config, run.folder)) for run in planned]
+    rows = []
+    for run in planned:
+        with lines.one(f"{label}, seed {run.seed}") as say:
+            result = try_to_train(run.config, run.folder)
+            say(ending(result))
+        rows.append(row(label, run.seed, facts, result))
+    return rows
 
 
 def settings(config: ConfigDict) -> dict[str, Any]:
@@ -114,7 +127,8 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 def count_parameters(config: ConfigDict) -> dict[str, Any]:
     """Return the parameters of prompts, of all else (head included), and their ratio in percent."""
     data = config.data
-    classes = open_source(data.name, data.train, data.dir or None, data.classes).num_classes
+    train = open_source(data.name, data.train, data.dir or None, data.classes, holdout=held(config))
+    classes = train.num_classes
     parts = model_shapes(config, classes)
     prompts = sum(
         v.size

@@ -22,6 +22,7 @@ from vpjax.report.plots.histories import histories, points
 from vpjax.runs.history import read_history
 from vpjax.runs.scores import NAMES
 from vpjax.studies.cells import CellRun, all_runs, train
+from vpjax.studies.lines import RunLines, ending
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,15 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
         raise UserError("config.study.seeds is empty; a comparison needs at least one seed")
     planned = list(all_runs(config, folder))
     results: dict[str, list[tuple[CellRun, dict[str, Any]]]] = {}
-    for number, run in enumerate(planned, start=1):
-        log.info("\n%s, seed %d (run %d of %d)", run.label, run.seed, number, len(planned))
-        results.setdefault(run.label, []).append((run, train(run.config, run.folder)))
+    seeds = len(config.study.seeds)
+    what = f"{len(planned) // seeds} methods, {seeds} seed{'s' * (seeds > 1)} each"
+    log.info("runs      %d: %s", len(planned), what)
+    lines = RunLines([(run.label, run.folder) for run in planned])
+    for run in planned:
+        with lines.one(f"{run.label}, seed {run.seed}") as say:
+            result = train(run.config, run.folder)
+            say(ending(result))
+        results.setdefault(run.label, []).append((run, result))
     rows = [summary(label, [result for _, result in found]) for label, found in results.items()]
     rows.sort(key=lambda row: row["trainable"])
     if not distributed.index():

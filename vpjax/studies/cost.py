@@ -21,7 +21,7 @@ from vpjax.core.table import table
 from vpjax.data import open_source, preset
 from vpjax.runs import config as configs
 from vpjax.runs import program
-from vpjax.runs.experiment import Experiment, make_plan, prepare, preset_name
+from vpjax.runs.experiment import Experiment, held, make_plan, prepare, preset_name
 from vpjax.runs.features import backbone_values, with_cached_features
 from vpjax.studies import trials
 from vpjax.studies.plan import Plan
@@ -125,7 +125,8 @@ def part(what: str, alike: Sequence[Trial], known: dict[str, Work]) -> Part:
 
 def _length(config: ConfigDict, split: str) -> int:
     data = config.data
-    return len(open_source(data.name, data[split], data.dir or None, data.classes))
+    where = data.dir or None, data.classes
+    return len(open_source(data.name, data[split], *where, holdout=held(config)))
 
 
 def measure(config: ConfigDict, rate: Work | None = None) -> Work:

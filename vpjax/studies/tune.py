@@ -32,9 +32,11 @@ from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.data.lock import lock_split
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
+from vpjax.runs.experiment import held
 from vpjax.studies import tune_report
 from vpjax.studies.cells import try_to_train
 from vpjax.studies.cost import dry_run as estimate_cost
+from vpjax.studies.lines import RunLines, ending
 from vpjax.studies.plan import Plan, plans
 from vpjax.studies.trials import Trial
 
@@ -145,7 +147,7 @@ def runnable(plan: Plan) -> dict[int, Trial]:
 def protected(plan: Plan) -> Iterator[None]:
     """Lock the test split until the choice is made, and claim the folder for the plan."""
     data = plan.config.data
-    where = {"data_dir": data.dir or None, "classes": data.classes}
+    where = {"data_dir": data.dir or None, "classes": data.classes, "holdout": held(plan.config)}
     with lock_split(data.name, data.test, plan.choice_path, **where):
         once(plan, claim_folder)
         yield
@@ -191,15 +193,17 @@ def work(plan: Plan, todo: Sequence[Trial], what: str) -> None:
         index, count = distributed.index(), distributed.count()
     order = [*todo[index::count], *(t for k, t in enumerate(todo) if k % count != index)]
     noticed = -NOTICE
+    lines = RunLines([(what, t.folder) for t in order if is_missing(t)])
     with distributed.single_process() if count > 1 else contextlib.nullcontext():
         while waiting := once(plan, lambda _: [i for i, t in enumerate(order) if is_missing(t)]):
             taken = False
             for trial in (order[i] for i in waiting):
                 if not once(plan, lambda _, trial=trial: is_missing(trial)):
                     continue  # another process has run it by now
-                done = sum(not is_missing(t) for t in todo)
-                log.info("\n%s %s (%d of %d done)", what, trial.name, done, len(todo))
-                taken |= not isinstance(run(trial), InUse)
+                with lines.one(trial.name) as say:
+                    outcome = run(trial)
+                    say(ending(outcome))
+                taken |= not isinstance(outcome, InUse)
             if not taken and time.monotonic() - noticed > NOTICE:
                 names = ", ".join(order[i].name for i in waiting if is_missing(order[i]))
                 log.info("waiting for other processes, which run %s", names)

@@ -173,7 +173,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
         arrays = {name: file[name] for name in file.files}
     raw = [n for n, a in arrays.items() if a.dtype == RAW_PAIR]
     if raw:
-        log.info("%s: %d arrays of two raw bytes each, read as bfloat16", path.name, len(raw))
+        log.debug("%s: %d arrays of two raw bytes each, read as bfloat16", path.name, len(raw))
     return arrays | {n: arrays[n].view(ml_dtypes.bfloat16) for n in raw}
 
 

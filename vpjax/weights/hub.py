@@ -224,7 +224,7 @@ def weights_in(where: str) -> str:
         raise UserError(f"{folder} is a folder without weights; it holds: {held}.")
     chosen = (usual or others)[0]
     if rest := [f for f in dict.fromkeys(usual + others) if f != chosen and not _shard(f)]:
-        log.info("%s: %s is read, not %s", where, chosen, ", ".join(rest))
+        log.debug("%s: %s is read, not %s", where, chosen, ", ".join(rest))
     return str(folder / chosen)
 
 

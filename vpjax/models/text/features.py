@@ -153,9 +153,9 @@ def cached_text_features(
     key = hashlib.sha256(content.encode()).hexdigest()
     path = (folder or files.cache_folder() / "text_features") / f"{key}.npz"
     if (values := _read(path)) is not None:
-        log.info("text      features of %d classes from %s", len(values), path)
+        log.debug("text      features of %d classes from %s", len(values), path)
         return TextFeatures(values, key)
-    log.info("text      %d prompts, such as %r", len(texts), texts[0])
+    log.debug("text      %d prompts, such as %r", len(texts), texts[0])
     features = encode(texts)
     if owners is None:
         values = np.asarray(mean_over_templates(features, len(templates)))

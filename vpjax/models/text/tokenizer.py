@@ -111,7 +111,7 @@ def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
     for place in itertools.chain([folder] if folder else [], elsewhere()):
         if (backend := from_folder(place)) is not None:
             if place != folder:
-                log.info("tokenizer from %s", place)
+                log.debug("tokenizer from %s", place)
             return Tokenizer(backend, context)
     raise UserError(f"no CLIP tokenizer {f'in {where}' if where else 'on this machine'}. {SOURCES}")
 
