@@ -3,7 +3,7 @@
 config.json      the resolved config               metrics.jsonl, metrics.csv   the history
 result.json      metrics and facts                 curves.png                   its picture
 evaluation.json  the metrics by split              per_class.csv                accuracy by class
-checkpoints/     last and best                     log.txt, splits.csv           messages, held-out images
+checkpoints/     last and best                     log.txt, splits.csv          messages; held-out
 
 Of several processes that work on one run, process 0 locks the folder and writes its files. The
 others write the same files to a temporary folder; only checkpoints are saved by all.
