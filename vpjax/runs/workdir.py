@@ -4,7 +4,7 @@ config.json      the resolved config               metrics.jsonl, metrics.csv   
 result.json      metrics and facts                 curves.png                   its picture
 evaluation.json  the metrics by split              per_class.csv                accuracy by class
 predictions.csv  of the test split, by image       mistakes.png, calibration.png
-checkpoints/     last and best                     log.txt                      what was printed
+checkpoints/     last and best                     log.txt, splits.csv          messages; held-out
 
 Of several processes that work on one run, process 0 locks the folder and writes its files. The
 others write the same files to a temporary folder; only checkpoints are saved by all.
