@@ -106,7 +106,7 @@ def test_which_flags_belong_to_which_command():
         (["eval", "--wrkdir=x"], "unknown flag of eval '--wrkdir'. Did you mean '--workdir'?"),
         (["eval"], "the following arguments are required: --workdir. See vpjax eval --help"),
         (["tune"], "required: --config"),
-        (["train", "extra"], "unexpected argument 'extra' of train; flags begin with --"),
+        (["train", "extra"], "extra is no folder or list of files here, and no data set of TFDS"),
         (["train", "-workdir=x"], "unexpected argument '-workdir=x'"),
         (["train", "--workdir"], "argument --workdir: expected one argument"),
         (["plot", "--workdir=x", "--image=first"], "argument --image: invalid int value: 'first'"),

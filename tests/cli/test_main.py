@@ -207,7 +207,6 @@ def test_cifar_from_tfds_records_through_its_own_recipe(tmp_path):
         (["--config.remat=ful"], "Did you mean 'full'"),
         (["--config.data.name=cifar1"], "cifar10"),
         (["--config.data.preset=digit"], "Did you mean 'digits'"),
-        (["extra"], "unexpected argument 'extra'"),
         (["--config=configs/digits.py:vpt"], "Did you mean 'vpt_deep'"),
         (
             ["--config=configs/digit.py"],

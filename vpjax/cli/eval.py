@@ -1,4 +1,4 @@
-"""Evaluate a run, or all of a comparison, on the test split or on labelled photos."""
+"""Evaluate runs on their test split, or one on labelled photos."""
 
 import argparse
 import functools

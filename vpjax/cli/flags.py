@@ -126,7 +126,7 @@ def add_recipe(parser: Parser, *, default: str = "", data: bool = False) -> None
     text = "recipe: a name, or a file; choices follow a colon"
     text += f"; default: {default}" if default else ""
     if data:
-        own = "your own data: a folder of class folders, a list of files, a TFDS name"
+        own = "your photos: a folder, a list, or a name of TFDS"
         parser.add_argument("data", nargs="?", metavar="DATA", help=own)
         text += f", or {recipes.OWN_DATA} with DATA" if default else ""
     kind = {"type": _recipe, "metavar": "RECIPE", "required": not (default or data)}

@@ -5,11 +5,13 @@ own_data("list.csv")       "csv:/home/me/list.csv"
 own_data("eurosat/rgb")    the same: a name of TFDS
 """
 
+import difflib
 import os
 import re
 from pathlib import Path
 
 from vpjax.core.errors import UserError
+from vpjax.data import prepare
 from vpjax.data.class_folders import class_folder
 from vpjax.data.files import images_below
 from vpjax.data.folder import READERS
@@ -47,6 +49,13 @@ def own_data(text: str) -> str:
         raise UserError(
             f"{text} does not exist. Give a folder that holds a folder of images for each class, "
             f"or a list path,label[,split]; {above} is there."
+        )
+    if (base := re.split("[/:]", text)[0]) not in (known := prepare.known_names()):
+        near = difflib.get_close_matches(base, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"{text} is no folder or list of files here, and no data set of TFDS.{hint} Give a "
+            "folder that holds a folder of images for each class."
         )
     return text
 

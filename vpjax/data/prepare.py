@@ -156,6 +156,11 @@ def _backend(name):
     raise UserError(f"unknown backend {name!r}. Choose auto, tensorflow or standin.")
 
 
+def known_names() -> list[str]:
+    """Return the names of all data sets that may be prepared, and what papers call them."""
+    return [*tfds.list_builders(with_community_datasets=False), "digits", *names.others()]
+
+
 def _builder(wanted, root):
     """Return TFDS's builder of a data set that is not prepared."""
     try:
@@ -167,8 +172,7 @@ def _builder(wanted, root):
                 f"{wanted} is not in {root}, which holds {', '.join(map(str, held)) or 'nothing'} "
                 "of that name."
             ) from error
-        known = [*tfds.list_builders(with_community_datasets=False), "digits"]
-        known += names.others()
+        known = known_names()
         near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UserError(
