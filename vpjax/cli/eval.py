@@ -1,4 +1,4 @@
-"""Evaluate a trained run, on its test split or on labelled photos."""
+"""Evaluate a run on its test split, or on labelled photos."""
 
 import argparse
 import logging
