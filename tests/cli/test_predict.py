@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     pairs = {"train": (images, labels), "val": (images[:20], labels[:20])}
     run = vpjax.fit(model, **pairs, workdir=top / "run", **QUICK)
     for i in range(6):
-        folder = top / "photos" / str(5 + labels[i])
+        folder = top / "photos" / str(labels[i])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[i, :, :, 0]).save(folder / f"{i}.png")
     (top / "odd").mkdir()
@@ -104,7 +104,7 @@ def test_standard_input_and_accuracy_by_folders(place, monkeypatch):
 
 
 def test_folders_of_other_names_give_no_accuracy(place, tmp_path):
-    for name in ("7", "holiday"):
+    for name in ("2", "holiday"):
         (tmp_path / name).mkdir()
         Image.fromarray(place.images[0, :, :, 0]).save(tmp_path / name / "1.png")
     done = command("predict", f"--workdir={place.run.folder}", str(tmp_path))
@@ -171,19 +171,19 @@ def test_eval_of_labelled_photos(place, tmp_path):
 
 
 def test_eval_leaves_out_what_is_broken_and_refuses_other_classes(place, tmp_path):
-    for name in ("5", "6"):
+    for name in ("0", "1"):
         (tmp_path / "some" / name).mkdir(parents=True)
-    Image.fromarray(place.images[0, :, :, 0]).save(tmp_path / "some" / "5" / "good.png")
-    (tmp_path / "some" / "6" / "bad.png").write_bytes(b"no picture")
+    Image.fromarray(place.images[0, :, :, 0]).save(tmp_path / "some" / "0" / "good.png")
+    (tmp_path / "some" / "1" / "bad.png").write_bytes(b"no picture")
     done = command("eval", f"--workdir={place.run.folder}", str(tmp_path / "some"))
     assert done.returncode == 2 and "1 files could not be read" in done.stdout_text
-    assert "6/bad.png" in done.stdout_text and "1 images" in done.stdout_text
+    assert "1/bad.png" in done.stdout_text and "1 images" in done.stdout_text
     (tmp_path / "some" / "55").mkdir()
     Image.fromarray(place.images[0, :, :, 0]).save(tmp_path / "some" / "55" / "1.png")
     done = command("eval", f"--workdir={place.run.folder}", str(tmp_path / "some"))
     assert done.returncode == 2 and "55 is no class of the run" in done.stderr_text
     (tmp_path / "some" / "55" / "1.png").unlink()
-    (tmp_path / "some" / "5" / "good.png").write_bytes(b"")
+    (tmp_path / "some" / "0" / "good.png").write_bytes(b"")
     done = command("eval", f"--workdir={place.run.folder}", str(tmp_path / "some"))
     assert done.returncode == 2 and "none of 2 images can be read" in done.stderr_text
 

@@ -1,4 +1,4 @@
-"""Classify images by a trained run, as CSV, JSON Lines, or a page."""
+"""Classify images by a run: CSV, JSON Lines, or a page."""
 
 import argparse
 import logging

@@ -25,7 +25,7 @@ COLUMNS = 6
 PAIRS = 3  # pairs of classes
 EDGE = 200  # pixels of a picture, at most
 WIDTH, HEIGHT = 1.28, 1.78  # inches of a picture with what is written below it
-LONG, LONGEST = 13, 22  # letters of a class's name, and of a file's path
+LONG, LONGEST = 13, 20  # letters of a class's name, and of a file's path
 HEAD = 0.34  # inches of a heading
 
 
@@ -127,6 +127,10 @@ def _picture(
     axes = figure.add_axes(box)
     pixels = picture(subject, shown.image)
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    half = max(pixels.shape[:2]) / 2  # a square, so that captions stand in line
+    middle = [edge / 2 - 0.5 for edge in pixels.shape[:2]]
+    axes.set_ylim(middle[0] + half, middle[0] - half)
+    axes.set_xlim(middle[1] - half, middle[1] + half)
     blank(axes)
     axes.spines[:].set_color("#bbbbbb")
     inks = (PALETTE[0] if shown.right else PALETTE[1], INK, GREY)
