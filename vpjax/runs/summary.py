@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vpjax.models.partition import trainable_table
+from vpjax.runs import provenance
 from vpjax.runs.advice import advice
 from vpjax.runs.experiment import Experiment
 
@@ -126,6 +127,8 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "seed": config.seed,
         "devices": [d.device_kind for d in e.mesh.devices.flat],
         "versions": versions(),
+        "command": provenance.command(),
+        "commit": provenance.commit(),
     }
 
 
