@@ -13,6 +13,7 @@ from vpjax.report.plots.curves import draw_curves
 from vpjax.report.plots.subject import Subject
 from vpjax.report.run_folders import RUN_PAGE
 from vpjax.report.run_page import write_run_page
+from vpjax.report.write import report
 from vpjax.runs.experiment import Experiment
 from vpjax.train.step import State
 
@@ -61,6 +62,17 @@ def write_page(experiment: Experiment, folder: Path) -> None:
             write()
         except Exception as e:
             _warn(name, e)
+
+
+def write_report(folder: Path) -> None:
+    """Write the report of the runs in a folder, as a study's last step; see `vpjax.report.write`.
+
+    The study's own tables are already written: a report that cannot be written is a warning.
+    """
+    try:
+        report(folder, quiet=True)
+    except Exception as e:
+        _warn("report.html", e)
 
 
 def _warn(name: str, error: Exception) -> None:

@@ -29,6 +29,8 @@ from vpjax.report.blocks import (
 from vpjax.report.page_style import SCRIPT, STYLE
 
 LONG = 25  # rows, above which a table scrolls inside a box
+INCH = 116  # pixels of the page: text of 9 points in a picture is a little smaller than around it
+NARROW, WORD = 24, 30  # letters: up to which a cell is one line, and above which a word breaks
 _SHA = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 POLICY = (
     f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_SHA}'; "
@@ -82,7 +84,8 @@ def _html(block: NamedTuple, name: str = "") -> str:
     if isinstance(block, Grid):
         return _table(block)
     if isinstance(block, Picture):
-        image = _image(block.file.read_bytes(), described(block))
+        data, text, width = _opened(block)
+        image = _image(data, text, more=f' width="{width}"')
         return f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>"
     if isinstance(block, Sheet):
         return _sheet(block)
@@ -93,16 +96,26 @@ def _html(block: NamedTuple, name: str = "") -> str:
     return f"<details><summary>{escape(block.summary)}</summary>\n{inside}\n</details>"
 
 
-def described(picture: Picture) -> str:
-    """Return what a picture shows in words: the text that was saved with it, or its caption."""
+def _opened(picture: Picture) -> tuple[bytes, str, int]:
+    """Return a picture's file, what it shows in words, and its width in pixels of the page.
+
+    The words are its caption and the text that was saved with it. A picture without a resolution
+    has one pixel of its own for each.
+    """
     with Image.open(picture.file) as image:
-        return image.info.get("Description") or picture.caption
+        text = image.info.get("Description", "")
+        dpi = image.info.get("dpi", (INCH, INCH))[0] or INCH
+        width = round(image.width * INCH / dpi)
+    return (
+        picture.file.read_bytes(),
+        f"{picture.caption}. {text}" if text else picture.caption,
+        width,
+    )
 
 
-def _image(data: bytes, alt: str, kind: str = "") -> str:
-    kind = f' class="{kind}"' if kind else ""
+def _image(data: bytes, alt: str, more: str) -> str:
     source = base64.b64encode(data).decode()
-    return f'<img{kind} src="data:image/png;base64,{source}" alt="{escape(alt)}">'
+    return f'<img{more} src="data:image/png;base64,{source}" alt="{escape(alt)}">'
 
 
 def _sheet(sheet: Sheet) -> str:
@@ -113,7 +126,7 @@ def _sheet(sheet: Sheet) -> str:
         for i, caption in enumerate(sheet.rows):
             data = io.BytesIO()
             whole.crop((0, i * height, whole.width, (i + 1) * height)).save(data, "PNG")
-            image = _image(data.getvalue(), caption, "row")
+            image = _image(data.getvalue(), caption, ' class="row"')
             out.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="sheet">{"".join(out)}</div>'
 
@@ -141,7 +154,9 @@ def _table(grid: Grid) -> str:
         if not any(row):  # a ruled line
             bodies.append([])
             continue
-        cells = (f'<td class="{a}">{_inline(t)}</td>' for t, a in zip(row, aligns, strict=True))
+        cells = (
+            f'<td class="{_kind(t, a)}">{_inline(t)}</td>' for t, a in zip(row, aligns, strict=True)
+        )
         kind = ' class="follows"' if grid.follows and row[0] == grid.follows else ""
         bodies[-1].append(f"<tr{kind}>{''.join(cells)}</tr>")
     body = "".join("<tbody>" + "\n".join(rows) + "</tbody>" for rows in bodies if rows)
@@ -150,6 +165,17 @@ def _table(grid: Grid) -> str:
     out = f'<div class="{kind}" tabindex="0"><table><thead><tr>{head}</tr></thead>{body}'
     out += "</table></div>"
     return out + (f'<p class="caption">{escape(grid.caption)}</p>' if grid.caption else "")
+
+
+def _cell(text: str, align: str) -> str:
+    return f'<td class="{_kind(text, align)}">{_inline(text)}</td>'
+
+
+def _kind(text: str, align: str) -> str:
+    """Return the classes of a cell: alignment, one line if it is short, broken if it has to be."""
+    if len(text) <= NARROW:
+        return f"{align} n"
+    return f"{align} w" if any(len(word) > WORD for word in text.split()) else align
 
 
 def _head(text: str, align: str) -> str:

@@ -32,8 +32,8 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1rem 0; font-si
 table { border-collapse: separate; border-spacing: 0; font-size: .9rem; }
 .caption { color: var(--dim); font-size: .9rem; margin-top: -.4rem; }
 th, td { padding: .25rem .7rem; text-align: left; vertical-align: top; }
-td { max-width: 26rem; overflow-wrap: anywhere; border-bottom: 1px solid var(--soft); }
-td:first-child { min-width: 7rem; }
+td { max-width: 34rem; border-bottom: 1px solid var(--soft); min-width: 3rem; }
+td.n { white-space: nowrap; } td.w { overflow-wrap: anywhere; min-width: 14rem; }
 .r { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .c { text-align: center; }
 th { border-bottom: 2px solid var(--dim); vertical-align: bottom; background: var(--back);
@@ -64,7 +64,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; }
 @media (max-width: 34rem) {
   body { padding: .5rem .8rem 3rem; } h1 { font-size: 1.35rem; } th, td { padding: .25rem .45rem; }
   .facts { grid-template-columns: repeat(2, 1fr); } .facts dd.value { font-size: 1.1rem; }
-  td { max-width: 15rem; } .sheet { grid-template-columns: 1fr; }
+  td { max-width: 17rem; } td.w { min-width: 10rem; } .sheet { grid-template-columns: 1fr; }
 }
 @media print { .scroll, .scroll.long { overflow: visible; max-height: none; } }
 """
@@ -74,6 +74,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; }
 SCRIPT = """
 "use strict";
 for (const table of document.querySelectorAll("table")) {
+  if (table.tBodies.length === 0 || [...table.tBodies].every((b) => b.rows.length < 2)) continue;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const button = document.createElement("button");

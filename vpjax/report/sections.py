@@ -76,8 +76,11 @@ def title(folder: Path) -> str:
 
 
 def study_pictures(folder: Path) -> list[Picture]:
-    """Return the pictures that `compare` and `ablate` left in a folder."""
-    found = [p for kind in STUDIES for p in sorted(folder.glob(f"{kind}*.png"))]
+    """Return the pictures that `compare` and `ablate` left in a folder.
+
+    comparison.png is not among them: the report draws it itself.
+    """
+    found = [p for kind in STUDIES for p in sorted(folder.glob(f"{kind}_*.png"))]
     return [Picture(path, path.stem.replace("_", " ")) for path in found]
 
 

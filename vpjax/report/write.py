@@ -32,16 +32,22 @@ from vpjax.report.tables import Table, split_off_trials, tables
 log = logging.getLogger(__name__)
 
 
-def report(folder: Path, folders: Sequence[Path] = (), group_by: Sequence[str] = ()) -> Path:
+def report(
+    folder: Path,
+    folders: Sequence[Path] = (),
+    group_by: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
     """Write the report of runs to `folder`; return the path of its page.
 
     Args:
         folders: where the runs are; (): in `folder`.
-        group_by: what separates runs that cannot share a column; see `vpjax.report.tables.tables`.
+        group_by: what makes a table or a row of its own; see `vpjax.report.tables.tables`.
+        quiet: whether to log nothing but the page: a study has shown its own table.
 
     Raises:
-        UserError: if there is no run, if runs that cannot be compared would share a column, or if
-            nothing can be written.
+        UserError: if there is no run, a name in `group_by` does not exist, or nothing can be
+            written.
     """
     one = None
     if not folders and (folder / "config.json").exists():
@@ -54,10 +60,13 @@ def report(folder: Path, folders: Sequence[Path] = (), group_by: Sequence[str] =
             _write_one(one, folder)
         else:
             _write_several(found, runs, folder)
+            if not quiet:
+                _show(found, runs)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e}). Give another --workdir.") from e
     path = folder / (RUN_PAGE if one else "report.html")
-    log.info("table     %s", folder / "report.md")
+    if not quiet:
+        log.info("table     %s", folder / "report.md")
     log.info("page      %s", path)
     return path
 
@@ -81,8 +90,12 @@ def _write_several(found: Sequence[Table], runs: Sequence[Run], folder: Path) ->
     write_csv(folder / "report.csv", csv_tables.number_rows(found), csv_tables.CELL_COLUMNS)
     write_csv(folder / "report_runs.csv", csv_tables.run_rows(runs), csv_tables.RUN_COLUMNS)
     write_text(folder / "report.tex", latex(found))
+
+
+def _show(found: Sequence[Table], runs: Sequence[Run]) -> None:
+    """Log the tables, and what to know before believing them."""
     for shown in found:
         grid = sections.summary(shown)
         log.info("\n%s\n\n%s\n", shown.title, table(grid.header, grid.rows, grid.align))
-    for text in sections.warnings(found, runs, trials):
+    for text in sections.warnings(found, runs, split_off_trials(runs)[1]):
         log.warning("warning   %s", text)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vpjax.report.plots.style import PALETTE, SIZE, figure_of, plain
+from vpjax.report.plots.style import SIZE, describe, figure_of, looks, plain, seeds_text
 from vpjax.runs.scores import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = ("-", "--", ":", "-.")  # where there are more runs than colours
 FEW = 40  # points up to which each is marked
 
 
@@ -49,6 +48,7 @@ def histories(
     panels = [panel for panel in panels if has_points(panel[0])]
     if not panels:
         raise ValueError(f"nothing to draw: no accuracy in the history of {', '.join(runs)}")
+    drawn = looks(runs)
     figure = figure_of(1.2 + 2.9 * len(panels), max(2.9, 0.5 + 0.19 * len(runs)))
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (side, title) in zip(grid, panels, strict=True):
@@ -56,13 +56,17 @@ def histories(
         axes.set_title(title, fontsize=SIZE, loc="left")
         axes.set_xlabel("epoch", fontsize=SIZE)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for i, (label, seeds) in enumerate(runs.items()):
-            colour = (colours or {}).get(label, PALETTE[i % len(PALETTE)])
-            style = STYLES[i // len(PALETTE) % len(STYLES)]
-            _line(axes, [seed[side] for seed in seeds], label, colour, style)
+        for label, seeds in runs.items():
+            colour = (colours or {}).get(label, drawn[label].colour)
+            _line(axes, [seed[side] for seed in seeds], label, colour, drawn[label].line)
         axes.set_xlim(left=0)
     handles = {h.get_label(): h for axes in grid for h in axes.lines}
     figure.legend(handles=handles.values(), loc="outside right upper", fontsize=SIZE, frameon=False)
+    describe(
+        figure,
+        f"Lines: means over seeds ({seeds_text(map(len, runs.values()))}); "
+        "bands: from the lowest to the highest seed.",
+    )
     return figure
 
 
@@ -98,7 +102,9 @@ def _points(pairs: list[tuple[int, float]], steps_per_epoch: int) -> Points:
     return Points(steps / steps_per_epoch, values)
 
 
-def _line(axes: "Axes", seeds: Sequence[Points], label: str, colour: str, style: str) -> None:
+def _line(
+    axes: "Axes", seeds: Sequence[Points], label: str, colour: str, style: str | tuple
+) -> None:
     """Draw the mean over seeds at each epoch, and a band from the lowest to the highest."""
     at: dict[float, list[float]] = {}
     for seed in seeds:
@@ -109,7 +115,9 @@ def _line(axes: "Axes", seeds: Sequence[Points], label: str, colour: str, style:
     epochs = sorted(at)
     marker = "o" if len(epochs) <= FEW else ""
     means = [np.mean(at[e]) for e in epochs]
-    axes.plot(epochs, means, style, color=colour, marker=marker, markersize=3.5, label=label)
+    axes.plot(
+        epochs, means, linestyle=style, color=colour, marker=marker, markersize=3.5, label=label
+    )
     if len(seeds) > 1:
         low, high = ([f(at[e]) for e in epochs] for f in (min, max))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
