@@ -55,15 +55,16 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     A method's name decides; of two names with the same look the second has the next that is free.
     """
     names = sorted(dict.fromkeys(names), key=lambda name: (name not in METHODS, name))
-    free = max(len(PALETTE), -(-len(names) // len(PALETTE)) * len(PALETTE))
     out, taken = {}, set()
     for name in names:
+        if len(taken) == len(PALETTE):  # all colours once more, with the next mark
+            taken = set()
         place = METHODS.get(name, crc32(name.encode()) % len(PALETTE))
         while place in taken:
-            place = (place + 1) % free
+            place = (place + 1) % len(PALETTE)
         taken.add(place)
-        again = place // len(PALETTE) % len(MARKS)
-        out[name] = Look(PALETTE[place % len(PALETTE)], MARKS[again], LINES[again])
+        again = len(out) // len(PALETTE) % len(MARKS)
+        out[name] = Look(PALETTE[place], MARKS[again], LINES[again])
     return out
 
 
@@ -75,7 +76,7 @@ def describe(figure: Union["Figure", "SubFigure"], text: str) -> None:
         text: what is drawn, its units, of how many images and seeds, what a bar or a band spans.
     """
     width = figure.bbox.width / figure.figure.dpi  # inches
-    lines = textwrap.fill(text, max(30, int(width * 72 / (0.5 * SMALL))))
+    lines = textwrap.fill(text, max(30, int(width * 72 / (0.6 * SMALL))))
     at = {"x": 0.01, "ha": "left", "fontsize": SMALL, "color": GREY}
     figure.supxlabel(lines, linespacing=1.2, **at)
     figure.figure.set_label(text)
