@@ -114,7 +114,8 @@ def test_a_sheet_has_a_row_for_each_class_and_images_keep_their_shape(tmp_path):
     facts = json.loads((tmp_path / "examples.json").read_text())
     assert facts["rows"] == [0, 2]  # there is no image of b
     assert facts["splits"]["train"]["by_class"] == [3, 0, 3]
-    sheet = np.asarray(Image.open(tmp_path / "examples.png"))
+    with Image.open(tmp_path / "examples.png") as image:
+        sheet = np.asarray(image)
     step = examples.EDGE + examples.GAP
     assert sheet.shape == (2 * step, examples.COLUMNS * step, 4)
     middle = sheet[step // 2, step // 2 :: step]
@@ -160,7 +161,8 @@ def test_a_picture_is_as_large_as_it_says_and_has_its_description(tmp_path):
     style.save(figure, tmp_path / "p.png", 200)
     text = page("t", [Picture(tmp_path / "p.png", "caption")])
     assert 'alt="caption. n = 3 seeds; größer 猫"' in text
-    width = Image.open(tmp_path / "p.png").width
+    with Image.open(tmp_path / "p.png") as image:
+        width = image.width
     assert f'width="{round(width * 116 / 200)}"' in text
 
 

@@ -45,4 +45,5 @@ def test_a_caption_is_below_and_inside_the_figure(tmp_path):
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
     assert box.y1 < axes.get_tightbbox().y0 + 1
     style.save(figure, tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").info["Description"] == text
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["Description"] == text
