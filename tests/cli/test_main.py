@@ -58,8 +58,12 @@ def test_it_trains_and_leaves_files_a_person_can_open(run):
 
 
 def test_the_opening_says_what_will_happen(run):
-    _, done = run
-    out = done.stdout_text
+    folder, done = run
+    head = done.stdout_text.splitlines()[:8]
+    assert any("test accuracy" in line for line in done.stdout_text.splitlines()), head
+    for text in ("run  ", "data  ", "weights  ", "plan  "):
+        assert any(line.startswith(text) for line in head), head
+    out = (folder / "log.txt").read_text()
     for text in (
         "| method/prompts/3   | 8 x 48 |     384 |  0.33 % |",
         "| trainable          |        |   1,781 |  1.51 % |",

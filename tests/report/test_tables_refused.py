@@ -1,4 +1,4 @@
-"""Runs that are in no table, and runs that cannot share one: errors and warnings."""
+"""Runs that are in no table, and runs that cannot share one: tables of their own, and notices."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from vpjax.report.run_folders import find
 from vpjax.report.tables import tables
 from vpjax.report.write import report
 
-# What is refused
+# What does not mix
 
 
 def other_data(config):
@@ -39,10 +39,10 @@ def other_protocol(config):
 @pytest.mark.parametrize(
     ("kind", "change", "said"),
     [
-        ("preset", other_preset, "'sa2vp_vtab at 224 pixels' and 'vpt_vtab at 224 pixels'"),
+        ("preset", other_preset, "preset: sa2vp_vtab at 224 pixels"),
         ("weights", other_weights, "mae.npz, sha256 0000000000000000"),
-        ("protocol", other_protocol, "trained on train800, reported on test"),
-        ("data", other_data, "digest cdcdcdcdcdcd"),
+        ("protocol", other_protocol, "trained on train, reported on test"),
+        ("data", other_data, "data: vtab/dtd:1.0.0, digest "),
     ],
 )
 def test_sources_do_not_mix_in_a_column(tmp_path, kind, change, said):
@@ -50,18 +50,16 @@ def test_sources_do_not_mix_in_a_column(tmp_path, kind, change, said):
     config = results.config_of("vtab", "dtd")
     changes = change(config)
     results.write(tmp_path / "linear" / "seed0", config, 50.0, **changes)
-    with pytest.raises(UserError) as error:
-        results.tables_of(tmp_path)
-    text = str(error.value)
-    assert "linear/seed0 and vpt/seed0 are both on dtd" in text and f"{kind}: " in text
-    assert said in text and "--runs=" in text
-    if kind == "data":  # of one data set and kind: no table could part them
-        assert "--group_by" not in text
-        return
-    assert f"--group_by={kind} makes a table of each" in text
-    parted = results.tables_of(tmp_path, [kind])
+    parted = results.tables_of(tmp_path)
     assert sorted(t.methods for t in parted) == [("linear",), ("vpt",)]
-    assert len({t.title for t in parted}) == 2 and all("VTAB-1k, " in t.title for t in parted)
+    assert len({t.title for t in parted}) == 2 and all("VTAB-1k" in t.title for t in parted)
+    (text,) = [t.notice for t in parted if t.methods == ("linear",)]
+    assert "so these runs are 2 tables" in text and "linear/seed0" in text
+    assert said in " ".join(t.notice for t in parted) and f"{kind}: " in text + parted[1].notice
+    assert any("cannot be compared" in w for w in sections.warnings(parted, [], []))
+    if kind != "data":
+        asked = results.tables_of(tmp_path, [kind])
+        assert len(asked) == 2 and not any(t.notice for t in asked)
 
 
 def test_sources_do_not_mix_in_a_mean(tmp_path):
@@ -69,14 +67,15 @@ def test_sources_do_not_mix_in_a_mean(tmp_path):
     config = results.config_of("vtab", "svhn")
     other_preset(config)
     results.write(tmp_path / "vpt" / "seed1", config, 60.0)
-    with pytest.raises(UserError, match=r"both in VTAB-1k, whose means join them, .*\n  preset: "):
-        results.tables_of(tmp_path)
+    parted = results.tables_of(tmp_path)
+    assert [[c.name for c in t.columns] for t in parted] == [["dtd"], ["svhn"]]
+    assert all("preset: " in t.notice for t in parted)
     # Image folders are copies of TFDS's images that give other numbers.
     config = results.config_of("vtab", "svhn", data={"name": "vtab1k:/data/svhn"})
     results.write(tmp_path / "more" / "vpt" / "seed0", config, 60.0)
     os.remove(tmp_path / "vpt" / "seed1" / "config.json")
-    with pytest.raises(UserError, match="\n  data: 'vtab1k' and 'original release'"):
-        results.tables_of(tmp_path)
+    parted = results.tables_of(tmp_path)
+    assert {t.title for t in parted} == {"VTAB-1k, vtab1k", "VTAB-1k, original release"}
 
 
 def test_a_release_that_tfds_has_not_joins_the_mean(tmp_path):
@@ -88,18 +87,19 @@ def test_a_release_that_tfds_has_not_joins_the_mean(tmp_path):
     assert mean.name == "mean of 5 data sets" and mean.value == 80.0
     config = results.config_of("fgvc", "cub", data={"name": "fgvc:/lists/cub", "train": "train"})
     results.write(tmp_path / "listed" / "other" / "seed0", config, 80.0)
-    with pytest.raises(UserError, match="--group_by=protocol"):
-        results.tables_of(tmp_path)
+    most, other = results.tables_of(tmp_path)
+    assert len(most.columns) == 5 and other.methods == ("other",) and "protocol: " in other.notice
 
 
 def test_a_cell_holds_seeds_of_one_config(tmp_path):
     for seed, rate in enumerate((0.1, 0.5)):
         config = results.config_of("vtab", "dtd", seed, optim={"lr": rate})
         results.write(tmp_path / "vpt" / f"seed{seed}", config, 60.0)
-    with pytest.raises(
-        UserError, match=r"not seeds of one config: optim.lr 0.1 and 0.5. --group_by=opt"
-    ):
-        results.tables_of(tmp_path)
+    (table,) = results.tables_of(tmp_path)
+    assert set(table.methods) == {"vpt, lr 0.1", "vpt, lr 0.5"}
+    assert "Runs called vpt on dtd are not seeds of one config: they differ in optim.lr" in (
+        table.notice
+    )
     (table,) = results.tables_of(tmp_path, ["optim.lr"])
     assert set(table.methods) == {"vpt, lr 0.1", "vpt, lr 0.5"}
     with pytest.raises(
@@ -112,8 +112,10 @@ def test_a_seed_is_counted_once(tmp_path):
     for place in ("a", "b"):
         config = results.config_of("vtab", "dtd", draw=place == "a")  # which changes no number
         results.write(tmp_path / place / "vpt" / "seed0", config, 60.0)
-    with pytest.raises(UserError, match="a/vpt/seed0 and b/vpt/seed0 are the same experiment"):
-        results.tables_of(tmp_path)
+    (table,) = results.tables_of(tmp_path)
+    assert "a/vpt/seed0 and b/vpt/seed0 are the same experiment" in table.notice
+    assert set(table.methods) == {"vpt", "vpt [b/vpt/seed0]"}
+    assert all(len(cell.runs) == 1 for cell in table.cells.values())
     assert len(find([tmp_path / "a", tmp_path], tmp_path)) == 2  # a folder given twice is read once
 
 
@@ -123,6 +125,17 @@ def test_one_name_of_two_classes_becomes_two_rows(tmp_path):
     results.write(tmp_path / "b" / "run" / "seed0", config, 60.0, method="side.Side")
     (table,) = results.tables_of(tmp_path)
     assert set(table.methods) == {"run (vpt.VPT)", "run (side.Side)"}
+
+
+def test_versions_of_a_data_set_do_not_mix_and_the_rest_stays(tmp_path):
+    for label, digest in (("a", "ab"), ("b", "ab"), ("c", "cd")):
+        config = results.config_of("vtab", "dtd", label=label)
+        results.write(tmp_path / label / "dtd", config, 60.0, data_fingerprint=digest * 32)
+        results.write(tmp_path / label / "svhn", results.config_of("vtab", "svhn", label=label), 50)
+    most, other = results.tables_of(tmp_path)
+    assert set(most.methods) == {"a", "b", "c"} and most.shared == ["svhn"]
+    assert other.methods == ("c",) and "digest cdcdcdcdcdcd" in other.title
+    assert "dtd" not in most.row("c")
 
 
 # What is not finished

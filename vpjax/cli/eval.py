@@ -1,4 +1,4 @@
-"""Evaluate runs on their test split, or one on labelled photos."""
+"""Evaluate runs on their test split, or on labelled photos."""
 
 import argparse
 import functools

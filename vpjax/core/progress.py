@@ -35,8 +35,9 @@ class Progress:
         step  120/400  30%  loss 0.4312  val_accuracy 93.10  412.3 img/s  ETA 0:00:09
 
     On a terminal this is a bar. Elsewhere it is a line at the first update, then at most one every
-    `every_seconds`, and one at the end. A line has at most 80 columns: the rate, then other values
-    than the loss give way. Of one of many runs (`logs.quiet`) only the bar is shown.
+    `every_seconds`, and one at the end. A line has at most 80 columns: values other than the loss
+    and those of val, then the rate, give way. Of one of many runs (`logs.quiet`) only the bar is
+    shown.
 
     Args:
         total_steps: steps of the loop.
@@ -156,7 +157,7 @@ class Progress:
         self._shown, self._pending = self.step, False
         if (images := self.images_per_second) is not None:
             texts.append(f"{images:.1f} img/s" if self.batch_size > 1 else "")
-            spare.insert(0, texts[-1])
+            spare.append(texts[-1])
             if self.steps_per_second:
                 seconds = max(self.total - self.step, 0) / self.steps_per_second
                 texts.append(f"ETA {hours(seconds)}")

@@ -8,8 +8,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+class Rich(str):
+    """A text that says more where a reader points at it, or that leads to another file.
+
+    It is a string wherever nothing can be pointed at.
+
+    Args:
+        text: what is read.
+        href: address of another file, relative to the page; "": none.
+        tip: what is shown on hovering; "": nothing.
+    """
+
+    __slots__ = ("href", "tip")
+
+    def __new__(cls, text: str, href: str = "", tip: str = "") -> "Rich":
+        """Return the text with its address and its tip."""
+        made = super().__new__(cls, text)
+        made.href, made.tip = href, tip
+        return made
+
+
 class Heading(NamedTuple):
-    """A heading; level 1 is the title."""
+    """A heading; level 1 is the title, those of level 2 are the page's contents."""
 
     text: str
     level: int = 2
@@ -27,13 +47,25 @@ class Warnings(NamedTuple):
     lines: tuple[str, ...]
 
 
+class Facts(NamedTuple):
+    """What a reader looks for first: (name, value, what it depends on) each."""
+
+    items: tuple[tuple[str, str, str], ...]
+
+
 class Grid(NamedTuple):
-    """A table; `align` as in `vpjax.core.table.table`. A row of empty cells is a ruled line."""
+    """A table; `align` as in `vpjax.core.table.table`. A row of empty cells is a ruled line.
+
+    Attributes:
+        follows: first cell of rows that belong to the row above them, and stay with it when the
+            table is sorted.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     align: str = "lr"
     caption: str = ""
+    follows: str = ""
 
 
 class Picture(NamedTuple):
@@ -43,8 +75,19 @@ class Picture(NamedTuple):
     caption: str
 
 
+class Sheet(NamedTuple):
+    """A PNG file of rows of small pictures, each row with a caption.
+
+    Attributes:
+        rows: the caption of each row; all rows are equally high.
+    """
+
+    file: Path
+    rows: Sequence[str]
+
+
 class Listing(NamedTuple):
-    """Preformatted text, such as a log."""
+    """Preformatted text, such as a log or a command."""
 
     text: str
 

@@ -6,14 +6,14 @@
     weights    the backbone, and the digest of the file it was loaded from
 
 A column is a data set: all four must agree. The means of a benchmark run over columns: there,
-preset, weights, protocol, and where images come from must agree as far as data sets allow it.
+preset, weights, protocol, and where images come from must agree as far as data sets allow it. Runs
+that do not agree are tables of their own.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from vpjax.core.errors import UserError
 from vpjax.data.benchmarks import BENCHMARKS, DataSet, columns, known_name
 from vpjax.report.run_folders import Run
 
@@ -35,6 +35,24 @@ class Column(NamedTuple):
     name: str
     group: str = ""
     metric: str = ""
+
+
+Pair = tuple[Run, Column]
+
+
+class Group(NamedTuple):
+    """Runs that can share a table.
+
+    Attributes:
+        kinds: in what they differ from other groups.
+        values: the facts of these kinds, that all runs of the group share.
+        notice: what a reader must know of the other groups; "" if there is none.
+    """
+
+    pairs: Sequence[Pair]
+    kinds: tuple[str, ...]
+    values: tuple[str, ...]
+    notice: str = ""
 
 
 def assign_columns(runs: Sequence[Run]) -> list[Column]:
@@ -120,28 +138,59 @@ def selected_on_reported_split(run: Run) -> bool:
     return same and checkpoint(run) != "last checkpoint"
 
 
-def check_comparable(pairs: Iterable[tuple[Run, Mapping[str, str]]], where: str) -> None:
-    """Check that the facts of runs agree.
+def separated(pairs: Sequence[Pair], averaged: bool) -> list[Group]:
+    """Return groups of runs that can share a table, the largest first.
 
-    Raises:
-        UserError: naming the first two runs that differ, and how to separate them.
+    Args:
+        pairs: runs of one benchmark, and their columns.
+        averaged: whether a mean joins the columns.
     """
-    first = None
-    for run, found in pairs:
-        first = first or (run, found)
-        differing = [kind for kind in KINDS if found[kind] != first[1][kind]]
-        if not differing:
-            continue
-        other, theirs = first
-        lines = "".join(f"\n  {k}: {theirs[k]!r} and {found[k]!r}" for k in differing)
-        mine, yours = benchmark_facts(run), benchmark_facts(other)
-        parts = [kind for kind in differing if mine[kind] != yours[kind]]
-        way = f"--group_by={parts[0]} makes a table of each; or leave" if parts else "Leave"
-        raise UserError(
-            f"{other.name} and {run.name} are both {where}, but differ:{lines}\nNumbers of "
-            f"different sources cannot be compared. {way} one of them out: name the folders to "
-            "read with --runs=DIR,DIR."
-        )
+    shared = {run: benchmark_facts(run) for run, _ in pairs}
+    columns = {name: [r for r, c in pairs if c.name == name] for name in {c.name for _, c in pairs}}
+    joined = [list(shared)] if averaged else list(columns.values())
+    kinds = [k for k in KINDS if any(len({shared[r][k] for r in rs}) > 1 for rs in joined)]
+    parts: dict[tuple[str, ...], list[Pair]] = {}
+    for run, column in pairs:
+        parts.setdefault(tuple(shared[run][kind] for kind in kinds), []).append((run, column))
+    out = []
+    for values, found in parts.items():
+        out += _by_data(found, [*kinds], [*values])
+    out.sort(key=lambda group: -len(group.pairs))
+    if len(out) == 1:
+        return out
+    return [group._replace(notice=_notice(group, len(out))) for group in out]
+
+
+def _by_data(pairs: Sequence[Pair], kinds: list[str], values: list[str]) -> list[Group]:
+    """Separate runs whose columns are of different sources, as of two versions of a data set."""
+    own = {run: column_facts(run) for run, _ in pairs}
+    first, rest = [], {}
+    for name in dict.fromkeys(column.name for _, column in pairs):
+        here = [(run, column) for run, column in pairs if column.name == name]
+        by_facts: dict[tuple[str, ...], list[Pair]] = {}
+        for run, column in here:
+            by_facts.setdefault(tuple(own[run][k] for k in KINDS), []).append((run, column))
+        ordered = sorted(by_facts.items(), key=lambda item: -len(item[1]))
+        differing = [k for i, k in enumerate(KINDS) if len({f[i] for f in by_facts}) > 1]
+        first += ordered[0][1]
+        for facts, found in ordered[1:]:
+            said = tuple(facts[KINDS.index(kind)] for kind in differing)
+            rest.setdefault((tuple(differing), said), []).extend(found)
+    groups = [Group(first, tuple(kinds), tuple(values))]
+    for (differing, said), found in rest.items():
+        groups.append(Group(found, (*kinds, *differing), (*values, *said)))
+    return groups
+
+
+def _notice(group: Group, count: int) -> str:
+    names = [run.name for run, _ in group.pairs]
+    few = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+    facts = "; ".join(f"{k}: {v}" for k, v in zip(group.kinds, group.values, strict=True))
+    source = f" ({facts})" if facts else ""
+    return (
+        f"Numbers of different sources cannot be compared, so these runs are {count} tables. This "
+        f"one{source} holds {few}."
+    )
 
 
 def _set(name: str) -> str:

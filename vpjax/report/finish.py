@@ -1,4 +1,4 @@
-"""Draw the results of a run that has just ended: the last step of training.
+"""Draw the results of a run that has just ended, and write its page: the last step of training.
 
 fit(config, folder, finish=draw_results)
 """
@@ -8,9 +8,13 @@ from pathlib import Path
 
 from vpjax.core import distributed, logs
 from vpjax.data.source import Source
-from vpjax.report.plots import pictures
+from vpjax.report import examples
+from vpjax.report.plots import pictures, style
 from vpjax.report.plots.curves import draw_curves
 from vpjax.report.plots.subject import Answered, Subject
+from vpjax.report.run_folders import RUN_PAGE
+from vpjax.report.run_page import write_run_page
+from vpjax.report.write import report
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.split_files import AnyPredictions
 from vpjax.train.evaluate import Predictions
@@ -22,9 +26,9 @@ log = logging.getLogger(__name__)
 def draw_results(
     experiment: Experiment, state: State, folder: Path, predictions: AnyPredictions | None = None
 ) -> None:
-    """Draw curves.png (`config.curves`) and the pictures of a run (`config.draw`) into its folder.
+    """Draw curves.png (`config.curves`) and the pictures of a run (`config.draw`); write run.html.
 
-    The result is already written: a picture that cannot be drawn is a warning.
+    The result is already written: what cannot be drawn is a warning.
 
     Args:
         state: the weights the run reports.
@@ -36,9 +40,15 @@ def draw_results(
         try:
             draw_curves(folder)
         except Exception as e:  # a picture is worth less than the run
-            _warn("curves", e)
-    if not experiment.config.draw:
-        return
+            _warn("curves.png", e)
+    if experiment.config.draw:
+        _draw_learnt(experiment, state, folder, predictions)
+    if not distributed.index():
+        write_page(experiment, folder)
+
+
+def _draw_learnt(experiment, state, folder, predictions):
+    """Draw what a run has learnt, and what it answers."""
     subject = Subject(experiment, state, folder, given=predictions)
     for name, picture in pictures.PICTURES.items():
         try:
@@ -66,11 +76,34 @@ def draw_answers(
     for name in names:
         try:
             figure = pictures.PICTURES[name].draw(answered)
-            figure.savefig(folder / f"{name}.png", dpi=pictures.DPI, bbox_inches="tight")
+            style.save(figure, folder / f"{name}.png", pictures.DPI)
+        except Exception as e:
+            _warn(f"{name}.png", e)
+
+
+def write_page(experiment: Experiment, folder: Path) -> None:
+    """Write examples of the training images and the page of a run into its folder."""
+    for name, write in (
+        (examples.PICTURE, lambda: examples.write_examples(experiment, folder)),
+        (RUN_PAGE, lambda: log.info("page      %s", write_run_page(folder))),
+    ):
+        try:
+            write()
         except Exception as e:
             _warn(name, e)
 
 
+def write_report(folder: Path) -> None:
+    """Write the report of the runs in a folder, as a study's last step; see `vpjax.report.write`.
+
+    The study's own tables are already written: a report that cannot be written is a warning.
+    """
+    try:
+        report(folder, quiet=True)
+    except Exception as e:
+        _warn("report.html", e)
+
+
 def _warn(name: str, error: Exception) -> None:
     reason = (str(error).splitlines() or [""])[0]
-    log.warning("warning   %s.png was not drawn: %s: %s", name, type(error).__name__, reason)
+    log.warning("warning   %s was not drawn: %s: %s", name, type(error).__name__, reason)

@@ -1,62 +1,94 @@
-"""A report as one HTML file: style and pictures are inside, nothing is fetched."""
+"""A report as one HTML file: style, script and pictures are inside, nothing is fetched.
+
+Everything that comes from data is escaped, and a policy in the page lets a browser run nothing but
+the script of `vpjax.report.page_style`, should a text slip through.
+"""
 
 import base64
+import hashlib
+import io
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import NamedTuple
 
-from vpjax.report.blocks import Folded, Grid, Heading, Listing, Picture, Text, Warnings
+from PIL import Image
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
-  max-width: 68rem; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; }
-h2 { border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; }
-caption { caption-side: bottom; text-align: left; color: #666; padding-top: .4rem; }
-th, td { padding: .2rem .6rem; text-align: left; vertical-align: top; }
-.r { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.c { text-align: center; }
-th { border-bottom: 2px solid #222; }
-tbody tr:hover { background: #f3f3f3; }
-tr.rule td { border-bottom: 1px solid #999; padding: 0; }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
-.warnings { border-left: 4px solid #d55e00; padding: .4rem 1rem; background: #fdf3ec; }
-figure { margin: 1rem 0; } figcaption { color: #666; font-size: .9rem; }
-img { max-width: 100%; height: auto; }
-pre { background: #f3f3f3; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-summary { cursor: pointer; margin: .6rem 0; }
-@media print { .scroll { overflow: visible; } details:not([open]) { display: none; } }
-"""
+from vpjax.report.blocks import (
+    Facts,
+    Folded,
+    Grid,
+    Heading,
+    Listing,
+    Picture,
+    Rich,
+    Sheet,
+    Text,
+    Warnings,
+)
+from vpjax.report.page_style import SCRIPT, STYLE
+
+LONG = 25  # rows, above which a table scrolls inside a box
+INCH = 116  # pixels of the page: text of 9 points in a picture is a little smaller than around it
+NARROW, WORD = 24, 30  # letters: up to which a cell is one line, and above which a word breaks
+_SHA = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_SHA}'; "
+    "base-uri 'none'; form-action 'none'"
+)
+ICON = '<link rel="icon" href="data:,">'  # or browsers ask for one
 
 
 def page(title: str, blocks: Iterable[NamedTuple]) -> str:
-    """Return blocks as an HTML document."""
+    """Return blocks as an HTML document; headings of level 2 are listed below the title's text."""
+    blocks = list(blocks)
+    names = _anchors(blocks)
+    parts = [_html(block, names.get(i, "")) for i, block in enumerate(blocks)]
+    if len(names) > 2:
+        links = "".join(
+            f'<a href="#{name}">{escape(blocks[i].text)}</a>' for i, name in names.items()
+        )
+        parts.insert(min(names), f"<nav>{links}</nav>")
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(map(_html, blocks))
-        + "\n</body>\n</html>\n"
+        f"{ICON}\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
-def _html(block: NamedTuple) -> str:
+def _anchors(blocks: list[NamedTuple]) -> dict[int, str]:
+    """Return the id of each heading of level 2, by its place among the blocks."""
+    out, taken = {}, set()
+    for i, block in enumerate(blocks):
+        if isinstance(block, Heading) and block.level == 2:
+            name = re.sub(r"[^a-z0-9]+", "-", block.text.lower()).strip("-") or "section"
+            out[i] = name if name not in taken else f"{name}-{i}"
+            taken.add(out[i])
+    return out
+
+
+def _html(block: NamedTuple, name: str = "") -> str:
     if isinstance(block, Heading):
-        return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
+        mark = f' id="{name}"' if name else ""
+        return f"<h{block.level}{mark}>{escape(block.text)}</h{block.level}>"
     if isinstance(block, Text):
-        return f"<p>{escape(block.text)}</p>"
+        return f"<p>{_inline(block.text)}</p>"
     if isinstance(block, Warnings):
         lines = "".join(f"<li>{escape(line)}</li>" for line in block.lines)
         return f'<ul class="warnings">{lines}</ul>'
+    if isinstance(block, Facts):
+        return f'<dl class="facts">{"".join(_fact(*item) for item in block.items)}</dl>'
     if isinstance(block, Grid):
         return _table(block)
     if isinstance(block, Picture):
-        data = base64.b64encode(block.file.read_bytes()).decode()
-        image = f'<img src="data:image/png;base64,{data}" alt="{escape(block.caption)}">'
+        data, text, width = _opened(block)
+        image = _image(data, text, more=f' width="{width}"')
         return f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>"
+    if isinstance(block, Sheet):
+        return _sheet(block)
     if isinstance(block, Listing):
         return f"<pre>{escape(block.text)}</pre>"
     assert isinstance(block, Folded), block
@@ -64,18 +96,86 @@ def _html(block: NamedTuple) -> str:
     return f"<details><summary>{escape(block.summary)}</summary>\n{inside}\n</details>"
 
 
+def _opened(picture: Picture) -> tuple[bytes, str, int]:
+    """Return a picture's file, what it shows in words, and its width in pixels of the page.
+
+    The words are its caption and the text that was saved with it. A picture without a resolution
+    has one pixel of its own for each.
+    """
+    with Image.open(picture.file) as image:
+        text = image.info.get("Description", "")
+        dpi = image.info.get("dpi", (INCH, INCH))[0] or INCH
+        width = round(image.width * INCH / dpi)
+    return (
+        picture.file.read_bytes(),
+        f"{picture.caption}. {text}" if text else picture.caption,
+        width,
+    )
+
+
+def _image(data: bytes, alt: str, more: str) -> str:
+    source = base64.b64encode(data).decode()
+    return f'<img{more} src="data:image/png;base64,{source}" alt="{escape(alt)}">'
+
+
+def _sheet(sheet: Sheet) -> str:
+    """Return each row as a picture of its own, which wraps as the window is narrow."""
+    out = []
+    with Image.open(sheet.file) as whole:
+        height = whole.height // max(len(sheet.rows), 1)
+        for i, caption in enumerate(sheet.rows):
+            data = io.BytesIO()
+            whole.crop((0, i * height, whole.width, (i + 1) * height)).save(data, "PNG")
+            image = _image(data.getvalue(), caption, ' class="row"')
+            out.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+    return f'<div class="sheet">{"".join(out)}</div>'
+
+
+def _fact(name: str, value: str, note: str) -> str:
+    below = f'<dd class="note">{escape(note)}</dd>' if note else ""
+    return f'<div><dt>{escape(name)}</dt><dd class="value">{_inline(value)}</dd>{below}</div>'
+
+
+def _inline(text: str) -> str:
+    """Return a text, with its address and its tip where it has some."""
+    out = escape(text)
+    if isinstance(text, Rich) and text.tip:
+        out = f'<span title="{escape(text.tip)}">{out}</span>'
+    if isinstance(text, Rich) and text.href:
+        out = f'<a href="{escape(text.href)}">{out}</a>'
+    return out
+
+
 def _table(grid: Grid) -> str:
     aligns = [grid.align[min(i, len(grid.align) - 1)] for i in range(len(grid.header))]
-    rows = ["<tr>" + "".join(map(_head, grid.header, aligns)) + "</tr></thead><tbody>"]
+    head = "".join(map(_head, grid.header, aligns))
+    bodies: list[list[str]] = [[]]
     for row in grid.rows:
-        if any(row):
-            cells = (f'<td class="{a}">{escape(t)}</td>' for t, a in zip(row, aligns, strict=True))
-            rows.append(f"<tr>{''.join(cells)}</tr>")
-        else:
-            rows.append(f'<tr class="rule"><td colspan="{len(aligns)}"></td></tr>')
-    caption = f"<caption>{escape(grid.caption)}</caption>" if grid.caption else ""
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table>{caption}<thead>{body}</tbody></table></div>'
+        if not any(row):  # a ruled line
+            bodies.append([])
+            continue
+        cells = (
+            f'<td class="{_kind(t, a)}">{_inline(t)}</td>' for t, a in zip(row, aligns, strict=True)
+        )
+        kind = ' class="follows"' if grid.follows and row[0] == grid.follows else ""
+        bodies[-1].append(f"<tr{kind}>{''.join(cells)}</tr>")
+    body = "".join("<tbody>" + "\n".join(rows) + "</tbody>" for rows in bodies if rows)
+    kind = "scroll long" if len(grid.rows) > LONG else "scroll"
+    # A box that scrolls must be reachable by keyboard.
+    out = f'<div class="{kind}" tabindex="0"><table><thead><tr>{head}</tr></thead>{body}'
+    out += "</table></div>"
+    return out + (f'<p class="caption">{escape(grid.caption)}</p>' if grid.caption else "")
+
+
+def _cell(text: str, align: str) -> str:
+    return f'<td class="{_kind(text, align)}">{_inline(text)}</td>'
+
+
+def _kind(text: str, align: str) -> str:
+    """Return the classes of a cell: alignment, one line if it is short, broken if it has to be."""
+    if len(text) <= NARROW:
+        return f"{align} n"
+    return f"{align} w" if any(len(word) > WORD for word in text.split()) else align
 
 
 def _head(text: str, align: str) -> str:

@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vpjax.core.table import table
-from vpjax.report.blocks import Folded, Grid, Heading, Listing, Picture, Text, Warnings
+from vpjax.report.blocks import (
+    Facts,
+    Folded,
+    Grid,
+    Heading,
+    Listing,
+    Picture,
+    Sheet,
+    Text,
+    Warnings,
+)
 
 
 def markdown(blocks: Iterable[NamedTuple], folder: Path) -> str:
@@ -20,12 +30,20 @@ def _markdown(block: NamedTuple, folder: Path) -> str:
         return _escaped(block.text)
     if isinstance(block, Warnings):
         return "\n".join(f"- **{_escaped(line)}**" for line in block.lines)
+    if isinstance(block, Facts):
+        return "\n".join(
+            f"- {_escaped(name)}: **{_escaped(value)}**" + f", {_escaped(note)}" * bool(note)
+            for name, value, note in block.items
+        )
     if isinstance(block, Grid):
         rows = [[_escaped(cell) for cell in row] for row in block.rows if any(row)]
         text = table([_escaped(cell) for cell in block.header], rows, block.align)
         return text + (f"\n\n{_escaped(block.caption)}" if block.caption else "")
     if isinstance(block, Picture):
         return f"![{_escaped(block.caption)}](<{block.file.relative_to(folder)}>)"
+    if isinstance(block, Sheet):
+        rows = "; ".join(map(_escaped, block.rows))
+        return f"![rows: {rows}](<{block.file.relative_to(folder)}>)\n\nRows: {rows}."
     if isinstance(block, Listing):
         return f"```\n{block.text.rstrip()}\n```"
     assert isinstance(block, Folded), block

@@ -17,6 +17,7 @@ from vpjax.runs import config as configs
 from vpjax.runs import workdir
 
 FINISHED = "finished"
+RUN_PAGE = "run.html"  # in the folder of every run
 # Keys of a result that a report reads; see `vpjax.runs.summary.result_facts`.
 NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
 NEEDED += ("preset", "image_size", "seed")

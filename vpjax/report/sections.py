@@ -1,15 +1,21 @@
 """The sections of a report of several runs, in order."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from vpjax.core.table import mean_std
 from vpjax.data.transforms import PRESETS
 from vpjax.report import comparability
-from vpjax.report.blocks import Folded, Grid, Heading, Picture, Text, Warnings
+from vpjax.report.blocks import Folded, Grid, Heading, Picture, Rich, Text, Warnings
 from vpjax.report.means import Mean, means, overall
-from vpjax.report.run_folders import Run
+from vpjax.report.run_folders import RUN_PAGE, Run
 from vpjax.report.tables import WIDE, Cell, Table
+
+FEW = 30  # runs, up to which they are listed at once
+STUDIES = ("comparison", "ablation")  # how the pictures of studies begin
 
 HOW_TO_READ = (
     "Numbers are accuracy (of images with several classes mAP) in percent, on the split named "
@@ -28,6 +34,7 @@ def report_blocks(
     runs: Sequence[Run],
     trials: Sequence[Run],
     pictures: Mapping[str, Sequence[Picture]],
+    folder: Path,
 ) -> list[NamedTuple]:
     """Return the blocks of a report.
 
@@ -35,21 +42,46 @@ def report_blocks(
         runs: all runs that were found.
         trials: those of them that only served to choose settings.
         pictures: by the table's title.
+        folder: of the report, which links are relative to.
     """
-    blocks: list[NamedTuple] = [Heading("Results", 1), Text(scope(tables, runs, trials))]
+    blocks: list[NamedTuple] = [Heading(title(folder), 1), Text(scope(tables, runs, trials))]
     if lines := warnings(tables, runs, trials):
         blocks.append(Warnings(tuple(lines)))
     for table in tables:
-        blocks += [Heading(table.title), summary(table), *pictures.get(table.title, ())]
+        blocks.append(Heading(table.title))
+        blocks += [Warnings((table.notice,))] if table.notice else []
+        blocks += [summary(table), *pictures.get(table.title, ())]
         blocks += [Heading("Every data set", 3), by_data_set(table)]
         if (published := against_published(table)).rows:
             blocks += [Heading("Measured and published", 3), published]
         if (settings := chosen_settings(table)).rows:
             blocks += [Heading("Chosen on val", 3), settings]
         blocks += [Heading("Sources", 3), *sources(table)]
+    if drawn := study_pictures(folder):
+        blocks += [Heading("Pictures of the study"), *drawn]
     shown = [run for run in runs if run not in trials]
-    blocks += [Heading("Runs"), Folded(f"All {len(shown)} runs", (run_list(shown),))]
+    listed = run_list(shown, folder)
+    few = len(shown) <= FEW
+    blocks += [Heading("Runs"), listed if few else Folded(f"All {len(shown)} runs", (listed,))]
+    if trials:
+        text = f"{len(trials)} runs that served to choose settings"
+        blocks.append(Folded(text, (run_list(trials, folder),)))
     return [*blocks, versions(runs), Heading("How to read this"), *map(Text, HOW_TO_READ)]
+
+
+def title(folder: Path) -> str:
+    """Return the title of the report of a folder."""
+    name = folder.resolve().name
+    return f"Results of {name}" if name else "Results"
+
+
+def study_pictures(folder: Path) -> list[Picture]:
+    """Return the pictures that `compare` and `ablate` left in a folder.
+
+    comparison.png is not among them: the report draws it itself.
+    """
+    found = [p for kind in STUDIES for p in sorted(folder.glob(f"{kind}_*.png"))]
+    return [Picture(path, path.stem.replace("_", " ")) for path in found]
 
 
 def scope(tables: Sequence[Table], runs: Sequence[Run], trials: Sequence[Run]) -> str:
@@ -78,7 +110,8 @@ def warnings(tables: Sequence[Table], runs: Sequence[Run], trials: Sequence[Run]
                 f"{run.name} chose its checkpoint on the images it reports ({run.split}): the "
                 "number is too high."
             )
-    return out + [text for table in tables if (text := _wide(table))]
+    out += [text for table in tables if (text := _wide(table))]
+    return out + [f"{table.title}: {table.notice}" for table in tables if table.notice]
 
 
 def _wide(table: Table) -> str:
@@ -121,7 +154,7 @@ def summary(table: Table) -> Grid:
             rest = [""] * (len(header) - 1 - len(values))
             rows.append(["published", *values, *rest])
     caption = "Parameters are means over data sets: heads differ with the number of classes."
-    return Grid(header, rows, "lr", caption)
+    return Grid(header, rows, "lr", caption, follows="published")
 
 
 def by_data_set(table: Table) -> Grid:
@@ -211,17 +244,29 @@ def _described(kind: str, value: str) -> str:
     return f": {resize}; mean {preset.mean}, std {preset.std}; augmentation: {added}"
 
 
-def run_list(runs: Iterable[Run]) -> Grid:
-    """Return a row for each run."""
+def run_list(runs: Iterable[Run], folder: Path) -> Grid:
+    """Return a row for each run, with a link to its page, relative to `folder`."""
     rows = []
     for run in runs:
         number = f"{run.score():.2f}" if run.finished else "-"
-        line = [run.name, run.label, run.config.data.name, str(run.seed), run.status]
+        line = [_linked(run, folder), run.label, run.config.data.name, str(run.seed), run.status]
         kind = [run.metric, run.split] if run.finished else ["-", "-"]
         rows.append([*line, number, *kind, run.ended or "-"])
     header = ["folder", "method", "data", "seed", "status", "result (%)", "metric", "split"]
     header.append("ended")
     return Grid(header, rows, "lllrlrlll")
+
+
+def _linked(run: Run, folder: Path) -> str:
+    """Return a run's name, with the address of its page if it has one."""
+    path = run.folder / RUN_PAGE
+    if not path.exists():
+        return run.name
+    try:
+        way = os.path.relpath(path.resolve(), folder.resolve())
+    except ValueError:  # on another drive
+        return run.name
+    return Rich(run.name, href=quote(Path(way).as_posix()))
 
 
 def versions(runs: Iterable[Run]) -> Grid:
@@ -245,7 +290,11 @@ def _cell(cell: Cell | None) -> str:
     if cell is None or not cell.runs:
         return "-"
     text = mean_std(cell.mean, cell.std, 1) + f" ({len(cell.runs)})"
-    return text + (" †" if cell.failed else "")
+    tip = "; ".join(f"seed {seed}: {score:.2f}" for seed, score in cell.scores.items())
+    tip += f"; {cell.trainable:,.0f} trainable parameters"
+    if cell.failed:
+        tip += "; missing: " + ", ".join(f"seed {run.seed} {run.status}" for run in cell.failed)
+    return Rich(text + (" †" if cell.failed else ""), tip=tip)
 
 
 def _mean(mean: Mean, noun: str) -> str:

@@ -8,7 +8,7 @@ from vpjax.report.blocks import Picture
 from vpjax.report.means import Mean, overall, ranks
 from vpjax.report.plots.benchmark import rank_table, score_plot
 from vpjax.report.plots.curves import comparison
-from vpjax.report.plots.style import SIZE
+from vpjax.report.plots.style import SIZE, save
 from vpjax.report.tables import Table
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ def draw_table(table: Table, folder: Path, number: int) -> list[Picture]:
     if len(found) > 1:
         caption = f"{name}, and trainable parameters"
         figures["parameters"] = (caption, against_parameters(table, name, found))
-        figure = rank_table(ranks(table), table.methods, names)
-        figures["ranks"] = ("rank of each method, 1 the best", figure)
+        if len(names) > 1:  # of one data set the table has the order
+            figure = rank_table(ranks(table), table.methods, names)
+            figures["ranks"] = ("rank of each method, 1 the best", figure)
     out = []
     for kind, (caption, figure) in figures.items():
         tag = (table.suite or "other") + (f"_{number}" if number else "")
         out.append(Picture(folder / f"report_{tag}_{kind}.png", caption))
-        figure.savefig(out[-1].file, dpi=DPI, bbox_inches="tight")
+        save(figure, out[-1].file, DPI)
     return out
 
 
@@ -56,6 +57,7 @@ def against_parameters(table: Table, name: str, found: Mapping[str, Mean]) -> "F
     for method in table.methods:
         cells = list(table.row(method).values())
         row = {"label": method, "mean": found[method].value, "std": found[method].std}
+        row |= {"seeds": max(len(cell.runs) for cell in table.row(method).values())}
         row["trainable"] = sum(cell.trainable for cell in cells) / len(cells)
         rows.append(row | {"percent": sum(cell.percent for cell in cells) / len(cells)})
     figure = comparison(rows)

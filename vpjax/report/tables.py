@@ -5,16 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vpjax.core.errors import UserError, unknown
+from vpjax.core.errors import unknown
 from vpjax.data.benchmarks import BENCHMARKS
 from vpjax.report import comparability
-from vpjax.report.comparability import KINDS, Column
+from vpjax.report.comparability import KINDS, Column, Group, Pair
 from vpjax.report.run_folders import Run
 from vpjax.runs import config as configs
 
 TITLES = {"vtab": "VTAB-1k", "fgvc": "FGVC", "hta": "HTA", "inat": "iNaturalist"}
 TITLES |= {"small": "Small data sets", "": "Other data sets"}
 AVERAGED = ("vtab", "fgvc", "hta")  # benchmarks that are reported as a mean over data sets
+SHOWN = 3  # keys that tell rows apart, at most
 WIDE = 10.0  # points between seeds that a mean should not hide
 
 # Config keys that may differ between seeds of one cell, because they change no number.
@@ -82,6 +83,7 @@ class Table(NamedTuple):
     Attributes:
         methods: those with the fewest trainable parameters first.
         cells: by method and column's name.
+        notice: what a reader must know of why these runs are a table; "": nothing.
     """
 
     suite: str
@@ -89,6 +91,7 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     methods: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
+    notice: str = ""
 
     def row(self, method: str) -> dict[str, Cell]:
         """Return the cells of a method that have a number, by the column's name."""
@@ -105,25 +108,30 @@ class Table(NamedTuple):
 def tables(runs: Iterable[Run], group_by: Sequence[str] = ()) -> list[Table]:
     """Return a table for each benchmark, and for each group of runs in it.
 
+    Runs that cannot be compared are tables of their own, each with a notice.
+
     Args:
         group_by: kinds of `vpjax.report.comparability`, each value of which gets a table, or keys
             of the config, each value of which gets a row.
 
     Raises:
-        UserError: if runs that cannot be compared would share a column, or seeds of different
-            configs a cell; or if a name in `group_by` does not exist.
+        UserError: if a name in `group_by` does not exist.
     """
     runs = [run for run in runs if run.status != "damaged"]
     lost = [run for run in runs if not (run.finished or run.is_trial)]
     keys = _row_keys(runs, group_by)
-    found: dict[tuple[str, ...], list[tuple[Run, Column]]] = {}
+    found: dict[tuple[str, ...], list[Pair]] = {}
     for run, column in split_off_trials(runs)[0]:
         shared = comparability.benchmark_facts(run)
         parts = [shared[kind] for kind in group_by if kind in KINDS]
         found.setdefault((column.suite, *parts), []).append((run, column))
     order = [*BENCHMARKS, ""]
-    named = sorted(found.items(), key=lambda item: order.index(item[0][0]))
-    return [_table(pairs, key, lost, keys) for key, pairs in named]
+    out = []
+    for (suite, *asked), pairs in sorted(found.items(), key=lambda item: order.index(item[0][0])):
+        for group in comparability.separated(pairs, suite in AVERAGED):
+            title = ", ".join([TITLES[suite], *asked, *group.values])
+            out.append(_table(group, suite, title, lost, keys))
+    return out
 
 
 def _row_keys(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
@@ -150,23 +158,11 @@ def split_off_trials(runs: Iterable[Run]) -> tuple[list[tuple[Run, Column]], lis
     return [p for p in pairs if p[0] not in served], trials + [r for r in good if r in served]
 
 
-def _table(
-    pairs: Sequence[tuple[Run, Column]],
-    key: tuple[str, ...],
-    lost: Sequence[Run],
-    keys: Sequence[str],
-) -> Table:
-    suite, *parts = key
+def _table(group: Group, suite: str, title: str, lost: Sequence[Run], keys: Sequence[str]) -> Table:
+    pairs = group.pairs
     runs = [run for run, _ in pairs]
-    title = ", ".join([TITLES[suite], *parts])
     columns = _ordered(suite, [column for _, column in pairs])
-    for column in columns:
-        here = [(run, comparability.column_facts(run)) for run, c in pairs if c.name == column.name]
-        comparability.check_comparable(here, f"on {column.name}")
-    if suite in AVERAGED:
-        shared = [(run, comparability.benchmark_facts(run)) for run in runs]
-        comparability.check_comparable(shared, f"in {title}, whose means join them")
-    labels = row_names([*runs, *lost], keys)
+    labels, said = told_apart(pairs, row_names([*runs, *lost], keys))
     groups: dict[tuple[str, str], tuple[list[Run], list[Run]]] = {}
     for run, column in pairs:
         groups.setdefault((labels[run], column.name), ([], []))[0].append(run)
@@ -177,7 +173,9 @@ def _table(
     metric = {c.name: c.metric for c in columns}
     cells = {k: _cell(good, bad, metric[k[1]]) for k, (good, bad) in groups.items()}
     sizes = {m: np.mean([c.trainable for k, c in cells.items() if k[0] == m]) for m, _ in cells}
-    return Table(suite, title, columns, tuple(sorted(sizes, key=sizes.__getitem__)), cells)
+    methods = tuple(sorted(sizes, key=sizes.__getitem__))
+    notice = " ".join(text for text in (group.notice, said) if text)
+    return Table(suite, title, columns, methods, cells, notice)
 
 
 def _ordered(suite: str, columns: Sequence[Column]) -> tuple[Column, ...]:
@@ -202,25 +200,48 @@ def row_names(runs: Sequence[Run], keys: Sequence[str] = ()) -> dict[Run, str]:
     return out
 
 
+def told_apart(pairs: Sequence[Pair], labels: Mapping[Run, str]) -> tuple[dict[Run, str], str]:
+    """Return the rows of runs such that a cell holds seeds of one config, and a notice.
+
+    Runs of one name whose configs differ get the keys that do in their names; of runs that are
+    the same experiment with the same seed, those after the first get their folders'.
+
+    Args:
+        labels: the rows as the runs are called; also of runs in no table.
+    """
+    out, notes = dict(labels), []
+    cells: dict[tuple[str, str], list[Run]] = {}
+    for run, column in pairs:
+        cells.setdefault((labels[run], column.name), []).append(run)
+    for (label, name), found in cells.items():
+        plain = {run: _experiment(run) for run in found}
+        every = sorted({key for config in plain.values() for key in config})
+        changed = [k for k in every if len({repr(config.get(k)) for config in plain.values()}) > 1]
+        for run in found if changed else ():
+            values = (f"{k.rpartition('.')[2]} {plain[run].get(k, '-')}" for k in changed[:SHOWN])
+            out[run] = f"{label}, {', '.join(values)}"
+            if len(changed) > SHOWN:  # the rest may differ where these agree
+                out[run] += f" [{run.folder.parent.name}]"
+        if changed:
+            more = f" and {len(changed) - SHOWN} more" * (len(changed) > SHOWN)
+            notes.append(
+                f"Runs called {label} on {name} are not seeds of one config: they differ in "
+                f"{', '.join(changed[:SHOWN])}{more}, and are rows of their own."
+            )
+    seen: dict[tuple[str, str, int], Run] = {}
+    for run, column in sorted(pairs, key=lambda pair: pair[0].seed):
+        first = seen.setdefault((out[run], column.name, run.seed), run)
+        if first is not run:
+            notes.append(
+                f"{first.name} and {run.name} are the same experiment with the same seed, "
+                f"{run.seed}: the second is a row of its own, and in no mean of the first."
+            )
+            out[run] += f" [{run.name}]"
+    return out, " ".join(notes)
+
+
 def _cell(runs: Sequence[Run], failed: Sequence[Run], metric: str) -> Cell:
-    """Return a cell. Raises: UserError if the runs are not seeds of one config."""
     runs = sorted(runs, key=lambda run: run.seed)
-    plain = [_experiment(run) for run in runs]
-    for run, config in zip(runs[1:], plain[1:], strict=True):
-        if changed := sorted(k for k in {*config, *plain[0]} if config.get(k) != plain[0].get(k)):
-            values = [f"{k} {plain[0].get(k)!r} and {config.get(k)!r}" for k in changed[:5]]
-            raise UserError(
-                f"{runs[0].name} and {run.name} have the same name ({run.label}) and data, but are "
-                f"not seeds of one config: {', '.join(values)}. --group_by={changed[0]} makes a "
-                "row of each; or leave one of them out: name the folders to read with "
-                "--runs=DIR,DIR."
-            )
-    for run, after in zip(runs, runs[1:], strict=False):
-        if run.seed == after.seed:
-            raise UserError(
-                f"{run.name} and {after.name} are the same experiment with the same seed, "
-                f"{run.seed}. Leave one of them out: name the folders to read with --runs=DIR,DIR."
-            )
     return Cell(tuple(runs), tuple(failed), metric or runs[0].metric)
 
 

@@ -2,9 +2,9 @@
 
     python main.py report --workdir DIR                   all runs in and below DIR
     python main.py report --workdir OUT --runs=DIR,DIR    the runs of several folders, into OUT
-    python main.py report --workdir RUN                   one run's page
+    python main.py report --workdir RUN                   one run's page, run.html and report.md
 
-The folder gets
+The folder of several runs gets
 
     report.md, report.html    the same, to read; the page needs no other file and no network
     report.csv, report_runs.csv, report.tex     tables for programs and papers
@@ -15,34 +15,39 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_text
 from vpjax.core.table import table, write_csv
-from vpjax.report import csv_tables, sections
+from vpjax.report import csv_tables, run_sections, sections
 from vpjax.report.html import page
 from vpjax.report.latex import latex
 from vpjax.report.markdown import markdown
 from vpjax.report.plots.curves import draw_curves
-from vpjax.report.run_folders import Run, find, read
-from vpjax.report.run_sections import run_blocks
+from vpjax.report.run_folders import RUN_PAGE, Run, find, read
+from vpjax.report.run_page import write_run_page
 from vpjax.report.table_pictures import draw_table
 from vpjax.report.tables import Table, split_off_trials, tables
 
 log = logging.getLogger(__name__)
 
 
-def report(folder: Path, folders: Sequence[Path] = (), group_by: Sequence[str] = ()) -> Path:
+def report(
+    folder: Path,
+    folders: Sequence[Path] = (),
+    group_by: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
     """Write the report of runs to `folder`; return the path of its page.
 
     Args:
         folders: where the runs are; (): in `folder`.
-        group_by: what separates runs that cannot share a column; see `vpjax.report.tables.tables`.
+        group_by: what makes a table or a row of its own; see `vpjax.report.tables.tables`.
+        quiet: whether to log nothing but the page: a study has shown its own table.
 
     Raises:
-        UserError: if there is no run, if runs that cannot be compared would share a column, or if
-            nothing can be written.
+        UserError: if there is no run, a name in `group_by` does not exist, or nothing can be
+            written.
     """
     one = None
     if not folders and (folder / "config.json").exists():
@@ -55,18 +60,23 @@ def report(folder: Path, folders: Sequence[Path] = (), group_by: Sequence[str] =
             _write_one(one, folder)
         else:
             _write_several(found, runs, folder)
+            if not quiet:
+                _show(found, runs)
     except OSError as e:
         raise UserError(f"{folder} cannot be written ({e}). Give another --workdir.") from e
-    log.info("table     %s", folder / "report.md")
-    log.info("page      %s", folder / "report.html")
-    return folder / "report.html"
+    path = folder / (RUN_PAGE if one else "report.html")
+    if not quiet:
+        log.info("table     %s", folder / "report.md")
+    log.info("page      %s", path)
+    return path
 
 
 def _write_one(run: Run, folder: Path) -> None:
     if not (folder / "curves.png").exists() and (folder / "metrics.jsonl").exists():
         with contextlib.suppress(ValueError):  # an unfinished run, with nothing to draw yet
             draw_curves(folder)
-    _write_blocks(folder, f"{run.label} on {run.config.data.name}", run_blocks(run))
+    write_text(folder / "report.md", markdown(run_sections.run_blocks(run), folder))
+    write_run_page(folder)
 
 
 def _write_several(found: Sequence[Table], runs: Sequence[Run], folder: Path) -> None:
@@ -74,17 +84,18 @@ def _write_several(found: Sequence[Table], runs: Sequence[Run], folder: Path) ->
     for old in folder.glob("report_*.png"):
         old.unlink()
     drawn = {shown.title: draw_table(shown, folder, i) for i, shown in enumerate(found)}
-    _write_blocks(folder, "Results", sections.report_blocks(found, runs, trials, drawn))
+    blocks = sections.report_blocks(found, runs, trials, drawn, folder)
+    write_text(folder / "report.md", markdown(blocks, folder))
+    write_text(folder / "report.html", page(sections.title(folder), blocks))
     write_csv(folder / "report.csv", csv_tables.number_rows(found), csv_tables.CELL_COLUMNS)
     write_csv(folder / "report_runs.csv", csv_tables.run_rows(runs), csv_tables.RUN_COLUMNS)
     write_text(folder / "report.tex", latex(found))
+
+
+def _show(found: Sequence[Table], runs: Sequence[Run]) -> None:
+    """Log the tables, and what to know before believing them."""
     for shown in found:
         grid = sections.summary(shown)
         log.info("\n%s\n\n%s\n", shown.title, table(grid.header, grid.rows, grid.align))
-    for text in sections.warnings(found, runs, trials):
+    for text in sections.warnings(found, runs, split_off_trials(runs)[1]):
         log.warning("warning   %s", text)
-
-
-def _write_blocks(folder: Path, title: str, blocks: list[NamedTuple]) -> None:
-    write_text(folder / "report.md", markdown(blocks, folder))
-    write_text(folder / "report.html", page(title, blocks))

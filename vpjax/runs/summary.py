@@ -10,6 +10,7 @@ import numpy as np
 
 from vpjax.core.logs import fitted
 from vpjax.models.partition import trainable_line, trainable_table
+from vpjax.runs import provenance
 from vpjax.runs.advice import advice
 from vpjax.runs.experiment import Experiment
 
@@ -181,6 +182,8 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "seed": config.seed,
         "devices": [d.device_kind for d in e.mesh.devices.flat],
         "versions": versions(),
+        "command": provenance.command(),
+        "commit": provenance.commit(),
     }
 
 

@@ -8,6 +8,7 @@ A recipe lists its cells as {label: changes to the config} in `config.study.comp
     ablation_<study>.md, .csv, .json   a line for each cell: mean and standard deviation over seeds
     ablation_<study>_results.csv       a line for each run
     ablation_<study>.png               the picture
+    report.html ...                    the page, see `vpjax.report.write`
     <label>/seed0 ...                  the runs
 
 Finished runs are not run again. A run that fails is a line with its reason, and the others go on.
@@ -29,7 +30,9 @@ from vpjax.core.errors import UserError, unknown
 from vpjax.core.table import mean_std, table, write_csv
 from vpjax.data import open_source
 from vpjax.models.partition import ModelParts, partition
+from vpjax.report.finish import write_report
 from vpjax.report.plots.ablation import backbones, choices
+from vpjax.report.plots.style import save
 from vpjax.runs.experiment import abstract_model, held
 from vpjax.studies.cells import cell_labels, cell_runs, try_to_train
 from vpjax.studies.lines import RunLines, ending
@@ -83,6 +86,7 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
         runs += found
         cells.append(summary(label, found))
         write(study, cells, runs, folder)  # a study that is stopped keeps what it has
+    write_report(folder)
     log.info("\n%s\n", as_table(cells))
     for suffix, name in ((".md", "table    "), (".png", "picture  ")):
         if (path := folder / f"ablation_{study}{suffix}").exists():
@@ -231,4 +235,4 @@ def write(study: str, cells: list[dict], runs: list[dict], folder: Path) -> None
     write_csv(folder / f"ablation_{study}.csv", cells)
     write_csv(folder / f"ablation_{study}_results.csv", runs, columns)
     if any(c["test_acc"] is not None or c["val_acc"] is not None for c in cells):
-        draw(cells).savefig(folder / f"ablation_{study}.png", dpi=200, bbox_inches="tight")
+        save(draw(cells), folder / f"ablation_{study}.png", 200)

@@ -5,6 +5,7 @@ Each cell is trained with every seed, see `vpjax.studies.cells`. The folder then
     comparison.md, .csv, .json   mean and standard deviation over seeds, parameters, seconds
     comparison.png               accuracy against trainable parameters
     comparison_curves.png        accuracy of training and evaluation by epoch
+    report.html ...              the page, see `vpjax.report.write`
 """
 
 import logging
@@ -17,8 +18,10 @@ from ml_collections import ConfigDict
 from vpjax.core import distributed, files
 from vpjax.core.errors import UserError
 from vpjax.core.table import mean_std, table, write_csv
+from vpjax.report.finish import write_report
 from vpjax.report.plots.curves import comparison
 from vpjax.report.plots.histories import histories, points
+from vpjax.report.plots.style import save
 from vpjax.runs.history import read_history
 from vpjax.runs.scores import NAMES
 from vpjax.studies.cells import CellRun, all_runs, train
@@ -55,6 +58,7 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     if not distributed.index():
         write(rows, folder)
         draw_histories(config, rows, results, folder)
+        write_report(folder)
     return rows
 
 
@@ -74,7 +78,7 @@ def draw_histories(
     if any(len(line.epochs) for seeds in curves.values() for seed in seeds for line in seed):
         split = "test" if all("best" in r for r in rows) else "validation"
         figure = histories(curves, split, config.study.colours, rows[0]["metric"])
-        figure.savefig(folder / "comparison_curves.png", dpi=150)
+        save(figure, folder / "comparison_curves.png")
 
 
 def summary(label: str, results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,4 +138,4 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
     files.write_text(folder / "comparison.md", as_table(rows) + "\n")
     files.write_json(folder / "comparison.json", rows)
     write_csv(folder / "comparison.csv", rows)
-    comparison(rows).savefig(folder / "comparison.png", dpi=150)
+    save(comparison(rows), folder / "comparison.png")

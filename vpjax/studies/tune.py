@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 from vpjax.core import distributed, files
 from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.data.lock import lock_split
+from vpjax.report.finish import write_report
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
 from vpjax.runs.experiment import held
@@ -95,6 +96,8 @@ def tune(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
                 once(plan, choose)
             work(plan, plan.finals, "final run")
         out.append(once(plan, tune_report.write))
+    if not distributed.index():
+        write_report(folder)
     return out
 
 

@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 
 from tests.report.plots.test_curves import pixels, shows
 from vpjax.report.plots.benchmark import rank_table, score_plot
-from vpjax.report.plots.style import PALETTE
+from vpjax.report.plots.style import PALETTE, looks
 
 SCORES = {
     "linear": {"a": (50.0, 1.0), "b": (60.0, None), "c": (55.0, 0.5)},
@@ -36,21 +36,36 @@ def test_every_number_has_a_mark_in_its_row():
     assert [t.get_text() for t in legend.get_texts()] == ["linear", "vpt_deep", "published"]
     assert {t.get_text() for t in axes.texts} == {"first", "second"}
     image = pixels(figure)
-    assert shows(image, PALETTE[0]) and shows(image, PALETTE[1])
-    assert not shows(image, PALETTE[2])
+    drawn = {look.colour for look in looks(SCORES).values()}
+    assert all(shows(image, colour) == (colour in drawn) for colour in PALETTE[:3])
 
 
 def test_many_methods_keep_apart_by_marks_and_do_not_meet_the_next_row():
-    scores = {f"m{i}": {"a": (50.0 + i, 1.0), "b": (40.0 + i, 1.0)} for i in range(12)}
+    scores = {f"m{i}": {"a": (50.0 + i, 1.0), "b": (40.0 + i, 1.0)} for i in range(9)}
     figure = score_plot(scores, "ab")
     heights = sorted(y for _, y in marks(figure.axes[0]))
-    assert max(heights[:12]) < 0.5 < min(heights[12:])
-    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in figure.axes[0].containers}
-    assert len(looks) == 12
+    assert max(heights[:9]) < 0.5 < min(heights[9:])
+    seen = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in figure.axes[0].containers}
+    assert len(seen) == 9
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 12
+    assert len(legend.get_texts()) == 9
     assert legend.get_window_extent().y0 > figure.axes[0].bbox.y1
+
+
+def test_twenty_methods_are_a_table_of_numbers():
+    scores = {f"m{i}": {"a": (50.0 + i, 1.0), "b": (40.0 - i, 1.0)} for i in range(20)}
+    del scores["m3"]["b"]
+    figure = score_plot(scores, "ab", groups=["first", "second"])
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(scores)
+    texts = [t.get_text() for t in axes.texts]
+    assert texts[:4] == ["50.0", "40.0", "51.0", "39.0"] and texts.count("-") == 1
+    shades = np.asarray(axes.images[0].get_array())
+    assert shades[0].tolist() == [0, 1] and shades[19].tolist() == [1, 0] and np.isnan(shades[3, 1])
+    pixels(figure)
+    boxes = [t.get_window_extent() for t in axes.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_no_score_is_said():

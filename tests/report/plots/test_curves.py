@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation
 
 from vpjax.report.plots.curves import _spread, comparison, curves
-from vpjax.report.plots.style import PALETTE
+from vpjax.report.plots.style import PALETTE, looks
 
 
 def history(steps=200):
@@ -132,7 +132,9 @@ def test_comparison_points_bars_and_labels():
         "VPT-Shallow\n89.6 ± 0.4",
     ]
     image = pixels(figure)
-    assert all(shows(image, colour) for colour in PALETTE[:4])
+    drawn = looks(row["label"] for row in METHODS)
+    assert len({look.colour for look in drawn.values()}) == 4
+    assert all(shows(image, look.colour) for look in drawn.values())
 
 
 def crowd(count):

@@ -11,6 +11,7 @@ from tests.report.plots.subjects import subject
 from vpjax.core.errors import UserError
 from vpjax.models.partition import merge
 from vpjax.report.plots import gradcam
+from vpjax.report.plots.style import HEAT
 from vpjax.report.plots.subject import watched
 
 IMAGES = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
@@ -102,7 +103,7 @@ def test_panels():
     assert shown.shape == heat.shape == (6, 8) and both.shape == (6, 8, 3)
     assert shown.min() == 0 and shown.max() == pytest.approx(1)
     np.testing.assert_allclose(heat[0], np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1), atol=1e-6)
-    table = matplotlib.colormaps["jet"](np.arange(256))[:, :3]
+    table = matplotlib.colormaps[HEAT](np.arange(256))[:, :3]
     index = np.minimum(np.floor(256 * heat), 255).astype(int)
     expected = np.clip(0.6 * shown[..., None] + 0.4 * table[index], 0, 1)
     np.testing.assert_allclose(both, expected, atol=1e-6)
@@ -119,6 +120,8 @@ def test_the_figure_has_the_baseline_above(tmp_path):
         "MSVP\npredicts "
     )
     assert figure.axes[4].get_title().endswith(", 2 x 2")
+    assert figure.get_suptitle().startswith(f"true class {run.classes[run.label]}; evidence for ")
+    assert "number 3 of digits/high" in figure.get_label()
     mine = gradcam.cam(run.parts, run.example[0])
     drawn = np.asarray(figure.axes[4].images[0].get_array())
     np.testing.assert_allclose(drawn, gradcam.resized(mine.map, (8, 8)), atol=1e-6)
@@ -128,4 +131,4 @@ def test_the_figure_has_the_baseline_above(tmp_path):
     np.testing.assert_allclose(drawn, gradcam.resized(theirs.map, (8, 8)), atol=1e-6)
     image = pixels(figure)
     coloured = (image.max(-1) - image.min(-1) > 60).mean()
-    assert coloured > 0.2  # maps and overlays, in jet
+    assert coloured > 0.2  # maps and overlays, in colours

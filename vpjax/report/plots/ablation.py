@@ -29,7 +29,6 @@ TITLES = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
 }
-STEEL, CORAL = "#4682B4", "#FF7F50"
 
 
 def choices(cells: Sequence[dict[str, Any]]) -> "Figure":
@@ -87,7 +86,7 @@ def backbones(cells: Sequence[dict[str, Any]]) -> "Figure":
             axes,
             groups,
             names,
-            (("baseline", "Baseline", STEEL), ("prompted", "With MS-VP", CORAL)),
+            (("baseline", "Baseline", PALETTE[0]), ("prompted", "With MS-VP", PALETTE[1])),
         )
         axes.set_title(TITLES.get(dataset, dataset), fontsize=SIZE + 1)
         axes.set_ylabel("test accuracy (%)" if axes is grid[0] else "", fontsize=SIZE)

@@ -17,7 +17,17 @@ from jaxtyping import Array, Float
 
 from vpjax.models.partition import merge
 from vpjax.report.plots.gradcam import resized
-from vpjax.report.plots.style import INK, PALETTE, SIZE, blank, figure_of, plain
+from vpjax.report.plots.style import (
+    HEAT,
+    INK,
+    PALETTE,
+    SIZE,
+    SMALL,
+    blank,
+    describe,
+    figure_of,
+    plain,
+)
 from vpjax.report.plots.subject import Subject, watched
 
 if TYPE_CHECKING:
@@ -109,7 +119,7 @@ def attention_maps(subject: Subject) -> "Figure":
     inputs, pixels = subject.example
     backbone = subject.model.backbone
     layers, extra = attention(subject.parts, inputs), backbone.num_prefix_tokens
-    figure = figure_of(6.6, 4.4)
+    figure = figure_of(6.6, 4.7)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     left, middle, right = top.subplots(1, 3)
     left.imshow(pixels, cmap="gray", interpolation="nearest", vmin=0, vmax=255)
@@ -120,12 +130,17 @@ def attention_maps(subject: Subject) -> "Figure":
         (right, rollout(layers), "rollout over layers"),
     ):
         values = row[extra:].reshape(backbone.grid)
-        axes.imshow(resized(values, pixels.shape[:2]), cmap="viridis")
+        axes.imshow(resized(values, pixels.shape[:2]), cmap=HEAT)
         axes.set_title(
             f"{title}\n{values.min():.1%} to {values.max():.1%} a patch", fontsize=SIZE - 1
         )
         blank(axes)
     shares(bottom.subplots(), layers, extra)
+    describe(
+        bottom,
+        f"One image: {subject.where}; means over heads. Bars: where the attention of the class "
+        "token goes in each layer, in percent; the numbers are the share of prompts.",
+    )
     return figure
 
 
@@ -146,7 +161,7 @@ def shares(axes: "Axes", layers: list[Seen], extra: int) -> None:
         bottom += values
     if prompts.max() > 1e-9:
         for i, value in enumerate(100 * prompts):
-            axes.text(i, value + 1, f"{value:.0f}", ha="center", size=SIZE - 2.5, color=INK)
+            axes.text(i, value + 1, f"{value:.0f}", ha="center", size=SMALL, color=INK)
     axes.set_xticks(range(len(layers)))
     axes.set_ylim(0, 100)
     axes.set_xlabel("layer", fontsize=SIZE)

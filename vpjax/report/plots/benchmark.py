@@ -4,18 +4,29 @@ score_plot   a row for each data set, a mark for each method, the published numb
 rank_table   a row for each method: its rank on every data set, and the mean rank
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain
+from vpjax.report.plots.style import (
+    BAND,
+    GREY,
+    INK,
+    SIZE,
+    SMALL,
+    Look,
+    describe,
+    figure_of,
+    looks,
+    plain,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKS = "osD^v"  # where there are more methods than colours
+MANY = 9  # methods, above which marks of a row cannot be told apart
 
 Score = tuple[float, float | None]  # mean and standard deviation, percent
 
@@ -39,37 +50,75 @@ def score_plot(
     """
     if not any(scores.values()):
         raise ValueError(f"nothing to draw: no score of {', '.join(scores) or 'any method'}")
-    published = published or {}
+    if len(scores) > MANY:
+        return score_table(scores, tasks, groups)
+    published, drawn = published or {}, looks(scores)
     height = max(0.24, 0.1 + 0.09 * len(scores))
     figure = figure_of(6.4, 0.9 + height * len(tasks) + 0.19 * -(-len(scores) // 3))
     axes = figure.subplots()
     plain(axes)
     axes.grid(axis="y", visible=False)
     for i in range(0, len(tasks), 2):  # bands lead the eye from a name to its marks
-        axes.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
+        axes.axhspan(i - 0.5, i + 0.5, color=BAND, linewidth=0, zorder=0)
     shifts = np.linspace(-0.32, 0.32, len(scores)) if len(scores) > 1 else [0.0]
-    for k, ((method, found), shift) in enumerate(zip(scores.items(), shifts, strict=True)):
-        _marks(axes, found, tasks, shift, k)
+    for (method, found), shift in zip(scores.items(), shifts, strict=True):
+        _marks(axes, found, tasks, shift, drawn[method])
         places = [(v, tasks.index(t) + shift) for t, v in published.get(method, {}).items()]
         if places:
-            style = {"facecolors": "white", "edgecolors": PALETTE[k % len(PALETTE)]}
+            style = {"facecolors": "white", "edgecolors": drawn[method].colour}
             axes.scatter(*zip(*places, strict=True), s=26, marker="d", zorder=2, **style)
     axes.set_yticks(range(len(tasks)), tasks, fontsize=SIZE)
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.set_xlabel("accuracy (%)", fontsize=SIZE)
     _group_names(axes, groups)
-    _legend(figure, scores, any(published.values()))
+    _legend(figure, drawn, scores, any(published.values()))
+    describe(figure, "Means over seeds; bars: ± one population standard deviation.")
     return figure
 
 
-def _marks(axes: "Axes", found: Mapping[str, Score], tasks: Sequence[str], shift: float, k: int):
+def score_table(
+    scores: Mapping[str, Mapping[str, Score]], tasks: Sequence[str], groups: Sequence[str] = ()
+) -> "Figure":
+    """Draw the scores of many methods as numbers, the darker the better on a task."""
+    values = np.array([[scores[m].get(t, (np.nan,))[0] for t in tasks] for m in scores], float)
+    low, high = (f(values, axis=0, initial=i, where=np.isfinite(values)) for f, i in _ENDS)
+    shades = (values - low) / np.maximum(high - low, 1e-9)
+    longest = max(map(len, scores))
+    figure = figure_of(1.2 + 0.07 * longest + 0.42 * len(tasks), 1.6 + 0.24 * len(scores))
+    axes = figure.subplots()
+    axes.imshow(shades, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        text = f"{value:.1f}" if np.isfinite(value) else "-"
+        axes.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=INK)
+    for j in range(1, len(groups)):
+        if groups[j] != groups[j - 1]:
+            axes.axvline(j - 0.5, color=GREY, linewidth=0.8)
+    _names_above(axes, range(len(tasks)), tasks)
+    axes.set_yticks(range(len(scores)), list(scores), fontsize=SIZE)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    describe(figure, "Means over seeds in percent; the darker, the better among methods.")
+    return figure
+
+
+_ENDS = ((np.min, np.inf), (np.max, -np.inf))
+
+
+def _names_above(axes: "Axes", places: Sequence[int], names: Sequence[str]) -> None:
+    axes.set_xticks(places, names, rotation=45, ha="left", rotation_mode="anchor", fontsize=SIZE)
+    axes.xaxis.tick_top()
+
+
+def _marks(
+    axes: "Axes", found: Mapping[str, Score], tasks: Sequence[str], shift: float, look: Look
+):
     for task, (mean, std) in found.items():
         axes.errorbar(
             mean,
             tasks.index(task) + shift,
             xerr=std or None,
-            color=PALETTE[k % len(PALETTE)],
-            marker=MARKS[k // len(PALETTE) % len(MARKS)],
+            color=look.colour,
+            marker=look.mark,
             markersize=4.5,
             elinewidth=1.2,
             capsize=2,
@@ -97,15 +146,14 @@ def _group_names(axes: "Axes", groups: Sequence[str]) -> None:
             )
 
 
-def _legend(figure: "Figure", methods: Sequence[str], published: bool) -> None:
+def _legend(
+    figure: "Figure", drawn: Mapping[str, Look], methods: Iterable[str], published: bool
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
-    for k, method in enumerate(methods):
-        style = {
-            "color": PALETTE[k % len(PALETTE)],
-            "marker": MARKS[k // len(PALETTE) % len(MARKS)],
-        }
+    for method in methods:
+        style = {"color": drawn[method].colour, "marker": drawn[method].mark}
         handles.append(Line2D([], [], linestyle="", markersize=5, label=method, **style))
     if published:
         style = {"color": "white", "markeredgecolor": GREY, "marker": "d"}
@@ -139,9 +187,9 @@ def rank_table(ranks: np.ndarray, methods: Sequence[str], tasks: Sequence[str]) 
             axes.text(j, i, text, ha="center", va="center", fontsize=SIZE - 1, color=INK)
     labels = [*tasks, "mean rank"]
     ticks = [*range(len(tasks)), len(tasks) + 1]
-    axes.set_xticks(ticks, labels, rotation=45, ha="left", rotation_mode="anchor", fontsize=SIZE)
-    axes.xaxis.tick_top()
+    _names_above(axes, ticks, labels)
     axes.set_yticks(range(len(methods)), [methods[i] for i in order], fontsize=SIZE)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    describe(figure, "Ranks of means over seeds, 1 the best.")
     return figure

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vpjax.report.plots.ranking import ranking
-from vpjax.report.plots.style import GREY, PALETTE, SIZE, figure_of, plain
+from vpjax.report.plots.ranking import comparison_caption, ranking
+from vpjax.report.plots.style import GREY, PALETTE, SIZE, describe, figure_of, looks, plain, save
 from vpjax.runs.history import read_history
 from vpjax.runs.scores import NAMES
 
@@ -42,7 +42,7 @@ def draw_curves(folder: Path) -> None:
         ValueError: if there is nothing to draw yet.
     """
     rows = read_history(folder / "metrics.jsonl")
-    curves(rows, title=folder.name).savefig(folder / "curves.png", dpi=150)
+    save(curves(rows, title=folder.name), folder / "curves.png")
 
 
 def curves(rows: Sequence[dict[str, Any]], title: str = "") -> "Figure":
@@ -98,6 +98,11 @@ def curves(rows: Sequence[dict[str, Any]], title: str = "") -> "Figure":
     grid[-1].set_xlim(0, 1.02 * max(last, 1))
     grid[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     grid[0].set_title(title, fontsize=SIZE + 1, loc="left")
+    describe(
+        figure,
+        "Training: means over the steps since the point before, of images as they are trained on. "
+        "Validation: all its images, with the weights of that step.",
+    )
     figure.align_ylabels(list(grid))
     figure.draw_without_rendering()  # fixes the scales, which the labels below are spread on
     for axes, (_, found, _) in zip(grid, panels, strict=True):
@@ -134,15 +139,16 @@ def comparison(rows: Sequence[dict[str, Any]]) -> "Figure":
     axes.set_ylabel(_metric_label(rows), fontsize=SIZE)
     _limits(axes, rows, stds)
 
-    for i, (row, std) in enumerate(zip(rows, stds, strict=True)):
-        x, y, colour = row["trainable"], row["mean"], PALETTE[i % len(PALETTE)]
+    drawn = looks(row["label"] for row in rows)
+    for row, std in zip(rows, stds, strict=True):
+        x, y, colour = row["trainable"], row["mean"], drawn[row["label"]].colour
         if x > 0:
             axes.errorbar(
                 x,
                 y,
                 yerr=std or None,
                 color=colour,
-                marker="o",
+                marker=drawn[row["label"]].mark,
                 markersize=7,
                 markeredgecolor="white",  # separates points that lie on each other
                 markeredgewidth=0.5,
@@ -153,6 +159,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> "Figure":
             )
         else:
             axes.axhline(y, color=colour, linestyle="--", linewidth=1.2, zorder=1)
+    describe(figure, comparison_caption(rows))
     figure.draw_without_rendering()  # fixes the axes, which the labels below are placed in
     _label_points(axes, rows, stds)
     return figure
@@ -260,7 +267,8 @@ def _label_points(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None
         centres.append(np.array([left, (low + high) / 2]))
         pad = (5 if x > 0 else 1) * pixel
         taken.append(Bbox.from_extents(left, low, right, high).padded(pad))
-    for i, (row, std, centre) in enumerate(zip(rows, stds, centres, strict=True)):
+    drawn = looks(row["label"] for row in rows)
+    for row, std, centre in zip(rows, stds, centres, strict=True):
         line = row["trainable"] <= 0
         value = f"{row['mean']:.1f}" + (f" ± {std:.1f}" if std else "")
         label = axes.annotate(
@@ -271,7 +279,7 @@ def _label_points(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None
             textcoords="offset points",
             ha="center",
             va="center",
-            color=_ink(PALETTE[i % len(PALETTE)]),
+            color=_ink(drawn[row["label"]].colour),
             fontsize=SIZE,
             linespacing=1.15,
             zorder=4,

@@ -25,7 +25,7 @@ from vpjax.core.errors import UserError, unknown
 from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.nn.context import Context
-from vpjax.report.plots.style import INK, SIZE, blank, figure_of, shortened
+from vpjax.report.plots.style import HEAT, INK, SIZE, blank, describe, figure_of, shortened
 from vpjax.report.plots.subject import Subject, watched
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ def resized(x: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndar
 def panels(image: Float[np.ndarray, "H W C"], cam: Float[np.ndarray, "h w"]) -> tuple:
     """Return the image in 0..1 (H W if grey), the map over it (H W), and both together (H W 3).
 
-    The last is 0.6 of the image and 0.4 of the map in matplotlib's "jet".
+    The last is 0.6 of the image and 0.4 of the map in the colours of `vpjax.report.plots.style`.
     """
     import matplotlib
 
     shown, heat = scaled(image), resized(cam, image.shape[:2])
-    colours = matplotlib.colormaps["jet"](heat)[..., :3]
+    colours = matplotlib.colormaps[HEAT](heat)[..., :3]
     both = np.clip(0.6 * np.broadcast_to(shown, colours.shape) + 0.4 * colours, 0, 1)
     grey = (shown == shown[..., :1]).all()
     return (shown[..., 0] if grey else shown), heat, both
@@ -201,13 +201,27 @@ def gradcam(subject: Subject) -> "Figure":
     for (row, found), axes in zip(rows, grid, strict=True):
         image, heat, both = panels(np.asarray(row.example[0][0], np.float32), found.map)
         h, w = found.map.shape
-        _picture(axes[0], image, "image")
-        _picture(axes[1], heat, f"{found.target}, {h} x {w}", "jet")
+        _picture(axes[0], image, "image as the model gets it")
+        _picture(axes[1], heat, f"map of {found.target}, {h} x {w}", HEAT)
         _picture(axes[2], both, "both")
         name = f"{'baseline ' if row is other else ''}{row.name}"
         axes[0].set_ylabel(f"{name}\n{_prediction(row, found)}", fontsize=SIZE - 1, color=INK)
-    figure.suptitle(f"evidence for {shortened(subject.classes[mine.chosen])}", fontsize=SIZE)
+    text = f"{_true(subject)}evidence for {shortened(subject.classes[mine.chosen])}"
+    figure.suptitle(text, fontsize=SIZE)
+    describe(
+        figure,
+        f"One image: {subject.where}. Map: relu of the sum of the site's maps, weighted by the "
+        "mean gradient of the logit; dark 0, bright its highest value. Both: 0.6 image, 0.4 map.",
+    )
     return figure
+
+
+def _true(subject: Subject) -> str:
+    """Return the true class, or how many an image of several has."""
+    if np.ndim(subject.label):
+        names = [shortened(subject.classes[i]) for i in np.flatnonzero(subject.label)]
+        return f"true: {', '.join(names[:3]) or 'none'}{' ...' * (len(names) > 3)}; "
+    return f"true class {shortened(subject.classes[int(subject.label)])}; "
 
 
 def _prediction(subject: Subject, found: Cam) -> str:

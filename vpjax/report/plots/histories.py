@@ -1,5 +1,6 @@
 """Accuracy of several runs by epoch: training on the left, the split evaluated meanwhile on the
-right. A line is a mean over seeds; where there are several, a band spans them all.
+right. A line is a mean over seeds; where there are several, a band spans them all, unless there are
+many lines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vpjax.report.plots.style import PALETTE, SIZE, figure_of, plain
+from vpjax.report.plots.style import SIZE, describe, figure_of, looks, plain, seeds_text
 from vpjax.runs.scores import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = ("-", "--", ":", "-.")  # where there are more runs than colours
+MANY = 9  # runs, above which bands cover each other and are left out
 FEW = 40  # points up to which each is marked
 
 
@@ -49,6 +50,7 @@ def histories(
     panels = [panel for panel in panels if has_points(panel[0])]
     if not panels:
         raise ValueError(f"nothing to draw: no accuracy in the history of {', '.join(runs)}")
+    drawn, bands = looks(runs), len(runs) <= MANY
     figure = figure_of(1.2 + 2.9 * len(panels), max(2.9, 0.5 + 0.19 * len(runs)))
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (side, title) in zip(grid, panels, strict=True):
@@ -56,13 +58,15 @@ def histories(
         axes.set_title(title, fontsize=SIZE, loc="left")
         axes.set_xlabel("epoch", fontsize=SIZE)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for i, (label, seeds) in enumerate(runs.items()):
-            colour = (colours or {}).get(label, PALETTE[i % len(PALETTE)])
-            style = STYLES[i // len(PALETTE) % len(STYLES)]
-            _line(axes, [seed[side] for seed in seeds], label, colour, style)
+        for label, seeds in runs.items():
+            colour = (colours or {}).get(label, drawn[label].colour)
+            found = [seed[side] for seed in seeds]
+            _line(axes, found, label, colour, drawn[label].line, bands)
         axes.set_xlim(left=0)
     handles = {h.get_label(): h for axes in grid for h in axes.lines}
     figure.legend(handles=handles.values(), loc="outside right upper", fontsize=SIZE, frameon=False)
+    text = f"Lines: means over seeds ({seeds_text(map(len, runs.values()))})"
+    describe(figure, text + ("; bands: from the lowest to the highest seed." if bands else "."))
     return figure
 
 
@@ -98,8 +102,15 @@ def _points(pairs: list[tuple[int, float]], steps_per_epoch: int) -> Points:
     return Points(steps / steps_per_epoch, values)
 
 
-def _line(axes: "Axes", seeds: Sequence[Points], label: str, colour: str, style: str) -> None:
-    """Draw the mean over seeds at each epoch, and a band from the lowest to the highest."""
+def _line(
+    axes: "Axes",
+    seeds: Sequence[Points],
+    label: str,
+    colour: str,
+    style: str | tuple,
+    bands: bool,
+) -> None:
+    """Draw the mean over seeds at each epoch; if `bands`, one from the lowest to the highest."""
     at: dict[float, list[float]] = {}
     for seed in seeds:
         for epoch, value in zip(*seed, strict=True):
@@ -107,9 +118,11 @@ def _line(axes: "Axes", seeds: Sequence[Points], label: str, colour: str, style:
     if not at:
         return
     epochs = sorted(at)
-    marker = "o" if len(epochs) <= FEW else ""
+    marker = "o" if len(epochs) == 1 or (bands and len(epochs) <= FEW) else ""
     means = [np.mean(at[e]) for e in epochs]
-    axes.plot(epochs, means, style, color=colour, marker=marker, markersize=3.5, label=label)
-    if len(seeds) > 1:
+    axes.plot(
+        epochs, means, linestyle=style, color=colour, marker=marker, markersize=3.5, label=label
+    )
+    if bands and len(seeds) > 1:
         low, high = ([f(at[e]) for e in epochs] for f in (min, max))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)

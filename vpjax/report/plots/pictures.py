@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Union
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.sa2vp import SA2VP
-from vpjax.report.plots import attention, subprompts
+from vpjax.report.plots import attention, style, subprompts
 from vpjax.report.plots.calibration import calibration
 from vpjax.report.plots.confusion import confusion, per_class
 from vpjax.report.plots.curves import curves
@@ -132,7 +132,7 @@ def save(subject: Subject, name: str) -> list[Path]:
         paths = drawn
     else:
         paths = [subject.folder / f"{name}.png"]
-        drawn.savefig(paths[0], dpi=DPI, bbox_inches="tight")
+        style.save(drawn, paths[0], DPI)
     for path in paths:
         if path.suffix == ".png":
             log.info("picture   %s", path)

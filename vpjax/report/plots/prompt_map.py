@@ -23,7 +23,7 @@ from vpjax.models.model import Model
 from vpjax.nn import local_attention
 from vpjax.nn.context import EVALUATION
 from vpjax.nn.stack import run_layers
-from vpjax.report.plots.style import INK, PALETTE, SIZE, blank, figure_of
+from vpjax.report.plots.style import HEAT, INK, PALETTE, SIZE, SMALL, blank, describe, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def prompt_map(
     own = extra + patch[0] * grid[1] + patch[1]
     shown = dict(list(found.items())[-PANELS:])
 
-    figure = figure_of(7.0, 4.6)
+    figure = figure_of(7.0, 4.9)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.7, 1))
     left, middle, right = top.subplots(1, 3)
     _picture(left, pixels, "image, one patch framed")
@@ -84,7 +84,14 @@ def prompt_map(
         for (row, column), value in np.ndenumerate(near):
             if np.isfinite(value):
                 ink = "white" if value < 60 else INK
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, size=6)
+                axes.text(
+                    column, row, f"{value:.0f}", ha="center", va="center", color=ink, size=SMALL
+                )
+    describe(
+        bottom,
+        "One image. Prompt map: its first three principal components as red, green and blue. "
+        "Attention: means over heads, and above right over layers too; bright is high.",
+    )
     return figure
 
 
@@ -148,6 +155,6 @@ def colours(values: np.ndarray) -> np.ndarray:
 
 def _picture(axes: "Axes", values: np.ndarray, title: str, **limits) -> None:
     grey = values.ndim == 2 and values.dtype == np.uint8
-    axes.imshow(values, cmap="gray" if grey else "viridis", interpolation="nearest", **limits)
+    axes.imshow(values, cmap="gray" if grey else HEAT, interpolation="nearest", **limits)
     axes.set_title(title, fontsize=SIZE - 1, color=INK)
     blank(axes)

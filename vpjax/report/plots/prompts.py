@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vpjax.report.plots.gradcam import resized, scaled
-from vpjax.report.plots.style import INK, SIZE, blank, figure_of
+from vpjax.report.plots.style import HEAT, INK, SIZE, blank, describe, figure_of
 from vpjax.report.plots.subject import Subject
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def prompts(subject: Subject) -> "Figure":
         figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True
     ):
         h, w, _ = prompt.shape
-        shown = axes.imshow(panel(prompt), cmap="viridis", vmin=0, vmax=1)
+        shown = axes.imshow(panel(prompt), cmap=HEAT, vmin=0, vmax=1)
         blank(axes)
         axes.set_title(
             f"{scale} prompt\n({h} x {w} → {TARGET} x {TARGET})", fontsize=SIZE - 1, color=INK
@@ -60,4 +60,9 @@ def prompts(subject: Subject) -> "Figure":
         ends = [0.5] if h == w == 1 else [0.0, 1.0]
         values = [large.mean()] if h == w == 1 else [large.min(), large.max()]
         bar.set_ticks(ends, labels=[f"{v:+.3f}" for v in values], fontsize=SIZE - 2)
+    describe(
+        figure,
+        "The learnt values, means over colours, in units of the normalised image; each panel has "
+        "colours of its own, its ends are beside it.",
+    )
     return figure

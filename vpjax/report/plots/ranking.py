@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vpjax.core.table import mean_std
-from vpjax.report.plots.style import GREY, INK, PALETTE, SIZE, figure_of, plain
+from vpjax.report.plots.style import (
+    BAND,
+    GREY,
+    INK,
+    SIZE,
+    describe,
+    figure_of,
+    looks,
+    plain,
+    seeds_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,14 +36,17 @@ def ranking(rows: Sequence[dict[str, Any]], stds: Sequence[float], title: str) -
     axes.set_xlabel(title, fontsize=SIZE)
     axes.set_yticks(range(len(rows)), [rows[i]["label"] for i in order], fontsize=SIZE)
     axes.set_ylim(-0.7, len(rows) - 0.3)
+    drawn = looks(row["label"] for row in rows)
     for place, i in enumerate(order):
         row, std = rows[i], stds[i]
+        if place % 2:  # bands lead the eye from a name to its numbers
+            axes.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0, zorder=0)
         axes.errorbar(
             row["mean"],
             place,
             xerr=std or None,
-            color=PALETTE[0],
-            marker="o",
+            color=drawn[row["label"]].colour,
+            marker=drawn[row["label"]].mark,
             markersize=5,
             elinewidth=1.4,
             capsize=2.5,
@@ -48,7 +61,18 @@ def ranking(rows: Sequence[dict[str, Any]], stds: Sequence[float], title: str) -
     right.set_title(
         f"{title.removesuffix(' (%)')}, share trained", fontsize=SIZE - 1, color=GREY, loc="right"
     )
+    describe(figure, comparison_caption(rows))
     return figure
+
+
+def comparison_caption(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what a picture of methods shows: of how many seeds and images, and what a bar is."""
+    n = [seeds_text(row["seeds"] for row in rows if row.get("seeds"))]
+    if images := {f"{row['images']:,}" for row in rows if row.get("images")}:
+        n.append(f"{' or '.join(sorted(images))} images")
+    text = f"Means over seeds ({', '.join(part for part in n if part)})" if any(n) else "Means"
+    bars = any(row.get("std") for row in rows)
+    return text + ("; bars: ± one population standard deviation." if bars else ".")
 
 
 def _text(row: dict[str, Any], std: float | None) -> str:

@@ -1,10 +1,11 @@
-"""The command `plot`: draw pictures of a finished run into its folder.
+"""The command `plot`: draw pictures of a finished run into its folder, and its page.
 
     python main.py plot --workdir RUN --image 3
 
 `vpjax.report.plots.pictures` lists the pictures.
 """
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from ml_collections import ConfigDict
 from vpjax.core.errors import UserError
 from vpjax.report.plots.pictures import draw
 from vpjax.report.plots.subject import Subject, SubpromptOptions
+from vpjax.report.run_page import write_run_page
 from vpjax.runs.reopen import reopen_run
+
+log = logging.getLogger(__name__)
 
 
 def draw_run(
@@ -55,7 +59,9 @@ def draw_run(
                 f"the run is tested on {names[0]}, the baseline {baseline} on {names[1]}: both "
                 "must show the same image. Give a baseline with the same data."
             )
-    return draw(mine, wanted)
+    paths = draw(mine, wanted)
+    log.info("page      %s", write_run_page(folder))
+    return paths
 
 
 def subject(

@@ -112,6 +112,13 @@ class Subject:
         """The image's true class; zeros and ones where images have several."""
         return self._read()[1]
 
+    @property
+    def where(self) -> str:
+        """Which image it is: its file or its number, and the split."""
+        source = self.experiment.sources[self.split]
+        file = source.records.__getitems__([self.image])[0].file
+        return f"{file or f'number {self.image}'} of {source.name}"
+
     def _read(self):
         if self.split is None:
             raise UserError("the run has neither a test nor a val split to take an image from")

@@ -1,0 +1,19 @@
+"""The page of a run, run.html, from what lies in its folder."""
+
+from pathlib import Path
+
+from vpjax.core.files import write_text
+from vpjax.report import run_sections
+from vpjax.report.html import page
+from vpjax.report.run_folders import RUN_PAGE, read
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write the page of a run; return its path.
+
+    Args:
+        folder: of the run, finished or not.
+    """
+    run = read(folder, folder)
+    write_text(folder / RUN_PAGE, page(run_sections.title(run), run_sections.run_blocks(run)))
+    return folder / RUN_PAGE

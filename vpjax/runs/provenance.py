@@ -1,0 +1,51 @@
+"""By what a run was made: the command, and the commit of the checkout."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import vpjax
+
+PROGRAMS = ("main.py", "vpjax")
+
+
+def command() -> str:
+    """Return the command of this process, to be typed again; "" if it is another program's."""
+    name = Path(sys.argv[0]).name
+    if name not in PROGRAMS:
+        return ""
+    program = ["python", "main.py"] if name == "main.py" else ["vpjax"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def commit(checkout: Path = Path(vpjax.__file__).parents[1]) -> str:
+    """Return the commit that a checkout is at, 40 digits; "" where there is none.
+
+    Git itself is not asked: it may not be there, and changes in the checkout take it long to find.
+
+    Args:
+        checkout: folder with main.py.
+    """
+    try:
+        if not (checkout / "main.py").is_file():
+            return ""  # installed, perhaps inside the checkout of something else
+        git = checkout / ".git"
+        if git.is_file():  # of a further worktree
+            git = checkout / git.read_text().removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref:"):
+            return _digits(head)
+        name = head.removeprefix("ref:").strip()
+        shared = git / "commondir"
+        common = git / shared.read_text().strip() if shared.exists() else git
+        if (common / name).exists():
+            return _digits((common / name).read_text().strip())
+        packed = (common / "packed-refs").read_text().splitlines()
+        return next((_digits(line.split()[0]) for line in packed if line.endswith(f" {name}")), "")
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _digits(text: str) -> str:
+    return text if re.fullmatch(r"[0-9a-f]{40,64}", text) else ""
