@@ -17,6 +17,7 @@ html_title = "vpjax"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "myst-nb"}
 html_theme = "furo"
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
@@ -26,7 +27,7 @@ myst_enable_extensions = []
 nb_execution_mode = "force"
 nb_execution_in_temp = True  # runs are written there, not beside the sources
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120  # seconds a cell
+nb_execution_timeout = 600  # seconds a cell
 nb_merge_streams = True
 
 default_role = "literal"  # `name` in a docstring is code, as in Markdown

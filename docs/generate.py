@@ -299,8 +299,10 @@ def code(value: Any) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [head, [":---"] * len(head), *rows]
+    """Return a table in Markdown, with columns of numbers to the right."""
+    number = re.compile(r"[\d.]+")
+    right = [all(number.fullmatch(row[i]) for row in rows) for i in range(len(head))]
+    lines = [head, ["---:" if at_right else ":---" for at_right in right], *rows]
     return "".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
     )
