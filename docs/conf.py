@@ -17,6 +17,8 @@ html_title = "vpjax"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "myst-nb"}
 html_theme = "furo"
+pygments_dark_style = "github-dark"
+smartquotes = False  # "" is a value in many tables
 html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
@@ -32,7 +34,6 @@ nb_merge_streams = True
 
 default_role = "literal"  # `name` in a docstring is code, as in Markdown
 autodoc_typehints_format = "short"
-autodoc_class_signature = "separated"
 napoleon_use_ivar = True
 # Annotations name classes that have no entry here, of this library and others.
 nitpick_ignore_regex = [(r"py:.*", r".*")]
