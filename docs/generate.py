@@ -63,7 +63,7 @@ def keep_inside(text: str, page: Path) -> str:
     def replace(match: re.Match) -> str:
         label, target = match.groups()
         path = (page.parent / target.partition("#")[0]).resolve()
-        if "://" in target or path.is_relative_to(DOCS):
+        if "://" in target or path.is_relative_to(DOCS) or not path.is_relative_to(DOCS.parent):
             return match[0]
         name = f"`{path.relative_to(DOCS.parent)}`"
         return label if name == f"`{label}`" or label == name else f"{label} ({name})"

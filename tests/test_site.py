@@ -103,7 +103,7 @@ def test_every_mark_is_filled_and_everything_is_shown_once():
 
 
 def test_links_out_of_the_pages_become_names():
-    inside = "[b](data.md#pixels) ![c](../x.png) [d](https://example.org)"
+    inside = "[b](data.md#pixels) ![c](../x.png) [d](https://example.org) [e](/nowhere)"
     text = f"[a](../vpjax/cli) {inside} [`README.md`](../README.md)"
     kept = generate.keep_inside(text, DOCS / "page.md")
     assert kept == f"a (`vpjax/cli`) {inside} `README.md`"
