@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     # or "keep" as a smaller batch.
     config.train.remainder = "wrap"
     config.train.reshuffle = True  # False: every epoch has the order of the first
-    config.train.epochs = 100.0
+    config.train.epochs = 100.0  # passes over the training images
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
     config.train.save_every = 60.0  # seconds, at the next evaluation; 0: at every evaluation
@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     config.optim.lr = 0.25  # peak learning rate
     config.optim.lr_base_batch_size = 256  # batch size that `lr` is for; it scales. 0: `lr` as is
     config.optim.momentum = 0.9  # sgd
-    config.optim.weight_decay = 1e-4
+    config.optim.weight_decay = 1e-4  # L2, or decoupled, see `name`
     config.optim.no_decay = r"method/head/bias"  # parameters that do not decay; "": all decay
     config.optim.bias_multiplier = (
         1.0  # of the rate of biases, except that of the head's last layer
@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
     config.remat_segments = 0  # groups of layers that are recomputed together; 0: each by itself
     config.mesh = ConfigDict({"data": -1, "model": 1})  # devices on each axis; -1: all others
     config.mesh.fsdp = False  # True: split frozen layers over the devices, to save memory
-    config.seed = 0
+    config.seed = 0  # of the order of images and of all randomness
     config.match_reference_code = (
         False  # True: repeat published code where it differs from its paper
     )
