@@ -56,7 +56,7 @@ def _draw_learnt(experiment, state, folder, predictions):
                 with logs.quiet():  # they are named in docs; the screen has the result
                     pictures.save(subject, name)
         except Exception as e:
-            _warn(name, e)
+            _warn(f"{name}.png", e)
 
 
 def draw_answers(

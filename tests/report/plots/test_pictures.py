@@ -52,7 +52,16 @@ def names(folder):
 
 
 def test_a_run_draws_what_it_has_at_its_end(runs):
-    own = {"curves", "prompts", "gradcam", "confusion", "per_class", "mistakes", "calibration"}
+    own = {
+        "curves",
+        "prompts",
+        "gradcam",
+        "confusion",
+        "per_class",
+        "mistakes",
+        "calibration",
+        "examples",
+    }
     assert names(runs / "prompted") == own
     assert names(runs / "baseline") == {"curves"}
     for path in (runs / "prompted").glob("*.png"):
