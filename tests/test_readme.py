@@ -20,6 +20,8 @@ ROWS = ["--config.study.cells=('linear','vpt_deep','sa2vp')"]
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 # How each is shortened here, what it must say, and its exit status.
 EXPECTED = {
+    # There are none here; tests/cli/test_photos.py trains on some.
+    "python main.py train photos/": ([], "photos/ does not exist", 2),
     "python main.py --config configs/digits.py:vpt_deep --config.method.num_tokens=16 "
     "--workdir runs/sixteen": (QUICK, "test accuracy", 0),
     "python main.py eval --workdir runs/sixteen": ([], "equal to the recorded", 0),

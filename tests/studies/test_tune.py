@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -396,7 +397,7 @@ tune.tune(setting, Path(sys.argv[2]))
     both = [subprocess.Popen([*words, str(k), split], cwd=runs.HOME, **pipes) for k in (0, 1)]
     texts = [p.communicate(timeout=600)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], texts
-    counts = [text.count("trainable parameters") for text in texts]
+    counts = [len(re.findall(r"^run .* \d+\.\d s", text, re.MULTILINE)) for text in texts]
     if split == "trials":  # each has run some, and nobody what the other had
         assert all(0 < count < 6 for count in counts) and sum(counts) == 6, texts
     else:

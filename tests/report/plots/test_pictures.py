@@ -63,7 +63,7 @@ def test_a_run_draws_what_it_has_at_its_end(runs):
         "examples",
     }
     assert names(runs / "prompted") == own
-    assert names(runs / "baseline") == {"curves"}
+    assert names(runs / "baseline") == {"curves", "examples"}
     for path in (runs / "prompted").glob("*.png"):
         assert np.asarray(Image.open(path).convert("L")).std() > 10, path
 
