@@ -182,10 +182,36 @@ def prepare(
         settings, parts.trainable, plan, config.match_reference_code
     )
     state = step.init_state(parts.trainable, parts.stats, optimizer, config.seed)
+    found = assembled(config, classes, sources, built, mesh, plan, criterion, state)
+    startup.record("model")
+    remat = "none" if config.remat == AUTO else config.remat
+    return found._replace(optimizer=optimizer, rate=rate, remat=remat)
+
+
+def assembled(
+    config: ConfigDict,
+    classes: ClassInfo,
+    sources: dict[str, Source],
+    built: BuiltModel,
+    mesh: Mesh,
+    plan: Plan,
+    criterion: Callable | None,
+    state: step.State,
+) -> Experiment:
+    """Place a model and its state on the devices, beside the inputs of its steps.
+
+    The experiment has no optimizer.
+
+    Args:
+        config, classes, sources, plan, criterion: see `Experiment`.
+        built: the model.
+        mesh: the devices.
+        state: not placed yet.
+    """
     rules = registry.lookup("methods", config.method.name).sharded
     state = sharding.place(state, mesh, rules)
-    frozen = sharding.place(parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
-    parts = shapes(parts)  # no second copy of any number stays behind
+    frozen = sharding.place(built.parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
+    parts = shapes(built.parts)  # no second copy of any number stays behind
     inputs = ImageInputs(
         graph=parts.graph,
         sources=sources,
@@ -196,7 +222,6 @@ def prepare(
         settings=loader_settings(config, mesh.size),
     )
     to_input = inputs.to_input(train=config.data.val_augmented)
-    startup.record("model")
     return Experiment(
         config=config,
         classes=classes,
@@ -209,13 +234,12 @@ def prepare(
         attention=built.attention,
         mesh=mesh,
         plan=plan,
-        optimizer=optimizer,
-        rate=rate,
+        optimizer=None,
+        rate=None,
         criterion=criterion,
         state=state,
         frozen=frozen,
         eval_step=make_eval_step(parts.graph, to_input, criterion),
-        remat="none" if config.remat == AUTO else config.remat,
         identity=built.identity,
     )
 
@@ -336,18 +360,18 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
 
 def decoding(config: ConfigDict) -> Decoding:
     """Return how a config's image files become pixels."""
-    given = {k: config.data[k] for k in Decoding._fields if k in config.data}
-    return Decoding(**given).checked()
+    return Decoding(**{key: config.data[key] for key in Decoding._fields}).checked()
 
 
 def open_sources(config: ConfigDict) -> dict[str, Source]:
     """Open the splits that a config names."""
+    return {split: open_split(config, split) for split in SPLITS if config.data[split]}
+
+
+def open_split(config: ConfigDict, split: str) -> Source:
+    """Open the split that a config names as "train", "val" or "test"."""
     data = config.data
-    return {
-        split: open_source(data.name, data[split], data.dir or None, data.classes, decoding(config))
-        for split in SPLITS
-        if data[split]
-    }
+    return open_source(data.name, data[split], data.dir or None, data.classes, decoding(config))
 
 
 def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:

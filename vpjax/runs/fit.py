@@ -90,7 +90,7 @@ def fit(
             return result
         begin, startup = time.perf_counter(), startup or Startup()
         experiment = prepare(config, startup, sources, given)
-        if config.data.get("verify", True):
+        if config.data.verify:
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
         if extend:

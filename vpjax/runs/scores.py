@@ -72,16 +72,17 @@ def score(
     Raises:
         Diverged: if a loss is infinite or NaN.
     """
-    classes, found, predictions = experiment.classes, {}, None
+    classes, counts = experiment.classes, experiment.counts
+    found, predictions = {}, None
     for split in splits:
         found[split], predictions = evaluate_split(experiment, state, split)
         if predictions is not None:
-            found[split] |= detailed_metrics(predictions, classes.metadata, experiment.counts)
+            found[split] |= detailed_metrics(predictions, classes.metadata, counts)
     facts["margin_of"] = margin_of(experiment)
     try:
         write_json(folder / "evaluation.json", facts | found)
         if predictions is not None:
-            write_per_class(folder / "per_class.csv", predictions, classes.names, experiment.counts)
+            write_per_class(folder / "per_class.csv", predictions, classes.names, counts)
     except OSError as e:
         log.warning("%s cannot be written: %s", folder, e.strerror)
     return found
