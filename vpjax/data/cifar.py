@@ -11,7 +11,6 @@ The folder itself is given, or the one above it. Python batches are pickles: the
 running anything in them. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
-import functools
 import io
 import pickle
 from pathlib import Path
@@ -22,7 +21,8 @@ from jaxtyping import Int64, UInt8
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data.arrays import Arrays
-from vpjax.data.records import parse_split
+from vpjax.data.files import place_of
+from vpjax.data.records import select_arrays
 from vpjax.data.source import Source
 
 PIXELS = 3 * 32 * 32
@@ -73,22 +73,19 @@ def open_cifar(path: str, split: str, data_dir: Any = None) -> Source:
     Raises:
         UserError: for a folder without batches or with several forms of them, or a damaged file.
     """
-    top = Path(data_dir or "").expanduser() / Path(path).expanduser()
-    folder, layout = find(top)
+    folder, layout = find(place_of(path, data_dir))
     where = f"cifar:{folder.resolve().name}"
     parts = {"train": layout.train, "test": layout.test}
     classes = _classes(folder / layout.meta, layout)
 
-    @functools.cache
     def load(part: str):
         if part not in parts:
             raise unknown(f"split of {where}", part, parts)
         found = [_batch(folder / name, layout, len(classes)) for name in parts[part]]
         return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
 
-    chosen = parse_split(split, lambda part: len(load(part)[1]))
-    taken = [tuple(array[start:stop] for array in load(part)) for part, start, stop in chosen]
-    pixels, labels = (np.concatenate(arrays) for arrays in zip(*taken, strict=True))
+    chosen = select_arrays(split, load)
+    pixels, labels = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
     return Source(f"{where}[{split}]", classes, Arrays(pixels, labels), (32, 32, 3))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import archives, lists
 from vpjax.data.class_folders import class_folder, synonyms
-from vpjax.data.files import PHOTO, File, Files, Listing
+from vpjax.data.files import PHOTO, File, Files, Listing, place_of
 from vpjax.data.locate import locate, sort_keys
 from vpjax.data.order import few, ordered
 from vpjax.data.records import select_split
@@ -46,7 +46,7 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
         UserError: for a path, split or file that does not exist, a class that train lacks, a file
             with two classes, or data of one class.
     """
-    place = Path(data_dir or "").expanduser() / Path(path).expanduser()
+    place = place_of(path, data_dir)
     if not place.exists():
         raise UserError(
             f"{kind}:{path}: {place} does not exist. Say where it is: --config.data.name="
