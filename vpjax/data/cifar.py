@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from vpjax.core import numpy_pickle
 from vpjax.core.errors import UserError, unknown
 from vpjax.data.arrays import Arrays
 from vpjax.data.files import place_of
@@ -171,15 +172,9 @@ class _Arrays(pickle.Unpickler):
     """Reads dictionaries, lists and arrays of numpy, and nothing that runs code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": RECONSTRUCT}
-        if module.partition(".")[0] == "numpy" and name in known:
-            return known[name]
-        if (module, name) == ("_codecs", "encode"):  # how bytes of Python 3 are written for 2
-            return lambda text, encoding: text.encode(encoding)
+        if found := numpy_pickle.allowed(module, name):
+            return found
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs")
-
-
-RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
 
 def _unpickled(file: Path) -> dict[bytes, Any]:
@@ -193,4 +188,9 @@ def _unpickled(file: Path) -> dict[bytes, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__}, expected a dictionary.")
-    return {k.encode() if isinstance(k, str) else k: v for k, v in content.items()}
+    return {
+        key.encode() if isinstance(key, str) else key: value.value
+        if isinstance(value, numpy_pickle.Array)
+        else value
+        for key, value in content.items()
+    }
