@@ -169,6 +169,8 @@ def test_report(run, by):
 
 def test_plot(run):
     done = command("plot", f"--workdir={run}", "--picture=confusion", "--image=3")
+    assert done.returncode == 2 and "--image has no effect" in done.stderr_text
+    done = command("plot", f"--workdir={run}", "--picture=confusion")
     assert done.returncode == 0, done.stderr_text
     assert np.asarray(Image.open(run / "confusion.png").convert("L")).std() > 10
 

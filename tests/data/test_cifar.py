@@ -121,3 +121,25 @@ def test_what_is_missing_or_too_much_is_said(tmp_path):
     binary10(tmp_path / "cifar-10-batches-bin")
     with pytest.raises(UserError, match="several forms"):
         open_source(f"cifar:{tmp_path}", "train")
+
+
+def written_by_python_2(data, labels):
+    """Returns a batch as Python 2 pickled it, text and bytes alike, as the published files are."""
+    raw, n = data.tobytes(), len(data)
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+    kind = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNN"
+    kind += 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
+    state = b"(K\x01(K" + bytes([n]) + b"M\x00\x0ct" + kind + b"\x89"
+    state += b"T" + len(raw).to_bytes(4, "little") + raw + b"tb"
+    listed = b"(" + b"".join(b"K" + bytes([label]) for label in labels) + b"l"
+    return b"\x80\x02(U\x04data" + array + state + b"U\x06labels" + listed + b"d."
+
+
+def test_python_batches_of_python_2(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    python10(folder)
+    data, labels = rows()
+    (folder / "test_batch").write_bytes(written_by_python_2(data, labels))
+    source = open_source(f"cifar:{tmp_path}", "test")
+    assert source.labels().tolist() == labels
+    assert (source[1]["image"] == data[1].reshape(3, 32, 32).transpose(1, 2, 0)).all()

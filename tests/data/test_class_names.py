@@ -131,3 +131,10 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "names.json").write_text('{"b": "cat"}')
     with pytest.raises(UserError, match="no name for 1 of 1 classes, such as 'a'"):
         named(("a",), [{}], str(tmp_path / "names.json"))
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_files_are_read_in_every_encoding_of_lists(tmp_path, coding):
+    (tmp_path / "names.txt").write_bytes("a,chèvre\nb,cow\n".encode(coding))
+    found = named(("a", "b"), [{}] * 2, str(tmp_path / "names.txt"))
+    assert [facts["name"] for facts in found] == ["chèvre", "cow"]

@@ -144,7 +144,7 @@ def test_evaluation_reads_the_weights_alone(folder, whole):
 
 def test_a_backbone_of_another_file_is_refused(folder, monkeypatch):
     monkeypatch.setattr("vpjax.weights.load.digest_of", lambda path: "0" * 64)
-    with pytest.raises(UserError, match="Restore the same weights file"):
+    with pytest.raises(UserError, match="frozen weights, sha256: .* now"):
         evaluate_run(folder)
 
 

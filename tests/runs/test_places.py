@@ -83,7 +83,10 @@ def test_a_project_moves_as_one(project, tmp_path, monkeypatch):
     run = project / "runs" / "mine"
     done = command("predict", f"--workdir={run}", str(project / "photos" / "test"))
     assert done.returncode == 0 and done.stdout_text.count("\n") == 19
-    assert accuracy(command("eval", f"--workdir={run}"))
+    assert "data.name" not in done.stderr_text  # which it does not read
+    evaluated = command("eval", f"--workdir={run}")
+    assert accuracy(evaluated)
+    assert evaluated.stdout_text.count("moved     config.data.name is ") == 1
     assert not (run / "evaluations").exists()  # it is the run's own evaluation, as it was
 
 

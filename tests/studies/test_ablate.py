@@ -162,7 +162,7 @@ def test_counts_are_those_of_the_model(scales, fusion, channels):
 def test_shares_of_the_published_networks(model, share, monkeypatch):
     config = msvp.get_config(f"data=cifar10,model={model}")
     ten = type("Source", (), {"num_classes": 10})
-    monkeypatch.setattr(ablate, "open_source", lambda *_, **more: ten)
+    monkeypatch.setattr(ablate, "open_split", lambda *_: ten)
     found = ablate.count_parameters(config)
     assert found["backbone_parameters"] == TOTALS[model]
     assert found["prompt_percent"] == pytest.approx(share, abs=5e-5)

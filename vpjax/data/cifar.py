@@ -11,7 +11,6 @@ The folder itself is given, or the one above it. Python batches are pickles: the
 running anything in them. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
-import functools
 import io
 import pickle
 from pathlib import Path
@@ -20,9 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from vpjax.core import numpy_pickle
 from vpjax.core.errors import UserError, unknown
 from vpjax.data.arrays import Arrays
-from vpjax.data.records import parse_split
+from vpjax.data.files import place_of
+from vpjax.data.records import select_arrays
 from vpjax.data.source import Source
 
 PIXELS = 3 * 32 * 32
@@ -73,22 +74,19 @@ def open_cifar(path: str, split: str, data_dir: Any = None) -> Source:
     Raises:
         UserError: for a folder without batches or with several forms of them, or a damaged file.
     """
-    top = Path(data_dir or "").expanduser() / Path(path).expanduser()
-    folder, layout = find(top)
+    folder, layout = find(place_of(path, data_dir))
     where = f"cifar:{folder.resolve().name}"
     parts = {"train": layout.train, "test": layout.test}
     classes = _classes(folder / layout.meta, layout)
 
-    @functools.cache
     def load(part: str):
         if part not in parts:
             raise unknown(f"split of {where}", part, parts)
         found = [_batch(folder / name, layout, len(classes)) for name in parts[part]]
         return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
 
-    chosen = parse_split(split, lambda part: len(load(part)[1]))
-    taken = [tuple(array[start:stop] for array in load(part)) for part, start, stop in chosen]
-    pixels, labels = (np.concatenate(arrays) for arrays in zip(*taken, strict=True))
+    chosen = select_arrays(split, load)
+    pixels, labels = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
     return Source(f"{where}[{split}]", classes, Arrays(pixels, labels), (32, 32, 3))
 
 
@@ -174,15 +172,9 @@ class _Arrays(pickle.Unpickler):
     """Reads dictionaries, lists and arrays of numpy, and nothing that runs code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": RECONSTRUCT}
-        if module.partition(".")[0] == "numpy" and name in known:
-            return known[name]
-        if (module, name) == ("_codecs", "encode"):  # how bytes of Python 3 are written for 2
-            return lambda text, encoding: text.encode(encoding)
+        if found := numpy_pickle.allowed(module, name):
+            return found
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs")
-
-
-RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
 
 def _unpickled(file: Path) -> dict[bytes, Any]:
@@ -196,4 +188,9 @@ def _unpickled(file: Path) -> dict[bytes, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__}, expected a dictionary.")
-    return {k.encode() if isinstance(k, str) else k: v for k, v in content.items()}
+    return {
+        key.encode() if isinstance(key, str) else key: value.value
+        if isinstance(value, numpy_pickle.Array)
+        else value
+        for key, value in content.items()
+    }

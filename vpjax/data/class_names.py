@@ -8,13 +8,13 @@ named(classes, metadata, "names.txt")          metadata with the names of a file
 """
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vpjax.core.errors import UserError
+from vpjax.data.text import parse_json, read_text
 
 # Numbers before a name: CUB's "001.", "012_"; ImageNet's ids of synsets before those of dogs.
 BEFORE = re.compile(r"^(?:n\d{8}|\d+\.|0\d*(?=[ _-]))[ _-]*(?=[^\W\d_])")
@@ -83,12 +83,10 @@ def named(
 
 def _read(path: Path, classes: Sequence[str]) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"text.class_names: {path} cannot be read ({error}). Expected a text in UTF-8: {FILES}."
-        ) from error
+        json_file = path.suffix.lower() == ".json"
+        content = parse_json(path) if json_file else read_text(path).splitlines()
+    except UserError as error:
+        raise UserError(f"text.class_names cannot be read: {error} Expected {FILES}.") from error
     if isinstance(content, Mapping):
         return _in_order(path, {_key(k): v for k, v in content.items()}, classes)
     lines = [str(line).strip() for line in content if str(line).strip()]

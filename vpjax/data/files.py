@@ -81,6 +81,11 @@ class Files:
             ) from error
 
 
+def place_of(path: str | os.PathLike, data_dir: str | os.PathLike | None) -> Path:
+    """Return where data lie: `path`, relative to `data_dir` if that is given."""
+    return Path(data_dir or "").expanduser() / Path(path).expanduser()
+
+
 def composed(name: str) -> str:
     """Return a name in Unicode's composed form; macOS stores the decomposed one."""
     return unicodedata.normalize("NFC", name)

@@ -24,7 +24,7 @@ from typing import Any
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import archives, lists
 from vpjax.data.class_folders import class_folder, synonyms
-from vpjax.data.files import PHOTO, File, Files, Listing
+from vpjax.data.files import PHOTO, File, Files, Listing, place_of
 from vpjax.data.locate import locate, sort_keys
 from vpjax.data.order import few, ordered
 from vpjax.data.records import select_split
@@ -96,7 +96,7 @@ def split_names(kind: str, path: str, data_dir: Any = None) -> tuple[str, ...]:
 
 def _listing(kind, path, data_dir):
     """Return the place of the data and what its reader found there."""
-    place = Path(data_dir or "").expanduser() / Path(path).expanduser()
+    place = place_of(path, data_dir)
     if not place.exists():
         raise UserError(
             f"{kind}:{path}: {place} does not exist. Say where it is: --config.data.name="

@@ -9,7 +9,6 @@ magic number, whose last byte counts dimensions, the dimensions, and bytes. LeCu
 Fashion-MNIST: Xiao et al., arXiv 1708.07747.
 """
 
-import functools
 import gzip
 import re
 import zlib
@@ -21,7 +20,8 @@ from jaxtyping import UInt8
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data.arrays import Arrays
-from vpjax.data.records import parse_split
+from vpjax.data.files import place_of
+from vpjax.data.records import select_arrays
 from vpjax.data.source import Source
 
 SPLITS = {"train": "train", "test": "t10k"}
@@ -45,11 +45,10 @@ def open_idx(path: str, split: str, data_dir: Any = None) -> Source:
         UserError: for a folder without such files or with several sets of them, a damaged file, or
             images and labels of different numbers.
     """
-    top = Path(data_dir or "").expanduser() / Path(path).expanduser()
+    top = place_of(path, data_dir)
     files = find(top)
     where = f"idx:{_name(top, next(iter(files.values())).parent)}"
 
-    @functools.cache
     def load(part: str):
         key = "test" if part in ("t10k", "test") else part
         if (key, "images") not in files or (key, "labels") not in files:
@@ -62,17 +61,18 @@ def open_idx(path: str, split: str, data_dir: Any = None) -> Source:
             )
         return images, labels.astype(np.int64)
 
-    parts = parse_split(split, lambda part: len(load(part)[0]))
-    chosen = [tuple(array[start:stop] for array in load(part)) for part, start, stop in parts]
+    chosen = select_arrays(split, load)
     shapes = {images.shape[1:] for images, _ in chosen}
     if len(shapes) > 1:
         raise UserError(
             f"{where}[{split}] has images of {sorted(shapes)} pixels; expected one size."
         )
     images, labels = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
-    known = load("train" if ("train", "labels") in files else parts[0][0])[1]
+    # Those of train, if they are there, show all classes; its images are not read for them.
+    shown = "train" if ("train", "labels") in files else "test"
+    known = read(files[shown, "labels"]).astype(np.int64)
     fashion = zlib.crc32(known.astype(np.uint8).tobytes()) == FASHION_LABELS
-    classes = FASHION if fashion else [str(i) for i in range(int(known.max(initial=-1)) + 1)]
+    classes = FASHION if fashion else [str(i) for i in range(known.max(initial=-1) + 1)]
     records = Arrays(images[..., None], labels)
     source = Source(f"{where}[{split}]", classes, records, (*images.shape[1:], 1))
     source.complete = ("train", "labels") in files

@@ -98,6 +98,21 @@ def select_split(split: str, load: Callable[[str], Sequence[T]]) -> list[T]:
     return items
 
 
+def select_arrays(split: str, load: Callable[[str], tuple[np.ndarray, ...]]) -> list[tuple]:
+    """Return the arrays of each part of a split string.
+
+    Args:
+        split: the split string.
+        load: returns those of a whole split, n rows each.
+
+    Raises:
+        UserError: as `parse_split` does.
+    """
+    load = functools.cache(load)
+    parts = parse_split(split, lambda name: len(load(name)[0]))
+    return [tuple(array[start:stop] for array in load(name)) for name, start, stop in parts]
+
+
 def label_message(name: str, index: int, label: int, num_classes: int) -> str:
     """Return the message for a label that is out of range."""
     hint = " Label -1 marks an example without a label." if label == -1 else ""

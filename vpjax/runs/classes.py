@@ -45,7 +45,7 @@ def classes_of(config: ConfigDict, train: Source) -> ClassInfo:
     """
     metadata = train.metadata
     if registry.lookup("methods", config.method.name).reads_class_names:
-        metadata = tuple(named(train.classes, metadata, config.text.get("class_names", "")))
+        metadata = tuple(named(train.classes, metadata, config.text.class_names))
     return ClassInfo(train.classes, metadata, train.multilabel, len(train))
 
 

@@ -192,10 +192,36 @@ def prepare(
         settings, parts.trainable, plan, config.match_reference_code
     )
     state = step.init_state(parts.trainable, parts.stats, optimizer, config.seed)
+    found = assembled(config, classes, sources, built, mesh, plan, criterion, state)
+    startup.record("model")
+    remat = "none" if config.remat == AUTO else config.remat
+    return found._replace(optimizer=optimizer, rate=rate, remat=remat)
+
+
+def assembled(
+    config: ConfigDict,
+    classes: ClassInfo,
+    sources: dict[str, Source],
+    built: BuiltModel,
+    mesh: Mesh,
+    plan: Plan,
+    criterion: Callable | None,
+    state: step.State,
+) -> Experiment:
+    """Place a model and its state on the devices, beside the inputs of its steps.
+
+    The experiment has no optimizer.
+
+    Args:
+        config, classes, sources, plan, criterion: see `Experiment`.
+        built: the model.
+        mesh: the devices.
+        state: not placed yet.
+    """
     rules = registry.lookup("methods", config.method.name).sharded
     state = sharding.place(state, mesh, rules)
-    frozen = sharding.place(parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
-    parts = shapes(parts)  # no second copy of any number stays behind
+    frozen = sharding.place(built.parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
+    parts = shapes(built.parts)  # no second copy of any number stays behind
     inputs = ImageInputs(
         graph=parts.graph,
         sources=sources,
@@ -206,7 +232,6 @@ def prepare(
         settings=loader_settings(config, mesh.size),
     )
     to_input = inputs.to_input(train=config.data.val_augmented)
-    startup.record("model")
     return Experiment(
         config=config,
         classes=classes,
@@ -219,13 +244,12 @@ def prepare(
         attention=built.attention,
         mesh=mesh,
         plan=plan,
-        optimizer=optimizer,
-        rate=rate,
+        optimizer=None,
+        rate=None,
         criterion=criterion,
         state=state,
         frozen=frozen,
         eval_step=make_eval_step(parts.graph, to_input, criterion),
-        remat="none" if config.remat == AUTO else config.remat,
         identity=built.identity,
         made=holdout.made,
     )
@@ -347,8 +371,7 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
 
 def decoding(config: ConfigDict) -> Decoding:
     """Return how a config's image files become pixels."""
-    given = {k: config.data[k] for k in Decoding._fields if k in config.data}
-    return Decoding(**given).checked()
+    return Decoding(**{key: config.data[key] for key in Decoding._fields}).checked()
 
 
 def held(config: ConfigDict, folder: Path | None = None) -> Holdout:
@@ -362,15 +385,21 @@ def held(config: ConfigDict, folder: Path | None = None) -> Holdout:
     named = {synonyms(m) for s in SPLITS for m in re.findall(r"[A-Za-z]\w*", data[s])}
     wanted = [part for part in PARTS if synonyms(part) in named]
     listed = folder / LIST if folder is not None and (folder / LIST).exists() else None
-    return Holdout(data.get("holdout", 0.0), data.get("holdout_seed", 0), wanted, listed)
+    return Holdout(data.holdout, data.holdout_seed, wanted, listed)
 
 
 def open_sources(config: ConfigDict, holdout: Holdout | None = None) -> dict[str, Source]:
     """Open the splits that a config names, without made ones that no class has images for."""
-    data, holdout = config.data, holdout or held(config)
-    where = data.dir or None, data.classes, decoding(config), holdout
-    found = {s: open_source(data.name, data[s], *where) for s in SPLITS if data[s]}
+    holdout = holdout or held(config)
+    found = {s: open_split(config, s, holdout) for s in SPLITS if config.data[s]}
     return {s: source for s, source in found.items() if len(source) or s not in holdout.made}
+
+
+def open_split(config: ConfigDict, split: str, holdout: Holdout | None = None) -> Source:
+    """Open the split that a config names as "train", "val" or "test"."""
+    data = config.data
+    where = data.dir or None, data.classes, decoding(config), holdout or held(config)
+    return open_source(data.name, data[split], *where)
 
 
 def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:

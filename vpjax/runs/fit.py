@@ -93,7 +93,7 @@ def fit(
         begin, startup = time.perf_counter(), startup or Startup()
         holdout = held(config, folder if workdir.started(folder) else None)
         experiment = prepare(config, startup, sources, given, holdout)
-        if config.data.get("verify", True):
+        if config.data.verify:
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
         holdout.record(own)

@@ -7,7 +7,7 @@ taken that lie as before, seen from the run: a folder with runs and data may mov
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,19 @@ def found(config: ConfigDict, folder: Path, told: Sequence[str] = ()) -> ConfigD
             continue
         if _get(config, key) != given:  # somebody has edited config.json since
             continue
-        here = path
-        if not _exists(path):
-            kind, colon, place = path.partition(":") if key == "data.name" else ("", "", path)
-            away = os.path.relpath(place, record["run"])
-            moved = f"{kind}{colon}{os.path.normpath(os.path.join(os.path.abspath(folder), away))}"
-            if _exists(moved):
-                log.info("moved     config.%s is %s now, as seen from the run", key, moved)
-                here = moved
-        _set(config, key, here)
+        moved = _beside(key, path, record["run"], folder)
+        _set(config, key, moved if not _exists(path) and _exists(moved) else path)
     return config
 
 
+def _beside(key: str, path: str, run: str, folder: Path) -> str:
+    """Return a path that lies, seen from the folder of a run, as it did from where the run was."""
+    kind, colon, place = path.partition(":") if key == "data.name" else ("", "", path)
+    return f"{kind}{colon}{os.path.abspath(os.path.join(folder, os.path.relpath(place, run)))}"
+
+
 def check(config: ConfigDict, folder: Path, keys: Sequence[str] = NEEDED) -> None:
-    """Check that the files which a run's config names are there.
+    """Check that the files which a run's config names are there; say which have moved.
 
     Args:
         config: of the run, see `found`.
@@ -81,12 +80,17 @@ def check(config: ConfigDict, folder: Path, keys: Sequence[str] = NEEDED) -> Non
     Raises:
         UserError: with the key of one that is not there, and how to say where it is now.
     """
-    paths = dict(_paths(config))
+    paths, record = dict(_paths(config)), read_json(folder / FILE) or {"paths": {}}
     for key in keys:
         path = paths.get(key, "")
         if not path and key == WEIGHTS:
-            path = _lost_weights(config, folder)
-        if not path or _exists(path):
+            path = _lost_weights(config, record)
+        if not path:
+            continue
+        if _exists(path):
+            _, before = record["paths"].get(key, ("", path))
+            if path != before and path == _beside(key, before, record["run"], folder):
+                log.info("moved     config.%s is %s now, as seen from the run", key, path)
             continue
         how = f"--config.{key}=PATH"
         if key == "data.name":
@@ -140,10 +144,10 @@ def _paths(config: ConfigDict) -> Iterator[tuple[str, str]]:
             yield f"method.{name}", _whole(value)
 
 
-def _lost_weights(config: ConfigDict, folder: Path) -> str:
+def _lost_weights(config: ConfigDict, record: Mapping[str, Any]) -> str:
     """Return the place of weights that were a file and are no more; "": they are not lost."""
     where = config.backbone.get("weights", "")
-    _, recorded = (read_json(folder / FILE) or {"paths": {}})["paths"].get(WEIGHTS, ("", ""))
+    _, recorded = record["paths"].get(WEIGHTS, ("", ""))
     return where if where and (where == recorded or Path(where).expanduser().is_absolute()) else ""
 
 

@@ -13,30 +13,26 @@ from ml_collections import ConfigDict
 from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json
-from vpjax.data import open_source
 from vpjax.data.holdout import Holdout
 from vpjax.data.source import Source
 from vpjax.data.subset import with_classes
-from vpjax.models.partition import shapes
 from vpjax.runs import places, recorded
 from vpjax.runs.autotune import load_choice
 from vpjax.runs.classes import ClassInfo, read_classes, training_counts
 from vpjax.runs.experiment import (
     Experiment,
+    assembled,
     build_model,
     check_dtype,
-    decoding,
     held,
-    loader_settings,
     make_criterion,
     make_plan,
+    open_split,
     resolve_attention,
 )
 from vpjax.runs.features import with_cached_features
-from vpjax.runs.inputs import ImageInputs
 from vpjax.runs.restore import Record, selected_state
 from vpjax.train import sharding
-from vpjax.train.evaluate import make_eval_step
 from vpjax.train.step import State
 
 
@@ -83,8 +79,7 @@ def known_classes(folder: Path, config: ConfigDict) -> ClassInfo:
     if classes.images:
         return classes
     try:
-        data = config.data
-        train = open_source(data.name, data.train, data.dir or None, data.classes)
+        train = open_split(config, "train")
         counts = training_counts(train)
         counts = None if counts is None else tuple(counts.tolist())
         return classes._replace(images=len(train), counts=counts)
@@ -107,8 +102,7 @@ def open_splits(
     first = next((s for s in ("test", "val") if data[s]), "")
     for split in dict.fromkeys((first, *also)):
         if split and data.get(split):
-            where = data.dir or None, data.classes, decoding(config), holdout
-            source = open_source(data.name, data[split], *where)
+            source = open_split(config, split, holdout)
             out[split] = with_classes(source, classes.names, classes.metadata)
     return out
 
@@ -129,44 +123,12 @@ def experiment_of(
     attention = resolve_attention(config)
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
     built = build_model(to_restore(config, before), classes, mesh, attention)
-    rules = registry.lookup("methods", config.method.name).sharded
-    learnt = {"trainable": built.parts.trainable, "stats": built.parts.stats}
-    learnt = sharding.place(learnt, mesh, rules)
-    frozen = sharding.place(built.parts.frozen, mesh, rules, frozen=config.mesh.fsdp)
-    parts = shapes(built.parts)  # no second copy of any number stays behind
-    inputs = ImageInputs(
-        graph=parts.graph,
-        sources=sources,
-        preset=built.preset,
-        image_size=built.image_size,
-        channels=config.backbone.get("channels", 3),
-        dtype=config.dtype,
-        settings=loader_settings(config, mesh.size),
-    )
     criterion = None
     if sources:
         criterion = make_criterion(config, next(iter(sources.values())), classes.counts)
-    to_input = inputs.to_input(train=config.data.val_augmented)
-    return Experiment(
-        config=config,
-        classes=classes,
-        sources=sources,
-        inputs=inputs,
-        preset=built.preset,
-        image_size=built.image_size,
-        parts=parts,
-        loaded=built.loaded,
-        attention=built.attention,
-        mesh=mesh,
-        plan=make_plan(before, classes.images),
-        optimizer=None,
-        rate=None,
-        criterion=criterion,
-        state=State(jnp.int32(0), learnt["trainable"], learnt["stats"], None, None),
-        frozen=frozen,
-        eval_step=make_eval_step(parts.graph, to_input, criterion),
-        identity=built.identity,
-    )
+    plan = make_plan(before, classes.images)
+    state = State(jnp.int32(0), built.parts.trainable, built.parts.stats, None, None)
+    return assembled(config, classes, sources, built, mesh, plan, criterion, state)
 
 
 def to_restore(config: ConfigDict, before: ConfigDict) -> ConfigDict:

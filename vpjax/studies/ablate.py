@@ -28,12 +28,11 @@ from ml_collections import ConfigDict
 from vpjax.core import files
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.table import mean_std, table, write_csv
-from vpjax.data import open_source
 from vpjax.models.partition import ModelParts, partition
 from vpjax.report.finish import write_report
 from vpjax.report.plots.ablation import backbones, choices
 from vpjax.report.plots.style import save
-from vpjax.runs.experiment import abstract_model, held
+from vpjax.runs.experiment import abstract_model, open_split
 from vpjax.studies.cells import cell_labels, cell_runs, try_to_train
 from vpjax.studies.lines import RunLines, ending
 
@@ -130,9 +129,7 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 
 def count_parameters(config: ConfigDict) -> dict[str, Any]:
     """Return the parameters of prompts, of all else (head included), and their ratio in percent."""
-    data = config.data
-    train = open_source(data.name, data.train, data.dir or None, data.classes, holdout=held(config))
-    classes = train.num_classes
+    classes = open_split(config, "train").num_classes
     parts = model_shapes(config, classes)
     prompts = sum(
         v.size

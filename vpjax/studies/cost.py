@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.core.table import table
-from vpjax.data import open_source, preset
+from vpjax.data import preset
 from vpjax.runs import config as configs
 from vpjax.runs import program
-from vpjax.runs.experiment import Experiment, held, make_plan, prepare, preset_name
+from vpjax.runs.experiment import Experiment, make_plan, open_split, prepare, preset_name
 from vpjax.runs.features import backbone_values, with_cached_features
 from vpjax.studies import trials
 from vpjax.studies.plan import Plan
@@ -111,9 +111,9 @@ def part(what: str, alike: Sequence[Trial], known: dict[str, Work]) -> Part:
     config, key = alike[0].config, _kind(alike[0].config)
     if key not in known:
         known[key] = measure(config, next(iter(known.values()), None))
-    work, train = known[key], _length(config, "train")
+    work, train = known[key], len(open_split(config, "train"))
     plan = make_plan(config, train)
-    once = train + (_length(config, "val") if config.data.val else 0)
+    once = train + (len(open_split(config, "val")) if config.data.val else 0)
     images = once if work.cached else plan.steps * plan.batch_size * len(alike)
     seconds = images * work.seconds
     times = [t.outcome["seconds"] for t in alike if (t.outcome or {}).get("status") == "finished"]
@@ -121,12 +121,6 @@ def part(what: str, alike: Sequence[Trial], known: dict[str, Work]) -> Part:
         seconds = float(np.mean(times)) * len(alike)
     name = f"{what}, {len(alike)} trials such as {alike[0].name}"
     return Part(name, len(alike), plan.steps, images, work.gflop, seconds / 3600)
-
-
-def _length(config: ConfigDict, split: str) -> int:
-    data = config.data
-    where = data.dir or None, data.classes
-    return len(open_source(data.name, data[split], *where, holdout=held(config)))
 
 
 def measure(config: ConfigDict, rate: Work | None = None) -> Work:

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vpjax.weights import torch_numpy
-from vpjax.weights.torch_numpy import Array
+from vpjax.core import numpy_pickle
+from vpjax.core.numpy_pickle import Array
 
 # Keys below which training scripts store the model's arrays, in the order of search, at most two
 # levels deep. For files that hold no backbone that is known; else see `vpjax.weights.anchor`.
@@ -223,7 +223,7 @@ class _Unpickler(pickle.Unpickler):
             return name
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        if found := torch_numpy.allowed(module, name):
+        if found := numpy_pickle.allowed(module, name):
             return found
         if module.partition(".")[0] == "__torch__":
             return _Module

@@ -1,4 +1,4 @@
-"""Arrays of numpy in torch files, as some training scripts write them: read, nothing called.
+"""Arrays of numpy in pickles, as training scripts and data sets write them: nothing is called.
 
 A pickle rebuilds one from an empty array, whose state then holds shape, kind of numbers and bytes.
 """
@@ -35,10 +35,10 @@ class Kind:
     order = "<"
 
     def __init__(self, name: str = "", *_: Any):
-        self.name = name
+        self.name = _text(name)
 
     def __setstate__(self, state: Any) -> None:
-        self.order = state[1]
+        self.order = _text(state[1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -46,6 +46,11 @@ class Kind:
         if not re.fullmatch(KINDS, self.name) or self.order not in ("<", ">", "|", "="):
             raise TypeError(f"an array of numpy of kind {self.name!r}")
         return np.dtype(f"{self.order}{self.name}")
+
+
+def _text(name: Any) -> Any:
+    """Return a name of Python 2, whose text was bytes, as text."""
+    return name.decode("latin1") if isinstance(name, bytes) else name
 
 
 def allowed(module: str, name: str) -> Any:
