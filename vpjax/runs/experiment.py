@@ -195,7 +195,7 @@ def prepare(
     found = assembled(config, classes, sources, built, mesh, plan, criterion, state)
     startup.record("model")
     remat = "none" if config.remat == AUTO else config.remat
-    return found._replace(optimizer=optimizer, rate=rate, remat=remat)
+    return found._replace(optimizer=optimizer, rate=rate, remat=remat, made=holdout.made)
 
 
 def assembled(
@@ -251,7 +251,6 @@ def assembled(
         frozen=frozen,
         eval_step=make_eval_step(parts.graph, to_input, criterion),
         identity=built.identity,
-        made=holdout.made,
     )
 
 
