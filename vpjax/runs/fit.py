@@ -37,6 +37,7 @@ from vpjax.runs.restore import (
     record_of,
     restore_checkpoint,
     write_classes,
+    write_learnt,
 )
 from vpjax.runs.scores import score
 from vpjax.runs.sound_files import check_files
@@ -285,6 +286,7 @@ def conclude(
     if "val" in experiment.sources:
         result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
     result |= summary.result_facts(experiment) | facts
+    write_learnt(experiment, state, summary.metrics_of(result), folder)
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     write_json(folder / "result.json", result)
     log.info("%s", summary.one_line(result))

@@ -1,6 +1,7 @@
 """From a run's folder back to its state, with a check that the frozen weights are the same."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +14,21 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
-from vpjax.runs import recorded
+from vpjax.runs import learnt, recorded
 from vpjax.runs.autotune import load_choice
 from vpjax.runs.experiment import ClassInfo, Experiment, prepare
 from vpjax.runs.features import with_cached_features
+from vpjax.train import sharding
 from vpjax.train.checkpoint import (
     Checkpoints,
     checkpoint_items,
     described,
+    padded_as,
     without_padding,
 )
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.step import State
+from vpjax.weights.licence import licence_note
 
 MOST = 5  # names of one kind in a message
 
@@ -83,10 +87,12 @@ def reopen_run(
 
 
 def selected_state(folder: Path, like: State, record: Record, checkpoint: str = "") -> State:
-    """Return the state of a run's checkpoint, without the optimizer's.
+    """Return the state of a run's checkpoint, or else of model.safetensors.
+
+    The state is without the optimizer's.
 
     Args:
-        folder: of the run.
+        folder: of the run; or its model.safetensors.
         like: a state of the same shapes.
         record: what the checkpoint must agree with.
         checkpoint: "last", "best", or a step; "": the one that `train.select` names.
@@ -94,6 +100,9 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
     Raises:
         UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
     """
+    file = learnt.find(folder)
+    if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
+        return learnt_state(file, like, record)
     path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
     rows = padded_rows(record.config, record.classes)
     with contextlib.closing(Checkpoints(path, rows=rows)) as checkpoints:
@@ -103,6 +112,69 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
             f"{path} holds no checkpoint: the run has saved nothing yet. Train it again for longer."
         )
     return found[0]
+
+
+def learnt_state(file: Path, like: State, record: Record) -> State:
+    """Return the state that a model.safetensors holds, see `vpjax.runs.learnt`.
+
+    Args:
+        file: of the run.
+        like: a state of the same shapes.
+        record: what the file must agree with.
+
+    Raises:
+        UserError: if the file is damaged, or belongs to something else.
+    """
+    facts, arrays = learnt.read_facts(file), learnt.read_arrays(file)
+    meta = {"classes": facts["classes"], "preset": facts["preset"], "backbone": facts["identity"]}
+    meta["config"] = configs.flat(configs.from_json(facts["config"]))
+    meta["arrays"] = described({"trainable": arrays})
+    ours = checkpoint_items(like)["weights"]
+    shapes = described(without_padding(ours, padded_rows(record.config, record.classes)))
+    if differ := differences(meta, record, shapes):
+        raise UserError(
+            f"{file} was learnt on something else:\n  "
+            + "\n  ".join(differ)
+            + "\nGive it back what it was trained on."
+        )
+    parts = {k: {n: padded_as(arrays[n], v) for n, v in p.items()} for k, p in ours.items()}
+    return dataclasses.replace(like, step=jnp.int32(facts["metrics"]["step"]), **parts)
+
+
+def write_learnt(
+    experiment: Experiment, state: State, metrics: Mapping[str, Any], folder: Path
+) -> None:
+    """Write model.safetensors: what was learnt, and all that is needed to use it.
+
+    All processes must call it together.
+
+    Args:
+        experiment: of the run.
+        state: the one that is reported.
+        metrics: by name; "step" is one of them.
+        folder: where this process writes.
+    """
+    e = experiment
+    weights = checkpoint_items(state)["weights"]
+    weights = without_padding(weights, padded_rows(e.config, e.classes.names))
+    arrays = {n: sharding.to_host(v) for part in weights.values() for n, v in part.items()}
+    method = e.config.method.to_dict()
+    facts = {
+        "classes": e.classes.names,
+        "class_info": e.classes._asdict(),
+        "preset": e.preset,
+        "image_size": e.image_size,
+        "method": method.pop("name"),
+        "method_options": method,
+        "backbone": e.config.backbone.name,
+        "weights": e.config.backbone.weights,
+        "weights_sha256": e.loaded.sha256 if e.loaded else "",
+        "licence": licence_note(e.config.backbone.weights, e.loaded.path if e.loaded else None),
+        "metrics": metrics,
+        "identity": e.identity,
+        "config": e.config.to_dict(),
+    }
+    learnt.write(folder / learnt.FILE, arrays, facts)
 
 
 def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:
@@ -264,6 +336,8 @@ def read_classes(folder: Path) -> ClassInfo:
         UserError: if it is missing.
     """
     found = read_json(folder / "classes.json")
+    if found is None and (file := learnt.find(folder)):
+        found = learnt.read_facts(file)["class_info"]
     if found is None:
         raise UserError(
             f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "

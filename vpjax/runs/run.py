@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
-from vpjax.core.files import local_folder, read_json
+from vpjax.core.files import read_json
 from vpjax.data import Loader, from_arrays, open_images, open_source, preset
 from vpjax.data.source import Source
 from vpjax.models.create import create_model
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition, trainable_line
-from vpjax.runs import recorded
+from vpjax.runs import learnt, recorded
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
@@ -32,6 +32,7 @@ from vpjax.runs.experiment import (
     method_spec,
 )
 from vpjax.runs.inputs import image_to_input
+from vpjax.runs.places import run_folder
 from vpjax.runs.restore import Record, read_classes, selected_state
 from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
@@ -91,8 +92,14 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json, metrics and facts; None if the run has not finished."""
-        return read_json(self.folder / "result.json")
+        """The content of result.json, metrics and facts; None if the run has not finished.
+
+        Without that file, the metrics in model.safetensors.
+        """
+        found = read_json(self.folder / "result.json")
+        if found is None and (file := learnt.find(self.folder)):
+            found = learnt.read_facts(file)["metrics"]
+        return found
 
     @property
     def model(self) -> Model:
@@ -246,7 +253,9 @@ def load_run(
     """Load a trained run; its training data are not needed.
 
     Args:
-        folder: of the run.
+        folder: of the run, as it was written or as model.safetensors with config.json and
+            classes.json; a model.safetensors alone; or the name of such a folder on the Hugging
+            Face hub.
         backbone: the backbone it was trained on, if that was made by hand and cannot be made again
             from the run's config; None: it is.
         weights: where the frozen weights lie now; "": where they were.
@@ -255,7 +264,7 @@ def load_run(
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
     """
-    folder = local_folder(folder)
+    folder = run_folder(folder)
     config = recorded.load(folder)
     if weights:
         config.backbone.weights = weights
