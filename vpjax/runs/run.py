@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
@@ -104,19 +104,51 @@ class Run:
     @property
     def model(self) -> Model:
         """The trained model, which maps images (uint8 B H W C) to a dictionary of outputs."""
-        parts = self._parts
+        parts = self.parts
         model = merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
         model.backbone.preset, model.backbone.dtype = self._built.preset, self.config.dtype
         return model
 
     @property
-    def _parts(self) -> ModelParts:
+    def parts(self) -> ModelParts:
+        """The trained model as arrays by name, and the graph that joins them."""
         state = self._state
         return self._built.parts._replace(trainable=state.trainable, stats=state.stats)
 
+    @property
+    def preset(self) -> str:
+        """The preprocessing, a name in `vpjax.data.PRESETS` or its fields."""
+        return self._built.preset
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of images as the model takes them."""
+        return self._built.image_size
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self._classes.multilabel
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that the backbone was loaded from; None: it began with random numbers."""
+        return self._built.loaded.path if self._built.loaded else None
+
+    def outputs(self, images: Num[np.ndarray, "B H W C"]) -> dict[str, np.ndarray]:
+        """Return logits and features of images that are decoded and resized already.
+
+        Args:
+            images: of the run's image size, values 0 to 255.
+        """
+        parts = self.parts
+        batch = {"image": jnp.asarray(images)}
+        out = self._forward(parts.trainable, parts.stats, parts.frozen, batch)
+        return {k: np.asarray(v) for k, v in out.items()}
+
     def backbone_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the backbone by name, such as "layers/0/attn/out/kernel"."""
-        parts, start = self._parts, "backbone/"
+        parts, start = self.parts, "backbone/"
         values = parts.frozen | parts.trainable | parts.stats
         return {
             n.removeprefix(start): np.asarray(v) for n, v in values.items() if n.startswith(start)
@@ -124,7 +156,7 @@ class Run:
 
     def trained_names(self) -> list[str]:
         """Return the names of parameters and running averages that training may have changed."""
-        return [*self._parts.trainable, *self._parts.stats]
+        return [*self.parts.trainable, *self.parts.stats]
 
     def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
         """Predict the classes of images.
@@ -181,7 +213,7 @@ class Run:
             )
         config = self.config.copy_and_resolve_references()
         config.train.class_weights = "none"
-        parts, mesh = self._parts, sharding.make_mesh(1)
+        parts, mesh = self.parts, sharding.make_mesh(1)
         to_input = self._to_input()
         eval_step = make_eval_step(parts.graph, to_input, make_criterion(config, source))
         weights = {"trainable": parts.trainable, "stats": parts.stats}
@@ -219,7 +251,7 @@ class Run:
     def _outputs(self, source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         if not len(source):
             raise UserError(f"{source.name} has no images; give at least one")
-        parts = self._parts
+        parts = self.parts
         for batch in self._loader(source, batch_size).batches():
             images = {"image": jnp.asarray(batch["image"])}
             out = self._forward(parts.trainable, parts.stats, parts.frozen, images)
@@ -232,7 +264,7 @@ class Run:
     def __repr__(self) -> str:
         method, backbone = self.config.method.name, self.config.backbone.name
         lines = [
-            f"Run {self.folder}: {method} on {backbone}, {trainable_line(self._parts)}",
+            f"Run {self.folder}: {method} on {backbone}, {trainable_line(self.parts)}",
             f"classes: {', '.join(self.classes[:10])}"
             + (f" and {len(self.classes) - 10} more" if len(self.classes) > 10 else ""),
         ]
@@ -249,6 +281,7 @@ def load_run(
     backbone: Backbone | None = None,
     weights: str = "",
     checkpoint: str = "",
+    attention: str = "",
 ) -> Run:
     """Load a trained run; its training data are not needed.
 
@@ -260,6 +293,7 @@ def load_run(
             from the run's config; None: it is.
         weights: where the frozen weights lie now; "": where they were.
         checkpoint: "last", "best" or a step; "": the one that the run reports.
+        attention: implementation of attention, see `vpjax.nn.attention`; "": that of the run.
 
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
@@ -268,6 +302,7 @@ def load_run(
     config = recorded.load(folder)
     if weights:
         config.backbone.weights = weights
+    config.attention = attention or config.attention
     classes = read_classes(folder)
     if backbone is None and config.backbone.weights == BY_HAND:
         raise UserError(
