@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         options_of,
     )
     from vpjax.runs.api import fit
+    from vpjax.runs.callbacks import Callback
     from vpjax.runs.run import Prediction, Run, load_run
     from vpjax.weights.catalog import list_weights
 
 __all__ = [
+    "Callback",
     "Prediction",
     "Run",
     "UserError",
@@ -44,6 +46,7 @@ __all__ = [
     "preprocess",
 ]
 _MODULES = {
+    "Callback": "runs.callbacks",
     "Prediction": "runs.run",
     "Run": "runs.run",
     "UserError": "core.errors",

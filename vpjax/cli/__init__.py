@@ -26,6 +26,8 @@ from vpjax.cli import (
     plot,
     predict,
     prepare_data,
+    pull,
+    push,
     report,
     train,
     tune,
@@ -51,6 +53,8 @@ COMMANDS: dict[str, ModuleType] = {
     "class-embeddings": class_embeddings,
     "convert": convert,
     "export": export,
+    "push": push,
+    "pull": pull,
     "prepare-data": prepare_data,
     "convert-inat": convert_inat,
 }

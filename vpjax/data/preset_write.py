@@ -64,5 +64,3 @@ def _same(chosen: Preset, found: Preset | None) -> bool:
     shares = [preset.short[1] / preset.short[0] for preset in (chosen, found)]
     colours = near(chosen.mean, found.mean) and near(chosen.std, found.std)
     return colours and math.isclose(*shares, rel_tol=1e-2)
-
-

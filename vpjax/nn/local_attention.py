@@ -130,4 +130,6 @@ def _masked(
             bias = np.concatenate([bias, np.log(outside)[..., None]], axis=-1)
         k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
     bias = jnp.asarray(bias, jnp.float32)[:, None]  # W 1 L S
-    return attention(q, k, v, bias=jnp.broadcast_to(bias, (bias.shape[0], q.shape[2], *bias.shape[2:])))
+    return attention(
+        q, k, v, bias=jnp.broadcast_to(bias, (bias.shape[0], q.shape[2], *bias.shape[2:]))
+    )

@@ -29,6 +29,7 @@ from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
 from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
+from vpjax.runs import loggers
 from vpjax.runs.config import NOT_OPTIONS
 from vpjax.runs.inputs import ImageInputs, LoaderSettings
 from vpjax.runs.startup import Startup
@@ -464,6 +465,7 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
     data = config.data if sources is None else {s: s if s in sources else "" for s in SPLITS}
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {config.dtype!r}; choose 'float32' or 'bfloat16'")
+    loggers.check(config.get("loggers", ()))
     if config.train.loss not in losses.LOSSES:
         raise unknown("train.loss", config.train.loss, losses.LOSSES)
     if config.train.class_weights not in losses.CLASS_WEIGHTS:

@@ -41,7 +41,7 @@ def compare(run: Run, ours: np.ndarray, theirs: np.ndarray) -> float:
     allowed = TOLERANCE[run.config.dtype]
     if not differ <= allowed:
         raise UserError(
-            f"what was exported computes something else than the run: logits differ by {differ:.2g} "
-            f"of the largest, and {allowed:g} is allowed. Nothing was written."
+            "what was exported computes something else than the run: outputs differ by "
+            f"{differ:.2g} of the largest, and {allowed:g} is allowed. Nothing was written."
         )
     return differ

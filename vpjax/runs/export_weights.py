@@ -117,9 +117,7 @@ def check_plain_method(run: Run, library: str) -> dict[str, np.ndarray]:
     return {n.rpartition("/")[2]: v for n, v in mine.items()}
 
 
-def pattern(
-    run: Run, library: str
-) -> tuple[ModuleType, dict[str, np.ndarray], dict[str, Any]]:
+def pattern(run: Run, library: str) -> tuple[ModuleType, dict[str, np.ndarray], dict[str, Any]]:
     """Return the format, arrays and configuration that a run's model is written like.
 
     Args:
@@ -271,9 +269,7 @@ def describe(run: Run, config: dict[str, Any], library: str) -> dict[str, dict[s
     return files
 
 
-def read_back(
-    folder: Path, images: np.ndarray, values: dict[str, np.ndarray]
-) -> np.ndarray:
+def read_back(folder: Path, images: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
     """Return logits of the written backbone as vpjax loads it, B C.
 
     Args:

@@ -16,7 +16,7 @@ from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
 from vpjax.runs import learnt, recorded
 from vpjax.runs.autotune import load_choice
-from vpjax.runs.experiment import ClassInfo, Experiment, prepare
+from vpjax.runs.experiment import BuiltModel, ClassInfo, Experiment, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.train import sharding
 from vpjax.train.checkpoint import (
@@ -142,39 +142,45 @@ def learnt_state(file: Path, like: State, record: Record) -> State:
 
 
 def write_learnt(
-    experiment: Experiment, state: State, metrics: Mapping[str, Any], folder: Path
+    config: ConfigDict,
+    classes: ClassInfo,
+    made: Experiment | BuiltModel,
+    state: State,
+    metrics: Mapping[str, Any],
+    path: Path,
 ) -> None:
-    """Write model.safetensors: what was learnt, and all that is needed to use it.
+    """Write a model.safetensors: what was learnt, and all that is needed to use it.
 
-    All processes must call it together.
+    All processes of a run must call it together.
 
     Args:
-        experiment: of the run.
+        config: of the run.
+        classes: of the run.
+        made: says preset, image size, weights and identity.
         state: the one that is reported.
         metrics: by name; "step" is one of them.
-        folder: where this process writes.
+        path: the file.
     """
-    e = experiment
     weights = checkpoint_items(state)["weights"]
-    weights = without_padding(weights, padded_rows(e.config, e.classes.names))
+    weights = without_padding(weights, padded_rows(config, classes.names))
     arrays = {n: sharding.to_host(v) for part in weights.values() for n, v in part.items()}
-    method = e.config.method.to_dict()
+    method, where, loaded = config.method.to_dict(), config.backbone.weights, made.loaded
     facts = {
-        "classes": e.classes.names,
-        "class_info": e.classes._asdict(),
-        "preset": e.preset,
-        "image_size": e.image_size,
+        "classes": classes.names,
+        "class_info": classes._asdict(),
+        "preset": made.preset,
+        "image_size": made.image_size,
         "method": method.pop("name"),
         "method_options": method,
-        "backbone": e.config.backbone.name,
-        "weights": e.config.backbone.weights,
-        "weights_sha256": e.loaded.sha256 if e.loaded else "",
-        "licence": licence_note(e.config.backbone.weights, e.loaded.path if e.loaded else None),
+        "backbone": config.backbone.name,
+        "weights": where,
+        "weights_sha256": loaded.sha256 if loaded else "",
+        "licence": licence_note(where, loaded.path if loaded else None),
         "metrics": metrics,
-        "identity": e.identity,
-        "config": e.config.to_dict(),
+        "identity": made.identity,
+        "config": config.to_dict(),
     }
-    learnt.write(folder / learnt.FILE, arrays, facts)
+    learnt.write(path, arrays, facts)
 
 
 def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:

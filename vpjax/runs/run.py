@@ -20,7 +20,7 @@ from vpjax.data.source import Source
 from vpjax.models.create import create_model
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition, trainable_line
-from vpjax.runs import learnt, recorded
+from vpjax.runs import learnt, recorded, summary
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
@@ -33,7 +33,7 @@ from vpjax.runs.experiment import (
 )
 from vpjax.runs.inputs import image_to_input
 from vpjax.runs.places import run_folder
-from vpjax.runs.restore import Record, read_classes, selected_state
+from vpjax.runs.restore import Record, read_classes, selected_state, write_learnt
 from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
@@ -157,6 +157,22 @@ class Run:
     def trained_names(self) -> list[str]:
         """Return the names of parameters and running averages that training may have changed."""
         return [*self.parts.trainable, *self.parts.stats]
+
+    def save(self, path: str | Path) -> Path:
+        """Write what was learnt as one file, which `load_run` takes; see `vpjax.runs.learnt`.
+
+        Args:
+            path: of the file, which must end in .safetensors.
+
+        Raises:
+            UserError: for another ending, or if there is no such folder.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors" or not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: give a file that ends in .safetensors, in a folder that is")
+        metrics = {"step": int(self._state.step)} | summary.metrics_of(self.result or {})
+        write_learnt(self.config, self._classes, self._built, self._state, metrics, path)
+        return path
 
     def predict(self, images: Any, batch_size: int = BATCH) -> Prediction:
         """Predict the classes of images.

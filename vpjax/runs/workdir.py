@@ -112,7 +112,7 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
 def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) -> None:
     """Check that a folder holds no run with another config.
 
-    The section `mesh` may differ, as a run may go on with other devices.
+    The section `mesh` and `loggers` may differ, as a run may go on with others.
 
     Args:
         workdir: folder of the run.
@@ -127,7 +127,7 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
     if not started or not path.exists():
         return
     lines = configs.differences(config, recorded.load(workdir))
-    free = ("mesh.", *(f"{key}:" for key in free))
+    free = ("mesh.", "loggers:", *(f"{key}:" for key in free))
     if changed := [line for line in lines if not line.startswith(free)]:
         longer = all(line.startswith(tuple(f"{key}:" for key in LENGTH)) for line in changed)
         raise UserError(

@@ -59,8 +59,8 @@ def config_timm(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if options["eps"] != TIMM_EPS:
         raise UserError(
-            f"a plain ViT of timm has eps={TIMM_EPS:g} in its norms, and this one {options['eps']:g}. "
-            "Use --format transformers."
+            f"a plain ViT of timm has eps={TIMM_EPS:g} in its norms, and this one "
+            f"{options['eps']:g}. Use --format transformers."
         )
     size, patch = pair(options["image_size"]), pair(options["patch_size"])
     arguments = {"img_size": list(size), "patch_size": patch[0], "embed_dim": options["dim"]}
@@ -112,7 +112,6 @@ def check_plain(options: Mapping[str, Any], library: str) -> None:
             f"this ViT is none that {library} writes without a file to go by: {', '.join(wrong)}. "
             "Use --format stablehlo, or a target that ends in .safetensors."
         )
-
 
 
 def _tops(options: Mapping[str, Any], weight: str, bias: str) -> dict[str, np.ndarray]:
