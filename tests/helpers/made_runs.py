@@ -31,18 +31,31 @@ def run_of(name, options, method="finetune.Full", preset="imagenet", **more):
     draw = lambda part: {n: random.uniform(0.1, 0.5, v.shape) for n, v in part.items()}  # noqa: E731
     new = lambda part: {n: np.float32(v) for n, v in draw(part).items()}  # noqa: E731
     parts = parts._replace(trainable=new(parts.trainable), stats=new(parts.stats))
+    section = {"name": name, "weights": "first.npz", **options}
+    run = made(parts, section, method, backbone)
+    return run, merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
+
+
+def run_on(backbone, where, method="finetune.Full"):
+    """Return a run on a backbone that was loaded from `where`, with other numbers in it."""
+    parts = partition(vpjax.create_model(backbone, method, num_classes=3))
+    random = np.random.default_rng(0)
+    moved = {n: v + 0.02 * random.normal(size=v.shape) for n, v in parts.trainable.items()}
+    parts = parts._replace(trainable={n: np.float32(v) for n, v in moved.items()})
+    section = {"name": backbone.origin.spec.name, "weights": str(where)}
+    return made(parts, section | backbone.origin.spec.completed(), method, backbone)
+
+
+def made(parts, section, method, backbone):
+    """Return a run of these parts."""
     run = Run.__new__(Run)
     run.folder, run.classes = "runs/mine", ("a", "b", "c")
     run.config = ConfigDict(
-        {
-            "backbone": {"name": name, "weights": "first.npz", **options},
-            "method": {"name": method},
-            "dtype": "float32",
-        }
+        {"backbone": section, "method": {"name": method}, "dtype": "float32", "seed": 0}
     )
-    run._built = types.SimpleNamespace(
-        parts=parts, preset=preset, image_size=tuple(backbone.image_size), loaded=None
-    )
+    loaded = backbone.origin.loaded if backbone.origin else None
+    size, preset = tuple(backbone.image_size), backbone.preset
+    run._built = types.SimpleNamespace(parts=parts, preset=preset, image_size=size, loaded=loaded)
     run._state = types.SimpleNamespace(trainable=parts.trainable, stats=parts.stats)
     run._classes = types.SimpleNamespace(multilabel=False)
-    return run, merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
+    return run

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.export
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -14,6 +15,15 @@ from vpjax.core.errors import UserError
 from vpjax.runs import export_program
 from vpjax.runs.export_check import compare, sample
 from vpjax.runs.export_program import program
+
+
+@pytest.fixture(autouse=True)
+def unchecked():
+    """Check no annotations: a batch of any size is a symbol there, not a number."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
 
 METHODS = {
     "vpt.VPT": {"num_tokens": 2},

@@ -28,7 +28,7 @@ from vpjax.runs.run import Run
 from vpjax.weights import plain_vit, timm, transformers
 from vpjax.weights.anchor import split
 from vpjax.weights.load import form_of, opened, read_backbone
-from vpjax.weights.rewrite import rewritten
+from vpjax.weights.rewrite import origins, rewritten
 
 HEAD = r"method/head/(kernel|bias)"
 # Classes of transformers with a head, by model_type: the class, and what precedes its names.
@@ -78,7 +78,7 @@ def export_weights(run: Run, target: Path, library: str) -> tuple[float, str]:
         missing = 2 * config["hidden_size"] - len(values["head/kernel"])
         values["head/kernel"] = np.pad(values["head/kernel"], ((0, missing), (0, 0)))
     like = with_head(like, form, config, values, library)
-    expected = {n: v for n, v in values.items() if not n.startswith("head/")}
+    expected = backbone_of(values)
     like = resized(like, form, expected)
     arrays = rewritten(form, like, expected, values)
     images = sample(run.image_size, run.config.backbone.get("channels", 3))
@@ -184,15 +184,13 @@ def with_head(
             f"transformers' {kind!r} models have no classifier that computes what this run does. "
             "Use --format stablehlo."
         )
-    expected = {n: v for n, v in values.items() if not n.startswith("head/")}
-    ours = {n: form.translate({n: a}, expected) for n, a in like.items() if not _of_layer(n)}
+    becomes = origins(form, like, backbone_of(values))
     kept, width = {}, values["head/kernel"].shape[::-1]
     for name, array in like.items():
-        to = next(iter(ours.get(name, {"": 0})))
-        if to.startswith("head/"):
-            kept[name] = np.zeros((width[0], *array.shape[1:]), np.float32)
-            if array.ndim > 1:
-                kept[name] = np.zeros((*width, *array.shape[2:]), np.float32)
+        to = [ours for ours, _ in becomes[name]]
+        if any(ours.startswith("head/") for ours in to):
+            rest = array.shape[2:]
+            kept[name] = np.zeros((*width, *rest) if array.ndim > 1 else width[:1], np.float32)
         elif not re.fullmatch(BUFFERS, name) and not _leave(name, to, library):
             kept[name] = array
     if library == "transformers":
@@ -206,14 +204,12 @@ def with_head(
     return kept
 
 
-def _of_layer(name: str) -> bool:
-    return bool(re.search(r"(blocks|layers?|stages)\.\d+\.", name))
-
-
-def _leave(name: str, to: str, library: str) -> bool:
+def _leave(name: str, to: list[str], library: str) -> bool:
     """Return whether an array of the pattern has no place in a classifier of transformers."""
-    return library == "transformers" and (
-        to.startswith("pre_logits/") or (to.startswith("unused/") and "mask_token" not in name)
+    return library == "transformers" and any(
+        ours.startswith("pre_logits/")
+        or (ours.startswith("unused/") and not re.search("mask_token|num_batches", name))
+        for ours in to
     )
 
 
@@ -222,14 +218,19 @@ def resized(
 ) -> dict[str, np.ndarray]:
     """Return a pattern whose arrays have the sizes of the run's: it may have another image size."""
     out = dict(like)
-    for name, array in like.items():
-        for to, found in form.translate({name: array}, expected).items():
-            wanted = expected[to].shape if to in expected else found.shape
-            if len(wanted) == len(found.shape) and wanted != found.shape:
-                change = dict(zip(found.shape, wanted, strict=True))
-                shape = [change.get(n, n) for n in array.shape]
-                out[name] = np.zeros(shape, np.float32)
+    for name, became in origins(form, like, expected).items():
+        for ours, shape in became:
+            wanted = expected[ours].shape if ours in expected else shape
+            if len(wanted) == len(shape) and wanted != shape:
+                change = dict(zip(shape, wanted, strict=True))
+                new = [change.get(n, n) for n in like[name].shape]
+                out[name] = np.zeros(new, np.float32)
     return out
+
+
+def backbone_of(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays of the backbone, without those of the head."""
+    return {n: v for n, v in values.items() if not n.startswith("head/")}
 
 
 def describe(run: Run, config: dict[str, Any], library: str) -> dict[str, dict[str, Any]]:

@@ -31,13 +31,7 @@ def rewritten(
     Raises:
         UserError: if one of them has no place in such a file.
     """
-    sizes = {name: np.size(array) for name, array in like.items()}
-    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1].tolist(), strict=True))
-    kind = np.int32 if sum(sizes.values()) < 2**31 else np.int64
-    places = {
-        name: np.arange(starts[name], starts[name] + sizes[name], dtype=kind).reshape(array.shape)
-        for name, array in like.items()
-    }
+    places, kind = _places(like)
     ours = form.translate(places, expected)
     flat = np.concatenate([np.asarray(array, np.float32).ravel() for array in like.values()])
     taken = np.zeros(flat.size, bool)
@@ -48,9 +42,35 @@ def rewritten(
         if taken[place].any() and not np.array_equal(flat[place], value):
             raise cannot(form, name)  # one array there for several here, which differ by now
         flat[place], taken[place] = value, True
-    parts = np.split(flat, np.cumsum(list(sizes.values()))[:-1])
-    shapes = [array.shape for array in like.values()]
-    return {n: p.reshape(s) for n, p, s in zip(like, parts, shapes, strict=True)}
+    return {n: flat[p] if taken[p].any() else like[n] for n, p in places.items()}
+
+
+def origins(
+    form: ModuleType, like: Mapping[str, np.ndarray], expected: Mapping[str, Any]
+) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    """Return what each array of a file becomes: our names, with the shapes they get.
+
+    See `rewritten` for the arguments.
+    """
+    places, kind = _places(like)
+    names = list(places)
+    ends = np.cumsum([array.size for array in places.values()])
+    out = {name: [] for name in names}
+    for ours, place in form.translate(places, expected).items():
+        if place.dtype == kind and place.size:
+            at = int(np.searchsorted(ends, place.flat[0], side="right"))
+            out[names[at]].append((ours, place.shape))
+    return out
+
+
+def _places(like: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.dtype]:
+    """Return the number of every place in a file's arrays, counted over all of them."""
+    kind = np.dtype(np.int32 if sum(map(np.size, like.values())) < 2**31 else np.int64)
+    out, start = {}, 0
+    for name, array in like.items():
+        end = start + np.size(array)
+        out[name], start = np.arange(start, end, dtype=kind).reshape(np.shape(array)), end
+    return out, kind
 
 
 def cannot(form: ModuleType, name: str) -> UserError:
