@@ -249,9 +249,12 @@ def describe(run: Run, config: dict[str, Any], library: str) -> dict[str, dict[s
         cfg |= {"input_size": [channels, *size], "num_classes": len(names)}
         cfg |= timm_fields(preset(run.preset)) or {}
         config |= {"num_classes": len(names), "label_names": names}
-        sizes = config.get("model_args") or {}
+        sizes = dict(config.get("model_args") or {})
+        sizes.pop("num_classes", None)
         if "pos_embed" in run.backbone_arrays() or "img_size" in sizes:
-            config["model_args"] = sizes | {"img_size": size}
+            sizes["img_size"] = size
+        if sizes or config.get("model_args"):
+            config["model_args"] = sizes
         return {"config.json": config}
     config |= {
         "architectures": [CLASSIFIERS[config["model_type"]][0]],
