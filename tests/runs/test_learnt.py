@@ -126,3 +126,29 @@ def test_the_licence_is_that_of_the_card_beside_the_weights(tmp_path):
     (tmp_path / "README.md").write_text("# license: none of these lines\n")
     assert "not recorded" in licence_note("mine", weights)
     assert licence_note("", None) == "no weights of others"
+
+
+def test_another_run_begins_with_it(run, tmp_path):
+    alone = shutil.copy(run / learnt.FILE, tmp_path / "digits.safetensors")
+    config = runs.config(train={"steps": 1, "start": str(alone)})
+    config.optim.update(lr=0.0)
+    result = fit(config, tmp_path / "second")
+    assert result["start"] == {"run": str(alone), "step": 12, "left_out": []}
+    before, after = (learnt.read_arrays(f) for f in (alone, tmp_path / "second" / learnt.FILE))
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_a_run_is_no_backbone(run):
+    from vpjax import load_backbone
+
+    with pytest.raises(UserError, match="load_run"):
+        load_backbone(str(run / learnt.FILE))
+
+
+def test_a_file_evaluates_data_that_it_is_given(run):
+    found = load_run(run / learnt.FILE)
+    with pytest.raises(UserError, match="Give data"):
+        found.evaluate()
+    numbers = found.evaluate((IMAGES, np.array([0, 1, 2, 3, 4])))
+    assert numbers["count"] == 5

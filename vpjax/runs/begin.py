@@ -3,16 +3,18 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
-from vpjax.core.files import local_folder
-from vpjax.runs import recorded
+from vpjax.runs import config as configs
+from vpjax.runs import learnt, recorded
 from vpjax.runs.experiment import Experiment
+from vpjax.runs.places import run_folder
 from vpjax.runs.restore import checkpoint_place
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
@@ -35,9 +37,8 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
     if not config.train.start:
         return experiment.state, {}
     where, _, checkpoint = config.train.start.partition("#")
-    folder = local_folder(where)
+    folder = run_folder(where)
     before = recorded.load(folder)
-    path, step = checkpoint_place(folder, checkpoint or before.train.select)
 
     def check(meta: Mapping[str, Any]) -> None:
         pairs = {
@@ -52,8 +53,13 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
                     "Start from a run of the same method and backbone."
                 )
 
-    with contextlib.closing(Checkpoints(path)) as checkpoints:
-        found, meta = checkpoints.read_weights(check, step)
+    file = learnt.find(folder)
+    if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
+        found, meta = learnt_weights(file, experiment.state.stats, check)
+    else:
+        path, step = checkpoint_place(folder, checkpoint or before.train.select)
+        with contextlib.closing(Checkpoints(path)) as checkpoints:
+            found, meta = checkpoints.read_weights(check, step)
     rules = registry.lookup("methods", config.method.name).sharded
     left, parts = [], {}
     for part, ours in (
@@ -80,6 +86,30 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
     log.info("start     from %s, step %d%s", folder, meta["step"], "; the head is new" * bool(left))
     facts = {"run": str(folder), "step": meta["step"], "left_out": left}
     return dataclasses.replace(experiment.state, **parts), {"start": facts}
+
+
+def learnt_weights(
+    file: Path, stats: Collection[str], check: Callable[[Mapping[str, Any]], None]
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Return what a model.safetensors holds, as `Checkpoints.read_weights` does.
+
+    Args:
+        file: of the run.
+        stats: names of running averages.
+        check: called with the metadata before any array is read.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    facts = learnt.read_facts(file)
+    config = configs.flat(configs.from_json(facts["config"]))
+    check({"config": config, "backbone": facts["identity"]})
+    arrays = learnt.read_arrays(file)
+    parts = {
+        "trainable": {n: a for n, a in arrays.items() if n not in stats},
+        "stats": {n: a for n, a in arrays.items() if n in stats},
+    }
+    return parts, {"step": facts["metrics"]["step"]}
 
 
 def _shape(array: Any) -> tuple[int, ...] | None:

@@ -152,7 +152,7 @@ def load(path: Path) -> ConfigDict:
     """
     try:
         return from_json(json.loads(path.read_text()))
-    except FileNotFoundError as e:
+    except (FileNotFoundError, NotADirectoryError) as e:
         raise UserError(
             f"{path} does not exist, so {path.parent} is no run of vpjax. Train first, or give the "
             "--workdir of a run."

@@ -58,13 +58,16 @@ def export_run(folder: str | Path, target: Path, form: str = "", weights: str = 
     if not target.absolute().parent.is_dir():
         raise UserError(f"there is no folder {target.absolute().parent}. Create it first.")
     run = load_run(folder, weights=weights, attention="xla")
-    if form == "stablehlo":
-        differ = export_program(run, target)
-        beside = f" and {target.name}.json beside it; run again without vpjax"
-    elif form in ("timm", "transformers"):
-        differ, beside = export_weights(run, target, form)
-    else:
-        differ, beside = export_backbone(run, target, form), ", the backbone alone; read back"
+    # Else float32 products are computed in a shorter format on some devices.
+    exact = "highest" if run.config.dtype == "float32" else None
+    with jax.default_matmul_precision(exact):
+        if form == "stablehlo":
+            differ = export_program(run, target)
+            beside = f" and {target.name}.json beside it; run again without vpjax"
+        elif form in ("timm", "transformers"):
+            differ, beside = export_weights(run, target, form)
+        else:
+            differ, beside = export_backbone(run, target, form), ", the backbone alone; read back"
     log.info(
         "wrote %s%s: outputs differ from the run's by at most %.1e of the largest",
         *(target, beside, differ),

@@ -215,6 +215,11 @@ class Run:
         Raises:
             UserError: if the data are missing, or their classes are not those of the run.
         """
+        if data is None and not self.folder.is_dir():
+            raise UserError(
+                f"{self.folder} is a file, and evaluating on the run's own data writes files into "
+                "its folder. Give data, or load a folder with config.json and classes.json too."
+            )
         if data is None:
             return evaluate_run(self.folder)
         if isinstance(data, str):
