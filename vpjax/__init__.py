@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vpjax.runs.api import fit
     from vpjax.runs.callbacks import Callback
     from vpjax.runs.run import Prediction, Run, load_run
+    from vpjax.runs.share import pull_run, push_run
     from vpjax.weights.catalog import list_weights
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "load_run",
     "options_of",
     "preprocess",
+    "pull_run",
+    "push_run",
 ]
 _MODULES = {
     "Callback": "runs.callbacks",
@@ -60,6 +63,8 @@ _MODULES = {
     "load_run": "runs.run",
     "options_of": "models.create",
     "preprocess": "data.preprocess",
+    "pull_run": "runs.share",
+    "push_run": "runs.share",
 }
 
 

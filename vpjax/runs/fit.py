@@ -31,6 +31,7 @@ from vpjax.runs.evaluate import diverged, evaluate_metrics
 from vpjax.runs.experiment import Experiment, GivenModel, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
+from vpjax.runs.keep import write_learnt
 from vpjax.runs.program import compiled
 from vpjax.runs.restore import (
     checkpoint_metadata,
@@ -38,7 +39,6 @@ from vpjax.runs.restore import (
     record_of,
     restore_checkpoint,
     write_classes,
-    write_learnt,
 )
 from vpjax.runs.scores import score
 from vpjax.runs.sound_files import check_files

@@ -16,9 +16,8 @@ from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
 from vpjax.runs import learnt, recorded
 from vpjax.runs.autotune import load_choice
-from vpjax.runs.experiment import BuiltModel, ClassInfo, Experiment, prepare
+from vpjax.runs.experiment import ClassInfo, Experiment, prepare
 from vpjax.runs.features import with_cached_features
-from vpjax.train import sharding
 from vpjax.train.checkpoint import (
     Checkpoints,
     checkpoint_items,
@@ -28,7 +27,6 @@ from vpjax.train.checkpoint import (
 )
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.step import State
-from vpjax.weights.licence import licence_note
 
 MOST = 5  # names of one kind in a message
 
@@ -139,48 +137,6 @@ def learnt_state(file: Path, like: State, record: Record) -> State:
         )
     parts = {k: {n: padded_as(arrays[n], v) for n, v in p.items()} for k, p in ours.items()}
     return dataclasses.replace(like, step=jnp.int32(facts["metrics"]["step"]), **parts)
-
-
-def write_learnt(
-    config: ConfigDict,
-    classes: ClassInfo,
-    made: Experiment | BuiltModel,
-    state: State,
-    metrics: Mapping[str, Any],
-    path: Path,
-) -> None:
-    """Write a model.safetensors: what was learnt, and all that is needed to use it.
-
-    All processes of a run must call it together.
-
-    Args:
-        config: of the run.
-        classes: of the run.
-        made: says preset, image size, weights and identity.
-        state: the one that is reported.
-        metrics: by name; "step" is one of them.
-        path: the file.
-    """
-    weights = checkpoint_items(state)["weights"]
-    weights = without_padding(weights, padded_rows(config, classes.names))
-    arrays = {n: sharding.to_host(v) for part in weights.values() for n, v in part.items()}
-    method, where, loaded = config.method.to_dict(), config.backbone.weights, made.loaded
-    facts = {
-        "classes": classes.names,
-        "class_info": classes._asdict(),
-        "preset": made.preset,
-        "image_size": made.image_size,
-        "method": method.pop("name"),
-        "method_options": method,
-        "backbone": config.backbone.name,
-        "weights": where,
-        "weights_sha256": loaded.sha256 if loaded else "",
-        "licence": licence_note(where, loaded.path if loaded else None),
-        "metrics": metrics,
-        "identity": made.identity,
-        "config": config.to_dict(),
-    }
-    learnt.write(path, arrays, facts)
 
 
 def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:

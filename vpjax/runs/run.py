@@ -32,8 +32,9 @@ from vpjax.runs.experiment import (
     method_spec,
 )
 from vpjax.runs.inputs import image_to_input
+from vpjax.runs.keep import write_learnt
 from vpjax.runs.places import run_folder
-from vpjax.runs.restore import Record, read_classes, selected_state, write_learnt
+from vpjax.runs.restore import Record, read_classes, selected_state
 from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
