@@ -108,7 +108,7 @@ def serve(models: Path, gated: str = "") -> Iterator[tuple[str, list[str]]]:
             for key, value in headers.items():
                 self.send_header(key, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
         def refuse(self, code, status=404):
