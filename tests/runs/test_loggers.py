@@ -15,6 +15,11 @@ from vpjax.runs.history import read_history
 from vpjax.train.signals import Stopped
 
 
+def short():
+    """A run of four steps and one evaluation."""
+    return runs.config(train={"steps": 4, "eval_every": 1.0, "log_every": 2})
+
+
 class Notes(Callback):
     """Keeps what it is told."""
 
@@ -36,9 +41,9 @@ class Notes(Callback):
 
 def test_a_callback_hears_what_the_history_has(tmp_path):
     notes = Notes()
-    result = fit(runs.config(), tmp_path, callbacks=[notes])
+    result = fit(short(), tmp_path, callbacks=[notes])
     (first, *middle, last) = notes.heard
-    assert first == ("start", 0, 12, 0)
+    assert first == ("start", 0, 4, 0)
     assert last == ("end", result)
     told = {}
     for _, step, metrics in middle:
@@ -48,20 +53,20 @@ def test_a_callback_hears_what_the_history_has(tmp_path):
         history[row["step"]] = history.get(row["step"], {}) | row
     assert told == {s: {k: v for k, v in row.items() if k != "step"} for s, row in history.items()}
     notes.heard.clear()
-    fit(runs.config(), tmp_path, callbacks=[notes])  # finished already
+    fit(short(), tmp_path, callbacks=[notes])  # finished already
     assert notes.heard == []
 
 
 def test_an_interrupted_run_ends_without_a_result_and_goes_on(tmp_path, monkeypatch):
     notes = Notes()
     with monkeypatch.context() as patch:
-        stop_after(patch, 4)
+        stop_after(patch, 2)
         with pytest.raises(Stopped):
-            fit(runs.config(), tmp_path, callbacks=[notes])
+            fit(short(), tmp_path, callbacks=[notes])
     assert notes.heard[-1] == ("end", None)
     notes.heard.clear()
-    fit(runs.config(), tmp_path, callbacks=[notes])
-    assert notes.heard[0][:2] == ("start", 4)
+    fit(short(), tmp_path, callbacks=[notes])
+    assert notes.heard[0][:2] == ("start", 2)
 
 
 def test_an_end_is_told_once():
@@ -139,7 +144,7 @@ def test_a_run_whose_logger_fails_is_the_same_run(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr(loggers.TensorBoard, "on_start", lambda self, start: None)
     monkeypatch.setattr(loggers.TensorBoard, "on_step", broken)
-    config = runs.config()
+    config = short()
     config.loggers = ("tensorboard",)
     result = fit(config, tmp_path)
     assert result["status"] == "finished"
@@ -147,7 +152,7 @@ def test_a_run_whose_logger_fails_is_the_same_run(tmp_path, monkeypatch, caplog)
 
 
 def test_an_unknown_logger_is_an_error_at_once(tmp_path):
-    config = runs.config()
+    config = short()
     config.loggers = ("tensorbord",)
     with pytest.raises(UserError, match="Did you mean 'tensorboard'"):
         fit(config, tmp_path)

@@ -104,6 +104,7 @@ class MLflow(Callback):
         own = None
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             own = (start.folder / "mlflow").absolute().as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # else it wants a database
         self.client = mlflow.MlflowClient(tracking_uri=own)
         self.id = ids(start.folder).get("mlflow")
         if self.id is not None:
