@@ -66,7 +66,7 @@ def test_an_interrupted_run_ends_without_a_result_and_goes_on(tmp_path, monkeypa
     assert notes.heard[-1] == ("end", None)
     notes.heard.clear()
     fit(short(), tmp_path, callbacks=[notes])
-    assert notes.heard[0][:2] == ("start", 2)
+    assert notes.heard[0][:2] == ("start", 3)
 
 
 def test_an_end_is_told_once():
