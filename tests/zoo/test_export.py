@@ -33,6 +33,12 @@ def tuned(folder):
     return run_on(backbone, DATA / folder)
 
 
+def from_scratch(name, options, method="finetune.Full", **more):
+    run, _ = run_of(name, options, method, **more)
+    run.config.backbone.weights = ""
+    return run
+
+
 def check_how(how, library):
     there = all(importlib.util.find_spec(name) for name in ("torch", library))
     assert how.startswith(f"; computed by {library}" if there else "; read back here")
@@ -58,7 +64,7 @@ def test_a_tuned_model_of_a_library_is_one_again(folder, tmp_path):
 
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 def test_a_plain_vit_from_elsewhere_gets_a_library_s_names(library, tmp_path):
-    run, _ = run_of("vit.ViT", VIT, preset="inception")
+    run = from_scratch("vit.ViT", VIT, preset="inception")
     differ, how = export_weights(run, tmp_path / "model", library)
     assert differ < 1e-5
     check_how(how, library)
@@ -76,7 +82,7 @@ def test_a_plain_vit_from_elsewhere_gets_a_library_s_names(library, tmp_path):
     ],
 )
 def test_what_a_library_does_not_have_is_refused(name, options, method, says, tmp_path):
-    run, _ = run_of(name, options, method)
+    run = from_scratch(name, options, method)
     with pytest.raises(UserError, match=says):
         export_weights(run, tmp_path / "model", "timm")
     assert not list(tmp_path.iterdir())
@@ -85,7 +91,7 @@ def test_what_a_library_does_not_have_is_refused(name, options, method, says, tm
 def test_a_model_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
     from vpjax.runs import export_weights as module
 
-    run, _ = run_of("vit.ViT", VIT)
+    run = from_scratch("vit.ViT", VIT)
     monkeypatch.setattr(module, "read_back", lambda *_: np.ones((4, 3), np.float32))
     with pytest.raises(UserError, match="computes something else than the run"):
         export_weights(run, tmp_path / "model", "timm")
