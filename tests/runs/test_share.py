@@ -9,9 +9,9 @@ import yaml
 from tests.helpers import runs
 from tests.helpers.hub import serve, use
 from vpjax.core.errors import UserError
-from vpjax.runs import learnt
+from vpjax.runs import model_file
+from vpjax.runs.addresses import is_on_hub
 from vpjax.runs.fit import fit
-from vpjax.runs.places import is_on_hub
 from vpjax.runs.run import load_run
 from vpjax.runs.share import pull_run, push_run
 
@@ -39,10 +39,10 @@ def front_matter(text):
 
 
 def same(folder, other):
-    """Check that both hold the same: `tests.runs.test_learnt` loads such folders."""
-    ours, theirs = (learnt.find(f) for f in (folder, other))
-    assert learnt.read_facts(ours) == learnt.read_facts(theirs)
-    assert learnt.read_arrays(ours).keys() == learnt.read_arrays(theirs).keys()
+    """Check that both hold the same: `tests.runs.test_model_file` loads such folders."""
+    ours, theirs = (model_file.find(f) for f in (folder, other))
+    assert model_file.read_facts(ours) == model_file.read_facts(theirs)
+    assert model_file.read_arrays(ours).keys() == model_file.read_arrays(theirs).keys()
     for name in ("config.json", "classes.json"):
         assert (folder / name).read_text() == (other / name).read_text()
 
@@ -104,7 +104,7 @@ def test_nothing_is_overwritten(run, tmp_path):
 
 def test_a_run_without_the_file_gets_it(run, tmp_path):
     shutil.copytree(run, tmp_path / "old")
-    (tmp_path / "old" / learnt.FILE).unlink()
+    (tmp_path / "old" / model_file.FILE).unlink()
     push_run(tmp_path / "old", str(tmp_path / "shared"))
     same(run, tmp_path / "shared")
 

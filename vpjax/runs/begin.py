@@ -12,9 +12,9 @@ import numpy as np
 from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
-from vpjax.runs import learnt, recorded
+from vpjax.runs import model_file, recorded
+from vpjax.runs.addresses import run_folder
 from vpjax.runs.experiment import Experiment
-from vpjax.runs.places import run_folder
 from vpjax.runs.restore import checkpoint_place
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
@@ -53,7 +53,7 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
                     "Start from a run of the same method and backbone."
                 )
 
-    file = learnt.find(folder)
+    file = model_file.find(folder)
     if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
         found, meta = learnt_weights(file, experiment.state.stats, check)
     else:
@@ -101,10 +101,10 @@ def learnt_weights(
     Raises:
         UserError: if it is damaged.
     """
-    facts = learnt.read_facts(file)
+    facts = model_file.read_facts(file)
     config = configs.flat(configs.from_json(facts["config"]))
     check({"config": config, "backbone": facts["identity"]})
-    arrays = learnt.read_arrays(file)
+    arrays = model_file.read_arrays(file)
     parts = {
         "trainable": {n: a for n, a in arrays.items() if n not in stats},
         "stats": {n: a for n, a in arrays.items() if n in stats},

@@ -21,7 +21,7 @@ def card(facts: Mapping[str, Any], result: Mapping[str, Any] | None, title: str,
     """Return the card's text.
 
     Args:
-        facts: metadata of model.safetensors, see `vpjax.runs.learnt`.
+        facts: metadata of model.safetensors, see `vpjax.runs.model_file`.
         result: of the run; None: not there.
         title: name of the run.
         own: what it will be loaded by: a name of the hub, or a folder.

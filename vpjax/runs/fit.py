@@ -23,7 +23,7 @@ from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
-from vpjax.runs import learnt, loggers, summary, workdir
+from vpjax.runs import loggers, model_file, summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
 from vpjax.runs.callbacks import Callback, Several, Start
@@ -308,7 +308,7 @@ def conclude(
     if "val" in experiment.sources:
         result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
     result |= summary.result_facts(experiment) | facts
-    numbers, file = summary.metrics_of(result), folder / learnt.FILE
+    numbers, file = summary.metrics_of(result), folder / model_file.FILE
     write_learnt(experiment.config, experiment.classes, experiment, state, numbers, file)
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     write_json(folder / "result.json", result)

@@ -1,4 +1,4 @@
-"""Keeps what a run has learnt as model.safetensors, see `vpjax.runs.learnt`."""
+"""Keeps what a run has learnt as model.safetensors, see `vpjax.runs.model_file`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.runs import learnt
+from vpjax.runs import model_file
 from vpjax.runs.experiment import BuiltModel, ClassInfo, Experiment
 from vpjax.runs.restore import padded_rows
 from vpjax.train import sharding
@@ -54,4 +54,4 @@ def write_learnt(
         "identity": made.identity,
         "config": config.to_dict(),
     }
-    learnt.write(path, arrays, facts)
+    model_file.write(path, arrays, facts)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
-from vpjax.runs import defaults, learnt
+from vpjax.runs import defaults, model_file
 
 # Keys that an evaluation may change; all of a section where a name ends in a point.
 CHANGEABLE = ("data.", "mesh.", "backbone.weights", "train.batch_size", "attention", "dtype")
@@ -32,8 +32,8 @@ def load(folder: Path) -> ConfigDict:
         UserError: if there is no run, or its config has keys that this version does not know.
     """
     path = folder / "config.json"
-    if not path.exists() and (file := learnt.find(folder)):
-        return complete(configs.from_json(learnt.read_facts(file)["config"]), file)
+    if not path.exists() and (file := model_file.find(folder)):
+        return complete(configs.from_json(model_file.read_facts(file)["config"]), file)
     return complete(configs.load(path), path)
 
 

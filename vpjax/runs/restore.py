@@ -14,7 +14,7 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json, write_json
 from vpjax.runs import config as configs
-from vpjax.runs import learnt, recorded
+from vpjax.runs import model_file, recorded
 from vpjax.runs.autotune import load_choice
 from vpjax.runs.experiment import ClassInfo, Experiment, prepare
 from vpjax.runs.features import with_cached_features
@@ -98,7 +98,7 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
     Raises:
         UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
     """
-    file = learnt.find(folder)
+    file = model_file.find(folder)
     if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
         return learnt_state(file, like, record)
     path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
@@ -113,7 +113,7 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
 
 
 def learnt_state(file: Path, like: State, record: Record) -> State:
-    """Return the state that a model.safetensors holds, see `vpjax.runs.learnt`.
+    """Return the state that a model.safetensors holds, see `vpjax.runs.model_file`.
 
     Args:
         file: of the run.
@@ -123,7 +123,7 @@ def learnt_state(file: Path, like: State, record: Record) -> State:
     Raises:
         UserError: if the file is damaged, or belongs to something else.
     """
-    facts, arrays = learnt.read_facts(file), learnt.read_arrays(file)
+    facts, arrays = model_file.read_facts(file), model_file.read_arrays(file)
     meta = {"classes": facts["classes"], "preset": facts["preset"], "backbone": facts["identity"]}
     meta["config"] = configs.flat(configs.from_json(facts["config"]))
     meta["arrays"] = described({"trainable": arrays})
@@ -298,8 +298,8 @@ def read_classes(folder: Path) -> ClassInfo:
         UserError: if it is missing.
     """
     found = read_json(folder / "classes.json")
-    if found is None and (file := learnt.find(folder)):
-        found = learnt.read_facts(file)["class_info"]
+    if found is None and (file := model_file.find(folder)):
+        found = model_file.read_facts(file)["class_info"]
     if found is None:
         raise UserError(
             f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "

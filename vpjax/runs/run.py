@@ -20,7 +20,8 @@ from vpjax.data.source import Source
 from vpjax.models.create import create_model
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition, trainable_line
-from vpjax.runs import learnt, recorded, summary
+from vpjax.runs import model_file, recorded, summary
+from vpjax.runs.addresses import run_folder
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
@@ -33,7 +34,6 @@ from vpjax.runs.experiment import (
 )
 from vpjax.runs.inputs import image_to_input
 from vpjax.runs.keep import write_learnt
-from vpjax.runs.places import run_folder
 from vpjax.runs.restore import Record, read_classes, selected_state
 from vpjax.runs.scores import evaluate_run
 from vpjax.train import sharding
@@ -98,8 +98,8 @@ class Run:
         Without that file, the metrics in model.safetensors.
         """
         found = read_json(self.folder / "result.json")
-        if found is None and (file := learnt.find(self.folder)):
-            found = learnt.read_facts(file)["metrics"]
+        if found is None and (file := model_file.find(self.folder)):
+            found = model_file.read_facts(file)["metrics"]
         return found
 
     @property
@@ -160,7 +160,7 @@ class Run:
         return [*self.parts.trainable, *self.parts.stats]
 
     def save(self, path: str | Path) -> Path:
-        """Write what was learnt as one file, which `load_run` takes; see `vpjax.runs.learnt`.
+        """Write what was learnt as one file, which `load_run` takes; see `vpjax.runs.model_file`.
 
         Args:
             path: of the file, which must end in .safetensors.

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from vpjax.core.errors import UserError
 from vpjax.core.files import atomic_folder, read_json, write_text
-from vpjax.runs import learnt
+from vpjax.runs import model_file
+from vpjax.runs.addresses import is_on_hub, run_folder
 from vpjax.runs.card import card
-from vpjax.runs.places import is_on_hub, run_folder
 from vpjax.runs.run import load_run
 from vpjax.weights import hub
 from vpjax.weights.licence import CARD
 
 log = logging.getLogger(__name__)
 
-NEEDED = (learnt.FILE, "config.json", "classes.json")
+NEEDED = (model_file.FILE, "config.json", "classes.json")
 MEASURED = ("result.json", "evaluation.json", "per_class.csv", "metrics.csv", "predictions.csv")
 PICTURES = "*.png"
 
@@ -65,10 +65,10 @@ def pull_run(source: str | Path, folder: str | Path) -> Path:
     """
     text, folder = str(source), Path(folder).expanduser()
     there = run_folder(source) if not is_on_hub(text) or Path(text).exists() else download(text)
-    file = learnt.find(there)
+    file = model_file.find(there)
     if file is None:
-        raise UserError(f"{source} has no {learnt.FILE}: it is no shared run of vpjax.")
-    learnt.read_facts(file)
+        raise UserError(f"{source} has no {model_file.FILE}: it is no shared run of vpjax.")
+    model_file.read_facts(file)
     with atomic_folder(folder) as new:
         for path in shared_files(there):
             shutil.copyfile(path, new / path.name)
@@ -92,9 +92,9 @@ def stage(folder: Path, new: Path, own: str, licence: str) -> None:
         raise UserError(f"the licence is {licence!r}; give its short name, such as cc-by-4.0")
     for path in shared_files(folder):
         shutil.copyfile(path, new / path.name)
-    if learnt.find(folder) is None:  # interrupted, or of an older version
-        load_run(folder).save(new / learnt.FILE)
-    facts = learnt.read_facts(new / learnt.FILE)
+    if model_file.find(folder) is None:  # interrupted, or of an older version
+        load_run(folder).save(new / model_file.FILE)
+    facts = model_file.read_facts(new / model_file.FILE)
     text = card(facts, read_json(folder / "result.json"), Path(own).name, own)
     if licence:
         text = text.replace("---\n", f"---\nlicense: {licence}\n", 1)

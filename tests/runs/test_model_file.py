@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from tests.helpers import runs
 from vpjax.core.errors import UserError
-from vpjax.runs import learnt
+from vpjax.runs import model_file
 from vpjax.runs.fit import fit
 from vpjax.runs.run import load_run
 from vpjax.weights.licence import licence_note
@@ -31,7 +31,7 @@ def expected(run):
 
 
 def test_the_file_alone_is_enough(run, expected, tmp_path):
-    alone = shutil.copy(run / learnt.FILE, tmp_path / "digits.safetensors")
+    alone = shutil.copy(run / model_file.FILE, tmp_path / "digits.safetensors")
     found = load_run(alone)
     np.testing.assert_array_equal(found.predict(IMAGES).probabilities, expected)
     assert found.classes == ("5", "6", "7", "8", "9")
@@ -40,7 +40,7 @@ def test_the_file_alone_is_enough(run, expected, tmp_path):
 
 
 def test_a_folder_without_checkpoints_is_evaluated_as_before(run, expected, tmp_path):
-    for name in (learnt.FILE, "config.json", "classes.json"):
+    for name in (model_file.FILE, "config.json", "classes.json"):
         shutil.copy(run / name, tmp_path / name)
     found = load_run(tmp_path)
     np.testing.assert_array_equal(found.predict(IMAGES).probabilities, expected)
@@ -48,7 +48,7 @@ def test_a_folder_without_checkpoints_is_evaluated_as_before(run, expected, tmp_
 
 
 def test_the_metadata_say_what_it_is(run):
-    with safe_open(run / learnt.FILE, "numpy") as file:
+    with safe_open(run / model_file.FILE, "numpy") as file:
         said, names = file.metadata(), set(file.keys())
     assert names == {"method/head/bias", "method/head/kernel"} | {
         f"method/prompts/{i}" for i in range(4)
@@ -58,7 +58,7 @@ def test_the_metadata_say_what_it_is(run):
     )
     result = runs.result(run)
     assert said["weights_sha256"] == result["weights"]["sha256"]
-    facts = learnt.read_facts(run / learnt.FILE)
+    facts = model_file.read_facts(run / model_file.FILE)
     assert facts["metrics"]["test_loss"] == result["test_loss"]
     assert facts["method_options"]["num_tokens"] == 8
     assert facts["preset"] == "digits" and "Apache-2.0" in facts["licence"]
@@ -69,10 +69,10 @@ def test_running_averages_are_part_of_it(tmp_path):
     config.backbone.update(weights="")
     config.method.update(head_hidden=1)
     fit(config, tmp_path)
-    arrays = learnt.read_arrays(tmp_path / learnt.FILE)
+    arrays = model_file.read_arrays(tmp_path / model_file.FILE)
     assert arrays["method/head/hidden/0/norm/mean"].any()
     before = load_run(tmp_path).predict(IMAGES).probabilities
-    after = load_run(tmp_path / learnt.FILE).predict(IMAGES).probabilities
+    after = load_run(tmp_path / model_file.FILE).predict(IMAGES).probabilities
     np.testing.assert_array_equal(before, after)
 
 
@@ -93,15 +93,15 @@ def rewrite(path, arrays=None, **facts):
     ],
 )
 def test_a_file_of_something_else_is_refused(run, tmp_path, change, says):
-    path = shutil.copy(run / learnt.FILE, tmp_path / "a.safetensors")
+    path = shutil.copy(run / model_file.FILE, tmp_path / "a.safetensors")
     rewrite(path, **change)
     with pytest.raises(UserError, match=says):
         load_run(path)
 
 
 def test_changed_numbers_are_noticed(run, tmp_path):
-    path = shutil.copy(run / learnt.FILE, tmp_path / "a.safetensors")
-    arrays = learnt.read_arrays(path)
+    path = shutil.copy(run / model_file.FILE, tmp_path / "a.safetensors")
+    arrays = model_file.read_arrays(path)
     arrays["method/head/bias"] = arrays["method/head/bias"] + 1
     rewrite(path, arrays)
     with pytest.raises(UserError, match="sha256"):
@@ -129,12 +129,14 @@ def test_the_licence_is_that_of_the_card_beside_the_weights(tmp_path):
 
 
 def test_another_run_begins_with_it(run, tmp_path):
-    alone = shutil.copy(run / learnt.FILE, tmp_path / "digits.safetensors")
+    alone = shutil.copy(run / model_file.FILE, tmp_path / "digits.safetensors")
     config = runs.config(train={"steps": 1, "start": str(alone)})
     config.optim.update(lr=0.0)
     result = fit(config, tmp_path / "second")
     assert result["start"] == {"run": str(alone), "step": 12, "left_out": []}
-    before, after = (learnt.read_arrays(f) for f in (alone, tmp_path / "second" / learnt.FILE))
+    before, after = (
+        model_file.read_arrays(f) for f in (alone, tmp_path / "second" / model_file.FILE)
+    )
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)
 
@@ -143,11 +145,11 @@ def test_a_run_is_no_backbone(run):
     from vpjax import load_backbone
 
     with pytest.raises(UserError, match="load_run"):
-        load_backbone(str(run / learnt.FILE))
+        load_backbone(str(run / model_file.FILE))
 
 
 def test_a_file_evaluates_data_that_it_is_given(run):
-    found = load_run(run / learnt.FILE)
+    found = load_run(run / model_file.FILE)
     with pytest.raises(UserError, match="Give data"):
         found.evaluate()
     numbers = found.evaluate((IMAGES, np.array([0, 1, 2, 3, 4])))
