@@ -25,10 +25,13 @@ if TYPE_CHECKING:
         options_of,
     )
     from vpjax.runs.api import fit
+    from vpjax.runs.callbacks import Callback
     from vpjax.runs.run import Prediction, Run, load_run
+    from vpjax.runs.share import pull_run, push_run
     from vpjax.weights.catalog import list_weights
 
 __all__ = [
+    "Callback",
     "Prediction",
     "Run",
     "UserError",
@@ -42,8 +45,11 @@ __all__ = [
     "load_run",
     "options_of",
     "preprocess",
+    "pull_run",
+    "push_run",
 ]
 _MODULES = {
+    "Callback": "runs.callbacks",
     "Prediction": "runs.run",
     "Run": "runs.run",
     "UserError": "core.errors",
@@ -57,6 +63,8 @@ _MODULES = {
     "load_run": "runs.run",
     "options_of": "models.create",
     "preprocess": "data.preprocess",
+    "pull_run": "runs.share",
+    "push_run": "runs.share",
 }
 
 

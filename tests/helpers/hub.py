@@ -1,5 +1,9 @@
-"""A hub on this machine, which answers huggingface_hub's client as the real one does."""
+"""A hub on this machine, which answers huggingface_hub's client as the real one does.
 
+It takes uploads too, of small files.
+"""
+
+import base64
 import contextlib
 import hashlib
 import json
@@ -8,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from huggingface_hub import constants
 
 COMMIT = "c0ffee0" * 5 + "c0ffe"
 
@@ -34,6 +40,42 @@ def serve(models: Path, gated: str = "") -> Iterator[tuple[str, list[str]]]:
                 self.file(models / m[1] / m[2])
             else:
                 self.refuse("EntryNotFound")
+
+        def do_POST(self):
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                body = b"".join(iter(self.chunk, b""))
+            else:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = self.path.partition("?")[0]
+            if path == "/api/validate-yaml":
+                return self.answer(json.dumps({"errors": [], "warnings": []}).encode())
+            if path == "/api/repos/create":
+                asking = json.loads(body)
+                name = "/".join(filter(None, (asking.get("organization"), asking["name"])))
+                if name == gated:
+                    return self.refuse("GatedRepo", 403)
+                (models / name).mkdir(parents=True, exist_ok=True)
+                return self.answer(
+                    json.dumps({"url": f"http://{self.headers['Host']}/{name}"}).encode()
+                )
+            m = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
+            if m[2] == "preupload":
+                files = [f["path"] for f in json.loads(body)["files"]]
+                whole = {"uploadMode": "regular", "shouldIgnore": False}
+                return self.answer(
+                    json.dumps({"files": [{"path": f} | whole for f in files]}).encode()
+                )
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    (models / m[1] / line["value"]["path"]).write_bytes(content)
+            url = f"http://{self.headers['Host']}/{m[1]}/commit/{COMMIT}"
+            return self.answer(json.dumps({"commitUrl": url, "commitOid": COMMIT}).encode())
+
+        def chunk(self):
+            found = self.rfile.read(int(self.rfile.readline(), 16))
+            self.rfile.readline()
+            return found
 
         def api(self, name, rest):
             if name == gated:
@@ -66,7 +108,7 @@ def serve(models: Path, gated: str = "") -> Iterator[tuple[str, list[str]]]:
             for key, value in headers.items():
                 self.send_header(key, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
         def refuse(self, code, status=404):
@@ -87,6 +129,15 @@ def serve(models: Path, gated: str = "") -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def use(monkeypatch, address: str, cache: Path) -> None:
+    """Let the hub's client use another address and another cache."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
 
 
 def digest(path: Path) -> str:

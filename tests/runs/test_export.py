@@ -1,53 +1,18 @@
 """What `export` writes: every family comes back with the same features, or is refused."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 import vpjax
+from tests.helpers.made_runs import FAMILIES, VIT, run_of
 from vpjax.core.errors import UserError
-from vpjax.models.partition import merge, partition
 from vpjax.runs import export
-from vpjax.runs.run import Run
-
-SWIN = {"image_size": 32, "window": 2, "embed_dim": 4, "depths": (2, 1), "heads": (1, 2)}
-NEXT = {"image_size": 32, "dims": (4, 8), "depths": (1, 1)}
-VIT = {"variant": "Ti/8", "image_size": 16, "dim": 8, "mlp_dim": 16, "heads": 2, "depth": 2}
-FAMILIES = {
-    "vit": ("vit.ViT", VIT),
-    "mae": ("vit.MAE", VIT),
-    "swin": ("swin.Swin", SWIN),
-    "swin_v2": ("swin_v2.SwinV2", SWIN),
-    "convnext": ("convnext.ConvNeXt", NEXT),
-    "convnext_v2": ("convnext.ConvNeXt", NEXT | {"grn": True}),
-    "resnet": ("resnet.ResNet", {"image_size": 32, "widths": (4, 8), "depths": (1, 1)}),
-}
-
-
-def run_of(name, options, method="finetune.Full", **more):
-    """A run whose model has random numbers everywhere, running averages included."""
-    backbone = vpjax.load_backbone(name, "", preset="imagenet", **options)
-    parts = partition(vpjax.create_model(backbone, method, num_classes=3, **more))
-    random = np.random.default_rng(0)
-    draw = lambda part: {n: random.uniform(0.1, 0.5, v.shape) for n, v in part.items()}  # noqa: E731
-    new = lambda part: {n: np.float32(v) for n, v in draw(part).items()}  # noqa: E731
-    parts = parts._replace(trainable=new(parts.trainable), stats=new(parts.stats))
-    run = Run.__new__(Run)
-    run.folder = "runs/mine"
-    run.config = ConfigDict(
-        {"backbone": {"name": name, "weights": "first.npz"}, "method": {"name": method}}
-    )
-    run._built = types.SimpleNamespace(parts=parts)
-    run._state = types.SimpleNamespace(trainable=parts.trainable, stats=parts.stats)
-    return run, merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
 
 
 def exported(monkeypatch, run, target):
-    monkeypatch.setattr(export, "load_run", lambda folder: run)
+    monkeypatch.setattr(export, "load_run", lambda folder, **how: run)
     return export.export_run(target.parent, target)
 
 
@@ -88,3 +53,25 @@ def test_google_s_names_are_for_plain_vits(monkeypatch, tmp_path, family):
     run, _ = run_of(*FAMILIES[family])
     with pytest.raises(UserError, match="Give a target that ends in"):
         exported(monkeypatch, run, tmp_path / "mine.npz")
+
+
+def test_a_file_that_computes_something_else_is_not_left(monkeypatch, tmp_path):
+    run, _ = run_of("vit.ViT", VIT)
+    save = export.google.save
+    wrong = lambda file, arrays: save(file, arrays | {"norm/bias": arrays["norm/bias"] + 1})  # noqa: E731
+    monkeypatch.setattr(export.google, "save", wrong)
+    with pytest.raises(UserError, match="computes something else than the run"):
+        exported(monkeypatch, run, tmp_path / "mine.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_format_is_said_by_the_ending_or_asked_for(tmp_path):
+    assert export.format_of(tmp_path / "a.stablehlo", "") == "stablehlo"
+    assert export.format_of(tmp_path / "a", "timm") == "timm"
+    for name, form, says in (
+        ("a", "", "Give --format: google"),
+        ("a.npz", "tim", "Did you mean 'timm'"),
+        ("a.bin", "google", r"ends in \.npz, not a\.bin"),
+    ):
+        with pytest.raises(UserError, match=says):
+            export.format_of(tmp_path / name, form)

@@ -57,7 +57,7 @@ def test_what_cannot_be_extended_is_refused_and_stays(tmp_path):
 
 
 def trainable(folder, **options):
-    parts = load_run(folder, **options)._parts
+    parts = load_run(folder, **options).parts
     return {n: np.asarray(v) for n, v in parts.trainable.items()}
 
 

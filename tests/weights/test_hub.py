@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from huggingface_hub import constants
 
-from tests.helpers.hub import COMMIT, serve
+from tests.helpers.hub import COMMIT, serve, use
 from vpjax.core.errors import UserError
 from vpjax.weights import hub
 from vpjax.weights.download import fetch
@@ -126,10 +126,7 @@ def online(tmp_path, cache, monkeypatch):
     """A hub with models; yields their folder and the files that were asked for."""
     models = tmp_path / "models"
     with serve(models, gated="lab/gated") as (address, asked):
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        use(monkeypatch, address, cache)
         yield models, asked
 
 
@@ -147,8 +144,8 @@ def test_what_the_cache_lacks_is_fetched_once(online, cache):
     model(models, "lab/net", *many)
     found = hub.weights_in("lab/net")
     assert found.startswith(str(cache)) and found.endswith("/model.safetensors")
-    assert sorted(asked) == ["config.json", "model.safetensors"]
-    assert hub.weights_in("hf-hub:lab/net") == found and len(asked) == 2
+    assert sorted(asked) == ["README.md", "config.json", "model.safetensors"]
+    assert hub.weights_in("hf-hub:lab/net") == found and len(asked) == 3
 
 
 def test_shards_are_fetched_all(online):

@@ -281,12 +281,12 @@ class WindowAttention(Attention):
         cells = math.prod(self.windows.grid)
         bias = self.bias(q.shape[1] - cells, k.shape[1] - cells)
         y = attention(*(self.scatter(x) for x in (q, k, v)), bias=bias)  # (B W) (P + T) N d
-        return self.gather(y, len(q))
+        return self.gather(y, q.shape[0])
 
     def scatter(self, x: Float[Array, "B L N d"]) -> Float[Array, "BW M N d"]:
         """Divide cells into W windows of T cells, each after a copy of the other tokens."""
         grid = self.windows.grid
-        batch, others = len(x), x.shape[1] - math.prod(grid)
+        batch, others = x.shape[0], x.shape[1] - math.prod(grid)
         own = self.windows.divide(x[:, others:].reshape(batch, *grid, *x.shape[2:]))  # B W T N d
         shape = (*own.shape[:2], others, *x.shape[2:])
         # The reference copies window by window to windows that are ordered image by image.

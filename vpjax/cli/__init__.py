@@ -27,6 +27,8 @@ from vpjax.cli import (
     predict,
     prepare_data,
     published,
+    pull,
+    push,
     report,
     train,
     tune,
@@ -52,6 +54,8 @@ COMMANDS: dict[str, ModuleType] = {
     "class-embeddings": class_embeddings,
     "convert": convert,
     "export": export,
+    "push": push,
+    "pull": pull,
     "prepare-data": prepare_data,
     "convert-inat": convert_inat,
 }

@@ -1,4 +1,4 @@
-"""Write a trained run's backbone as a file of weights."""
+"""Write a trained run for other programs: weights, or a program with all inside."""
 
 import argparse
 
@@ -10,9 +10,16 @@ EXAMPLE = "export --workdir runs/digits_pretrain digits_vit.npz"
 
 def add_flags(parser: flags.Parser) -> None:
     """Add this command's flags."""
-    text = "file to write: .npz with Google's names (ViT), .safetensors with vpjax's own"
+    text = "file, or for timm and transformers a folder, to write"
     parser.add_argument("target", metavar="TARGET", type=flags.folder, help=text)
     flags.add_workdir(parser, "folder of the run", required=True)
+    text = (
+        "google (.npz, a ViT), vpjax (.safetensors), timm, transformers, stablehlo; default: by "
+        "the ending of TARGET"
+    )
+    parser.add_argument("--format", default="", metavar="FORMAT", help=text)
+    text = "where the frozen weights lie now; default: where they were"
+    parser.add_argument("--weights", default="", metavar="WEIGHTS", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -21,4 +28,4 @@ def run(arguments: argparse.Namespace) -> None:
     from vpjax.runs.export import export_run
 
     process.start()
-    export_run(arguments.workdir, arguments.target)
+    export_run(arguments.workdir, arguments.target, arguments.format, arguments.weights)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,30 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder, which is renamed to `path` when the block ends.
+
+    If the process is killed or the block raises, there is no folder `path`.
+
+    Raises:
+        UserError: if there is something at `path` already, but for an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already. Give a folder that does not, or an empty one.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {path.absolute().parent}. Create it first.")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rmdir()
+        os.replace(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

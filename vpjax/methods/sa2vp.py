@@ -118,7 +118,7 @@ class SA2VP(Method):
         own = (x[:, : backbone.num_prefix_tokens],) if backbone.num_prefix_tokens else ()
         prompt, rate = backbone.add_positions(patches, ctx, *own), getattr(backbone, "dropout", 0.0)
         if ctx.key is not None and rate:
-            prompt = _repeat_over_batch(prompt, len(images))
+            prompt = _repeat_over_batch(prompt, images.shape[0])
         x = ctx.branch("prompt").backbone_dropout(prompt.x, rate, "embed")
         return image, dataclasses.replace(prompt, x=x)
 
@@ -126,7 +126,7 @@ class SA2VP(Method):
         """Apply a layer to both streams, and let one receive from the other."""
         image, prompt = state
         if _differs_by_image(layer, ctx):
-            prompt = _repeat_over_batch(prompt, len(image.x))
+            prompt = _repeat_over_batch(prompt, image.x.shape[0])
         before = (image, prompt)
         after, heads = self.apply_layer(layer, before, ctx)
         if ctx.layer not in self.at:
@@ -237,7 +237,7 @@ class SA2VP(Method):
         deep = self.deep[str(ctx.layer)]
         prompt = dataclasses.replace(like, x=deep.prompt(like.x.dtype)[None])
         if _differs_by_image(layer, ctx) and not self.shared_dropout:
-            prompt = _repeat_over_batch(prompt, len(like.x))
+            prompt = _repeat_over_batch(prompt, like.x.shape[0])
         x = self.apply_to_prompts(layer, prompt, ctx.branch("deep")).x
         return x * deep.weight[...].astype(x.dtype)
 

@@ -102,14 +102,14 @@ class Side(Method):
         x = images
         edges = tuple(max(SMALLEST, edge) for edge in x.shape[1:3])
         if edges != x.shape[1:3]:
-            x = jax.image.resize(x, (len(x), *edges, x.shape[3]), "linear").astype(x.dtype)
+            x = jax.image.resize(x, (x.shape[0], *edges, x.shape[3]), "linear").astype(x.dtype)
         for conv, (_, stride, padding, pool, _) in zip(self.convs, CONVS, strict=True):
             x = jax.nn.relu(conv(x, stride, padding))
             if pool:
                 x = nnx.max_pool(x, (3, 3), (2, 2))
         rows, columns = (jnp.asarray(_bins(size), x.dtype) for size in x.shape[1:3])
         x = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x)  # B 6 6 C
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         return x @ self.projection[...].astype(x.dtype)
 
     def _load(self, where: str) -> None:

@@ -228,7 +228,7 @@ class VPT(_Prompted):
         """Apply a layer with its prompts as extra keys and values, or inserted if they stay."""
         if ctx.layer not in self.at:
             return super().step(layer, tokens, ctx)
-        prompt = self.prompt(len(tokens.x), ctx)
+        prompt = self.prompt(tokens.x.shape[0], ctx)
         if self.overwrites and ctx.layer == self.at[0]:
             tokens = _without_patches(tokens, self.num_tokens)
         if ctx.layer == self.inserted_at:

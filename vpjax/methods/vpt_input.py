@@ -64,7 +64,7 @@ class Add(_Prompted):
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
         """Apply a layer to the sum of its input and its prompts."""
         if ctx.layer in self.at:
-            prompt = self.prepare(self.prompts[str(ctx.layer)][...], len(tokens.x), ctx)
+            prompt = self.prepare(self.prompts[str(ctx.layer)][...], tokens.x.shape[0], ctx)
             tokens = dataclasses.replace(tokens, x=tokens.x + prompt.astype(tokens.x.dtype))
         return super().step(layer, tokens, ctx)
 
@@ -152,7 +152,7 @@ class Pad(Method):
 
     def start(self, backbone: Backbone, images: Float[Array, "B H W C"], ctx: Context) -> Tokens:
         """Return the tokens of the framed images."""
-        batch, n = len(images), self.width
+        batch, n = images.shape[0], self.width
         parts = [_normalised(p[...], self.pixel_init) for p in (self.rows, self.columns)]
         rows, columns = (jnp.broadcast_to(p.astype(images.dtype), (batch, *p.shape)) for p in parts)
         images = jnp.concatenate([columns[:, :, :n], images, columns[:, :, n:]], axis=2)

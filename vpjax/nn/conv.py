@@ -119,7 +119,7 @@ def to_map(tokens: Tokens, extra_kv: Array | None = None) -> Float[Array, "B h w
             "a convolutional layer was given prompts as tokens, which need attention. Use prompts "
             "in pixels, or a transformer."
         )
-    return tokens.x.reshape(len(tokens.x), *tokens.grid, -1)
+    return tokens.x.reshape(tokens.x.shape[0], *tokens.grid, -1)
 
 
 def to_tokens(x: Float[Array, "B h w D"]) -> Tokens:

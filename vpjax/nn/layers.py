@@ -405,7 +405,7 @@ class PatchEmbed(nnx.Module):
 
 
 def _join(extra_kv: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
-    extra_kv = jnp.broadcast_to(extra_kv, (len(own), *extra_kv.shape[-3:]))
+    extra_kv = jnp.broadcast_to(extra_kv, (own.shape[0], *extra_kv.shape[-3:]))
     return jnp.concatenate([extra_kv, own], axis=1)  # B (P + L) N d
 
 

@@ -63,7 +63,7 @@ def local_attention(
     """
     check(variant, form)
     heads = q.shape[2:]
-    q = jnp.broadcast_to(q, (len(k), *q.shape[1:]))
+    q = jnp.broadcast_to(q, (k.shape[0], *q.shape[1:]))
     if variant == "acc":
         q, k, v = (x.reshape(*x.shape[:2], 1, -1) for x in (q, k, v))
     call = _dense if form == "dense" or q.shape[1] < k.shape[1] else _rows
@@ -105,14 +105,14 @@ def _rows(q: Array, k: Array, v: Array, grid: tuple[int, int], ring: bool) -> Ar
     seen = np.stack([seen[y, :, y : y + 3].reshape(w, 3 * w) for y in range(h)])
 
     def three(x):  # the rows around each row: (B h) 3w N d
-        x = x[:, extra:].reshape(len(x), h, w, *x.shape[2:])
+        x = x[:, extra:].reshape(x.shape[0], h, w, *x.shape[2:])
         x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
         x = jnp.concatenate([x[:, y : y + h] for y in range(3)], axis=2)
         return x.reshape(-1, 3 * w, *x.shape[3:])
 
     own = q[:, extra:].reshape(-1, w, *q.shape[2:])
     y = _masked(own, three(k), three(v), seen, 9 - seen.sum(-1) if ring else None)
-    return jnp.concatenate([first, y.reshape(len(q), h * w, *y.shape[2:])], axis=1)
+    return jnp.concatenate([first, y.reshape(q.shape[0], h * w, *y.shape[2:])], axis=1)
 
 
 def _masked(
@@ -130,4 +130,6 @@ def _masked(
             bias = np.concatenate([bias, np.log(outside)[..., None]], axis=-1)
         k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (k, v))
     bias = jnp.asarray(bias, jnp.float32)[:, None]  # W 1 L S
-    return attention(q, k, v, bias=jnp.broadcast_to(bias, (len(bias), q.shape[2], *bias.shape[2:])))
+    return attention(
+        q, k, v, bias=jnp.broadcast_to(bias, (bias.shape[0], q.shape[2], *bias.shape[2:]))
+    )

@@ -26,6 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Integer
 
 CHUNK_SIZE = 2**23  # similarities of a chunk, and elements of its prompts: 32 MB
+SOME_IMAGES = 64  # of a batch whose size is not known
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -51,7 +52,7 @@ def max_similarity(
         mesh: whose axis "model" the classes are split over, if it has one.
     """
     data, model = PartitionSpec("data"), PartitionSpec("model")
-    call = lambda f, o, t: _max_similarity(f, o, t, classes_per_chunk(chunk, len(f), *o.shape))  # noqa: E731
+    call = lambda f, o, t: _max_similarity(f, o, t, _chunk_of(chunk, f, o))  # noqa: E731
     call = _split(call, mesh, (data, model, model), PartitionSpec("data", "model"))
     return call(features, offsets, jax.lax.stop_gradient(text))
 
@@ -179,6 +180,12 @@ def _product(form, a, b):
     return jnp.einsum(form, a, b, precision=HIGHEST, preferred_element_type=jnp.float32)
 
 
+def _chunk_of(chunk, features, offsets):
+    # The number of images is a symbol where a program of any batch size is exported.
+    images = features.shape[0] if isinstance(features.shape[0], int) else SOME_IMAGES
+    return classes_per_chunk(chunk, images, *offsets.shape)
+
+
 def _is_new(at, chunk):
     """Return which classes of the chunk that begins at `at` were in no chunk before."""
     return jnp.arange(chunk) + at >= -(-at // chunk) * chunk
@@ -206,7 +213,7 @@ def _max_similarity(features, offsets, text, chunk):
         winner = scores.argmax(1).astype(index_type)
         return (put(best, scores.max(1), at), put(index, winner, at)), None
 
-    shape = (classes, len(features))
+    shape = (classes, features.shape[0])
     start = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, index_type)
     best, index = jax.lax.scan(step, start, _chunk_starts(classes, chunk))[0]
     return best.T, index.T

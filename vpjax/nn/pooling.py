@@ -45,7 +45,7 @@ class AttentionPool(nnx.Module):
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B D"]:
         probe = self.probe[...].astype(x.dtype)
-        q = over_batch(self.attn.query(probe).reshape(1, -1), len(x))
-        q = q.reshape(len(x), 1, *self.attn.query.kernel.shape[1:])  # B 1 N d
+        q = over_batch(self.attn.query(probe).reshape(1, -1), x.shape[0])
+        q = q.reshape(x.shape[0], 1, *self.attn.query.kernel.shape[1:])  # B 1 N d
         y = self.attn.out(attention(q, self.attn.key(x), self.attn.value(x)))  # B 1 D
         return jnp.squeeze(y + self.mlp(self.norm(y), EVALUATION), axis=1)

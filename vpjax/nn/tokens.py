@@ -38,7 +38,7 @@ class Tokens:
             prompts: P D, repeated over the batch, or B P D; cast to the dtype of the tokens.
             at: a position among the prefix tokens, 0 to `num_prefix_tokens`.
         """
-        p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
+        p = over_batch(prompts, self.x.shape[0]).astype(self.x.dtype)
         x = jnp.concatenate([self.x[:, :at], p, self.x[:, at:]], axis=1)  # B (L + P) D
         return dataclasses.replace(self, x=x, num_prefix_tokens=self.num_prefix_tokens + p.shape[1])
 
@@ -49,7 +49,7 @@ class Tokens:
             prompts: P D, repeated over the batch, or B P D; cast to the dtype of the tokens.
             at: position of the first token that is replaced.
         """
-        p = over_batch(prompts, len(self.x)).astype(self.x.dtype)
+        p = over_batch(prompts, self.x.shape[0]).astype(self.x.dtype)
         return dataclasses.replace(self, x=jax.lax.dynamic_update_slice_in_dim(self.x, p, at, 1))
 
     def first(self, count: int | None) -> "Tokens":

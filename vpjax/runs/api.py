@@ -5,7 +5,7 @@ run.predict(new_images).labels
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vpjax.models.partition import partition
 from vpjax.runs import config as configs
 from vpjax.runs import defaults
 from vpjax.runs import fit as running
+from vpjax.runs.callbacks import Callback
 from vpjax.runs.experiment import BY_HAND
 from vpjax.runs.given import given_model
 from vpjax.runs.run import Run, load_run
@@ -45,6 +46,7 @@ def fit(
     lr: float | None = None,
     seed: int | None = None,
     changes: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a model and return the run.
 
@@ -64,6 +66,7 @@ def fit(
         lr: peak learning rate of AdamW; 0.01, or 0.001 where over a tenth of the model trains.
         seed: of the order of images and all randomness while training; 0.
         changes: to any other key of the config, such as {"optim": {"weight_decay": 0.05}}.
+        callbacks: told what happens while the run trains, see `vpjax.runs.callbacks`.
 
     Raises:
         UserError: for arguments, data or weights that do not fit.
@@ -79,13 +82,13 @@ def fit(
                 f"{extra[0]!r} is given beside a config, which contains it. Change it there, or in "
                 "`changes`."
             )
-        running.fit(configs.merged(model, changes or {}), folder)
+        running.fit(configs.merged(model, changes or {}), folder, callbacks=callbacks)
         return load_run(folder)
     sources, names = open_data(data, train, val, test)
     config = make_config(model, names, len(sources["train"]), **options)
     config = configs.merged(config, changes or {})
     check_model(model, sources["train"], config.seed)
-    running.fit(config, folder, sources=sources, given=given_model(model))
+    running.fit(config, folder, sources=sources, given=given_model(model), callbacks=callbacks)
     return load_run(folder, backbone=model.backbone)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
-from vpjax.core.files import local_folder
-from vpjax.runs import recorded
+from vpjax.runs import config as configs
+from vpjax.runs import model_file, recorded
+from vpjax.runs.addresses import run_folder
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.restore import checkpoint_place
 from vpjax.train import sharding
@@ -80,9 +81,8 @@ def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
     """Return the folder of another run, what it has learnt, and its step."""
     config = experiment.config
     where, _, checkpoint = config.train.start.partition("#")
-    folder = local_folder(where)
+    folder = run_folder(where)
     before = recorded.load(folder)
-    path, step = checkpoint_place(folder, checkpoint or before.train.select)
 
     def check(meta: Mapping[str, Any]) -> None:
         pairs = {
@@ -97,8 +97,13 @@ def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
                     "Start from a run of the same method and backbone."
                 )
 
-    with contextlib.closing(Checkpoints(path)) as checkpoints:
-        found, meta = checkpoints.read_weights(check, step)
+    file = model_file.find(folder)
+    if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
+        found, meta = learnt_weights(file, experiment.state.stats, check)
+    else:
+        path, step = checkpoint_place(folder, checkpoint or before.train.select)
+        with contextlib.closing(Checkpoints(path)) as checkpoints:
+            found, meta = checkpoints.read_weights(check, step)
     return folder, found, meta["step"]
 
 
@@ -135,6 +140,30 @@ def _check_frozen(path: Path, name: str, there: np.ndarray, here: np.ndarray) ->
         f"train.start: what {path} holds was learnt with another {what}; {name} differs. Give the "
         "run the data, weights and options of the file."
     )
+
+
+def learnt_weights(
+    file: Path, stats: Collection[str], check: Callable[[Mapping[str, Any]], None]
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Return what a model.safetensors holds, as `Checkpoints.read_weights` does.
+
+    Args:
+        file: of the run.
+        stats: names of running averages.
+        check: called with the metadata before any array is read.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    facts = model_file.read_facts(file)
+    config = configs.flat(configs.from_json(facts["config"]))
+    check({"config": config, "backbone": facts["identity"]})
+    arrays = model_file.read_arrays(file)
+    parts = {
+        "trainable": {n: a for n, a in arrays.items() if n not in stats},
+        "stats": {n: a for n, a in arrays.items() if n in stats},
+    }
+    return parts, {"step": facts["metrics"]["step"]}
 
 
 def _shape(array: Any) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import read_json, write_json
 from vpjax.data.class_names import named
 from vpjax.data.source import Source
+from vpjax.runs import model_file
 
 READ = 200_000  # training examples that may be read only to count their labels
 
@@ -73,6 +74,8 @@ def read_classes(folder: Path) -> ClassInfo:
         UserError: if it is missing.
     """
     found = read_json(folder / "classes.json")
+    if found is None and (file := model_file.find(folder)):
+        found = model_file.read_facts(file)["class_info"]
     if found is None:
         raise UserError(
             f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "

@@ -151,14 +151,19 @@ def load(path: Path) -> ConfigDict:
         UserError: if the file is missing or no JSON.
     """
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
-    except FileNotFoundError as e:
+        return from_json(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError) as e:
         raise UserError(
             f"{path} does not exist, so {path.parent} is no run of vpjax. Train first, or give the "
             "--workdir of a run."
         ) from e
     except json.JSONDecodeError as e:
         raise UserError(f"{path} is no valid JSON ({e}). Restore it from a copy.") from e
+
+
+def from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """Return the config whose JSON values these are: lists become tuples again."""
+    return ConfigDict(_tuples(values))
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

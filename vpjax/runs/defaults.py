@@ -126,6 +126,8 @@ def get_config() -> ConfigDict:
         False  # True: repeat published code where it differs from its paper
     )
 
+    # Where numbers go beside the run's files: "tensorboard", "wandb", "mlflow"; docs/loggers.md.
+    config.loggers = ()
     config.curves = True  # curves.png at the end of a run
     config.draw = True  # pictures at the end of a run: seconds each, see docs/pictures.md
     config.study = study()

@@ -34,6 +34,7 @@ from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
 from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
+from vpjax.runs import loggers
 from vpjax.runs.classes import ClassInfo, classes_of, training_counts
 from vpjax.runs.config import NOT_OPTIONS
 from vpjax.runs.inputs import ImageInputs, LoaderSettings
@@ -522,6 +523,7 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
     """
     data = config.data if sources is None else {s: s if s in sources else "" for s in SPLITS}
     check_dtype(config)
+    loggers.check(config.loggers)
     if config.train.loss not in losses.LOSSES:
         raise unknown("train.loss", config.train.loss, losses.LOSSES)
     if config.train.class_weights not in losses.CLASS_WEIGHTS:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,17 @@ from vpjax.core.files import read_json, write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
-from vpjax.runs import places, summary, workdir
+from vpjax.runs import config as configs
+from vpjax.runs import loggers, model_file, places, summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
+from vpjax.runs.callbacks import Callback, Several, Start
 from vpjax.runs.classes import write_classes
 from vpjax.runs.evaluate import diverged, evaluate_metrics
 from vpjax.runs.experiment import Experiment, GivenModel, held, prepare
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.history import Metrics
+from vpjax.runs.keep import write_learnt
 from vpjax.runs.program import compiled
 from vpjax.runs.restore import (
     checkpoint_metadata,
@@ -63,6 +66,7 @@ def fit(
     sources: Mapping[str, Source] | None = None,
     given: GivenModel | None = None,
     extend: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train in a folder, or go on with a run that was interrupted; write and return the result.
 
@@ -76,6 +80,7 @@ def fit(
         sources: the data by split; None: those that `config.data` names.
         given: the model; None: it is built from the config.
         extend: whether a run in the folder goes on although it is to be longer now.
+        callbacks: told what happens, as the loggers of `config.loggers` are.
 
     Returns:
         What result.json holds: metrics by split ("test_accuracy" ..., percent), number of
@@ -108,21 +113,34 @@ def fit(
             startup.record("choice")
         summary.log_opening(experiment)
         rows = padded_rows(config, experiment.classes.names)
-        with (
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
-            contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,
-            StopSignal() as signals,
-        ):
-            state, early, begun = train(experiment, own, last, best, signals, startup)
-            state, facts = selected_state(experiment, state, best)
-        facts |= begun | {"startup": startup.facts()}
-        if extended := read_json(own / workdir.EXTENDED):
-            facts["extended"] = extended
-        seconds = time.perf_counter() - begin
-        result, predictions = conclude(experiment, state, early, own, seconds, **facts)
+        told = Several([*loggers.make(config.loggers), *callbacks])
+        with ending(told):
+            with (
+                contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
+                contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,
+                StopSignal() as signals,
+            ):
+                state, early, begun = train(experiment, own, last, best, signals, startup, told)
+                state, facts = selected_state(experiment, state, best)
+            facts |= begun | {"startup": startup.facts()}
+            if extended := read_json(own / workdir.EXTENDED):
+                facts["extended"] = extended
+            seconds = time.perf_counter() - begin
+            result, predictions = conclude(experiment, state, early, own, seconds, **facts)
+            told.on_end(result)
         if finish is not None:
             finish(experiment, state, own, predictions)
         return result
+
+
+@contextlib.contextmanager
+def ending(told: Several) -> Iterator[None]:
+    """Tell callbacks that a run was interrupted or failed, where the block raises."""
+    try:
+        yield
+    except BaseException:
+        told.on_end(None)
+        raise
 
 
 def train(
@@ -132,6 +150,7 @@ def train(
     best: Checkpoints,
     signals: StopSignal,
     startup: Startup,
+    told: Callback,
 ) -> tuple[step.State, EarlyStopping, dict[str, Any]]:
     """Run the training loop, from the newest checkpoint to the last step.
 
@@ -142,6 +161,7 @@ def train(
         best: checkpoints of the best evaluations.
         signals: the run stops at the next step after one.
         startup: records how long the first step takes.
+        told: callbacks.
 
     Returns:
         The state after the last step, the record of the best evaluation, and what to say of the
@@ -169,6 +189,7 @@ def train(
     places.save(config, folder)
     write_classes(experiment.classes._replace(counts=experiment.counts), folder)
     startup.record("open")
+    told.on_start(Start(folder, configs.flat(config), start, plan.steps))
     if start >= plan.steps or early.stop:
         return state, early, begun
 
@@ -197,13 +218,16 @@ def train(
                 numbers, recent = average_metrics(recent, now), []
                 lr = optim.learning_rate(experiment.rate, state.opt, now - 1)
                 metrics.write(now, numbers | {"lr": lr})
+                told.on_step(now, numbers | {"lr": float(lr)})
                 log.debug("step      %d of %d: %s", now, plan.steps, summary.values(numbers, lr=lr))
                 done = now, numbers
             if now in evaluate_at:
                 improved = True
                 if "val" in experiment.sources:
                     values = evaluate_metrics(experiment, state, "val")
-                    metrics.write(now, {f"val_{k}": v for k, v in values.items() if k != "count"})
+                    named = {f"val_{k}": v for k, v in values.items() if k != "count"}
+                    metrics.write(now, named)
+                    told.on_evaluation(now, named)
                     done = now, numbers | {f"val_{metric}": values[metric]}
                     log.debug("val       after step %d: %s", now, summary.values(values))
                     improved = early.better(values[metric], now)
@@ -296,6 +320,9 @@ def conclude(
     if "val" in experiment.sources:
         result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
     result |= summary.result_facts(experiment) | facts
+    numbers, file = summary.metrics_of(result), folder / model_file.FILE
+    classes = experiment.classes._replace(counts=experiment.counts)
+    write_learnt(experiment.config, classes, experiment, state, numbers, file)
     result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
     write_json(folder / "result.json", result)
     log.info("%s", summary.one_line(result))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
@@ -132,6 +132,20 @@ class Predictor:
     def _compiled(self) -> dict[tuple, Callable]:
         return {}
 
+    def on(self, images: Num[np.ndarray, "B H W C"]) -> tuple[dict[str, jax.Array], float]:
+        """Return logits and features of resized images, and the seconds it took to compile.
+
+        Args:
+            images: of the model's size, values 0 to 255.
+        """
+        weights, batch = self.parts[1:], {"image": jnp.asarray(images)}
+        key, seconds = (batch["image"].shape, batch["image"].dtype), 0.0
+        if key not in self._compiled:
+            begin = time.perf_counter()
+            self._compiled[key] = self._forward.lower(*weights, batch).compile()
+            seconds = time.perf_counter() - begin
+        return self._compiled[key](*weights, batch), seconds
+
     def outputs(self, source: Source, batch_size: int = BATCH) -> Iterator[Batch]:
         """Yield logits and features of a source's images, batch by batch, without broken ones.
 
@@ -139,19 +153,11 @@ class Predictor:
             source: of images, "forgiving" or not.
             batch_size: images that are computed at once.
         """
-        weights = (self.parts.trainable, self.parts.stats, self.parts.frozen)
         begin = time.perf_counter()
         for batch in readable_batches(self.loader(source, batch_size)):
-            images = {"image": jnp.asarray(batch["image"])}
-            key = images["image"].shape, images["image"].dtype
-            if key not in self._compiled:
-                start = time.perf_counter()
-                self._compiled[key] = self._forward.lower(*weights, images).compile()
-                begin += time.perf_counter() - start
-            mask = batch["mask"]
-            values = {
-                k: np.asarray(v)[mask] for k, v in self._compiled[key](*weights, images).items()
-            }
+            mask, (out, compiling) = batch["mask"], self.on(batch["image"])
+            values = {k: np.asarray(v)[mask] for k, v in out.items()}
+            begin += compiling
             now = time.perf_counter()
             yield Batch(batch["index"][mask], values, now - begin)
             begin = now

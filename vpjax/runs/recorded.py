@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
-from vpjax.runs import defaults, effect, places
+from vpjax.runs import defaults, effect, model_file, places
 
 # Keys that an evaluation may change; all of a section where a name ends in a point.
 CHANGEABLE = ("data.", "mesh.", "backbone.weights", "train.batch_size", "attention", "dtype")
@@ -28,13 +28,15 @@ def load(folder: Path, told: Sequence[str] = ()) -> ConfigDict:
     """Return the config of a run, complete, with the files it names where they lie now.
 
     Args:
-        folder: of the run.
+        folder: of the run; or its model.safetensors alone, which holds the config too.
         told: keys that the user gives anew, see `vpjax.runs.places.found`.
 
     Raises:
         UserError: if there is no run, or its config has keys that this version does not know.
     """
     path = folder / "config.json"
+    if not path.exists() and (file := model_file.find(folder)):
+        return complete(configs.from_json(model_file.read_facts(file)["config"]), file)
     return places.found(complete(configs.load(path), path), folder, told)
 
 

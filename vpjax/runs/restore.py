@@ -1,6 +1,7 @@
 """From a run's folder back to its state, with a check that the frozen weights are the same."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,13 @@ from ml_collections import ConfigDict
 from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
+from vpjax.runs import model_file
 from vpjax.runs.experiment import Experiment
 from vpjax.train.checkpoint import (
     Checkpoints,
     checkpoint_items,
     described,
+    padded_as,
     without_padding,
 )
 from vpjax.train.early_stopping import EarlyStopping
@@ -56,10 +59,12 @@ def padded_rows(config: ConfigDict, classes: Sequence[str]) -> dict[str, int]:
 
 
 def selected_state(folder: Path, like: State, record: Record, checkpoint: str = "") -> State:
-    """Return the state of a run's checkpoint, without the optimizer's.
+    """Return the state of a run's checkpoint, or else of model.safetensors.
+
+    The state is without the optimizer's.
 
     Args:
-        folder: of the run.
+        folder: of the run; or its model.safetensors.
         like: a state of the same shapes.
         record: what the checkpoint must agree with.
         checkpoint: "last", "best", or a step; "": the one that `train.select` names.
@@ -67,6 +72,9 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
     Raises:
         UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
     """
+    file = model_file.find(folder)
+    if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
+        return learnt_state(file, like, record)
     path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
     rows = padded_rows(record.config, record.classes)
     with contextlib.closing(Checkpoints(path, rows=rows)) as checkpoints:
@@ -76,6 +84,33 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
             f"{path} holds no checkpoint: the run has saved nothing yet. Train it again for longer."
         )
     return found[0]
+
+
+def learnt_state(file: Path, like: State, record: Record) -> State:
+    """Return the state that a model.safetensors holds, see `vpjax.runs.model_file`.
+
+    Args:
+        file: of the run.
+        like: a state of the same shapes.
+        record: what the file must agree with.
+
+    Raises:
+        UserError: if the file is damaged, or belongs to something else.
+    """
+    facts, arrays = model_file.read_facts(file), model_file.read_arrays(file)
+    meta = {"classes": facts["classes"], "preset": facts["preset"], "backbone": facts["identity"]}
+    meta["config"] = configs.flat(configs.from_json(facts["config"]))
+    meta["arrays"] = described({"trainable": arrays})
+    ours = checkpoint_items(like)["weights"]
+    shapes = described(without_padding(ours, padded_rows(record.config, record.classes)))
+    if differ := differences(meta, record, shapes):
+        raise UserError(
+            f"{file} was learnt on something else:\n  "
+            + "\n  ".join(differ)
+            + "\nGive it back what it was trained on."
+        )
+    parts = {k: {n: padded_as(arrays[n], v) for n, v in p.items()} for k, p in ours.items()}
+    return dataclasses.replace(like, step=jnp.int32(facts["metrics"]["step"]), **parts)
 
 
 def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:

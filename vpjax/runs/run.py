@@ -8,19 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
-from vpjax.core.files import local_folder, read_json
+from vpjax.core.files import read_json
 from vpjax.data import from_arrays, open_images, open_source
 from vpjax.data.forgiving import Forgiving, readable_batches
 from vpjax.data.labelled import is_place, open_labelled
 from vpjax.data.source import Source
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, trainable_line
-from vpjax.runs import places, recorded
+from vpjax.runs import model_file, places, recorded, summary
+from vpjax.runs.addresses import run_folder
 from vpjax.runs.classes import ClassInfo, read_classes
 from vpjax.runs.experiment import (
     BY_HAND,
@@ -30,6 +31,7 @@ from vpjax.runs.experiment import (
     make_criterion,
 )
 from vpjax.runs.given import model_on
+from vpjax.runs.keep import write_learnt
 from vpjax.runs.predict import BATCH, Prediction, Predictor, none_readable, probabilities
 from vpjax.runs.reopen import to_restore
 from vpjax.runs.restore import Record, selected_state
@@ -63,25 +65,61 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json, metrics and facts; None if the run has not finished."""
-        return read_json(self.folder / "result.json")
+        """The content of result.json, metrics and facts; None if the run has not finished.
+
+        Without that file, the metrics in model.safetensors.
+        """
+        found = read_json(self.folder / "result.json")
+        if found is None and (file := model_file.find(self.folder)):
+            found = model_file.read_facts(file)["metrics"]
+        return found
 
     @property
     def model(self) -> Model:
         """The trained model, which maps images (uint8 B H W C) to a dictionary of outputs."""
-        parts = self._parts
+        parts = self.parts
         model = merge(parts.graph, parts.trainable, parts.stats, parts.frozen)
         model.backbone.preset, model.backbone.dtype = self._built.preset, self.config.dtype
         return model
 
     @property
-    def _parts(self) -> ModelParts:
+    def parts(self) -> ModelParts:
+        """The trained model as arrays by name, and the graph that joins them."""
         state = self._state
         return self._built.parts._replace(trainable=state.trainable, stats=state.stats)
 
+    @property
+    def preset(self) -> str:
+        """The preprocessing, a name in `vpjax.data.PRESETS` or its fields."""
+        return self._built.preset
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of images as the model takes them."""
+        return self._built.image_size
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self._classes.multilabel
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that the backbone was loaded from; None: it began with random numbers."""
+        return self._built.loaded.path if self._built.loaded else None
+
+    def outputs(self, images: Num[np.ndarray, "B H W C"]) -> dict[str, np.ndarray]:
+        """Return logits and features of images that are decoded and resized already.
+
+        Args:
+            images: of the run's image size, values 0 to 255.
+        """
+        out, _ = self.predictor.on(images)
+        return {k: np.asarray(v) for k, v in out.items()}
+
     def backbone_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the backbone by name, such as "layers/0/attn/out/kernel"."""
-        parts, start = self._parts, "backbone/"
+        parts, start = self.parts, "backbone/"
         values = parts.frozen | parts.trainable | parts.stats
         return {
             n.removeprefix(start): np.asarray(v) for n, v in values.items() if n.startswith(start)
@@ -89,7 +127,23 @@ class Run:
 
     def trained_names(self) -> list[str]:
         """Return the names of parameters and running averages that training may have changed."""
-        return [*self._parts.trainable, *self._parts.stats]
+        return [*self.parts.trainable, *self.parts.stats]
+
+    def save(self, path: str | Path) -> Path:
+        """Write what was learnt as one file, which `load_run` takes; see `vpjax.runs.model_file`.
+
+        Args:
+            path: of the file, which must end in .safetensors.
+
+        Raises:
+            UserError: for another ending, or if there is no such folder.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors" or not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: give a file that ends in .safetensors, in a folder that is")
+        metrics = {"step": int(self._state.step)} | summary.metrics_of(self.result or {})
+        write_learnt(self.config, self._classes, self._built, self._state, metrics, path)
+        return path
 
     def predict(
         self,
@@ -162,6 +216,11 @@ class Run:
         Raises:
             UserError: if the data are missing, or their classes are not those of the run.
         """
+        if data is None and not self.folder.is_dir():
+            raise UserError(
+                f"{self.folder} is a file, and evaluating on the run's own data writes files into "
+                "its folder. Give data, or load a folder with config.json and classes.json too."
+            )
         if data is None:
             return evaluate_run(self.folder)
         if is_place(data):
@@ -193,7 +252,7 @@ class Run:
         """
         config = self.config.copy_and_resolve_references()
         config.train.class_weights = "none"
-        parts, mesh, predictor = self._parts, sharding.make_mesh(1), self.predictor
+        parts, mesh, predictor = self.parts, sharding.make_mesh(1), self.predictor
         criterion = make_criterion(config, source)
         eval_step = make_eval_step(parts.graph, predictor.to_input(), criterion)
         weights = {"trainable": parts.trainable, "stats": parts.stats}
@@ -238,11 +297,6 @@ class Run:
         return int(self._state.step)
 
     @property
-    def multilabel(self) -> bool:
-        """Whether an image may have several classes."""
-        return self._classes.multilabel
-
-    @property
     def metadata(self) -> tuple[Mapping[str, Any], ...]:
         """What is known of each class, {"name": ...}."""
         return self._classes.metadata
@@ -250,12 +304,12 @@ class Run:
     @functools.cached_property
     def predictor(self) -> Predictor:
         """The model on images of a source."""
-        return Predictor(self._parts, self._built, self.config)
+        return Predictor(self.parts, self._built, self.config)
 
     def __repr__(self) -> str:
         method, backbone = self.config.method.name, self.config.backbone.name
         lines = [
-            f"Run {self.folder}: {method} on {backbone}, {trainable_line(self._parts)}",
+            f"Run {self.folder}: {method} on {backbone}, {trainable_line(self.parts)}",
             f"classes: {', '.join(self.classes[:10])}"
             + (f" and {len(self.classes) - 10} more" if len(self.classes) > 10 else ""),
         ]
@@ -272,23 +326,28 @@ def load_run(
     backbone: Backbone | None = None,
     weights: str = "",
     checkpoint: str = "",
+    attention: str = "",
 ) -> Run:
     """Load a trained run; its training data are not needed.
 
     Args:
-        folder: of the run.
+        folder: of the run, as it was written or as model.safetensors with config.json and
+            classes.json; a model.safetensors alone; or the name of such a folder on the Hugging
+            Face hub.
         backbone: the backbone it was trained on, if that was made by hand and cannot be made again
             from the run's config; None: it is.
         weights: where the frozen weights lie now; "": where they were.
         checkpoint: "last", "best" or a step; "": the one that the run reports.
+        attention: implementation of attention, see `vpjax.nn.attention`; "": that of the run.
 
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
     """
-    folder = local_folder(folder)
+    folder = run_folder(folder)
     config = recorded.load(folder, [places.WEIGHTS] if weights else ())
     if weights:
         config.backbone.weights = weights
+    config.attention = attention or config.attention
     return restored_run(folder, config, backbone, checkpoint)
 
 

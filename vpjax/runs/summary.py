@@ -187,6 +187,13 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a result that says how good the model is, and how large."""
+    kept = ("metric", "step", "trainable", "total", "percent")
+    splits = ("val_", "test_", "best_val_")
+    return {k: v for k, v in result.items() if k in kept or k.startswith(splits)}
+
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "vpjax")
 
 

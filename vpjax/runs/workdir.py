@@ -118,8 +118,8 @@ def started(workdir: Path) -> bool:
 def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) -> None:
     """Check that a folder holds no run with another config.
 
-    The section `mesh` may differ, as a run may go on with other devices, and so may the places of
-    files that are not where they were.
+    The section `mesh` and `loggers` may differ, as a run may go on with others, and so may the
+    places of files that are not where they were.
 
     Args:
         workdir: folder of the run.
@@ -136,7 +136,7 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
     ours, theirs = configs.flat(now), configs.flat(before)
     moved = [key for key in ours if places.same(key, ours[key], theirs.get(key))]
     lines = configs.differences(now, before)
-    free = ("mesh.", *(f"{key}:" for key in (*free, *moved)))
+    free = ("mesh.", "loggers:", *(f"{key}:" for key in (*free, *moved)))
     if changed := [line for line in lines if not line.startswith(free)]:
         longer = all(line.startswith(tuple(f"{key}:" for key in LENGTH)) for line in changed)
         raise UserError(

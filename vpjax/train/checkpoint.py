@@ -138,7 +138,7 @@ class Checkpoints:
         for name in wanted:
             if digest(out[name]) != meta["digests"][name]:
                 raise ValueError(f"{name} does not have the sha256 it was saved with")
-        return jax.tree.map(_padded_as, {n: out[n] for n in wanted}, wanted)
+        return jax.tree.map(padded_as, {n: out[n] for n in wanted}, wanted)
 
     def read_weights(
         self, check: Callable[[Mapping[str, Any]], None], step: int | None = None
@@ -230,7 +230,8 @@ def _of_shape(array: jax.ShapeDtypeStruct, other: jax.ShapeDtypeStruct) -> jax.S
     return jax.ShapeDtypeStruct(other.shape, array.dtype, sharding=whole)
 
 
-def _padded_as(value: Any, like: jax.Array) -> jax.Array:
+def padded_as(value: Any, like: jax.Array) -> jax.Array:
+    """Return an array with rows of zeros behind it and on devices as another one is."""
     if value.shape != like.shape:
         value = sharding.to_host(value)
         value = np.pad(value, [(0, like.shape[0] - len(value)), *[(0, 0)] * (value.ndim - 1)])

@@ -53,7 +53,7 @@ PREFIXES = re.compile(r"(hf[-_]hub:|hf://(models/)?|https?://(www\.)?(huggingfac
 # One file of a model, behind one of these.
 FILE = re.compile(rf"({NAME.pattern})/(?:(?:resolve|blob)/([^/]+)/)?(.+)")
 OPEN_CLIP = "open_clip_config.json"
-BESIDE = ("*.json", "*.txt", "*.txt.gz")  # configuration and tokenizer
+BESIDE = ("*.json", "*.txt", "*.txt.gz", "README.md")  # configuration, tokenizer, licence
 
 
 def name_of(where: str) -> str:
@@ -141,7 +141,7 @@ def fetched(name: str, where: str = "") -> Path:
         raise UserError(
             f"there is no file or folder {where or name}, and the model "
             f"{'of this name' if where in ('', name) else name} is not in the cache of the "
-            f"Hugging Face hub and could not be fetched: {_reason(e, repository)}\n"
+            f"Hugging Face hub and could not be fetched: {reason(e, repository)}\n"
             f"On a machine with network run\n    {command}\n"
             "or give a folder with its config.json, weights and tokenizer files."
         ) from e
@@ -175,7 +175,13 @@ def _has_weights(folder: Path) -> bool:
     )
 
 
-def _reason(error: Exception, repository: str) -> str:
+def reason(error: Exception, repository: str) -> str:
+    """Return why the hub's client could not do something, in words.
+
+    Args:
+        error: that it raised.
+        repository: the name that was asked for.
+    """
     from huggingface_hub import errors
 
     cause = error.__cause__ if isinstance(error, errors.DryRunError) and error.__cause__ else error

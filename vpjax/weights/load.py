@@ -185,9 +185,26 @@ def opened(where: str, path: Path) -> WeightsFile:
             between several backbones.
     """
     found = shapes(path)
+    check_not_a_run(found, where)
     chosen = choose(found, FORMATS, split(where)[1], path)
     taken = {ours: found[name] for name, ours in chosen.names.items()}
     return WeightsFile(where, path, taken, chosen.prefix, *configuration(path, taken))
+
+
+def check_not_a_run(names: Collection[str], where: str) -> None:
+    """Check that a file is not what a run learnt, unless a part of it is asked for.
+
+    Raises: UserError if it is.
+    """
+    if split(where)[1] or not any(n.startswith("method/") for n in names):
+        return
+    inside = any(n.startswith("backbone/") for n in names)
+    raise UserError(
+        f"weights {where} are what a run of vpjax has learnt, its method and head, not those of a "
+        f"backbone. Use the run: vpjax.load_run({where!r})."
+        + f" What it trained of the backbone is {where}#backbone."
+        * inside
+    )
 
 
 def form_of(names: Collection[str]) -> Any | None:

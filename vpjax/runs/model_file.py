@@ -1,0 +1,95 @@
+"""model.safetensors: what a run has learnt, in one file that says by itself what it is.
+
+    arrays     trainable parameters and running averages by their names, "method/prompts/0" ...
+    metadata   classes, preset, method and its options, backbone, name and digest of the base
+               weights, a note on their licence, version, metrics, and the whole config
+
+Frozen weights are not in it. `vpjax.load_run` takes the file alone, or a folder that holds it
+instead of checkpoints. Other programs read it with the library safetensors: metadata that are not
+plain text are JSON.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from vpjax.core.errors import UserError
+from vpjax.core.files import atomic
+from vpjax.train.checkpoint import digest
+
+FILE = "model.safetensors"
+FORMAT = "vpjax-run-1"  # of these files; another number: a reader of today cannot know it
+TEXT = ("format", "vpjax", "preset", "method", "backbone", "weights", "weights_sha256", "licence")
+TEXT += ("digest",)
+
+
+def write(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write what was learnt, atomically.
+
+    Args:
+        path: the file.
+        arrays: by name, on the host.
+        facts: the metadata but version, format and digest, see `TEXT` for those that are text.
+    """
+    arrays = {n: np.ascontiguousarray(a) for n, a in arrays.items()}
+    facts = {"format": FORMAT, "vpjax": importlib.metadata.version("vpjax")} | dict(facts)
+    facts["digest"] = digest(arrays)
+    texts = {k: v if k in TEXT else json.dumps(v, default=list) for k, v in facts.items()}
+    with atomic(path) as new:
+        safetensors.numpy.save_file(arrays, new, texts)
+
+
+def find(where: Path) -> Path | None:
+    """Return the file in a run's folder, or `where` if it is such a file; None if there is none."""
+    path = where if where.suffix == ".safetensors" else where / FILE
+    return path if path.is_file() else None
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the metadata of a file; no array is read.
+
+    Raises:
+        UserError: if the file is damaged, or is not one that a run of vpjax has written.
+    """
+    texts = _opened(path, lambda file: file.metadata()) or {}
+    if texts.get("format") != FORMAT:
+        kind = texts.get("format", "")
+        found = f"its format is {kind!r}" if kind.startswith("vpjax-run") else "it has no metadata"
+        raise UserError(
+            f"{path} is not what a run of this version of vpjax learnt: {found}, and {FORMAT!r} "
+            "was expected. A backbone's weights are loaded with vpjax.load_backbone."
+        )
+    try:
+        return {k: v if k in TEXT else json.loads(v) for k, v in texts.items()}
+    except ValueError as e:
+        raise UserError(f"{path} is damaged: its metadata are no JSON ({e}). Copy it again.") from e
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    expected = read_facts(path)["digest"]
+    arrays = _opened(path, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    if digest(arrays) != expected:
+        raise UserError(
+            f"{path} is damaged: its arrays do not have the sha256 they were saved with. Copy it "
+            "again from the run's folder."
+        )
+    return arrays
+
+
+def _opened(path: Path, read: Any) -> Any:
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return read(file)
+    except safetensors.SafetensorError as e:
+        raise UserError(f"{path} is damaged, or no safetensors file ({e}). Copy it again.") from e
