@@ -40,7 +40,7 @@ def test_a_folder_is_all_that_is_needed(tmp_path):
     folder(root, bee=20)  # eight more, which the run does not know
     done = command("eval", "--workdir", str(run))
     assert done.returncode == 0 and "equal to the recorded test accuracy" in done.stdout_text
-    words = ("--config.data.holdout=0", "--config.data.test=train", "--config.data.val=")
+    words = ("--config.data.holdout=0", "--config.data.test=train")
     done = command("eval", "--workdir", str(run), *words)
     assert "(32 images)" in done.stdout_text
     assert result(run)["test_count"] == 4

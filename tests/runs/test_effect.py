@@ -55,13 +55,13 @@ WITH = {
     "data.verify": OWN,
 }
 # What other commands read, by the first part of the key or in full; all else they refuse.
+FILES = "name dir classes background max_pixels bits holdout holdout_seed "
+EVALUATED = FILES + "val test preset val_augmented eval_batch_size batch_loss"
 READ = {
-    "check-data": "name train val test dir classes background max_pixels bits",
-    "class-embeddings": "name train dir classes background max_pixels bits preset eval_batch_size",
-    "zero-shot": "name train val test dir classes background max_pixels bits preset val_augmented "
-    "eval_batch_size batch_loss",
-    "eval": "name val test dir classes background max_pixels bits preset val_augmented "
-    "eval_batch_size batch_loss",
+    "check-data": FILES + "train val test",
+    "class-embeddings": FILES + "train preset eval_batch_size",
+    "zero-shot": EVALUATED + " train",
+    "eval": EVALUATED,
     "predict": "background max_pixels bits preset",
 }
 READ = {command: {f"data.{key}" for key in keys.split()} for command, keys in READ.items()}

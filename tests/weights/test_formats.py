@@ -300,7 +300,7 @@ def test_a_zip_file_of_something_else(tmp_path):
 def test_bfloat16_in_an_npz(tmp_path, caplog):
     half = np.linspace(-3, 9, 12, dtype=np.float32).reshape(3, 4).astype(ml_dtypes.bfloat16)
     np.savez(tmp_path / "a.npz", half=half, scalar=half[0, 0], whole=np.arange(3))
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         found = read(tmp_path / "a.npz")
     same(
         found,

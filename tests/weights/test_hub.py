@@ -200,7 +200,7 @@ def test_a_hub_that_does_not_answer(cache, monkeypatch):
 def test_which_of_several_files_is_said(tmp_path, caplog):
     for name in ("flax_model.msgpack", "pytorch_model.bin", "tf_model.h5"):
         (tmp_path / name).touch()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         assert hub.weights_in(str(tmp_path)) == str(tmp_path / "flax_model.msgpack")
     assert "flax_model.msgpack is read, not pytorch_model.bin" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Write a trained run for other programs: weights, or a program with all inside."""
+"""Write a trained run for other programs: weights, a program."""
 
 import argparse
 

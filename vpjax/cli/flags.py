@@ -130,6 +130,7 @@ def add_recipe(parser: Parser, *, default: str = "", data: bool = False) -> None
         parser.add_argument("data", nargs="?", metavar="DATA", help=own)
         text += f", or {recipes.OWN_DATA} with DATA" if default else ""
     kind = {"type": _recipe, "metavar": "RECIPE", "required": not (default or data)}
+    kind |= {} if data else {"default": default or None}
     parser.add_argument(CONFIG, help=text, **kind)
     parser.set_defaults(recipe=default)
     # Those are taken off the command line before it is parsed, see `overrides.take`.

@@ -1,4 +1,4 @@
-"""Fetch a shared run, from the Hugging Face hub or a folder, into a folder."""
+"""Fetch a shared run, from the hub or a folder."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Share a trained run with its card: to the Hugging Face hub, or a folder."""
+"""Share a trained run with its card: on the hub, or a folder."""
 
 import argparse
 

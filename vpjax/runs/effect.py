@@ -32,7 +32,7 @@ STUDY = {
     "study.tune": ("tune",),
 }
 # Which keys the other commands read: regular expressions.
-_FILES = r"data\.(name|dir|classes|background|max_pixels|bits)|data\."
+_FILES = r"data\.(name|dir|classes|background|max_pixels|bits|holdout|holdout_seed)|data\."
 _DEVICES = r"|mesh\..*|dtype|attention"
 _MODEL = _DEVICES + r"|backbone\..*|match_reference_code"
 _EVALUATED = r"(val|test|preset|val_augmented|eval_batch_size|batch_loss)|train\.batch_size"

@@ -280,7 +280,7 @@ def test_the_whole_table_gives_every_id(table):
 
 def test_a_table_elsewhere_on_the_machine_is_found(table, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tokenizer, "elsewhere", lambda: [tmp_path, table.parent])
-    with caplog.at_level(logging.INFO, "vpjax"):
+    with caplog.at_level(logging.DEBUG, "vpjax"):
         assert tokenizer.open_tokenizer().vocab == 49408
     assert f"tokenizer from {table.parent}" in caplog.text
 
