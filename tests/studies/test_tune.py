@@ -399,7 +399,7 @@ tune.tune(setting, Path(sys.argv[2]))
     assert [p.returncode for p in both] == [0, 0], texts
     counts = [len(re.findall(r"^run .* \d+\.\d s", text, re.MULTILINE)) for text in texts]
     if split == "trials":  # each has run some, and nobody what the other had
-        assert all(0 < count < 6 for count in counts) and sum(counts) == 6, texts
+        assert all(0 < count < 6 for count in counts) and sum(counts) == 6, "\n".join(texts)
     else:
         assert counts == [6, 6], texts
     assert result(tmp_path)["choice"]["trials"] == {"finished": 4}

@@ -30,6 +30,7 @@ from vpjax.runs.workdir import read_result
 log = logging.getLogger(__name__)
 
 WIDEST = 20  # columns of a run's name
+OTHERS = "another's"  # how a run ends here that another process trains
 
 
 class RunLines:
@@ -41,10 +42,7 @@ class RunLines:
     """
 
     def __init__(self, runs: Sequence[tuple[str, Path | None]]):
-        self._runs = [
-            (label, folder is not None and read_result(folder) is not None)
-            for label, folder in runs
-        ]
+        self._runs = [(label, folder, _done(folder)) for label, folder in runs]
         self._seconds: dict[str, list[float]] = collections.defaultdict(list)
         self._next = 0
 
@@ -57,22 +55,23 @@ class RunLines:
         Args:
             name: of the run.
         """
-        label, done = self._runs[min(self._next, len(self._runs) - 1)]
+        label, folder, done = self._runs[min(self._next, len(self._runs) - 1)]
+        done = done or _done(folder)  # by another process since
         self._next, begin, ends = self._next + 1, time.monotonic(), [""]
         with logs.quiet():
             yield ends.append
         seconds = time.monotonic() - begin
-        if not done:
+        if not (done or ends[-1] == OTHERS):
             self._seconds[label].append(seconds)
         width = len(str(len(self._runs)))
-        time_of = "finished before" if done else f"{seconds:.1f} s"
+        time_of = "finished before" if done else "" if ends[-1] == OTHERS else f"{seconds:.1f} s"
         left = ""
         if self.left:
             end = time.strftime("%H:%M", time.localtime(time.time() + self.left))
             left = f", {hours(self.left)} left ({end})"
         number = f"run {self._next:{width + 1}}/{len(self._runs)}"
         text = f"{number}  {logs.fitted(name, WIDEST):{WIDEST}}  {ends[-1]:16} {time_of:>7}{left}"
-        log.info("%s", logs.fitted(text))
+        log.info("%s", logs.fitted(text.rstrip()))
 
     @property
     def left(self) -> float:
@@ -81,15 +80,19 @@ class RunLines:
         if not known:
             return 0.0
         mean = sum(known) / len(known)
-        coming = [label for label, done in self._runs[self._next :] if not done]
+        coming = [label for label, _, done in self._runs[self._next :] if not done]
         own = {label: self._seconds.get(label) for label in coming}
         return sum(sum(own[c]) / len(own[c]) if own[c] else mean for c in coming)
+
+
+def _done(folder: Path | None) -> bool:
+    return folder is not None and read_result(folder) is not None
 
 
 def ending(result: Mapping[str, Any] | Exception) -> str:
     """Return "accuracy 94.01 %" for a result, "failed" for an error."""
     if isinstance(result, InUse):
-        return "another's"
+        return OTHERS
     if isinstance(result, Exception):
         return "failed"
     metric = result.get("metric", "accuracy")
