@@ -43,7 +43,7 @@ CHOICES = ("method", "backbone")
 
 # method: class, its options, peak rate
 METHODS = {
-    "linear": ("finetune.Linear", {}, 1e-2),
+    "linear": ("finetune.Linear", {}, 1e-3),
     "vpt_shallow": ("vpt.VPT", {"num_tokens": 10, "deep": False}, 1e-2),
     "vpt_deep": ("vpt.VPT", {"num_tokens": 10, "deep": True}, 3e-3),
     "adapter": ("adapter.Adapter", {}, 1e-3),

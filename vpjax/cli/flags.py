@@ -38,7 +38,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def program() -> str:
     """Return how a user starts vpjax: "python main.py" in a checkout, else "vpjax"."""
-    return "python main.py" if Path(sys.argv[0]).name == "main.py" else "vpjax"
+    known = {"main.py": "python main.py", "__main__.py": "python -m vpjax"}
+    return known.get(Path(sys.argv[0]).name, "vpjax")
 
 
 def sentence(command: ModuleType) -> str:
