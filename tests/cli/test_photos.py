@@ -87,11 +87,14 @@ def test_what_photos_needs(tmp_path):
         ("photos:./pets/", "photos-pets"),
         ("photos:pets,method=linear", "photos-pets,method=linear"),
         ("photos:more/pets", "photos-more-pets"),
+        ("photos:pets,backbone=../deep/dir/net.safetensors", "photos-pets,backbone=dir-net"),
     ],
 )
 def test_default_folders_tell_recipes_choices_and_data_apart(recipe, name, tmp_path):
     for place in ("pets", "more/pets"):
         (tmp_path / place).mkdir(parents=True)
+    (tmp_path.parent / "deep" / "dir").mkdir(parents=True, exist_ok=True)
+    (tmp_path.parent / "deep" / "dir" / "net.safetensors").touch()
     assert recipes.folder_name(recipe) == name
 
 

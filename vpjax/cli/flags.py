@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vpjax.cli import overrides, published, recipes
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import local_folder
+from vpjax.runs.provenance import PROGRAMS
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -38,8 +39,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def program() -> str:
     """Return how a user starts vpjax: "python main.py" in a checkout, else "vpjax"."""
-    known = {"main.py": "python main.py", "__main__.py": "python -m vpjax"}
-    return known.get(Path(sys.argv[0]).name, "vpjax")
+    return " ".join(PROGRAMS.get(Path(sys.argv[0]).name, ["vpjax"]))
 
 
 def sentence(command: ModuleType) -> str:

@@ -138,6 +138,8 @@ def _placed(choice: str) -> str:
     key, equals, value = choice.rpartition("=")
     if not os.path.exists(place := os.path.expanduser(value)):
         return choice
+    if key and os.path.isfile(place):  # weights: their file and its folder tell them apart
+        return f"{key}={'/'.join(Path(place).absolute().with_suffix('').parts[-2:])}"
     near = os.path.relpath(place)
     value = os.path.abspath(place) if near.startswith("..") or near == "." else near
     return f"{key}{equals}{value.strip('/')}"

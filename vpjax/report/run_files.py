@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from vpjax.report.blocks import Grid, Heading, Listing, Rich, Text
 from vpjax.report.run_folders import Run
+from vpjax.runs.provenance import PROGRAMS
 
 # What lies in a run's folder, in the order of the page; those that are there are listed.
 FILES = {
@@ -40,7 +41,8 @@ def usage(run: Run) -> list[NamedTuple]:
 def commands(run: Run) -> list[str]:
     """Return commands that use a run, as they are typed where it was trained."""
     made = run.result.get("command", "")
-    program = "vpjax" if made.startswith("vpjax ") else "python main.py"
+    starts = (" ".join(words) for words in PROGRAMS.values())
+    program = next((start for start in starts if made.startswith(f"{start} ")), "python main.py")
     folder = shlex.quote(str(run.folder))
     verbs = ("eval", "predict", "export", "plot")
     more = ("", " photos/ --output predictions.csv", " model.safetensors", " --image 3")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import vpjax
 
-PROGRAMS = ("main.py", "vpjax")
+PROGRAMS = {"main.py": ["python", "main.py"], "__main__.py": ["python", "-m", "vpjax"]}
+PROGRAMS |= {"vpjax": ["vpjax"]}
 
 
 def command() -> str:
@@ -15,8 +16,7 @@ def command() -> str:
     name = Path(sys.argv[0]).name
     if name not in PROGRAMS:
         return ""
-    program = ["python", "main.py"] if name == "main.py" else ["vpjax"]
-    return shlex.join([*program, *sys.argv[1:]])
+    return shlex.join([*PROGRAMS[name], *sys.argv[1:]])
 
 
 def commit(checkout: Path = Path(vpjax.__file__).parents[1]) -> str:

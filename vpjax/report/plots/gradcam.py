@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.models.model import Model
@@ -76,18 +76,17 @@ def resized(x: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndar
     return np.asarray(jax.image.resize(jnp.asarray(x, jnp.float32), size, "linear", False))
 
 
-def panels(image: Float[np.ndarray, "H W C"], cam: Float[np.ndarray, "h w"]) -> tuple:
+def panels(image: UInt8[np.ndarray, "H W *C"], cam: Float[np.ndarray, "h w"]) -> tuple:
     """Return the image in 0..1 (H W if grey), the map over it (H W), and both together (H W 3).
 
     The last is 0.6 of the image and 0.4 of the map in the colours of `vpjax.report.plots.style`.
     """
     import matplotlib
 
-    shown, heat = scaled(image), resized(cam, image.shape[:2])
+    shown, heat = image / np.float32(255), resized(cam, image.shape[:2])
     colours = matplotlib.colormaps[HEAT](heat)[..., :3]
-    both = np.clip(0.6 * np.broadcast_to(shown, colours.shape) + 0.4 * colours, 0, 1)
-    grey = (shown == shown[..., :1]).all()
-    return (shown[..., 0] if grey else shown), heat, both
+    wide = shown[..., None] if shown.ndim == 2 else shown
+    return shown, heat, np.clip(0.6 * wide + 0.4 * colours, 0, 1)
 
 
 def sites(parts: tuple, images: Float[Array, "1 H W C"]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -199,9 +198,9 @@ def gradcam(subject: Subject) -> "Figure":
     figure = figure_of(6.6, 0.5 + 2.1 * len(rows))
     grid = figure.subplots(len(rows), 3, squeeze=False)
     for (row, found), axes in zip(rows, grid, strict=True):
-        image, heat, both = panels(np.asarray(row.example[0][0], np.float32), found.map)
+        image, heat, both = panels(row.example[1], found.map)
         h, w = found.map.shape
-        _picture(axes[0], image, "image as the model gets it")
+        _picture(axes[0], image, "image")
         _picture(axes[1], heat, f"map of {found.target}, {h} x {w}", HEAT)
         _picture(axes[2], both, "both")
         name = f"{'baseline ' if row is other else ''}{row.name}"
