@@ -30,6 +30,7 @@ from vpjax.weights.anchor import split
 from vpjax.weights.load import form_of, opened, read_backbone
 from vpjax.weights.rewrite import origins, rewritten
 
+LIBRARIES = ("timm", "transformers")
 HEAD = r"method/head/(kernel|bias)"
 # Classes of transformers with a head, by model_type: the class, and what precedes its names.
 CLASSIFIERS = {
@@ -88,7 +89,8 @@ def export_weights(run: Run, target: Path, library: str) -> tuple[float, str]:
         described = describe(run, config, library)
         for name, content in described.items():
             write_json(new / name, content)
-        prepared = np.asarray(run.model.backbone.preprocess(images), np.float32)
+        # Of the model's size already: a preset that resizes and crops would do it again.
+        prepared = np.asarray(run.predictor.to_input()({"image": images}, None), np.float32)
         differ = compare(run, ours, read_back(new, prepared, values))
         how = f"read back here, as torch and {library} are not both installed"
         if all(importlib.util.find_spec(name) for name in ("torch", library)):
@@ -127,9 +129,10 @@ def pattern(run: Run, library: str) -> tuple[ModuleType, dict[str, np.ndarray], 
     Raises:
         UserError: if there is no file of this library to go by, and the backbone is no plain ViT.
     """
-    where = run.config.backbone.weights
+    where, own = run.config.backbone.weights, ""
     if (path := run.weights_file) is not None:
         file = opened(where, path)
+        own = file.library if file.library in LIBRARIES else ""
         if file.library == library:
             arrays, _ = read_backbone(path, split(where)[1])
             return form_of(arrays), dict(arrays), json.loads(json.dumps(file.config))
@@ -140,7 +143,7 @@ def pattern(run: Run, library: str) -> tuple[ModuleType, dict[str, np.ndarray], 
             "target that ends in .safetensors."
         )
     options = vit_options(run)
-    plain_vit.check_plain(options, library)
+    plain_vit.check_plain(options, library, own)
     classes = len(run.classes)
     if library == "timm":
         return timm, plain_vit.like_timm(options, classes), plain_vit.config_timm(options)

@@ -13,8 +13,11 @@ import numpy as np
 from vpjax.core.errors import UserError
 from vpjax.core.size import pair
 
-# Options that must have these values, beside those that names and shapes show.
-PLAIN = {"activation": "gelu", "pool": "token", "pre_logits": False, "mlp": "mlp", "rope": ""}
+# Options that must have these values.
+PLAIN = {"activation": "gelu", "pool": "token", "mlp": "mlp", "rope": "", "positions": "learned"}
+PLAIN |= dict.fromkeys(("class_token", "qkv_bias", "patch_bias", "final_norm"), True)
+PLAIN |= dict.fromkeys(("pre_logits", "dist_token", "relative_bias", "layer_scale"), False)
+PLAIN |= dict.fromkeys(("qk_norm", "out_norm", "pre_norm", "fc_norm"), False) | {"num_registers": 0}
 TIMM_EPS = 1e-6
 
 
@@ -94,12 +97,13 @@ def config_transformers(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_plain(options: Mapping[str, Any], library: str) -> None:
+def check_plain(options: Mapping[str, Any], library: str, own: str = "") -> None:
     """Check that a ViT is a plain one.
 
     Args:
         options: of the class, complete.
         library: whose names were asked for.
+        own: the library that its file is of; "": none.
 
     Raises:
         UserError: if it is not, with the option that says so.
@@ -109,8 +113,9 @@ def check_plain(options: Mapping[str, Any], library: str) -> None:
     wrong += [f"patch_size={patch}"] * (patch[0] != patch[1])
     if wrong:
         raise UserError(
-            f"this ViT is none that {library} writes without a file to go by: {', '.join(wrong)}. "
-            "Use --format stablehlo, or a target that ends in .safetensors."
+            f"this is no plain ViT ({', '.join(wrong)}), and there is no {library} file to go by. "
+            f"Use {f'--format {own}, ' if own else ''}--format stablehlo, or a "
+            "target that ends in .safetensors."
         )
 
 
