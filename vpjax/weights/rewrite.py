@@ -2,7 +2,8 @@
 
 A format's `translate` renames, reorders, splits and joins arrays. So it is applied to the place of
 every number of a file instead of the numbers: that says where each of ours lies there. No table of
-names is needed twice, and what cannot be undone (sums, averages) is noticed.
+names is needed twice. What cannot be undone (sums, averages) is found by a second pass, over the
+places counted from the end: there an array that was only moved is the mirror of itself.
 """
 
 from collections.abc import Mapping
@@ -31,13 +32,12 @@ def rewritten(
     Raises:
         UserError: if one of them has no place in such a file.
     """
-    places, kind = _places(like)
-    ours = form.translate(places, expected)
+    places, ours = _places(like), _moved(form, like, expected)
     flat = np.concatenate([np.asarray(array, np.float32).ravel() for array in like.values()])
     taken = np.zeros(flat.size, bool)
     for name, value in values.items():
         place = ours.get(name)
-        if place is None or place.dtype != kind or place.shape != value.shape:
+        if place is None or place.shape != value.shape:
             raise cannot(form, name)
         if taken[place].any() and not np.array_equal(flat[place], value):
             raise cannot(form, name)  # one array there for several here, which differ by now
@@ -52,25 +52,38 @@ def origins(
 
     See `rewritten` for the arguments.
     """
-    places, kind = _places(like)
+    places = _places(like)
     names = list(places)
     ends = np.cumsum([array.size for array in places.values()])
     out = {name: [] for name in names}
-    for ours, place in form.translate(places, expected).items():
-        if place.dtype == kind and place.size:
+    for ours, place in _moved(form, like, expected).items():
+        if place.size:
             at = int(np.searchsorted(ends, place.flat[0], side="right"))
             out[names[at]].append((ours, place.shape))
     return out
 
 
-def _places(like: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.dtype]:
+def _moved(
+    form: ModuleType, like: Mapping[str, np.ndarray], expected: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return the places of those of our arrays that are only moved, by our names."""
+    places = _places(like)
+    last = sum(array.size for array in places.values()) - 1
+    found = form.translate(places, expected)
+    mirrored = form.translate({n: last - p for n, p in places.items()}, expected)
+    kind = next(iter(places.values())).dtype
+    same = lambda a, b: a.dtype == kind == b.dtype and np.array_equal(last - a, b)  # noqa: E731
+    return {n: p for n, p in found.items() if same(p, mirrored[n])}
+
+
+def _places(like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the number of every place in a file's arrays, counted over all of them."""
     kind = np.dtype(np.int32 if sum(map(np.size, like.values())) < 2**31 else np.int64)
     out, start = {}, 0
     for name, array in like.items():
         end = start + np.size(array)
         out[name], start = np.arange(start, end, dtype=kind).reshape(np.shape(array)), end
-    return out, kind
+    return out
 
 
 def cannot(form: ModuleType, name: str) -> UserError:
