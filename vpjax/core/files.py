@@ -62,6 +62,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def open_to_readers(path: Path) -> None:
+    """Give a new file the permissions of the user's other files.
+
+    Rust's library of safetensors makes files that their owner alone can read.
+    """
+    masked = os.umask(0)
+    os.umask(masked)
+    path.chmod(0o666 & ~masked)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with "\\n" line ends atomically, see `atomic`."""
     with atomic(path) as new:

@@ -24,7 +24,7 @@ from flax import nnx
 
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
-from vpjax.core.files import atomic
+from vpjax.core.files import atomic, open_to_readers
 from vpjax.runs.export_check import compare
 from vpjax.runs.export_program import export_program
 from vpjax.runs.export_weights import export_weights
@@ -63,7 +63,7 @@ def export_run(folder: str | Path, target: Path, form: str = "", weights: str = 
     with jax.default_matmul_precision(exact):
         if form == "stablehlo":
             differ = export_program(run, target)
-            beside = f" and {target.name}.json beside it; run again without vpjax"
+            beside = f" and {target.name}.json beside it; computed again without vpjax"
         elif form in ("timm", "transformers"):
             differ, beside = export_weights(run, target, form)
         else:
@@ -116,6 +116,7 @@ def export_backbone(run: Run, target: Path, form: str) -> float:
                 google.save(file, arrays)
         else:
             safetensors.numpy.save_file(arrays, new)
+            open_to_readers(new)
         differ = compare(run, *features_of_both(run, new))
     if beside:
         log.warning(

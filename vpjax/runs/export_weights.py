@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from vpjax.core.errors import UserError
-from vpjax.core.files import atomic_folder, write_json
+from vpjax.core.files import atomic_folder, open_to_readers, write_json
 from vpjax.data import preset
 from vpjax.data.preset_write import timm_fields, transformers_fields
 from vpjax.models.create import load_backbone
@@ -86,6 +86,7 @@ def export_weights(run: Run, target: Path, library: str) -> tuple[float, str]:
     ours = run.outputs(images)["logits"]
     with atomic_folder(target) as new:
         safetensors.numpy.save_file(arrays, new / "model.safetensors", {"format": "pt"})
+        open_to_readers(new / "model.safetensors")
         described = describe(run, config, library)
         for name, content in described.items():
             write_json(new / name, content)

@@ -91,5 +91,11 @@ def evaluate_place(run: Run, where: Path, split: str = "", batch_size: int = BAT
     folder = new_folder(run.folder / "evaluations")
     write(folder, facts, predictions, run.classes, left.records.names, None)
     log.info("evaluated %s, %d images, step %d", source.name, len(left), run.step)
+    _, _, own = run.config.data.name.partition(":")
+    if own and Path(own).expanduser().resolve() == where.resolve():
+        log.warning(
+            "warning   these are the run's own data, images that it was trained on among them: "
+            "eval without a path measures its test split alone"
+        )
     log.info("\n%s\n", as_table("photos", values, facts["margin_of"]))
     return Evaluated(values, skipped, folder, predictions, left)

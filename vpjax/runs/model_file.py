@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from vpjax.core.errors import UserError
-from vpjax.core.files import atomic
+from vpjax.core.files import atomic, open_to_readers
 from vpjax.train.checkpoint import digest
 
 FILE = "model.safetensors"
@@ -43,6 +43,7 @@ def write(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> No
     texts = {k: v if k in TEXT else json.dumps(v, default=list) for k, v in facts.items()}
     with atomic(path) as new:
         safetensors.numpy.save_file(arrays, new, texts)
+        open_to_readers(new)
 
 
 def find(where: Path) -> Path | None:

@@ -109,3 +109,4 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
     safetensors.numpy.save_file(arrays, path)
+    files.open_to_readers(path)
