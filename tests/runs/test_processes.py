@@ -110,7 +110,7 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path, whole):
     assert codes == [128 + signal.SIGTERM] * 2, texts
     at = int(newest(tmp_path).name)
     assert f"stopped at step {at} of {STEPS}" in texts[0]
-    assert "mesh {'data': 4}" in texts[0]
+    assert "4 x cpu" in texts[0]
     assert not texts[1], texts[1]
     assert (tmp_path / "log.txt").read_text().count("frozen") == 1
     assert read_history(tmp_path / "metrics.jsonl")[-1]["step"] == at < STEPS

@@ -11,6 +11,7 @@ import numpy as np
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
+from vpjax.core.files import local_folder
 from vpjax.runs import config as configs
 from vpjax.runs import model_file, recorded
 from vpjax.runs.addresses import run_folder
@@ -39,7 +40,8 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
     config = experiment.config
     if not config.train.start:
         return experiment.state, {}
-    if learnt.is_file(config.train.start):
+    start = Path(config.train.start).expanduser()
+    if learnt.is_file(config.train.start) and not model_file.written_by_a_run(start):
         where, found = _of_file(experiment)
         facts = {"file": str(where), "sha256": sha256(where)}
         said = str(where)

@@ -52,6 +52,18 @@ def find(where: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def written_by_a_run(path: Path) -> bool:
+    """Return whether a file says that a run of vpjax has written it.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    texts = _opened(path, lambda file: file.metadata()) or {}
+    return texts.get("format", "").startswith("vpjax-run")
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """Return the metadata of a file; no array is read.
 
