@@ -20,7 +20,8 @@ from pathlib import Path
 from tests.helpers.pages import BROWSER
 
 # The browser reads from file 3 and writes to 4; a process of its own puts the pipes there.
-START = "import os, sys; r, w, *words = sys.argv[1:]; a, b = os.dup(int(r)), os.dup(int(w))"
+START = "import fcntl, os, sys; r, w, *words = sys.argv[1:]"
+START += "; a, b = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in (r, w))"
 START += "; os.dup2(a, 3); os.dup2(b, 4); os.execv(words[0], words)"
 SECONDS = 60
 
@@ -49,6 +50,14 @@ class Browser:
         self._process = subprocess.Popen(words, pass_fds=(theirs, others), **quiet)
         os.close(theirs)
         os.close(others)
+        try:
+            self._begin()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _begin(self):
         tab = self.call("Target.createTarget", url="about:blank")["targetId"]
         found = self.call("Target.attachToTarget", targetId=tab, flatten=True)
         self._session = found["sessionId"]
@@ -58,7 +67,6 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", mobile=self.width < 600, **shape)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        return self
 
     def __exit__(self, *exception):
         self._session = None
@@ -66,10 +74,13 @@ class Browser:
             self.call("Browser.close")
             self._process.wait(20)
         finally:
-            self._process.kill()
-            self._process.wait()
-            os.close(self._to)
-            os.close(self._from)
+            self._end()
+
+    def _end(self):
+        self._process.kill()
+        self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
 
     def call(self, method: str, **parameters) -> dict:
         """Return what a command of DevTools answers."""

@@ -1,6 +1,7 @@
 """Try a run on your own photos, on a page of this machine."""
 
 import argparse
+import contextlib
 import importlib.util
 import logging
 import os
@@ -71,10 +72,11 @@ def run(arguments: argparse.Namespace) -> None:
             limit=demo_server.LIMIT,
         )
         address = "http://{}:{}/".format(*listening.getsockname())
-        log.info("page      %s  (Ctrl-C ends it)", address)
-        if not a.no_browser:
-            open_browser(address)
-        demo_server.serve(demo_server.make_app(demo, html), listening)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            log.info("page      %s  (Ctrl-C ends it)", address)
+            if not a.no_browser:
+                open_browser(address)
+            demo_server.serve(demo_server.make_app(demo, html), listening)
     log.info("ended")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vpjax.core.errors import UserError
 from vpjax.data.arrays import Arrays
@@ -39,6 +39,7 @@ EXAMPLES = 8  # at once
 EDGE = 160  # pixels of a small picture
 SHOWN = 448  # of the photo
 FINE = 224  # pixels of a map, at least
+READ = "JPEG, PNG, WebP, GIF, TIFF, BMP and others that Pillow knows are"
 SEED = 0  # of the order of examples
 
 
@@ -141,6 +142,10 @@ class Demo:
         except TooLarge as error:
             raise UserError(f"The picture has {error}.") from error
         except Exception as error:  # Pillow raises a dozen kinds on broken files
+            if isinstance(error.__cause__, UnidentifiedImageError):
+                raise UserError(
+                    f"This is no picture, or of a kind that is not read: {READ}."
+                ) from error
             why = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"This is not a picture that can be read: {why}.") from error
         with Image.open(io.BytesIO(data)) as image:

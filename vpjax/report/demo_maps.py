@@ -127,7 +127,8 @@ def _gradcam(parts, inputs) -> Look:
     def look(asked):
         found = cam(asked.inputs, asked.label)
         h, w = found.map.shape
-        text = f"Which part speaks for {asked.class_name}: Grad-CAM of {found.target}, {h} x {w}."
+        text = f"Which part of the photo speaks for {asked.class_name}: the gradient of its logit "
+        text += f"at {found.target}, {h} × {w} cells."
         if not found.raw.max() > 0:
             text += " Nothing here does: the map is empty."
         return [Map("Grad-CAM", text, found.map)]

@@ -71,7 +71,7 @@ is uploaded elsewhere or kept.</span></label>
 <p id="message" role="status"></p>
 <div id="answer" hidden>
 <div class="two">
-<figure>
+<figure class="photo">
 <div class="stack">
 <img id="picture" alt="the photo as the model gets it"><img id="heat" alt="">
 </div>
@@ -83,18 +83,18 @@ value="0.55" aria-label="Strength of the map"></div>
 </div>
 <p class="note">The photo as the model gets it: <span id="size"></span> pixels.</p>
 </figure>
-<section>
+<section class="classes">
 <h2>Classes</h2>
 <ol id="top"></ol>
 <p class="note" id="several"{"" if several else " hidden"}></p>
 <p class="note" id="true"></p>
 </section>
-</div>
-<section>
+<section class="near">
 <h2>Nearest training pictures</h2>
 <p class="note">{escape(near)}</p>
 <div class="cards" id="near"></div>
 </section>
+</div>
 </div>
 </main>
 <script>{SCRIPT}</script>

@@ -11,7 +11,6 @@ or frame it. One photo is computed at a time; others wait.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import socket
@@ -207,11 +206,10 @@ def make_server(app: Callable) -> uvicorn.Server:
 
 
 def serve(app: Callable, listening: socket.socket) -> None:
-    """Answer until Ctrl-C.
+    """Answer until Ctrl-C, which ends as a `KeyboardInterrupt`.
 
     Args:
         app: see `make_app`.
         listening: see `bind`.
     """
-    with listening, contextlib.suppress(KeyboardInterrupt):
-        make_server(app).run(sockets=[listening])
+    make_server(app).run(sockets=[listening])

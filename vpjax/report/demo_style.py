@@ -30,9 +30,10 @@ button:hover, button[aria-pressed=true] { border-color: var(--link); color: var(
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 #message { min-height: 1.5rem; margin: .8rem 0 0; color: var(--soft); }
 #message.wrong { color: var(--wrong); overflow-wrap: anywhere; }
-.two { display: grid; grid-template-columns: minmax(0, 26rem) minmax(0, 1fr); gap: 1.2rem 2rem;
-  align-items: start; margin-top: .6rem; }
+.two { display: grid; grid-template: "photo classes" auto "photo near" 1fr /
+  minmax(0, 26rem) minmax(0, 1fr); gap: 1.2rem 2rem; align-items: start; margin-top: .6rem; }
 .two h2 { margin-top: 0; }
+.photo { grid-area: photo; } .classes { grid-area: classes; } .near { grid-area: near; }
 figure { margin: 0; }
 .stack { position: relative; border-radius: 10px; overflow: hidden; background: var(--card); }
 .stack img { display: block; width: 100%; }
@@ -49,18 +50,20 @@ figcaption, .note { color: var(--soft); font-size: .9rem; margin-top: .5rem; }
 #top li:first-child { font-size: 1.15rem; font-weight: 600; }
 #top b { font-weight: inherit; }
 #true.wrong { color: var(--wrong); } #true.right { color: var(--ink); }
-.cards { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); margin-top: .6rem; }
+.cards { grid-template-columns: repeat(3, minmax(0, 1fr)); margin-top: .6rem; max-width: 36rem; }
 .cards p { margin: .25rem .6rem 0; font-size: .88rem; display: flex; gap: .5rem;
   justify-content: space-between; }
 .cards p span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .cards p b { font-weight: 500; font-variant-numeric: tabular-nums; }
 .cards p.file { display: block; font-size: .78rem; }
 .cards .other { border-style: dashed; }
-@media (max-width: 46rem) { .two { grid-template-columns: minmax(0, 1fr); }
-  .two section { order: -1; } }
-@media (max-width: 30rem) { .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .5rem; }
-  .drop { padding: 1.1rem .8rem; } #examples button { width: calc(25% - .375rem); }
-  .cards p { display: block; } .cards p span { display: block; } }
+@media (max-width: 46rem) {
+  .two { grid-template: "classes" "photo" "near" / minmax(0, 1fr); } }
+@media (max-width: 60rem) {
+  .cards { gap: .5rem; grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .cards p, .cards p span { display: block; } }
+@media (max-width: 30rem) {
+  .drop { padding: 1.1rem .8rem; } #examples button { width: calc(25% - .375rem); } }
 """
 
 SCRIPT = """
@@ -112,7 +115,7 @@ async function look(address, body, name) {
       method: "POST", body, headers: { "Content-Type": "application/octet-stream" } });
     if (mine === wanted) show(said, name);
   } catch (error) {
-    if (mine === wanted) { $("answer").hidden = true; say(error.message, true); }
+    if (mine === wanted) { $("answer").hidden = true; say(`${name}: ${error.message}`, true); }
   }
   if (mine === wanted) $("main").removeAttribute("aria-busy");
 }

@@ -159,7 +159,7 @@ def _record(run: Run, source: Source, chosen: Source) -> str:
 def _read(path: Path, record: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Return features and positions that were kept; None if there are none, or of other things."""
     try:
-        with np.load(path) as kept:
+        with open(path, "rb") as file, np.load(file) as kept:
             if str(kept["record"]) == record:
                 return kept["features"], kept["rows"]
     except Exception:  # not there, cut off, or of another program: it is computed again
