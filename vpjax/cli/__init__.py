@@ -122,14 +122,11 @@ def overview() -> str:
     program = flags.program()
     lines = [
         "Visual prompt tuning of frozen vision backbones, in JAX.",
-        "",
-        f"usage: {program} COMMAND [flags]",
-        f"       {program} COMMAND --help",
+        f"usage: {program} COMMAND [flags], or {program} COMMAND --help",
         "",
         *(f"  {name:16}  {flags.sentence(module)}" for name, module in COMMANDS.items()),
         "",
         "Without a command: train. Without anything: the first run, on digits, offline.",
-        "",
         f"example: {program} --config vpt_cifar --workdir runs/vpt_cifar",
     ]
     return "\n".join(lines)
