@@ -149,6 +149,17 @@ def test_other_methods_have_other_maps(backbone, method, names):
     assert any(np.abs(a.values - b.values).max() > 1e-6 for a, b in zip(first, second, strict=True))
 
 
+def test_a_frame_of_prompts_is_no_part_of_the_photo():
+    values = np.zeros((5, 5))
+    values[2, 2] = 1
+    asked = demo_maps.Asked(np.zeros((1, 16, 16, 3)), 0, "cat")
+    looks = [lambda asked: [demo_maps.Map("Grad-CAM", "", values)]]
+    for canvas, shape in ((20, (16, 16)), (16, (5, 5))):
+        (found,) = demo_maps.maps_of(demo_maps.Lookers(looks, (canvas, canvas)), asked)
+        assert found.values.shape == shape
+        np.testing.assert_allclose(found.values, found.values[::-1, ::-1], atol=1e-6)
+
+
 def test_nearest_training_pictures(place):
     file = sorted((place.photos / "train").rglob("*.png"))[5]
     found = place.demo.look(file.read_bytes())["near"]

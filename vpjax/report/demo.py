@@ -25,7 +25,7 @@ from vpjax.data.photo_paths import Photo
 from vpjax.data.source import Source
 from vpjax.data.transforms import preset
 from vpjax.report.answer_page import encoded
-from vpjax.report.demo_maps import Asked, Map, lookers, maps_of
+from vpjax.report.demo_maps import Asked, Lookers, Map, lookers, maps_of
 from vpjax.report.plots.gradcam import resized, scaled
 from vpjax.report.plots.style import HEAT
 from vpjax.runs.experiment import decoding
@@ -184,7 +184,7 @@ class Demo:
             "near": self._near(batch.values.get("features")),
         }
 
-    def _lookers(self, asked: Asked) -> list:
+    def _lookers(self, asked: Asked) -> Lookers:
         if not hasattr(self, "_looks"):
             self._looks = lookers(self.run.predictor.parts, asked.inputs)
         return self._looks

@@ -48,10 +48,20 @@ class Asked(NamedTuple):
 Look = Callable[[Asked], list[Map]]
 
 
-def lookers(parts: ModelParts, inputs: Float[Array, "1 H W C"]) -> list[Look]:
-    """Return the functions that make the maps of a photo, the best first.
+class Lookers(NamedTuple):
+    """What makes the maps of photos.
 
-    Each is compiled for the first photo only.
+    Attributes:
+        all: functions, each compiled for the first photo only.
+        canvas: height and width that maps span: those of the photo, or more with a frame around it.
+    """
+
+    all: list[Look]
+    canvas: tuple[int, int]
+
+
+def lookers(parts: ModelParts, inputs: Float[Array, "1 H W C"]) -> Lookers:
+    """Return what makes the maps of photos.
 
     Args:
         parts: the trained model.
@@ -65,18 +75,28 @@ def lookers(parts: ModelParts, inputs: Float[Array, "1 H W C"]) -> list[Look]:
         out.append(_attention(parts, model))
     with contextlib.suppress(UserError):  # a backbone without sites that have maps
         out.append(_gradcam(parts, inputs))
-    return out
+    return Lookers(out, tuple(model.backbone.image_size))
 
 
-def maps_of(looks: list[Look], asked: Asked) -> list[Map]:
-    """Return the maps of a photo: Grad-CAM before that of the class token alone.
+def maps_of(looks: Lookers, asked: Asked) -> list[Map]:
+    """Return the maps of a photo, the best first: Grad-CAM before that of the class token alone.
 
     Args:
         looks: see `lookers`.
         asked: the photo.
     """
-    found = [found for look in looks for found in look(asked)]
+    found = [_inside(found, asked, looks.canvas) for look in looks.all for found in look(asked)]
     return sorted(found, key=lambda m: not m.name.startswith("Prompt") and m.name != "Grad-CAM")
+
+
+def _inside(found: Map, asked: Asked, canvas: tuple[int, int]) -> Map:
+    """Return the part of a map that lies on the photo, where prompts are a frame around it."""
+    size = asked.inputs.shape[1:3]
+    top, left = ((whole - edge) // 2 for whole, edge in zip(canvas, size, strict=True))
+    if top <= 0 and left <= 0:
+        return found
+    values = gradcam.resized(found.values, canvas)
+    return found._replace(values=values[top : top + size[0], left : left + size[1]])
 
 
 def _attention(parts, model) -> Look:
