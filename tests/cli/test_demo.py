@@ -3,6 +3,8 @@
 import importlib.util
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -14,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.browser import Browser
 from tests.helpers.pages import BROWSER
-from tests.helpers.runs import command, main
+from tests.helpers.runs import HOME, command, main
 from tests.helpers.tried import tried
 from vpjax.cli import demo as cli_demo
 from vpjax.report import demo_server
@@ -56,7 +58,7 @@ def test_without_the_extra(monkeypatch, absent):
 def test_a_browser_is_opened_where_there_is_a_screen(monkeypatch):
     opened = threading.Event()
     fake = types.SimpleNamespace(open=lambda address: opened.set())
-    monkeypatch.setitem(__import__("sys").modules, "webbrowser", fake)
+    monkeypatch.setitem(sys.modules, "webbrowser", fake)
     monkeypatch.setattr(cli_demo.sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -125,6 +127,42 @@ def test_from_the_start_to_ctrl_c(place, tmp_path):
     code, out, err = started.end()
     assert code == 0 and "None are searched (--neighbours=0)" in out
     assert time.monotonic() - begin < 120
+
+
+# Sends a photo that takes seconds, then Ctrl-C, once or twice.
+BUSY = """
+import http.client, os, signal, sys, threading, time
+from vpjax.report import demo_server
+signal.signal(signal.SIGINT, signal.default_int_handler)
+listening = demo_server.bind()
+class Slow:
+    def look(self, data):
+        for delay in map(float, sys.argv[1:]):
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(2.5)
+        return {}
+def ask():
+    connection = http.client.HTTPConnection(*listening.getsockname())
+    connection.request("POST", "/look", b"x", {"Content-Type": "application/octet-stream"})
+    print("answered", connection.getresponse().status)
+asking = threading.Thread(target=ask)
+asking.start()
+try:
+    demo_server.serve(demo_server.make_app(Slow(), ""), listening)
+except KeyboardInterrupt:
+    asking.join()
+    print("ended")
+"""
+
+
+@pytest.mark.parametrize(
+    ("delays", "status"), [(["0.5"], 200), (["0.5", "1.0"], 503)], ids=["once", "twice"]
+)
+def test_ctrl_c_while_a_photo_is_computed(delays, status):
+    words = [sys.executable, "-c", BUSY, *delays]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=HOME, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"answered {status}\nended\n"), done.stderr
+    assert not done.stderr
 
 
 @pytest.mark.skipif(not BROWSER, reason="there is no chromium")

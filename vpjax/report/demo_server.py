@@ -129,7 +129,10 @@ def _guarded(app: Callable) -> Callable:
 
         why = _foreign(Headers(scope=scope)) if scope["type"] == "http" else ""
         answering = JSONResponse({"error": why}, 403) if why else app
-        await answering(scope, receive, sealed)
+        try:
+            await answering(scope, receive, sealed)
+        except asyncio.CancelledError:  # by a second Ctrl-C
+            await JSONResponse({"error": "The program is ending."}, 503)(scope, receive, send)
 
     return guarded
 
@@ -200,13 +203,13 @@ def make_server(app: Callable) -> uvicorn.Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=2,
+            proxy_headers=False,
         )
     )
 
 
 def serve(app: Callable, listening: socket.socket) -> None:
-    """Answer until Ctrl-C, which ends as a `KeyboardInterrupt`.
+    """Answer until Ctrl-C, which ends as a `KeyboardInterrupt` once a photo in work is answered.
 
     Args:
         app: see `make_app`.
