@@ -87,7 +87,7 @@ def test_flags_of_other_commands(name):
 
 
 def test_which_flags_belong_to_which_command():
-    assert OWNERS["--top_k"] == ["predict"] and OWNERS["--dry_run"] == ["tune"]
+    assert OWNERS["--top_k"] == ["predict", "demo"] and OWNERS["--dry_run"] == ["tune"]
     for flag in ("--distributed", "--coordinator", "--num_processes", "--process_id"):
         assert OWNERS[flag] == ["train", "eval", "compare", "tune"]
     recipe = ["train", "compare", "ablate", "tune", "check-data", "zero-shot", "class-embeddings"]
@@ -99,8 +99,8 @@ def test_which_flags_belong_to_which_command():
     [
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["check_data"], "Did you mean 'check-data'?"),
-        (["train", "--top_k", "3"], "--top_k is a flag of predict, not of train"),
-        (["--top_k=3"], "--top_k is a flag of predict, not of train"),
+        (["train", "--top_k", "3"], "--top_k is a flag of predict, demo, not of train"),
+        (["--top_k=3"], "--top_k is a flag of predict, demo, not of train"),
         (["export", "x", "--workdir=x", "--config.seed=1"], "reads the config of the run in"),
         (["eval", "--workdir=x", "--config", "digits"], "reads the config of the run in --workdir"),
         (["eval", "--wrkdir=x"], "unknown flag of eval '--wrkdir'. Did you mean '--workdir'?"),

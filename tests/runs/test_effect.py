@@ -63,6 +63,7 @@ READ = {
     "zero-shot": EVALUATED + " train",
     "eval": EVALUATED,
     "predict": "background max_pixels bits preset",
+    "demo": "name val test dir classes background max_pixels bits preset",
 }
 READ = {command: {f"data.{key}" for key in keys.split()} for command, keys in READ.items()}
 READ["plot"] = READ["eval"]
@@ -70,7 +71,7 @@ MODEL = {"backbone", "mesh", "dtype", "attention", "match_reference_code"}
 READ["class-embeddings"] |= {"train.batch_size", "method.name", "method.num_tokens", "seed"} | MODEL
 READ["zero-shot"] |= {"train.batch_size", "features", "seed", "text"} | MODEL
 READ["zero-shot"] |= {"study.label", "study.expected"}
-for run in ("eval", "plot", "predict"):
+for run in ("eval", "plot", "predict", "demo"):
     READ[run] = READ[run] | {"backbone.weights", "text.tokenizer", "mesh", "dtype", "attention"}
 READ["eval"] |= {"train.batch_size"}
 READ["plot"] |= {"train.batch_size"}
@@ -134,6 +135,7 @@ def test_every_key_of_every_other_command(command, key):
         ("zero-shot", "seed", {"data": {"val_augmented": False}}),
         ("class-embeddings", "train.batch_size", {"data": {"eval_batch_size": 7}}),
         ("predict", "text.tokenizer", {"method": {"name": "vpt.VPT"}}),
+        ("demo", "data.val", {"data": {"test": "test"}}),
     ],
 )
 def test_what_other_commands_read_may_have_no_effect(command, key, changes):

@@ -140,15 +140,30 @@ def thumbnail(path: str, how: Decoding = PLAIN) -> str:
         image = Image.fromarray(decode(Path(path).read_bytes(), 3, how))
     except Exception:  # it was readable a moment ago; Pillow raises a dozen kinds
         return '<div class="picture"></div>'
-    image.thumbnail((EDGE, EDGE))
-    kind = {"format": "PNG"} if max(image.size) <= SMALL else {"format": "JPEG", "quality": 80}
+    source, pixels = encoded(image)
+    kind = ' class="small"' if pixels else ""
+    alt = _text(Path(path).name)
+    return f'<div class="picture"><img{kind} src="{source}" alt="{alt}" loading="lazy"></div>'
+
+
+def encoded(image: Image.Image, edge: int = EDGE) -> tuple[str, bool]:
+    """Return a small copy of a picture as an address that holds it, "data:image/png;base64,...".
+
+    Args:
+        image: L or RGB.
+        edge: pixels that it is high and wide at most.
+
+    Returns:
+        The address; and whether it is so small that its pixels are to be shown as squares.
+    """
+    image = image.copy()
+    image.thumbnail((edge, edge))
+    small = max(image.size) <= SMALL
+    kind = {"format": "PNG"} if small else {"format": "JPEG", "quality": 85}
     data = io.BytesIO()
     image.save(data, **kind)
     text = base64.b64encode(data.getvalue()).decode()
-    pixels = ' class="small"' if max(image.size) <= SMALL else ""
-    source = f"data:image/{kind['format'].lower()};base64,{text}"
-    alt = _text(Path(path).name)
-    return f'<div class="picture"><img{pixels} src="{source}" alt="{alt}" loading="lazy"></div>'
+    return f"data:image/{kind['format'].lower()};base64,{text}", small
 
 
 def _text(text: str) -> str:

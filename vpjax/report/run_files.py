@@ -19,6 +19,7 @@ FILES = {
     "metrics.jsonl": "the same, a JSON value a line",
     "config.json": "every key of the config",
     "classes.json": "names of the classes",
+    "nearest.npz": "features of training images, which `demo` searches; it may be deleted",
     "examples.json": "classes and images by split",
     "model.safetensors": "what was learnt, with classes and preprocessing; load_run takes it",
     "model_card.md": "the model card",
@@ -44,8 +45,8 @@ def commands(run: Run) -> list[str]:
     starts = (" ".join(words) for words in PROGRAMS.values())
     program = next((start for start in starts if made.startswith(f"{start} ")), "python main.py")
     folder = shlex.quote(str(run.folder))
-    verbs = ("eval", "predict", "export", "plot")
-    more = ("", " photos/ --output predictions.csv", " model.safetensors", " --image 3")
+    verbs = ("eval", "predict", "demo", "export", "plot")
+    more = ("", " photos/ --output predictions.csv", "", " model.safetensors", " --image 3")
     return [
         f"{program} {verb} --workdir {folder}{rest}" for verb, rest in zip(verbs, more, strict=True)
     ]

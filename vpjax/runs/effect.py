@@ -49,8 +49,9 @@ READS = {
     "eval": _FILES + _EVALUATED + _RESTORED,
     "plot": _FILES + _EVALUATED + _RESTORED,
     "predict": r"data\.(background|max_pixels|bits|preset)" + _RESTORED,
+    "demo": _FILES + "(val|test|preset)" + _RESTORED,
 }
-RUN = ("eval", "plot", "predict")  # of these, those that read the config of a run
+RUN = ("eval", "plot", "predict", "demo")  # of these, those that read the config of a run
 COMMANDS = (*TRAINING, *READS)
 
 
@@ -139,7 +140,7 @@ RULES = (
         r"data\.(val|val_augmented)",
         lambda c: not c.data.test,
         "data.test empty (--config.data.test=), as otherwise that split is evaluated",
-        ("eval", "plot"),
+        ("eval", "plot", "demo"),
     ),
     Rule(
         r"data\.(background|max_pixels|bits)",

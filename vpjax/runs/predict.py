@@ -221,10 +221,21 @@ def answers(
         shares = probabilities(batch.values["logits"], run.multilabel, temperature)
         milliseconds = 1000 * batch.seconds / max(len(batch.index), 1)
         rows = zip(batch.index.tolist(), shares, strict=True)
-        yield [_answer(run, photos[i], row, top_k, milliseconds) for i, row in rows]
+        yield [answer_of(run, photos[i], row, top_k, milliseconds) for i, row in rows]
 
 
-def _answer(run, photo, row, top_k, milliseconds):
+def answer_of(
+    run: Any, photo: Photo, row: Float[np.ndarray, " C"], top_k: int, milliseconds: float
+) -> Answer:
+    """Return what a run says of a photo.
+
+    Args:
+        run: a `vpjax.runs.run.Run`.
+        photo: its file.
+        row: the probability of every class.
+        top_k: classes to tell, the best first.
+        milliseconds: that it took.
+    """
     best = np.argsort(-row, kind="stable")[:top_k].tolist()
     said = np.flatnonzero(row >= HALF) if run.multilabel else ()
     names = tuple(run.classes[k] for k in best)

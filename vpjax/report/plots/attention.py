@@ -9,12 +9,14 @@ prompts of a layer do not come from the layer before.
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from vpjax.models.model import Model
 from vpjax.models.partition import merge
 from vpjax.report.plots.gradcam import resized
 from vpjax.report.plots.style import (
@@ -50,8 +52,13 @@ class Seen(NamedTuple):
 
 
 def applies(subject: Subject) -> bool:
+    """Return whether `seen_by` can look into a run's backbone."""
+    return has_scores(subject.model)
+
+
+def has_scores(model: Model) -> bool:
     """Return whether the backbone has a class token, and queries and keys are all scores need."""
-    backbone = subject.model.backbone
+    backbone = model.backbone
     if getattr(backbone, "cls_token", None) is None or not backbone.taps.issuperset(SITES):
         return False
     normalised = any(layer.attn.query_norm for layer in backbone.layers)
@@ -67,6 +74,11 @@ def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
     Returns:
         A layer each. Q is 1 + h w, or 1 in a layer that computes its class token only.
     """
+    return seen_by(parts)(images)
+
+
+def seen_by(parts: tuple) -> Callable[[Float[Array, "1 H W C"]], list[Seen]]:
+    """Return the function `attention` of images alone, which is compiled for the first one only."""
     graph, *numbers = parts
     model = merge(*parts)
     extra, patches = model.backbone.num_prefix_tokens, math.prod(model.backbone.grid)
@@ -83,16 +95,19 @@ def attention(parts: tuple, images: Float[Array, "1 H W C"]) -> list[Seen]:
         watched(merge(graph, *numbers), images, see)
         return found
 
-    out = []
-    for layer in jax.device_get(look(images, *numbers)):
-        (q, *_), (own, *read) = (layer[site] for site in SITES)
-        weights = _softmax(q, np.concatenate([own, *read]))
-        length = len(own)
-        columns = [*range(extra), *range(length - patches, length)]
-        rows = columns if len(q) == length else [*range(min(extra, len(q)))]
-        kept = weights[np.ix_(rows, columns)]
-        out.append(Seen(kept, 1 - kept.sum(-1)))
-    return out
+    def seen(images):
+        out = []
+        for layer in jax.device_get(look(images, *numbers)):
+            (q, *_), (own, *read) = (layer[site] for site in SITES)
+            weights = _softmax(q, np.concatenate([own, *read]))
+            length = len(own)
+            columns = [*range(extra), *range(length - patches, length)]
+            rows = columns if len(q) == length else [*range(min(extra, len(q)))]
+            kept = weights[np.ix_(rows, columns)]
+            out.append(Seen(kept, 1 - kept.sum(-1)))
+        return out
+
+    return seen
 
 
 def _softmax(q: np.ndarray, k: np.ndarray) -> Float[np.ndarray, "Q S"]:

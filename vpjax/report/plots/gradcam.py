@@ -13,7 +13,7 @@ only the class token is used, the output of that layer no longer depends on the 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -150,12 +150,24 @@ def cam(
     Raises:
         UserError: for a site that does not exist or has no maps.
     """
+    return cam_of(parts, images, target)(images, chosen)
+
+
+def cam_of(
+    parts: tuple, images: Float[Array, "1 H W C"], target: str = ""
+) -> Callable[[Float[Array, "1 H W C"], int | None], Cam]:
+    """Return the function `cam` of an image and a class alone, which is compiled once.
+
+    Args:
+        parts, target: see `cam`.
+        images: like those that it will get.
+    """
     graph, *numbers = parts
     found = sites(parts, images)
     target = choose(found, target)
 
     @jax.jit
-    def look(images, *numbers):
+    def look(images, wanted, *numbers):
         model = merge(graph, *numbers)
 
         def logit(added):
@@ -168,15 +180,19 @@ def cam(
                 return y + added
 
             logits = watched(model, images, see)["logits"][0]
-            k = logits.argmax() if chosen is None else jnp.int32(chosen)
+            k = jnp.where(wanted < 0, logits.argmax(), wanted)
             return logits[k], (logits, k, seen[0])
 
         zeros = jnp.zeros(found[target].shape, found[target].dtype)
         gradients, (logits, k, y) = jax.grad(logit, has_aux=True)(zeros)
         return logits, k, *(maps(model, target, x).astype(jnp.float32) for x in (y, gradients))
 
-    logits, k, activations, gradients = jax.device_get(look(images, *numbers))
-    return Cam(logits.astype(np.float32), int(k), activations, gradients, target)
+    def seen(images, chosen=None):
+        wanted = jnp.int32(-1 if chosen is None else chosen)
+        logits, k, activations, gradients = jax.device_get(look(images, wanted, *numbers))
+        return Cam(logits.astype(np.float32), int(k), activations, gradients, target)
+
+    return seen
 
 
 def _site(site: str, ctx: Context) -> str:

@@ -11,6 +11,7 @@ Pei et al. 2024, arXiv 2312.10376, figures 1 and 4 in spirit.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -99,6 +100,11 @@ def reads(
     model: Model, inputs: Float[Array, "1 H W C"]
 ) -> tuple[dict[int, np.ndarray], tuple[int, int]]:
     """Return tokens' attention to prompts by layer (L L, mean over heads), and the grid."""
+    return reads_of(model)(inputs)
+
+
+def reads_of(model: Model) -> Callable[[Float[Array, "1 H W C"]], tuple]:
+    """Return the function `reads` of images alone, which is compiled for the first one only."""
     method, backbone = model.method, model.backbone
     sites = [s for s in backbone.sites if s.index in method.at]
 
@@ -116,12 +122,17 @@ def reads(
         run_layers(backbone.layers, method.start(backbone, inputs, ctx), method.step, ctx)
         return seen
 
-    seen, grid = heads(inputs), sites[0].grid
+    grid = sites[0].grid
     receiving = [s.index for s in sites if s.index not in method.to_prompt]
-    return {
-        i: weights(seen[f"{i} cross.query"], seen[f"{i} cross.key"], grid, method.cross_attn)
-        for i in receiving
-    }, grid
+
+    def found(inputs):
+        seen = heads(inputs)
+        return {
+            i: weights(seen[f"{i} cross.query"], seen[f"{i} cross.key"], grid, method.cross_attn)
+            for i in receiving
+        }, grid
+
+    return found
 
 
 def weights(q: Array, k: Array, grid: tuple[int, int], variant: str) -> np.ndarray:
