@@ -1,7 +1,6 @@
 """Flags: those that commands share, how help looks, and what is wrong with a command line."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from vpjax.cli import overrides, published, recipes
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import local_folder
-from vpjax.runs.provenance import PROGRAMS
+from vpjax.runs import provenance
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -39,7 +38,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def program() -> str:
     """Return how a user starts vpjax: "python main.py" in a checkout, else "vpjax"."""
-    return " ".join(PROGRAMS.get(Path(sys.argv[0]).name, ["vpjax"]))
+    return " ".join(provenance.program()) or "vpjax"
 
 
 def sentence(command: ModuleType) -> str:

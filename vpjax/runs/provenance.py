@@ -13,10 +13,16 @@ PROGRAMS |= {"vpjax": ["vpjax"]}
 
 def command() -> str:
     """Return the command of this process, to be typed again; "" if it is another program's."""
-    name = Path(sys.argv[0]).name
-    if name not in PROGRAMS:
-        return ""
-    return shlex.join([*PROGRAMS[name], *sys.argv[1:]])
+    words = program()
+    return shlex.join([*words, *sys.argv[1:]]) if words else ""
+
+
+def program() -> list[str]:
+    """Return the words that started this process, ["python", "main.py"]; []: another program."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py" and path.parent.name != "vpjax":
+        return []  # python -m pytest
+    return PROGRAMS.get(path.name, [])
 
 
 def commit(checkout: Path = Path(vpjax.__file__).parents[1]) -> str:
