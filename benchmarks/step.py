@@ -117,7 +117,10 @@ def benchmark(
         "rows": [],
     }
     for size in sorted(batches):  # what needs little memory first, as a device's peak never falls
-        sharding.check_batch(size, recipe.mesh, "--batch")
+        if size < 1 or size % recipe.mesh.size:  # padding would be timed as images
+            raise UserError(
+                f"--batch is {size}; expected a multiple of the {recipe.mesh.size} devices"
+            )
         if synthetic:
             batch = random_batch(recipe, size, num_classes)
         else:

@@ -5,9 +5,10 @@
 
 A small ViT, pretrained on the handwritten digits 0-4 (its weights are in the repository), is
 adapted to the digits 5-9, which it has never seen, in four ways, three seeds each: a linear probe,
-shallow and deep prompts, full fine-tuning. Measured here: see README.md.
-The test set has 167 images, so one image is 0.6 points; a linear model on raw pixels does well on
-these digits too. It shows the mechanism, not a record.
+shallow and deep prompts, full fine-tuning. 400 images train, 130 choose, 366 test. Measured here: see
+README.md; `NOTE`, which the screen shows too, says what it does not show. A linear model on raw pixels
+does well on these digits too. Rates are the better of two on val, with two seeds each; that of `full`
+is one that was known to work.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,11 @@ from vpjax.runs.config import merged
 
 NOTE = """\
 This is a toy: 16 patches of 8x8 digits, 77 thousand parameters, 366 test
-images (one is 0.3 points)."""
+images (one is 0.3 points). It shows that prompts gain much over a linear
+probe by training little. It does not show which prompts are better: three
+seeds are too few, and over ten, shallow and deep are level (88.1 and 88.0 %;
+linear 79.4). On real ViTs deep is ahead: 69.4 to 64.9 % over the 19 tasks of
+VTAB-1k (arXiv 2203.12119)."""
 
 
 def get_config(label: str = "") -> ConfigDict:
