@@ -92,7 +92,7 @@ def read(parser: flags.Parser, words: Sequence[str]) -> tuple[argparse.Namespace
     """Return the values of a script's flags, and the config of its --config, with keys changed."""
     changes, rest = overrides.take(words)
     given = parser.parse_args(rest)
-    return given, overrides.apply(recipes.load(given.config), changes)
+    return given, overrides.apply(recipes.load(given.config or given.recipe), changes)
 
 
 def benchmark(
