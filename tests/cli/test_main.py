@@ -66,8 +66,8 @@ def test_the_opening_says_what_will_happen(run):
     assert any(line.startswith("weights") and line.endswith(", on 8x8 pixels") for line in head)
     out = (folder / "log.txt").read_text()
     for text in (
-        "| method/prompts/3   | 8 x 48 |     384 |  0.48 % |",
-        "| trainable          |        |   1,781 |  2.25 % |",
+        "| method/prompts/3   | 8 x 48 |    384 |  0.48 % |",
+        "| trainable          |        |  1,781 |  2.25 % |",
         "400 images",
         "sha256",
         "attention xla",
