@@ -5,10 +5,10 @@
 
 A small ViT, pretrained on the handwritten digits 0-4 (its weights are in the repository), is
 adapted to the digits 5-9, which it has never seen, in four ways, three seeds each: a linear probe,
-shallow and deep prompts, full fine-tuning. 400 images train, 130 choose, 366 test. Measured here: see
-README.md; `NOTE`, which the screen shows too, says what it does not show. A linear model on raw pixels
-does well on these digits too. Rates are the better of two on val, with two seeds each; that of `full`
-is one that was known to work.
+shallow and deep prompts, full fine-tuning. 400 images train, 130 choose, 366 test. Measured here:
+see README.md; `NOTE`, which the screen shows too, says what it does not show. A linear model on raw
+pixels does well on these digits too. Rates are the better of two on val, with two seeds each; that
+of `full` is one that was known to work.
 """
 
 from ml_collections import ConfigDict
