@@ -92,7 +92,7 @@ def read(parser: flags.Parser, words: Sequence[str]) -> tuple[argparse.Namespace
     """Return the values of a script's flags, and the config of its --config, with keys changed."""
     changes, rest = overrides.take(words)
     given = parser.parse_args(rest)
-    return given, overrides.apply(recipes.load(given.config), changes)
+    return given, overrides.apply(recipes.load(given.config or given.recipe), changes)
 
 
 def benchmark(
@@ -117,7 +117,10 @@ def benchmark(
         "rows": [],
     }
     for size in sorted(batches):  # what needs little memory first, as a device's peak never falls
-        sharding.check_batch(size, recipe.mesh, "--batch")
+        if size < 1 or size % recipe.mesh.size:  # padding would be timed as images
+            raise UserError(
+                f"--batch is {size}; expected a multiple of the {recipe.mesh.size} devices"
+            )
         if synthetic:
             batch = random_batch(recipe, size, num_classes)
         else:

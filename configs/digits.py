@@ -1,13 +1,14 @@
-"""The first run: no network, no GPU, no data to fetch. A minute on two CPU cores.
+"""The first run: no network, no GPU, no data to fetch. One to two minutes on two cores.
 
     python main.py                                      all four methods, three seeds each
     python main.py --config configs/digits.py:vpt_deep  one method, one seed
 
 A small ViT, pretrained on the handwritten digits 0-4 (its weights are in the repository), is
 adapted to the digits 5-9, which it has never seen, in four ways, three seeds each: a linear probe,
-shallow and deep prompts, full fine-tuning. Measured here: see README.md.
-The test set has 167 images, so one image is 0.6 points; a linear model on raw pixels does well on
-these digits too. It shows the mechanism, not a record.
+shallow and deep prompts, full fine-tuning. 400 images train, 130 choose, 366 test. Measured here:
+see README.md; `NOTE`, which the screen shows too, says what it does not show. A linear model on raw
+pixels does well on these digits too. Rates are the better of two on val, with two seeds each; that
+of `full` is one that was known to work.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +16,14 @@ from ml_collections import ConfigDict
 from vpjax.core.errors import unknown
 from vpjax.runs import defaults
 from vpjax.runs.config import merged
+
+NOTE = """\
+This is a toy: 16 patches of 8x8 digits, 77 thousand parameters, 366 test
+images (one is 0.3 points). It shows that prompts gain much over a linear
+probe by training little. It does not show which prompts are better: three
+seeds are too few, and over ten, shallow and deep are level (88.1 and 88.0 %;
+linear 79.4). On real ViTs deep is ahead: 69.4 to 64.9 % over the 19 tasks of
+VTAB-1k (arXiv 2203.12119)."""
 
 
 def get_config(label: str = "") -> ConfigDict:
@@ -28,14 +37,15 @@ def get_config(label: str = "") -> ConfigDict:
     config.method.update(num_tokens=8)
 
     config.data.name = "digits/high"
-    config.data.train = "train[:90%]"
-    config.data.val = "train[90%:]"
-    config.data.preset = "digits"
+    config.data.train = "train[:400]"
+    config.data.val = "train[400:530]"
+    config.data.test = "train[530:]+test"  # more than "test" alone: 366 images, not 167
+    config.data.preset = "digits_crop"
     config.data.eval_batch_size = 64
 
     config.train.batch_size = 32
     config.train.steps = 400
-    config.train.eval_every = 5.0
+    config.train.eval_every = 8.0
     config.optim.update(
         name="adamw", lr=3e-2, lr_base_batch_size=0, weight_decay=1e-4, warmup_epochs=2.0
     )
@@ -57,14 +67,21 @@ def get_config(label: str = "") -> ConfigDict:
     return merged(defaults.single_run(config), config.study.compare[label])
 
 
+def note(config: ConfigDict) -> str:
+    """Returns what the table does and does not show; "" with other data or another backbone."""
+    if (config.data.name, config.backbone.weights) != ("digits/high", "digits_vit"):
+        return ""
+    return NOTE
+
+
 def backbone() -> ConfigDict:
     """Returns a ViT of 0.1 M parameters for 8x8 images."""
     return defaults.backbone(
         "vit.ViT",
-        variant="Ti/4",
+        variant="Ti/2",
         image_size=8,
         dim=48,
-        mlp_dim=192,
+        mlp_dim=96,
         heads=4,
         depth=4,
         dropout=0.0,

@@ -3,8 +3,8 @@
     python main.py --config configs/digits_pretrain.py --workdir runs/digits_pretrain
     python main.py export --workdir runs/digits_pretrain vpjax/weights/assets/digits_vit.npz
 
-About 15 seconds on two CPU cores. The seed was chosen among 0-3: how far prompts get ahead of a
-linear probe depends on what the backbone happens to have learned (4 to 10 points over these four).
+A minute of CPU at most. Random crops keep its features from shrinking to five points, one
+a class. The seed was not chosen: one backbone was trained with this recipe.
 """
 
 from ml_collections import ConfigDict
@@ -23,10 +23,11 @@ def get_config() -> ConfigDict:
     config.data.train = "train"
     config.data.val = ""
     config.data.preset = "digits"
+    config.data.augment = "random_resized_crop=0.5/1"
     config.data.eval_batch_size = 64
 
     config.train.batch_size = 32
-    config.train.steps = 600
+    config.train.steps = 1000
     config.optim.update(
         name="adamw",
         lr=3e-3,

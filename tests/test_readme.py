@@ -13,7 +13,8 @@ from tests.helpers.runs import FAST, HOME
 
 TEXT = (HOME / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
+COMMANDS = [line.partition("  #")[0] for line in LINES]
 QUICK = ["--config.train.steps=3"]
 # A few of many rows do, where all of them would take minutes.
 ROWS = ["--config.study.cells=('linear','vpt_deep','sa2vp')"]
@@ -50,13 +51,9 @@ EXPECTED = {
     ),
     "python main.py tune --config configs/vtab.py:method=vpt_deep,task=svhn "
     "--workdir runs/svhn --dry_run": ([], "4 to choose from", 0),
-    "python main.py ablate --config configs/ablate_fusion.py:data=digits --workdir runs/fusion": (
-        [
-            *QUICK,
-            "--config.study.seeds=(0,)",
-            "--config.backbone.widths=(4,8,8,8)",
-            "--config.draw=False",
-        ],
+    "python main.py ablate --config configs/ablate_fusion.py:data=digits,model=cnn,narrow=8 "
+    "--workdir runs/fusion": (
+        [*QUICK, "--config.study.seeds=(0,)", "--config.draw=False"],
         "ablation_fusion.png",
         0,
     ),
@@ -78,6 +75,13 @@ EXPECTED = {
 
 def test_every_command_is_tested_here():
     assert list(EXPECTED) == COMMANDS
+
+
+def test_every_command_says_its_time_and_comes_after_activation():
+    for line in LINES:
+        assert re.search(r"  # .*\b(second|minute|hour)s?\b", line), line
+    above = TEXT[: TEXT.index(f"```sh\n{LINES[0]}")]
+    assert "```sh\n. .venv/bin/activate\n```" in above
 
 
 def test_the_two_set_up_commands():

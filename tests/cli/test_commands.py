@@ -144,6 +144,8 @@ def run(tmp_path_factory):
     assert done.returncode == 0, done.stderr_text
     assert "| linear " in done.stdout_text and "comparison.md" in done.stdout_text
     assert f"evaluate  vpjax eval --workdir {folder}" in done.stdout_text
+    assert "This is a toy" in done.stdout_text
+    assert done.stdout_text.endswith(f"page      {folder / 'report.html'}\n")
     return folder / "vpt_deep" / "seed0"
 
 

@@ -41,11 +41,11 @@ def test_it_trains_and_leaves_files_a_person_can_open(run):
     found = result(folder)
     assert found["status"] == "finished"
     assert found["step"] == 60
-    assert found["test_count"] == 167
+    assert found["test_count"] == 366
     assert found["test_accuracy"] > 60
     assert found["trainable"] == 1781
     assert len(found["weights"]["sha256"]) == 64
-    assert found["preset"] == "digits"
+    assert found["preset"] == "digits_crop"
     config = json.loads((folder / "config.json").read_text())
     assert config["method"]["name"] == "vpt.VPT"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -63,11 +63,12 @@ def test_the_opening_says_what_will_happen(run):
     assert any("test accuracy" in line for line in done.stdout_text.splitlines()), head
     for text in ("run  ", "data  ", "weights  ", "plan  "):
         assert any(line.startswith(text) for line in head), head
+    assert any(line.startswith("weights") and line.endswith(", on 8x8 pixels") for line in head)
     out = (folder / "log.txt").read_text()
     for text in (
-        "| method/prompts/3   | 8 x 48 |     384 |  0.33 % |",
-        "| trainable          |        |   1,781 |  1.51 % |",
-        "656 images",
+        "| method/prompts/3   | 8 x 48 |    384 |  0.48 % |",
+        "| trainable          |        |  1,781 |  2.25 % |",
+        "400 images",
         "sha256",
         "attention xla",
         "mesh {'data': 1}",

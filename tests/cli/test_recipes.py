@@ -65,6 +65,16 @@ def test_a_recipe_that_became_a_choice_of_another(name):
     assert recipes.load(name).method.num_tokens == 100
 
 
+def test_a_recipe_says_what_its_results_show_as_long_as_they_are_its_own(tmp_path):
+    own, other = recipes.load("digits"), recipes.load("digits")
+    other.backbone.weights = "dino.pth"
+    assert recipes.note("digits", own).startswith("This is a toy")
+    assert recipes.note("digits", other) == "" == recipes.note("vpt_cifar", own)
+    file = tmp_path / "noted.py"
+    file.write_text("def get_config(): ...\ndef note(config):\n    return f'of {config}'\n")
+    assert recipes.note(str(file), "mine") == "of mine"
+
+
 def test_a_recipe_that_fails_is_read_again(tmp_path):
     file = tmp_path / "later.py"
     file.write_text("raise RuntimeError('not yet')\n")

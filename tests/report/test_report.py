@@ -204,7 +204,7 @@ def test_report_of_one_real_run_and_of_runs_that_do_not_compare(real):
     folder = real / "vpt_deep" / "seed0"
     page = parsed(folder / "run.html")  # written when the run ended
     assert f"{runs.result(folder)['test_accuracy']:.2f} %" in page.words
-    assert "1,781 (1.51 %)" in page.words
+    assert "1,781 (2.25 %)" in page.words
     assert sum("(" in image["alt"] for image in page.images) == 5  # examples of the classes
     assert report(folder) == folder / "run.html"
     changed = json.loads((folder / "result.json").read_text()) | {"preset": "inception"}

@@ -100,7 +100,7 @@ def test_backbones_that_are_not_there():
 
 def test_a_model_says_what_trains(backbone, digits):
     model = vpjax.create_model(backbone, "vpt.VPT", num_tokens=8, num_classes=5)
-    assert "trainable 1,781 of 117,605 (1.51 %)" in str(model)
+    assert "trainable 1,781 of 79,205 (2.25 %)" in str(model)
     assert model(digits[0][:3])["logits"].shape == (3, 5)
     with pytest.raises(vpjax.UserError, match="Did you mean 'num_tokens'"):
         vpjax.create_model(backbone, "vpt.VPT", numtokens=8, num_classes=5)

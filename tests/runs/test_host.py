@@ -79,7 +79,7 @@ def test_a_run_compiles_one_program_a_shape_and_none_after_its_first_evaluation(
     settings = config(data={"eval_batch_size": 64}, mesh={"data": 1})
     with compilations() as names:
         fit(settings, tmp_path)
-    # Of 73 and 167 images the last batches are short: padded, so that they are no other shape.
+    # Of 130 and 366 images the last batches are short: padded, so that they are no other shape.
     assert names.count("train_step") == 1
     assert names.count("eval_step") == 1
     assert len(seen) > 2

@@ -31,7 +31,7 @@ def test_a_whole_comparison(tmp_path):
         found = [r["test_accuracy"] for r in results]
         assert (row["metric"], row["mean"]) == ("accuracy", pytest.approx(np.mean(found)))
         assert row["std"] == pytest.approx(np.std(found)) and row["seeds"] == 2
-        assert row["trainable"] == results[0]["trainable"] and row["images"] == 167
+        assert row["trainable"] == results[0]["trainable"] and row["images"] == 366
     with open(tmp_path / "comparison.csv") as file:
         assert [r["label"] for r in csv.DictReader(file)] == ["linear", "vpt_deep"]
     text = (tmp_path / "comparison.md").read_text()

@@ -119,8 +119,8 @@ def test_overlapping_windows_see_every_pixel():
 
 
 def test_a_size_that_patches_do_not_divide_is_refused_where_models_are_made():
-    with pytest.raises(UserError, match="image_size is 10 by 10 pixels, no multiple"):
-        vpjax.load_backbone("digits_vit", image_size=10)
+    with pytest.raises(UserError, match="image_size is 11 by 11 pixels, no multiple"):
+        vpjax.load_backbone("digits_vit", image_size=11)
     with pytest.raises(UserError, match="unknown ResNet variant '7'"):
         vpjax.load_backbone("resnet.ResNet", "", variant=7)
     spec = BackboneSpec("resnet.ResNet", {"variant": 18, "image_size": 33})

@@ -29,4 +29,4 @@ def run(arguments: argparse.Namespace) -> None:
             f"Train it: {flags.program()} train --config {arguments.config}"
         )
     process.start(arguments)
-    train.train_all(config, folder)
+    train.train_all(config, folder, recipes.note(arguments.config, config))

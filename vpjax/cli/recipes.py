@@ -99,6 +99,17 @@ def load(recipe: str) -> "ConfigDict":
     return config.lock()
 
 
+def note(recipe: str, config: "ConfigDict") -> str:
+    """Return what a recipe says about its results: of its function `note`, if it has one.
+
+    Args:
+        recipe: as on the command line.
+        config: of the runs, after all changes.
+    """
+    say = getattr(_import(find(recipe)[0]), "note", None)
+    return say(config) if say else ""
+
+
 def _import(path: Path) -> ModuleType:
     package = sys.modules.setdefault("configs", ModuleType("configs"))
     package.__path__ = list(dict.fromkeys([str(path.parent), str(FOLDER)]))

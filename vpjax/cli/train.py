@@ -45,24 +45,34 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(
                 "--extend is for one run; this recipe trains several. Choose one of them."
             )
-        train_all(config, folder)
+        train_all(config, folder, recipes.note(arguments.config, config))
         return
     fit(config, folder, startup, finish=draw_results, extend=arguments.extend)
     log.info("files     %s", folder)
     say_how_to_evaluate(folder)
 
 
-def train_all(config: "ConfigDict", folder: Path) -> None:
-    """Train all runs of a recipe, and show the table and which run to look at."""
+def train_all(config: "ConfigDict", folder: Path, note: str = "") -> None:
+    """Train all runs of a recipe, and show the table, which run to look at, and the page.
+
+    Args:
+        config: of the runs.
+        folder: of the runs and the table.
+        note: what the recipe says of itself, below the table; "": nothing.
+    """
     from vpjax.studies import compare
 
     rows = compare.compare(config, folder)
     log.info("\n%s\n", compare.as_table(rows))
+    if note:
+        log.info("%s\n", note)
     best = compare.best_row(rows)["label"]
     log.info("table     %s", folder / "comparison.md")
     for picture in sorted(folder.glob("comparison*.png")):
         log.info("picture   %s", picture)
     say_how_to_evaluate(folder / best / f"seed{config.study.seeds[0]}")
+    if (page := folder / "report.html").exists():
+        log.info("page      %s", page)
 
 
 def say_how_to_evaluate(folder: Path) -> None:

@@ -79,7 +79,7 @@ class Model(nnx.Module):
         return method.predict(backbone, state, ctx)
 
     def __repr__(self) -> str:
-        """Return a table of what trains, under a line "trainable 1,781 of 117,610 (1.51 %)"."""
+        """Return a table of what trains, under a line "trainable 1,781 of 79,205 (2.25 %)"."""
         parts = partition(self, self.trainable_pattern)
         title = f"{type(self.method).__name__} on {type(self.backbone).__name__}"
         return f"{title}: {trainable_line(parts)}\n{trainable_table(parts)}"

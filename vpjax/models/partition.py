@@ -93,7 +93,7 @@ def trainable_table(parts: ModelParts) -> str:
 
 
 def trainable_line(parts: ModelParts) -> str:
-    """Return "trainable 1,781 of 117,610 (1.51 %)"."""
+    """Return "trainable 1,781 of 79,205 (2.25 %)"."""
     count = sum(v.size for v in parts.trainable.values())
     total = count + sum(v.size for v in parts.frozen.values())
     return f"trainable {count:,} of {total:,} ({percent(count, total)})"

@@ -43,6 +43,7 @@ def header(experiment: Experiment) -> list[str]:
     kind = f", {e.loaded.kind}" if e.loaded and e.loaded.kind else ""
     where = config.backbone.weights if e.loaded else f"random, from seed {config.seed}"
     devices = e.mesh.devices.flat
+    height, width = e.image_size
     lines = [
         f"run       {config.method.name}, {trainable_line(e.parts)}",
         f"data      {train.name.partition('[')[0]}, {len(e.classes.names)} classes: {numbers}",
@@ -53,7 +54,7 @@ def header(experiment: Experiment) -> list[str]:
         lines.append(f"splits    {made} taken from train by class, seed {seed}: splits.csv")
         lines.append(f"counts    {', '.join(counts(e))}")
     lines += [
-        f"weights   {_tail(where)}{kind}",
+        f"weights   {_tail(where)}{kind}, on {height}x{width} pixels",
         f"plan      {e.plan.steps} steps of {e.plan.batch_size} ({e.plan.steps_per_epoch} an epoch)"
         f", {config.optim.name}, lr {peak(e):.3g}, {config.dtype}, {len(devices)} x "
         f"{devices[0].device_kind}",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed, files
+from vpjax.core import distributed, files, logs
 from vpjax.core.errors import UserError
 from vpjax.core.table import mean_std, table, write_csv
 from vpjax.report.finish import write_report
@@ -58,7 +58,8 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     if not distributed.index():
         write(rows, folder)
         draw_histories(config, rows, results, folder)
-        write_report(folder)
+        with logs.quiet():  # the page is named at the very end, below the table
+            write_report(folder)
     return rows
 
 

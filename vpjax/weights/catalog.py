@@ -104,9 +104,9 @@ CATALOG: dict[str, CatalogEntry] = {
         "",
         "digits_vit.npz",
         "digits",
-        "Ti/4",
+        "Ti/2",
         "the first run: digits 0-4, 8 px",
-        options={"image_size": 8, "dim": 48, "mlp_dim": 192, "heads": 4, "depth": 4}
+        options={"image_size": 8, "dim": 48, "mlp_dim": 96, "heads": 4, "depth": 4}
         | {"dropout": 0.0, "pos_std": 0.3},
     ),
     "vit_b16_in21k": _original("B/16"),
