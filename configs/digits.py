@@ -1,4 +1,4 @@
-"""The first run: no network, no GPU, no data to fetch. One to two minutes on two cores.
+"""The first run: no network, no GPU, no data to fetch. Two minutes on two CPU cores.
 
     python main.py                                      all four methods, three seeds each
     python main.py --config configs/digits.py:vpt_deep  one method, one seed

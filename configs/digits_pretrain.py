@@ -3,7 +3,7 @@
     python main.py --config configs/digits_pretrain.py --workdir runs/digits_pretrain
     python main.py export --workdir runs/digits_pretrain vpjax/weights/assets/digits_vit.npz
 
-A minute of CPU at most. Random crops keep its features from shrinking to five points, one
+About a minute on two CPU cores. Random crops keep its features from shrinking to five points, one
 a class. The seed was not chosen: one backbone was trained with this recipe.
 """
 
