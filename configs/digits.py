@@ -1,4 +1,4 @@
-"""The first run: no network, no GPU, no data to fetch. Two minutes on two CPU cores.
+"""The first run: no network, no GPU, no data to fetch. A minute and a half on two CPU cores.
 
     python main.py                                      all four methods, three seeds each
     python main.py --config configs/digits.py:vpt_deep  one method, one seed
@@ -7,8 +7,8 @@ A small ViT, pretrained on the handwritten digits 0-4 (its weights are in the re
 adapted to the digits 5-9, which it has never seen, in four ways, three seeds each: a linear probe,
 shallow and deep prompts, full fine-tuning. 400 images train, 130 choose, 366 test. Measured here:
 see README.md; `NOTE`, which the screen shows too, says what it does not show. A linear model on raw
-pixels does well on these digits too. Rates are the better of two on val, with two seeds each; that
-of `full` is one that was known to work.
+pixels does well on these digits too. Rates of prompts are the best on val of (0.01, 0.03, 0.1), with
+three seeds each; those of `linear` and `full` are ones that were known to work.
 """
 
 from ml_collections import ConfigDict
@@ -19,11 +19,11 @@ from vpjax.runs.config import merged
 
 NOTE = """\
 This is a toy: 16 patches of 8x8 digits, 77 thousand parameters, 366 test
-images (one is 0.3 points). It shows that prompts gain much over a linear
-probe by training little. It does not show which prompts are better: three
-seeds are too few, and over ten, shallow and deep are level (88.1 and 88.0 %;
-linear 79.4). On real ViTs deep is ahead: 69.4 to 64.9 % over the 19 tasks of
-VTAB-1k (arXiv 2203.12119)."""
+images (one is 0.3 points). It shows that prompts gain over a linear probe by
+training little. It does not show which prompts are better: three seeds are too
+few, and over ten, shallow and deep are level (86.8 and 86.1 %; linear 82.5).
+On real ViTs deep is ahead: 69.4 to 64.9 % over the 19 tasks of VTAB-1k
+(arXiv 2203.12119)."""
 
 
 def get_config(label: str = "") -> ConfigDict:
@@ -40,12 +40,12 @@ def get_config(label: str = "") -> ConfigDict:
     config.data.train = "train[:400]"
     config.data.val = "train[400:530]"
     config.data.test = "train[530:]+test"  # more than "test" alone: 366 images, not 167
-    config.data.preset = "digits_crop"
+    config.data.preset = "digits"
     config.data.eval_batch_size = 64
 
     config.train.batch_size = 32
-    config.train.steps = 400
-    config.train.eval_every = 8.0
+    config.train.steps = 250
+    config.train.eval_every = 5.0
     config.optim.update(
         name="adamw", lr=3e-2, lr_base_batch_size=0, weight_decay=1e-4, warmup_epochs=2.0
     )
@@ -53,7 +53,7 @@ def get_config(label: str = "") -> ConfigDict:
     config.study.compare = ConfigDict(
         {
             "linear": {"method": {"name": "finetune.Linear"}, "optim": {"lr": 0.1}},
-            "vpt_shallow": {"method": {"name": "vpt.VPT", "deep": False}, "optim": {"lr": 5e-2}},
+            "vpt_shallow": {"method": {"name": "vpt.VPT", "deep": False}, "optim": {"lr": 0.1}},
             "vpt_deep": {"method": {"name": "vpt.VPT", "deep": True}},
             "full": {"method": {"name": "finetune.Full"}, "optim": {"lr": 1e-3}},
         }

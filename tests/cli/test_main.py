@@ -45,7 +45,7 @@ def test_it_trains_and_leaves_files_a_person_can_open(run):
     assert found["test_accuracy"] > 60
     assert found["trainable"] == 1781
     assert len(found["weights"]["sha256"]) == 64
-    assert found["preset"] == "digits_crop"
+    assert found["preset"] == "digits"
     config = json.loads((folder / "config.json").read_text())
     assert config["method"]["name"] == "vpt.VPT"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -67,9 +67,8 @@ PRESETS = {
             rule="none",
             augment=("pad_crop", "flip"),
         ),
-        # The bundled 8x8 digits, and their first run: crops of 80 % of the area and more
+        # The bundled 8x8 digits
         Preset("digits", *HALF, "pil_bilinear"),
-        Preset("digits_crop", *HALF, "pil_bilinear", augment=("random_resized_crop=0.8/1",)),
     )
 }
 

@@ -23,9 +23,6 @@ NOT_OPTIONS = ("weights", "head", "resample")
 # Options that are set once for a whole run, by top-level config keys of the same name.
 RUN_WIDE = {"attention", "match_reference_code", "mesh"}
 
-# Presets that repeat what weights say beside their own: here, of the first run, with random crops.
-CROPPED = {"digits": ("digits_crop",)}
-
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
     """Return a section of a config: the name of a class, and every option of it.
@@ -101,7 +98,7 @@ def use_weights(config: ConfigDict, weights: str) -> None:
         return
     cls, other = (registry.lookup("backbones", name) for name in (old["name"], found.name))
     entry, kept = find_entry(old["weights"]), {}
-    if entry and config.data.preset in (entry.preset, *CROPPED.get(entry.preset, ())):
+    if entry and config.data.preset == entry.preset:
         config.data.preset = "auto"
     if issubclass(cls, other) or issubclass(other, cls):
         said = of_entry(entry).options if entry and entry.backbone else {}
