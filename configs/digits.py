@@ -7,8 +7,8 @@ A small ViT, pretrained on the handwritten digits 0-4 (its weights are in the re
 adapted to the digits 5-9, which it has never seen, in four ways, three seeds each: a linear probe,
 shallow and deep prompts, full fine-tuning. 400 images train, 130 choose, 366 test. Measured here:
 see README.md; `NOTE`, which the screen shows too, says what it does not show. A linear model on raw
-pixels does well on these digits too. Rates of prompts are the best on val of (0.01, 0.03, 0.1), with
-three seeds each; those of `linear` and `full` are ones that were known to work.
+pixels does well on these digits too. Rates of prompts are the best on val of 0.01, 0.03 and 0.1,
+with three seeds each; those of `linear` and `full` are ones that were known to work.
 """
 
 from ml_collections import ConfigDict

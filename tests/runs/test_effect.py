@@ -63,7 +63,7 @@ READ = {
     "zero-shot": EVALUATED + " train",
     "eval": EVALUATED,
     "predict": "background max_pixels bits preset",
-    "demo": "name val test dir classes background max_pixels bits preset",
+    "demo": FILES + "val test preset",
 }
 READ = {command: {f"data.{key}" for key in keys.split()} for command, keys in READ.items()}
 READ["plot"] = READ["eval"]

@@ -127,11 +127,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(folder, whole,
 
 @noisy
 def test_no_intact_checkpoint_is_an_error_that_lists_them(folder):
-    for step in (folder / "checkpoints" / "last").iterdir():
+    steps = list((folder / "checkpoints" / "last").iterdir())
+    for step in steps:
         damage_by_truncation(step)
     with pytest.raises(UserError, match="no checkpoint is intact") as error:
         evaluate_run(folder)
-    assert "last/10" in str(error.value)
+    assert len(steps) > 1 and all(f"last/{step.name}" in str(error.value) for step in steps)
     assert "last/12" in str(error.value)
 
 
