@@ -21,7 +21,7 @@ FAST = "--xla_backend_optimization_level=0"  # fast to compile, for programs tha
 def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
     """A run on the embedded digits that takes seconds: 12 steps, saved at every evaluation."""
     config = digits.get_config(label)
-    config.train.update(steps=12, eval_every=0.1, save_every=0.0, log_every=4)
+    config.train.update(steps=12, eval_every=0.16, save_every=0.0, log_every=4)
     for section, values in sections.items():
         config[section].update(values)
     return config

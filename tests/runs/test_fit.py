@@ -163,8 +163,8 @@ def test_the_test_split_is_read_only_at_the_end(tmp_path, monkeypatch):
     fit(config(), tmp_path)
     end = reads.index("finish")
     assert any("[train" in name for name in reads[:end])
-    assert not any("[test]" in name for name in reads[:end])
-    assert any("[test]" in name for name in reads[end:])
+    assert not any("test]" in name for name in reads[:end])
+    assert any("test]" in name for name in reads[end:])
 
 
 def test_early_stopping_and_the_best_weights(tmp_path):

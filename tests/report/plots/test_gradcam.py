@@ -98,17 +98,24 @@ def test_the_chosen_class_is_asked_for():
 
 
 def test_panels():
-    image = np.linspace(0, 255, 6 * 8).astype(np.uint8).reshape(6, 8)
+    image = np.linspace(-1, 2, 6 * 8, dtype=np.float32).reshape(6, 8, 1)
     shown, heat, both = gradcam.panels(image, np.array([[0.0, 1.0]]))
     assert shown.shape == heat.shape == (6, 8) and both.shape == (6, 8, 3)
     assert shown.min() == 0 and shown.max() == pytest.approx(1)
     np.testing.assert_allclose(heat[0], np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1), atol=1e-6)
-    table = matplotlib.colormaps[HEAT](np.arange(256))[:, :3]
+    table = matplotlib.colormaps["jet"](np.arange(256))[:, :3]
     index = np.minimum(np.floor(256 * heat), 255).astype(int)
     expected = np.clip(0.6 * shown[..., None] + 0.4 * table[index], 0, 1)
     np.testing.assert_allclose(both, expected, atol=1e-6)
-    white = gradcam.panels(np.full((4, 4, 3), 255, np.uint8), np.eye(2))[0]
-    assert white.shape == (4, 4, 3) and (white == 1).all()  # as the photo is, not stretched
+    assert gradcam.panels(np.random.rand(4, 4, 3), np.eye(2))[0].shape == (4, 4, 3)
+    grey = gradcam.panels(np.repeat(np.random.rand(4, 4, 1), 3, 2), np.eye(2))[0]
+    assert grey.shape == (4, 4)
+
+
+def test_a_map_over_a_photo_leaves_the_photo_as_it_is():
+    heat, both = gradcam.over(np.full((4, 4, 3), 0.5, np.float32), np.eye(2))
+    table = matplotlib.colormaps[HEAT](heat)[..., :3]
+    np.testing.assert_allclose(both, 0.3 + 0.4 * table, atol=1e-6)
 
 
 def test_the_figure_has_the_baseline_above(tmp_path):

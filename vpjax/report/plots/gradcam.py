@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.models.model import Model
@@ -76,17 +76,31 @@ def resized(x: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[np.ndar
     return np.asarray(jax.image.resize(jnp.asarray(x, jnp.float32), size, "linear", False))
 
 
-def panels(image: UInt8[np.ndarray, "H W *C"], cam: Float[np.ndarray, "h w"]) -> tuple:
-    """Return the image in 0..1 (H W if grey), the map over it (H W), and both together (H W 3).
+def panels(image: Float[np.ndarray, "H W C"], cam: Float[np.ndarray, "h w"]) -> tuple:
+    """Return an image in 0..1 (H W if grey), the map over it (H W), and both together (H W 3).
 
-    The last is 0.6 of the image and 0.4 of the map in the colours of `vpjax.report.plots.style`.
+    As MS-VP draws it, and only its recorded cases need it: the image is what the model takes,
+    stretched from its least to its greatest value, and the colours are "jet", which do not rise
+    evenly and which many cannot tell apart. Our own pictures use `over`.
+    """
+    shown = scaled(image)
+    shown = shown[..., 0] if (shown == shown[..., :1]).all() else shown
+    return shown, *over(shown, cam, "jet")
+
+
+def over(
+    shown: Float[np.ndarray, "H W *C"], cam: Float[np.ndarray, "h w"], name: str = HEAT
+) -> tuple:
+    """Return a map over an image in 0..1 (H W), and both together (H W 3).
+
+    The last is 0.6 of the image and 0.4 of the map in the colours `name` of matplotlib.
     """
     import matplotlib
 
-    shown, heat = image / np.float32(255), resized(cam, image.shape[:2])
-    colours = matplotlib.colormaps[HEAT](heat)[..., :3]
+    heat = resized(cam, shown.shape[:2])
+    colours = matplotlib.colormaps[name](heat)[..., :3]
     wide = shown[..., None] if shown.ndim == 2 else shown
-    return shown, heat, np.clip(0.6 * wide + 0.4 * colours, 0, 1)
+    return heat, np.clip(0.6 * wide + 0.4 * colours, 0, 1)
 
 
 def sites(parts: tuple, images: Float[Array, "1 H W C"]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -214,7 +228,8 @@ def gradcam(subject: Subject) -> "Figure":
     figure = figure_of(6.6, 0.5 + 2.1 * len(rows))
     grid = figure.subplots(len(rows), 3, squeeze=False)
     for (row, found), axes in zip(rows, grid, strict=True):
-        image, heat, both = panels(row.example[1], found.map)
+        image = row.example[1] / np.float32(255)
+        heat, both = over(image, found.map)
         h, w = found.map.shape
         _picture(axes[0], image, "image")
         _picture(axes[1], heat, f"map of {found.target}, {h} x {w}", HEAT)
