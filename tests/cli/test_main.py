@@ -272,7 +272,7 @@ def test_the_first_run_shows_the_point_of_prompts(tmp_path):
     assert done.returncode == 0, done.stderr_text
     rows = {r["label"]: r for r in json.loads((tmp_path / "comparison.json").read_text())}
     for prompts in ("vpt_shallow", "vpt_deep"):
-        assert rows[prompts]["mean"] >= rows["linear"]["mean"] + 5
+        assert rows[prompts]["mean"] >= rows["linear"]["mean"] + 2
         assert rows[prompts]["percent"] < 3
     for name in ("comparison.md", "comparison.csv", "comparison.png"):
         assert (tmp_path / name).stat().st_size > 100
