@@ -78,8 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         if left := outputs.leave():
             log.warning("what was done so far is in %s", ", ".join(left))
         raise
-    names = source.records.names
-    tally.skipped |= {names[i]: why for i, why in sorted(source.unreadable.items())}
+    tally.skipped |= source.skipped
     if not tally.images:
         outputs.leave()
         raise none_readable(tally.skipped)

@@ -27,6 +27,13 @@ class Forgiving(Source):
         self.unreadable: dict[int, str] = {}
         self.lost = dict(lost or {})
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """{path: why} of all files left out so far; of arrays, the number of the image."""
+        names = getattr(self.records, "names", None)
+        broken = sorted(self.unreadable.items())
+        return self.lost | {names[i] if names else str(i): why for i, why in broken}
+
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Read and decode several examples; see `Source`."""
         return [self._one(int(i)) for i in indices]

@@ -16,7 +16,7 @@ from vpjax.runs import config as configs
 from vpjax.runs import model_file, recorded
 from vpjax.runs.addresses import run_folder
 from vpjax.runs.experiment import Experiment
-from vpjax.runs.restore import checkpoint_place
+from vpjax.runs.restore import checkpoint_place, file_instead
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.step import State
@@ -99,8 +99,7 @@ def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
                     "Start from a run of the same method and backbone."
                 )
 
-    file = model_file.find(folder)
-    if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
+    if file := file_instead(folder, checkpoint):
         found, meta = learnt_weights(file, experiment.state.stats, check)
     else:
         path, step = checkpoint_place(folder, checkpoint or before.train.select)

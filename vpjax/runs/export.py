@@ -27,7 +27,7 @@ from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import atomic, open_to_readers
 from vpjax.runs.export_check import compare
 from vpjax.runs.export_program import export_program
-from vpjax.runs.export_weights import export_weights
+from vpjax.runs.export_weights import LIBRARIES, export_weights
 from vpjax.runs.run import Run, load_run
 from vpjax.weights import google
 from vpjax.weights.load import load
@@ -35,7 +35,7 @@ from vpjax.weights.load import load
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".npz": "google", ".safetensors": "vpjax", ".stablehlo": "stablehlo"}
-FORMATS = ("google", "vpjax", "timm", "transformers", "stablehlo")
+FORMATS = ("google", "vpjax", *LIBRARIES, "stablehlo")
 
 
 def export_run(folder: str | Path, target: Path, form: str = "", weights: str = "") -> Path:
@@ -64,7 +64,7 @@ def export_run(folder: str | Path, target: Path, form: str = "", weights: str = 
         if form == "stablehlo":
             differ = export_program(run, target)
             beside = f" and {target.name}.json beside it; computed again without vpjax"
-        elif form in ("timm", "transformers"):
+        elif form in LIBRARIES:
             differ, beside = export_weights(run, target, form)
         else:
             differ, beside = export_backbone(run, target, form), ", the backbone alone; read back"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vpjax.core.errors import UserError
+from vpjax.data.files import place_of
 from vpjax.data.forgiving import Forgiving
 from vpjax.data.labelled import open_labelled, without
 from vpjax.data.source import Source
@@ -75,12 +76,9 @@ def evaluate_place(run: Run, where: Path, split: str = "", batch_size: int = BAT
     except UserError as error:
         if len(source.unreadable) < len(source):
             raise
-        names = source.records.names
-        raise none_readable({names[i]: w for i, w in source.unreadable.items()}) from error
+        raise none_readable(source.skipped) from error
     predictions = with_temperature(predictions, heat, seen)
-    names = source.records.names
-    skipped = {names[i]: why for i, why in sorted(source.unreadable.items())}
-    left = without(source, source.unreadable)
+    skipped, left = source.skipped, without(source, source.unreadable)
     facts: dict[str, Any] = {"step": run.step, "data": source.name, "images": len(left)}
     facts |= {"skipped": skipped, "predictions_of": "test"}
     if isinstance(predictions, Predictions):
@@ -91,8 +89,9 @@ def evaluate_place(run: Run, where: Path, split: str = "", batch_size: int = BAT
     folder = new_folder(run.folder / "evaluations")
     write(folder, facts, predictions, run.classes, left.records.names, None)
     log.info("evaluated %s, %d images, step %d", source.name, len(left), run.step)
-    _, _, own = run.config.data.name.partition(":")
-    if own and Path(own).expanduser().resolve() == where.resolve():
+    data = run.config.data
+    _, _, own = data.name.partition(":")
+    if own and place_of(own, data.dir).resolve() == where.resolve():
         log.warning(
             "warning   these are the run's own data, images that it was trained on among them: "
             "eval without a path measures its test split alone"

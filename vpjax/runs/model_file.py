@@ -60,8 +60,7 @@ def written_by_a_run(path: Path) -> bool:
     """
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    texts = _opened(path, lambda file: file.metadata()) or {}
-    return texts.get("format", "").startswith("vpjax-run")
+    return _texts(path).get("format", "").startswith("vpjax-run")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is damaged, or is not one that a run of vpjax has written.
     """
-    texts = _opened(path, lambda file: file.metadata()) or {}
+    texts = _texts(path)
     if texts.get("format") != FORMAT:
         kind = texts.get("format", "")
         found = f"its format is {kind!r}" if kind.startswith("vpjax-run") else "it has no metadata"
@@ -98,6 +97,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             "again from the run's folder."
         )
     return arrays
+
+
+def _texts(path: Path) -> dict[str, str]:
+    return _opened(path, lambda file: file.metadata()) or {}
 
 
 def _opened(path: Path, read: Any) -> Any:

@@ -17,6 +17,7 @@ from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
 from vpjax.runs import model_file
 from vpjax.runs.experiment import Experiment
+from vpjax.runs.workdir import has_checkpoints
 from vpjax.train.checkpoint import (
     Checkpoints,
     checkpoint_items,
@@ -72,8 +73,7 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
     Raises:
         UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
     """
-    file = model_file.find(folder)
-    if file and not checkpoint and not any(folder.glob("checkpoints/*/[0-9]*")):
+    if file := file_instead(folder, checkpoint):
         return learnt_state(file, like, record)
     path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
     rows = padded_rows(record.config, record.classes)
@@ -84,6 +84,16 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
             f"{path} holds no checkpoint: the run has saved nothing yet. Train it again for longer."
         )
     return found[0]
+
+
+def file_instead(folder: Path, checkpoint: str) -> Path | None:
+    """Return the model.safetensors that stands for a run's checkpoints; None: they are there.
+
+    Args:
+        folder: of the run; or its model.safetensors.
+        checkpoint: that was asked for; "": none by name.
+    """
+    return None if checkpoint or has_checkpoints(folder) else model_file.find(folder)
 
 
 def learnt_state(file: Path, like: State, record: Record) -> State:

@@ -174,8 +174,7 @@ class Run:
             index.append(out.index)
             seconds += out.seconds
         paths = getattr(source.records, "names", None) or [str(i) for i in range(len(source))]
-        skipped = dict(getattr(source, "lost", {}))
-        skipped |= {paths[i]: why for i, why in getattr(source, "unreadable", {}).items()}
+        skipped = source.skipped if isinstance(source, Forgiving) else {}
         kept = np.concatenate(index)
         if not len(kept):
             raise none_readable(skipped)

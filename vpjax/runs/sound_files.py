@@ -15,6 +15,7 @@ from vpjax.core.files import read_json, write_json
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
 from vpjax.data.verify import has_files, message, verify
+from vpjax.runs.workdir import has_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def check_files(sources: Mapping[str, Source], folder: Path) -> None:
     noted = read_json(folder / FILE) or {}
     known = SOUND | set(noted.values())
     # A folder with checkpoints belongs to data already, perhaps to others: it is left as it is.
-    new = not any(folder.glob("checkpoints/*/[0-9]*"))
+    new = not has_checkpoints(folder)
     found = []
     for split, source in sources.items():
         if not has_files(source):

@@ -112,7 +112,12 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
 
 def started(workdir: Path) -> bool:
     """Return whether a folder holds a run that has saved something."""
-    return read_result(workdir) is not None or any(workdir.glob("checkpoints/*/[0-9]*"))
+    return read_result(workdir) is not None or has_checkpoints(workdir)
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Return whether a folder holds checkpoints of a run."""
+    return any(workdir.glob("checkpoints/*/[0-9]*"))
 
 
 def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) -> None:
