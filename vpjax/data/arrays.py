@@ -122,7 +122,7 @@ class Arrays:
     def __init__(
         self,
         images: UInt8[np.ndarray, "n H W C"] | Sequence[UInt8[np.ndarray, "H W C"]],
-        labels: Int64[np.ndarray, "n *classes"],
+        labels: Int64[np.ndarray, " n *classes"],
     ):
         self.labels = labels
         self.names = [str(i) for i in range(len(images))]

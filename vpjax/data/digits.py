@@ -51,7 +51,7 @@ def open_digits(name: str, split: str) -> Source:
     return Source(f"{where}[{split}]", classes, Digits(chosen, CLASSES[half][0]), (8, 8, 1))
 
 
-def load() -> tuple[UInt8[np.ndarray, "n 8 8"], Int64[np.ndarray, "n"]]:
+def load() -> tuple[UInt8[np.ndarray, "n 8 8"], Int64[np.ndarray, " n"]]:
     """Return all images, in 0..255, and the digit each one shows."""
     with np.load(FILE) as file:
         images, digits = file["images"], file["digits"]

@@ -33,7 +33,7 @@ class Rows(NamedTuple):
     """The features and labels of a split, in the order of its source."""
 
     features: Float32[np.ndarray, "n D"]
-    labels: Shaped[np.ndarray, "n *C"]
+    labels: Shaped[np.ndarray, " n *C"]
 
 
 class FeatureLoader(Order):

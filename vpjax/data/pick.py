@@ -37,7 +37,7 @@ class Picked:
         self,
         records: Records,
         indices: Int64[np.ndarray, " m"],
-        labels: Int64[np.ndarray, "m *C"],
+        labels: Int64[np.ndarray, " m *C"],
     ):
         self.indices, self.labels = indices, labels
         self._records = records

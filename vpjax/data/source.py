@@ -128,7 +128,7 @@ class Source:
             )
         return image
 
-    def labels(self) -> Int64[np.ndarray, "n *C"]:
+    def labels(self) -> Int64[np.ndarray, " n *C"]:
         """Return the label of every example, n or n C; images are not decoded."""
         return self._labels.copy()
 

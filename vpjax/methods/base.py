@@ -183,7 +183,7 @@ class Method(nnx.Module):
         return {"logits": self.head(features, ctx), "features": features}
 
     def loss_terms(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
         """Return the loss and further numbers that the history of a run shows.
 
@@ -205,7 +205,7 @@ class Method(nnx.Module):
         return {"loss": self.loss(out, labels, criterion, ctx)}
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """Return the loss of each image, by default the criterion of the logits.
 

@@ -140,7 +140,7 @@ class MoP(Method):
         return mop_similarity.assignments(SCALE * s, tau, self.hard)
 
     def loss_terms(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
         """Return the loss of each image, its terms, and tau; in evaluation L_cls only."""
         if labels.ndim > 1:
@@ -195,7 +195,7 @@ class MoP(Method):
         return found
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """Return the loss of each image; terms of the offsets or the batch are added to each."""
         return self.loss_terms(out, labels, criterion, ctx)["loss"]

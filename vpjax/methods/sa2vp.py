@@ -252,7 +252,7 @@ class SA2VP(Method):
         return out | {f"{name}_prompt": value for name, value in beside.items()}
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """Return the weighted sum of the losses of both streams."""
         image, prompt = (criterion(out[n], labels) for n in ("logits", "logits_prompt"))
