@@ -38,7 +38,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     meta.expect("mode", *MODES)
     model = build(meta)
     names = Names(model, meta["method"], meta["options"])
-    recorded = names.gather(under(arrays, "param/"))
+    recorded = names.parameters(under(arrays, "param/"))
     parts = training.filled(partition(model), recorded)
     learnt = {n for t in meta["trainable"] for n in names.gather({t: arrays[f"param/{t}"]})}
     if learnt != parts.trainable.keys():
@@ -161,7 +161,8 @@ def masked(meta: Record, keep: Mapping[str, np.ndarray]) -> Masked:
     rates = {one["site"]: one["rate"] for one in meta["dropout"]}
     if rates.keys() != keep.keys():
         raise NotUnderstood(f"masks of {sorted(rates.keys() ^ keep.keys())}")
-    masks, places = {}, {site: tag_of(site) for site in keep}
+    masks: dict = {}
+    places = {site: tag_of(site) for site in keep}
     for site, mask in keep.items():
         flip = meta["method"].startswith("repadapter")  # B r S
         masks[places[site]] = jnp.asarray(mask.swapaxes(1, 2) if flip else mask)
@@ -173,4 +174,5 @@ def tag_of(site: str) -> tuple[int, str]:
     match = re.fullmatch(r"blocks\.(\d+)\.(.*)", site)
     if not match:
         raise NotUnderstood(f"mask of {site}")
-    return int(match[1]), re.sub(r"^(attn|mlp)\.", "linear.", match[2])
+    tag = re.sub(r"^(attn|mlp)\.", "linear.", match[2])
+    return int(match[1]), {"adapter": "adapter.hidden", "adaptmlp": "adapter.hidden"}.get(tag, tag)

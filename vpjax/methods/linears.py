@@ -124,7 +124,10 @@ def third_of(v: Array, third: int, y: Array, ctx: Context) -> Array:
 
 
 def fold(
-    backbone: Backbone, own: Mapping[str, Mapping[str, Any]], change: Callable
+    backbone: Backbone,
+    own: Mapping[str, Mapping[str, Any]],
+    change: Callable,
+    bias: bool = False,
 ) -> dict[str, Array]:
     """Return the changed weights and biases of linear layers, by names relative to the backbone.
 
@@ -132,6 +135,10 @@ def fold(
         backbone: of the model.
         own: by index of the block and name of a layer, what `change` takes.
         change: (own of the layer, slice of outputs, matrix [in, out], bias [out]) -> the new two.
+        bias: whether the change needs a bias to go into.
+
+    Raises:
+        UserError: if a layer has no bias to take the change.
     """
     out = {}
     for i, names in own.items():
@@ -140,9 +147,14 @@ def fold(
             for part in parts_of(name):
                 dense = linear(backbone.layers[int(i)], part)
                 w = matrix(dense).astype(jnp.float32)
-                bias = jnp.zeros(w.shape[1]) if dense.bias is None else dense.bias[...].ravel()
+                if bias and dense.bias is None:
+                    raise UserError(
+                        f"layer {i} of the backbone has no bias in {part}, which the method's "
+                        "shift would have to go into; keep the model whole"
+                    )
+                old = jnp.zeros(w.shape[1]) if dense.bias is None else dense.bias[...].ravel()
                 outputs = slice(start, start := start + w.shape[1])
-                new, new_bias = change(mine, outputs, w, bias)
+                new, new_bias = change(mine, outputs, w, old)
                 path = f"layers/{i}/{SITES[part].replace('.', '/')}"
                 out[f"{path}/kernel"] = new.reshape(dense.kernel.shape)
                 if dense.bias is not None:
