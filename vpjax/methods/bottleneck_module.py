@@ -1,10 +1,10 @@
 """The module of bottleneck adapters, and how it starts.
 
-    lora      down and its bias U(+-1/sqrt(D)), up zero: the backbone's own function
-    kaiming   the same, biases zero: AdaptFormer's
-    houlsby   both N(0, 0.01^2) cut at 0.02, biases zero
-    bert      both N(0, 0.02^2), biases zero
-    xavier    both Xavier uniform, biases N(0, 1e-12): NOAH's
+lora      down and its bias U(+-1/sqrt(D)), up zero: the backbone's own function
+kaiming   the same, biases zero: AdaptFormer's
+houlsby   both N(0, 0.01^2) cut at 0.02, biases zero
+bert      both N(0, 0.02^2), biases zero
+xavier    both Xavier uniform, biases N(0, 1e-12): NOAH's
 """
 
 import math

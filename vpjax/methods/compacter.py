@@ -76,9 +76,12 @@ class Factors(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, n: int, rank: int, *, rngs: nnx.Rngs):
         a, b = inputs // n, outputs // n
-        draw = lambda rows, columns: jax.random.uniform(  # noqa: E731
-            rngs.params(), (n, rows, columns), minval=-1.0
-        ) * math.sqrt(12 / (rows + columns))
+        draw = lambda rows, columns: (
+            jax.random.uniform(  # noqa: E731
+                rngs.params(), (n, rows, columns), minval=-1.0
+            )
+            * math.sqrt(12 / (rows + columns))
+        )
         self.left, self.right = nnx.Param(draw(a, rank)), nnx.Param(draw(rank, b))
         self.bias = nnx.Param(jnp.zeros(outputs))
 

@@ -90,9 +90,12 @@ class Bypass(nnx.Module):
     """down, convolution, up: B L D -> B L D."""
 
     def __init__(self, dim: int, rank: int, conv_init: str, *, rngs: nnx.Rngs):
-        xavier = lambda shape, fan: jax.random.uniform(  # noqa: E731
-            rngs.params(), shape, minval=-1.0
-        ) * math.sqrt(6 / fan)
+        xavier = lambda shape, fan: (
+            jax.random.uniform(  # noqa: E731
+                rngs.params(), shape, minval=-1.0
+            )
+            * math.sqrt(6 / fan)
+        )
         shape = (3, 3, rank, rank)
         centre = jnp.zeros(shape).at[1, 1].set(jnp.eye(rank))
         self.down = nnx.Param(xavier((dim, rank), dim + rank))

@@ -80,7 +80,9 @@ class TT(Method):
         if found is None or ctx.layer is None:
             return y
         name, x = found[0], linears.inputs(x, y, ctx)
-        u, v, c = (p.astype(x.dtype) for p in (self.u[...], self.v[...], self.core(ctx.layer, name)))
+        u, v, c = (
+            p.astype(x.dtype) for p in (self.u[...], self.v[...], self.core(ctx.layer, name))
+        )
         h = x.reshape(*x.shape[:-1], -1, len(u)) @ u  # one group, or those of the MLP
         h = ctx.dropout(h.reshape(*x.shape[:-1], -1) @ c, self.dropout, f"linear.{name}")
         return y + self.scale * (h.reshape(*h.shape[:-1], -1, len(v)) @ v).reshape(y.shape)
