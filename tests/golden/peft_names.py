@@ -1,4 +1,4 @@
-"""Names, layouts and options of the recorded methods of parameter-efficient tuning, in our words."""
+"""Names, layouts and options of the recorded PEFT methods, in our words."""
 
 import math
 import re
@@ -52,9 +52,9 @@ METHODS = {
 def options_of(method: str, given: Record, arch: Record) -> dict[str, Any]:
     """Return the options of our method that a case stands for."""
     take = {name: given[name] for name in given}
-    if "fused_qkv" in take:
-        if take.pop("fused_qkv") != ("qkv" in take["sites"]):
-            raise NotUnderstood(f"fused_qkv does not go with sites {take['sites']}")
+    fused = "qkv" in take.get("sites", ())
+    if take.pop("fused_qkv", fused) != fused:
+        raise NotUnderstood(f"fused_qkv does not go with sites {take['sites']}")
     if isinstance(take.get("sites"), list):
         take["sites"] = "+".join(take["sites"])
     if method == "ia3":
@@ -67,8 +67,9 @@ def options_of(method: str, given: Record, arch: Record) -> dict[str, Any]:
         sites = {"norm1": True, "norm1 and norm2": False}
         take["attention_only"] = sites[take.pop("sites")]
     if method == "compacter":
-        if (take.pop("position"), take.pop("activation")) != ("houlsby", "gelu"):
-            raise NotUnderstood("Compacter stands as Houlsby's adapters and has GELU")
+        given.expect("position", "houlsby")
+        given.expect("activation", "gelu")
+        del take["position"], take["activation"]
     if "position" in take:
         take = adapter_options(method, take)
     return take

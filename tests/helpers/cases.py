@@ -18,11 +18,21 @@ from vpjax.backbones.swin_v2 import SwinV2
 from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
+from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
+from vpjax.methods.compacter import Compacter
+from vpjax.methods.convpass import Convpass, ConvpassAttn
+from vpjax.methods.dora import DoRA
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.ia3 import IA3
+from vpjax.methods.layer_norm import LayerNorm
+from vpjax.methods.lora import LoRA
 from vpjax.methods.mop import MoP
 from vpjax.methods.msvp import MSVP, MSVPFrozen
+from vpjax.methods.repadapter import RepAdapter
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
+from vpjax.methods.ssf import SSF
+from vpjax.methods.vera import VeRA
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
@@ -106,6 +116,23 @@ METHODS = {
     "cls_token": (ClsToken, {}),
     "adapter": (Adapter, {"reduction": 4}),
     "side": (Side, {"widths": (2, 2, 2, 2, 3)}),
+    "lora": (LoRA, {"rank": 2}),
+    "lora_fused_dropout": (LoRA, {"sites": "qkv+proj+fc1+fc2", "rank": 2, "dropout": 0.3}),
+    "dora": (DoRA, {"rank": 2, "sites": "all"}),
+    "vera": (VeRA, {"rank": 3}),
+    "ia3": (IA3, {}),
+    "ssf": (SSF, {}),
+    "layer_norm": (LayerNorm, {}),
+    "adapter_placed": (Placed, {"position": "pre", "rank": 2}),
+    "adapter_plus": (AdapterPlus, {"rank": 2}),
+    "adapt_former": (AdaptFormer, {"rank": 2}),
+    "houlsby": (Houlsby, {"rank": 2}),
+    "pfeiffer": (Pfeiffer, {"rank": 2}),
+    "noah": (NOAH, {"rank": 2}),
+    "compacter": (Compacter, {"rank": 4, "n": 2}),
+    "convpass": (Convpass, {"rank": 2}),
+    "convpass_attn": (ConvpassAttn, {"rank": 2}),
+    "repadapter": (RepAdapter, {"rank": 2}),
     "vpt_shallow": (VPT, {"num_tokens": 3, "deep": False}),
     "vpt_deep": (VPT, {"num_tokens": 3}),
     "vpt_deep_dropout": (VPT, {"num_tokens": 3, "dropout": 0.3}),

@@ -1,10 +1,10 @@
 """Bottleneck adapters: A(x) = scaling * up(dropout(act(down(norm(x))))), and where they stand.
 
-    pre            u' = u + A(u) after attention, before the MLP's norm     u: tokens after attention
-    post           z' = z + A(z) after the block                             m: output of the MLP
-    intermediate   z = u + m + A(m)                                          z = u + m
-    parallel       z = u + m + A(u)
-    houlsby        o + A1(o) after attention, and intermediate               o: output of attention
+    pre            u + A(u), before the MLP's norm         u: tokens after attention was added
+    post           z + A(z), after the block               m: output of the MLP
+    intermediate   u + m + A(m)                            z = u + m
+    parallel       u + m + A(u)
+    houlsby        o + A1(o), and intermediate             o: output of attention
 
 Houlsby et al. 2019 (arXiv 1902.00751), Pfeiffer et al. 2020 (arXiv 2005.00247), Adapter+ (Steitz,
 Roth 2024, arXiv 2406.06820), NOAH's (Zhang et al. 2022, arXiv 2206.04673); Adapter+'s code is the

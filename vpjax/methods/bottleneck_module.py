@@ -88,22 +88,21 @@ class Bottleneck(nnx.Module):
 
 def _starts(init: str, dim: int, rank: int, rngs: nnx.Rngs) -> list[Array]:
     """Return how the two matrices and biases start: down, its bias, up, its bias."""
-    down, up, none = (dim, rank), (rank, dim), jnp.zeros
+    down, up, key = (dim, rank), (rank, dim), rngs.params
+    uniform = lambda shape, bound: jax.random.uniform(  # noqa: E731
+        key(), shape, minval=-bound, maxval=bound
+    )
+    zeros = jnp.zeros(rank), jnp.zeros(dim)
     if init in ("lora", "kaiming"):
         bound = 1 / math.sqrt(dim)
-        draw = lambda shape: jax.random.uniform(  # noqa: E731
-            rngs.params(), shape, minval=-bound, maxval=bound
-        )
-        return [draw(down), draw((rank,)) if init == "lora" else none(rank), none(up), none(dim)]
+        bias = uniform((rank,), bound) if init == "lora" else zeros[0]
+        return [uniform(down, bound), bias, jnp.zeros(up), zeros[1]]
     if init == "xavier":
         bound = math.sqrt(6 / (dim + rank))
-        draw = lambda shape: jax.random.uniform(  # noqa: E731
-            rngs.params(), shape, minval=-bound, maxval=bound
-        )
-        bias = lambda n: 1e-6 * jax.random.normal(rngs.params(), (n,))  # noqa: E731
-        return [draw(down), bias(rank), draw(up), bias(dim)]
+        small = [1e-6 * jax.random.normal(key(), (n,)) for n in (rank, dim)]
+        return [uniform(down, bound), small[0], uniform(up, bound), small[1]]
     if init == "houlsby":
-        draw = lambda shape: 0.01 * jax.random.truncated_normal(rngs.params(), -2, 2, shape)  # noqa: E731
+        first, last = (0.01 * jax.random.truncated_normal(key(), -2, 2, s) for s in (down, up))
     else:
-        draw = lambda shape: 0.02 * jax.random.normal(rngs.params(), shape)  # noqa: E731
-    return [draw(down), none(rank), draw(up), none(dim)]
+        first, last = (0.02 * jax.random.normal(key(), s) for s in (down, up))
+    return [first, zeros[0], last, zeros[1]]

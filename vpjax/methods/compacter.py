@@ -76,12 +76,12 @@ class Factors(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, n: int, rank: int, *, rngs: nnx.Rngs):
         a, b = inputs // n, outputs // n
-        draw = lambda rows, columns: (
-            jax.random.uniform(  # noqa: E731
-                rngs.params(), (n, rows, columns), minval=-1.0
-            )
-            * math.sqrt(12 / (rows + columns))
-        )
+
+        def draw(rows: int, columns: int) -> Array:
+            bound = math.sqrt(12 / (rows + columns))  # Xavier's, times sqrt(2)
+            shape = (n, rows, columns)
+            return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+
         self.left, self.right = nnx.Param(draw(a, rank)), nnx.Param(draw(rank, b))
         self.bias = nnx.Param(jnp.zeros(outputs))
 

@@ -90,12 +90,10 @@ class Bypass(nnx.Module):
     """down, convolution, up: B L D -> B L D."""
 
     def __init__(self, dim: int, rank: int, conv_init: str, *, rngs: nnx.Rngs):
-        xavier = lambda shape, fan: (
-            jax.random.uniform(  # noqa: E731
-                rngs.params(), shape, minval=-1.0
-            )
-            * math.sqrt(6 / fan)
-        )
+        def xavier(shape: tuple[int, ...], fan: int) -> Array:
+            bound = math.sqrt(6 / fan)
+            return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+
         shape = (3, 3, rank, rank)
         centre = jnp.zeros(shape).at[1, 1].set(jnp.eye(rank))
         self.down = nnx.Param(xavier((dim, rank), dim + rank))

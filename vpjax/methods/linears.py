@@ -34,7 +34,7 @@ ALL = "+".join(SITES)
 
 
 class Place(NamedTuple):
-    """A linear layer of a backbone: index of the block, name, and how many numbers go in and out."""
+    """A linear layer: index of its block, name, and how many numbers go in and out."""
 
     layer: int
     name: str

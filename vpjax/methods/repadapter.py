@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
+from vpjax.backbones.swin_v2 import SwinV2
 from vpjax.core.errors import UserError
 from vpjax.methods import linears
 from vpjax.methods.base import Method
@@ -52,6 +53,11 @@ class RepAdapter(Method):
         **inherited,
     ):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
+        if isinstance(backbone, SwinV2):
+            raise UserError(
+                "SwinV2 has its norms after attention and MLP, not before, where RepAdapter's "
+                "bottlenecks stand. Use bottleneck.AdapterPlus."
+            )
         self.scale, self.dropout = scale, dropout
         self.names = tuple(PLACES)[:1] if attention_only else tuple(PLACES)
         self.layers = nnx.Dict()
