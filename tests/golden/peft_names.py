@@ -129,6 +129,8 @@ RULES: list[tuple[str, Callable[[re.Match, np.ndarray], dict[str, np.ndarray]]]]
         r"blocks\.(\d+)\.(adapter_\w+)\.(conv_[AB]|adapter_\w+)\.(weight|bias)",
         lambda m, v: convolution(m, v),
     ),
+    (r"fc_norm\.weight", lambda m, v: {"backbone/fc_norm/scale": v}),
+    (r"fc_norm\.bias", lambda m, v: {"backbone/fc_norm/bias": v}),
     (r"phm_rule", lambda m, v: {"method/rule": v}),
     (
         r"blocks\.(\d+)\.compacter_(\w+)\.(down|up)\.(?:W_)?(\w+)",
@@ -221,6 +223,6 @@ class Names:
                 return rule(match, value)
         home = "method" if name.startswith("head.") else "backbone"
         found = timm.translate({name: value}, self.expected)
-        if not name.startswith("fc_norm."):  # which has a start of its own where a file has none
-            found = {n: v for n, v in found.items() if not n.startswith("fc_norm/")}
+        # A start that the loader gives a norm which a file does not have.
+        found = {n: v for n, v in found.items() if not n.startswith("fc_norm/")}
         return {f"{home}/{n}": v for n, v in found.items()}
