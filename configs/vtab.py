@@ -60,8 +60,14 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "sa2vp": ("sa2vp.SA2VP", {}, "sa2vp"),
     "msvp": ("msvp.MSVPFrozen", {}, "one_length"),
 }
-# What does not run on this backbone: other data, other weights, or the whole network from scratch.
+# What does not run on this backbone: other data, other weights, or the whole network from scratch;
+# and what its papers train by a recipe without a search, which is none of the published ones here.
 ELSEWHERE = ("mop.MoP", "msvp.MSVP", "vit_b4.Prompts", "vit_b4.PromptsFull")
+ELSEWHERE += ("lora.LoRA", "dora.DoRA", "vera.VeRA", "ia3.IA3", "fact.TT", "fact.TK", "ssf.SSF")
+ELSEWHERE += ("layer_norm.LayerNorm", "compacter.Compacter", "repadapter.RepAdapter")
+ELSEWHERE += ("convpass.Convpass", "convpass.ConvpassAttn", "bottleneck.Placed")
+ELSEWHERE += ("bottleneck.Houlsby", "bottleneck.Pfeiffer", "bottleneck.AdapterPlus")
+ELSEWHERE += ("bottleneck.NOAH", "bottleneck.AdaptFormer")
 
 # What the papers searched. Published batches: 64 images with 100 prompts or more, else 128.
 _PROMPT = {"optim": {k: vpt_vtab.GRID[f"optim.{k}"] for k in ("lr", "weight_decay")}}

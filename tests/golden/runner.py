@@ -106,7 +106,7 @@ def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:
     Raises:
         NotUnderstood: No kind of case looks like this.
     """
-    from tests.golden import clip, data, inat, metrics, model, mop, sa2vp, solver, vit_b4
+    from tests.golden import clip, data, inat, metrics, model, mop, peft, sa2vp, solver, vit_b4
 
     kind = meta.get("kind")
     if kind in MSVP or (kind and meta.get("model")):
@@ -118,6 +118,8 @@ def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:
         return sa2vp.compare
     if meta.get("method") in ("P", "F", "P+F") or kind == "adapt":
         return vit_b4.compare
+    if peft.finds(meta):
+        return peft.compare
     if "optimizer" in meta:
         return solver.compare
     if "in/class_shots" in arrays:

@@ -18,11 +18,22 @@ from vpjax.backbones.swin_v2 import SwinV2
 from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
+from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
+from vpjax.methods.compacter import Compacter
+from vpjax.methods.convpass import Convpass, ConvpassAttn
+from vpjax.methods.dora import DoRA
+from vpjax.methods.fact import TK, TT
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.ia3 import IA3
+from vpjax.methods.layer_norm import LayerNorm
+from vpjax.methods.lora import LoRA
 from vpjax.methods.mop import MoP
 from vpjax.methods.msvp import MSVP, MSVPFrozen
+from vpjax.methods.repadapter import RepAdapter
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
+from vpjax.methods.ssf import SSF
+from vpjax.methods.vera import VeRA
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
@@ -36,6 +47,11 @@ IMAGE = 16
 
 def tiny_vit(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ViT:
     return ViT("Ti/4", size, dim=16, mlp_dim=24, heads=2, depth=2, dropout=0.0, rngs=rngs)
+
+
+def tiny_wide(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> ViT:
+    """MLPs are four times as wide as tokens, as FacT needs them."""
+    return ViT("Ti/4", size, dim=16, mlp_dim=64, heads=2, depth=2, dropout=0.0, rngs=rngs)
 
 
 def tiny_mae(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> MAE:
@@ -86,6 +102,7 @@ def tiny_hybrid(rngs: nnx.Rngs, size: tuple[int, int] = (IMAGE, IMAGE)) -> Hybri
 
 BACKBONES = {
     "vit": tiny_vit,
+    "vit_wide": tiny_wide,
     "mae": tiny_mae,
     "moco": tiny_moco,
     "clip": tiny_clip,
@@ -106,6 +123,25 @@ METHODS = {
     "cls_token": (ClsToken, {}),
     "adapter": (Adapter, {"reduction": 4}),
     "side": (Side, {"widths": (2, 2, 2, 2, 3)}),
+    "lora": (LoRA, {"rank": 2}),
+    "lora_fused_dropout": (LoRA, {"sites": "qkv+proj+fc1+fc2", "rank": 2, "dropout": 0.3}),
+    "dora": (DoRA, {"rank": 2, "sites": "all"}),
+    "vera": (VeRA, {"rank": 3}),
+    "ia3": (IA3, {}),
+    "ssf": (SSF, {}),
+    "fact_tt": (TT, {"rank": 2}),
+    "fact_tk": (TK, {"rank": 2}),
+    "layer_norm": (LayerNorm, {}),
+    "adapter_placed": (Placed, {"position": "pre", "rank": 2}),
+    "adapter_plus": (AdapterPlus, {"rank": 2}),
+    "adapt_former": (AdaptFormer, {"rank": 2}),
+    "houlsby": (Houlsby, {"rank": 2}),
+    "pfeiffer": (Pfeiffer, {"rank": 2}),
+    "noah": (NOAH, {"rank": 2}),
+    "compacter": (Compacter, {"rank": 4, "n": 2}),
+    "convpass": (Convpass, {"rank": 2}),
+    "convpass_attn": (ConvpassAttn, {"rank": 2}),
+    "repadapter": (RepAdapter, {"rank": 2}),
     "vpt_shallow": (VPT, {"num_tokens": 3, "deep": False}),
     "vpt_deep": (VPT, {"num_tokens": 3}),
     "vpt_deep_dropout": (VPT, {"num_tokens": 3, "dropout": 0.3}),
@@ -129,11 +165,13 @@ METHODS = {
 }
 # Every method on a ViT; on every other backbone one method of each kind that suits it.
 ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
+WIDE = ("fact_tt", "fact_tk")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
 ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
 SUITED = {
-    "vit": tuple(METHODS),
+    "vit": tuple(m for m in METHODS if m not in WIDE),
+    "vit_wide": WIDE,
     "clip": ON_CLIP,
     "swin": (*SOME, "sa2vp"),
     "swin_v2": (*SOME, "sa2vp"),
@@ -151,6 +189,7 @@ RUN_ALIKE += ("vit_b4_prompts", "vit_b4_prompts_full", "msvp_frozen")
 KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae", "moco", "clip")]
 # Every method and every backbone once; the other pairs are for slow tests.
 FIRST = {b: (b, "vpt_deep" if "vpt_deep" in SUITED.get(b, SOME) else "full") for b in BACKBONES}
+FIRST["vit_wide"] = ("vit_wide", "fact_tt")
 ELSEWHERE = ("full", "vpt_deep", "sa2vp", "pad", "msvp")  # on other backbones than ViTs
 QUICK = {(b, m) for b, m in KEY_PAIRS if b == "vit" or m in ELSEWHERE}
 QUICK |= {*FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}

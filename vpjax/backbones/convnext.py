@@ -42,7 +42,7 @@ SIZES = {
 USUAL = "B", 224
 EPS = 1e-6
 PATCH = (4, 4)
-TAPS = frozenset({"stem", "embed", "mlp.fc1", "mlp.fc2", "mlp"})
+TAPS = frozenset({"stem", "embed", "mlp.fc1", "mlp.fc2", "mlp", "mlp.residual"})
 
 
 class ConvNeXt(Backbone):
@@ -194,7 +194,8 @@ class _Block(nnx.Module):
         y = self.mlp(x, ctx)
         y = y if self.gamma is None else y * self.gamma[...].astype(x.dtype)
         y = ctx.drop_path(ctx.tap("mlp", y, x), self.drop_path, "mlp")
-        return Tokens(tokens.x + y, tokens.num_prefix_tokens, tokens.grid).first(num_outputs)
+        x = ctx.tap("mlp.residual", tokens.x + y, tokens.x)
+        return Tokens(x, tokens.num_prefix_tokens, tokens.grid).first(num_outputs)
 
 
 class _Mlp(Mlp):
@@ -205,9 +206,9 @@ class _Mlp(Mlp):
         self.grn = _ResponseNorm(hidden)
 
     def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
-        h = ACTIVATIONS[self.activation](ctx.tap("mlp.fc1", self.fc1(x), x))
+        h = ACTIVATIONS[self.activation](ctx.tap("mlp.fc1", self.fc1(x), x, self.fc1))
         h = self.grn(h)
-        return ctx.tap("mlp.fc2", self.fc2(h), h)
+        return ctx.tap("mlp.fc2", self.fc2(h), h, self.fc2)
 
 
 class _ResponseNorm(nnx.Module):

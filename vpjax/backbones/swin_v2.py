@@ -136,9 +136,10 @@ class _Block(SwinBlock):
         y = ctx.tap("norm1", self.norm1(y), y)
         tokens = tokens.first(num_outputs)
         x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
+        x = ctx.tap("attn.residual", x, tokens.x)
         y = ctx.tap("mlp", self.mlp(x, ctx), x)
         y = ctx.tap("norm2", self.norm2(y), y)
-        x = x + ctx.drop_path(y, self.drop_path, "mlp")
+        x = ctx.tap("mlp.residual", x + ctx.drop_path(y, self.drop_path, "mlp"), x)
         return Tokens(x, tokens.num_prefix_tokens, tokens.grid)
 
 

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vpjax.backbones.base import Backbone
+from vpjax.core.errors import UserError
 from vpjax.methods.head import Head
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
@@ -157,9 +158,27 @@ class Method(nnx.Module):
             site: name of the place, such as "mlp" or "attn.query"; `backbone.taps` lists them.
             y: its output.
             x: its input.
-            ctx: `ctx.layer` is the index of the layer, None in the stem and the embedding.
+            ctx: `ctx.layer` is the index of the layer, None in the stem and the embedding;
+                `ctx.linear` the frozen linear layer that computed y, None at other sites.
         """
         return y
+
+    def fold(self, backbone: Backbone) -> dict[str, Array]:
+        """Return the weights of a bare backbone that computes the same features.
+
+        Args:
+            backbone: of the model.
+
+        Returns:
+            The parameters that change, by names relative to the backbone.
+
+        Raises:
+            UserError: if the method is not a change of weights, and why.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot be folded into the backbone's weights: what it computes "
+            "is no linear change of them. Save or export the whole model instead."
+        )
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
         """Return the outputs for the state after the last layer.

@@ -26,6 +26,8 @@ class Context:
         noisy_backbone: whether the backbone's dropout acts and its BatchNorm uses the batch.
         mask: bool B, False for images that only pad the batch; None: all are real.
         hook: called by `tap` with site, output, input and context; returns the output to use.
+        linear: in a hook, the linear layer (`vpjax.nn.layers.Dense`) whose output it gets, for
+            those who need its frozen weights; None at sites that are no linear layer.
     """
 
     key: Any = None
@@ -35,6 +37,7 @@ class Context:
     noisy_backbone: bool = False
     mask: Any = None
     hook: Callable = lambda site, y, x, ctx: y
+    linear: Any = None
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":
         """Return the context of layer `i`, which must return `num_outputs` tokens (None: all)."""
@@ -47,15 +50,16 @@ class Context:
             return self
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, zlib.crc32(tag.encode())))
 
-    def tap(self, site: str, y: jax.Array, x: jax.Array) -> jax.Array:
+    def tap(self, site: str, y: jax.Array, x: jax.Array, linear: Any = None) -> jax.Array:
         """Let the method see, and replace, the output `y` that a site computed from `x`.
 
         Args:
             site: name of the place inside the layer, such as "attn.query"; see `Backbone.taps`.
             y: the output of that place.
             x: its input.
+            linear: the layer that computed y, if it is a linear one.
         """
-        return self.hook(site, y, x, self)
+        return self.hook(site, y, x, dataclasses.replace(self, linear=linear))
 
     def dropout(self, x: jax.Array, rate: float, tag: str) -> jax.Array:
         """Zero elements with probability `rate` and scale the rest by 1 / (1 - rate).

@@ -147,16 +147,17 @@ class Attention(nnx.Module):
             extra_kv: normalised tokens (P D, or B P D) that serve as further keys and values.
             num_outputs: K.
         """
-        q = ctx.tap("attn.query", self.query(x[:, :num_outputs]), x)  # B K N d
-        k = ctx.tap("attn.key", self.key(x), x)  # B L N d
-        v = ctx.tap("attn.value", self.value(x), x)
+        q = ctx.tap("attn.query", self.query(x[:, :num_outputs]), x, self.query)  # B K N d
+        k = ctx.tap("attn.key", self.key(x), x, self.key)  # B L N d
+        v = ctx.tap("attn.value", self.value(x), x, self.value)
         q, k = self.place(q, k, x.shape[1])
         extra = 0
         if extra_kv is not None:
             # Projected before they are repeated over the batch: once where they have no batch axis.
-            extra, key = extra_kv.shape[-2], ctx.tap("attn.key", self.key(extra_kv), extra_kv)
+            extra = extra_kv.shape[-2]
+            key = ctx.tap("attn.key", self.key(extra_kv), extra_kv, self.key)
             k = _join(self.key_norm(key) if self.key_norm else key, k)
-            v = _join(ctx.tap("attn.value", self.value(extra_kv), extra_kv), v)
+            v = _join(ctx.tap("attn.value", self.value(extra_kv), extra_kv, self.value), v)
         bias = drop = None
         if self.dropout:
             drop = lambda p: ctx.backbone_dropout(p, self.dropout, "attn.weights")  # noqa: E731
@@ -167,7 +168,8 @@ class Attention(nnx.Module):
             y = attention(q, k, v, self.implementation, bias, drop)
         else:
             y = self.mix(q, k, v)
-        y = ctx.tap("attn.out", self.project(y), y)
+        y = self.normed(y)
+        y = ctx.tap("attn.out", self.out(y), y, self.out)
         return ctx.backbone_dropout(y, self.dropout, "attn.out")
 
     def place(
@@ -191,9 +193,13 @@ class Attention(nnx.Module):
 
     def project(self, y: Float[Array, "B K N d"]) -> Float[Array, "B K D"]:
         """Return the output projection of what the heads gathered, after its norm if it has one."""
+        return self.out(self.normed(y))
+
+    def normed(self, y: Float[Array, "B K N d"]) -> Float[Array, "B K N d"]:
+        """Return what the heads gathered after the norm of it, where the layer has one."""
         if self.out_norm:
             y = self.out_norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
-        return self.out(y)
+        return y
 
     def mix(
         self,
@@ -235,9 +241,9 @@ class Mlp(nnx.Module):
         self.dropout, self.activation = dropout, activation
 
     def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
-        h = ACTIVATIONS[self.activation](ctx.tap("mlp.fc1", self.fc1(x), x))
+        h = ACTIVATIONS[self.activation](ctx.tap("mlp.fc1", self.fc1(x), x, self.fc1))
         h = ctx.backbone_dropout(h, self.dropout, "mlp.fc1")
-        y = ctx.tap("mlp.fc2", self.fc2(h), h)
+        y = ctx.tap("mlp.fc2", self.fc2(h), h, self.fc2)
         return ctx.backbone_dropout(y, self.dropout, "mlp.fc2")
 
 
@@ -272,10 +278,10 @@ class SwiGlu(nnx.Module):
         self.dropout = dropout
 
     def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
-        h = jax.nn.silu(self.gate(x)) * ctx.tap("mlp.fc1", self.fc1(x), x)
+        h = jax.nn.silu(self.gate(x)) * ctx.tap("mlp.fc1", self.fc1(x), x, self.fc1)
         h = ctx.backbone_dropout(h, self.dropout, "mlp.fc1")
         h = self.norm(h) if self.norm else h
-        y = ctx.tap("mlp.fc2", self.fc2(h), h)
+        y = ctx.tap("mlp.fc2", self.fc2(h), h, self.fc2)
         return ctx.backbone_dropout(y, self.dropout, "mlp.fc2")
 
 
@@ -343,7 +349,8 @@ class Block(nnx.Module):
     ) -> Tokens:
         """Return the first `num_outputs` tokens (None: all) after the layer.
 
-        The taps "attn" and "mlp" see what is added to the tokens, after layer scale.
+        The taps "attn" and "mlp" see what is added to the tokens, after layer scale;
+        "attn.residual" and "mlp.residual" the tokens after and before that.
 
         Args:
             tokens: what enters the layer.
@@ -359,9 +366,10 @@ class Block(nnx.Module):
         tokens = tokens.first(num_outputs)
         y = ctx.tap("attn", self.scaled(self.attn(y, ctx, extra_kv, num_outputs), "scale1"), y)
         x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
+        x = ctx.tap("attn.residual", x, tokens.x)
         y = ctx.tap("norm2", self.norm2(x), x)
         y = ctx.tap("mlp", self.scaled(self.mlp(y, ctx), "scale2"), y)
-        x = x + ctx.drop_path(y, self.drop_path, "mlp")
+        x = ctx.tap("mlp.residual", x + ctx.drop_path(y, self.drop_path, "mlp"), x)
         return Tokens(x, tokens.num_prefix_tokens, tokens.grid)
 
     def scaled(self, y: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:

@@ -1,0 +1,65 @@
+"""Names of linear layers, what cannot be folded, and backbones that methods refuse."""
+
+import pytest
+from flax import nnx
+
+from tests.helpers import cases
+from vpjax.backbones.convnext import ConvNeXt
+from vpjax.core.errors import UserError
+from vpjax.methods import linears
+from vpjax.methods.bottleneck import AdapterPlus, Placed
+from vpjax.methods.fact import TT
+from vpjax.methods.lora import LoRA
+from vpjax.methods.repadapter import RepAdapter
+from vpjax.methods.ssf import SSF
+
+
+def built(backbone, cls, **options):
+    def make():
+        rngs = nnx.Rngs(0)
+        body = cases.BACKBONES[backbone](rngs)
+        return body, cls(body, 5, rngs=rngs, **options)
+
+    return nnx.eval_shape(make)
+
+
+def test_names_of_linear_layers():
+    assert linears.parse("q+v") == ("q", "v")
+    assert linears.parse("all") == ("q", "k", "v", "proj", "fc1", "fc2")
+    assert linears.at(("qkv", "fc2"), "attn.value") == ("qkv", 2)
+    assert linears.at(("qkv", "fc2"), "attn.out") is None
+
+
+@pytest.mark.parametrize(
+    ("sites", "match"), [("q+x", "'x'"), ("qkv+v", "twice"), ("", "name of a linear layer")]
+)
+def test_wrong_names(sites, match):
+    with pytest.raises(UserError, match=match):
+        linears.parse(sites)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "cls", "options", "match"),
+    [
+        ("resnet", LoRA, {}, "no linear layer 'q'"),
+        ("convnext", SSF, {}, "no linear layer 'qkv'"),
+        ("vit", TT, {}, "four times as wide"),
+        ("swin_v2", RepAdapter, {}, "norms after"),
+        ("vit", Placed, {"position": "before"}, "before"),
+        ("resnet", AdapterPlus, {}, "no place 'mlp.residual'"),
+    ],
+)
+def test_backbones_that_do_not_suit(backbone, cls, options, match):
+    with pytest.raises(UserError, match=match):
+        built(backbone, cls, **options)
+
+
+def test_the_linear_layers_of_convnext_can_be_adapted():
+    body, method = built("convnext", LoRA, sites="fc1+fc2")
+    assert isinstance(body, ConvNeXt) and len(method.layers) == 3
+
+
+def test_what_has_an_activation_inside_says_that_it_cannot_be_folded():
+    body, method = built("vit", AdapterPlus)
+    with pytest.raises(UserError, match="no linear change"):
+        method.fold(body)

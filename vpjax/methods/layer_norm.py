@@ -1,0 +1,57 @@
+"""LayerNorm tuning: the scales and biases of the backbone's norms train, and the head.
+
+Basu et al. 2023, arXiv 2304.01008; Kim et al. 2021, arXiv 2106.03111. Scales start near 1: leave
+them out of weight decay.
+"""
+
+from flax import nnx
+from jaxtyping import Array
+
+from vpjax.backbones.base import Backbone
+from vpjax.core import params
+from vpjax.core.errors import UserError, unknown
+from vpjax.methods.base import Method
+
+# Of blocks: norm, norm1, norm2. Norms of queries, keys or tokens before the first block stay.
+PATTERNS = {
+    "blocks": r"backbone/layers/\d+/norm\d?/(scale|bias)",
+    "final": r"backbone/(norm|fc_norm)/(scale|bias)",
+}
+PATTERNS["all"] = "|".join(PATTERNS.values())
+
+
+class LayerNorm(Method):
+    """Norms of a frozen backbone train.
+
+    Args:
+        norms: "all", "blocks", or "final", the last norm.
+
+    Raises:
+        UserError: if `norms` is unknown, or the backbone has none of them.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        norms: str = "all",
+        rngs: nnx.Rngs,
+        **inherited,
+    ):
+        super().__init__(backbone, num_classes, rngs=rngs, **inherited)
+        if norms not in PATTERNS:
+            raise unknown("norms", norms, PATTERNS)
+        names = [f"backbone/{n}" for n in params.flatten(nnx.state(backbone, nnx.Param))]
+        try:
+            params.matching(PATTERNS[norms], names, "norms")
+        except UserError as e:
+            raise UserError(
+                f"{type(backbone).__name__} has no norms that norms={norms!r} could train. Use "
+                "finetune.Bias."
+            ) from e
+        self.trainable = rf"method/.*|{PATTERNS[norms]}"
+
+    def fold(self, backbone: Backbone) -> dict[str, Array]:
+        """Return nothing: the backbone's own weights are the trained ones."""
+        return {}
