@@ -112,6 +112,8 @@ def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:
     if kind in MSVP or (kind and meta.get("model")):
         file = "msvp_pictures" if kind in PICTURES else "msvp"
         return importlib.import_module(f"tests.golden.{file}").compare
+    if kind == "vision_method":
+        return importlib.import_module("tests.golden.prompts").compare
     if found := clip.find(meta) or mop.find(meta):
         return found
     if str(meta.get("method")).startswith("sa2vp"):
