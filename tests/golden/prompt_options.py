@@ -4,13 +4,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from tests.golden.comparison import scaled
 from tests.golden.record import NotUnderstood, Record
+from tests.golden.training import loss_terms
 from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.methods.cvpt import CVPT
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.e2vpt import E2VPT
 from vpjax.methods.gate_vpt import GateVPT
+from vpjax.methods.spt import SPT, self_prompts
 from vpjax.methods.vfpt import VFPT
 from vpjax.nn.context import EVALUATION, Context
 
@@ -105,4 +110,70 @@ def cvpt(given: Record, arrays: Record) -> Case:
     return Case(CVPT, {"num_tokens": given["num_tokens"], "insert": given["insert"]})
 
 
-METHODS = {"e2vpt": e2vpt, "vfpt": vfpt, "gate_vpt": gate_vpt, "cvpt": cvpt}
+def spt(given: Record, arrays: Record) -> Case:
+    """Return SPT, and what compares its starting prompts."""
+    pools = {"norm, CLS": "token", "mean of all but CLS, then norm": "mean_prompts"}
+    options = {name: given[name] for name in ("num_tokens", "deep", "sample")}
+    images = arrays["in/sample_images"].transpose(0, 2, 3, 1)[arrays["in/sample_indices"]]
+
+    def prompts(model, out, labels, tolerance):
+        noise = lambda i, n: arrays[f"in/noise.{i}"].reshape(n)  # noqa: E731
+        where = model.method.at, given["num_tokens"], given["sample"]
+        made = jax.jit(lambda x: self_prompts(model.backbone, x, *where, noise))(images)
+        for i, value in enumerate(arrays["out/prompt_init"]):
+            yield scaled(f"start of prompts {i}", made[i], value, **tolerance)
+
+    of_backbone = {"pool": pools[given["pool"]]}
+    return Case(SPT, options, of_backbone=of_backbone, further=(prompts,))
+
+
+def da_vpt(given: Record, arrays: Record) -> Case:
+    """Return DA-VPT in training, with the recorded mapping of classes."""
+    given.expect("patch_type", "output")  # selects nothing in the published code
+    # How the mapping was made: it is recorded.
+    given.ignore("initial_mapping")
+    pools = {"cls": "token", "all": "mean_prompts", "img": "mean"}
+    options = {
+        "num_tokens": given["num_prompts"],
+        "num_proxies": given["proxy_prompt_len"],
+        "first_guided": given["proxy_prompt_start_idx"],
+        "last_guided": given["proxy_prompt_end_idx"],
+        "criterion": {"proxyanchor": "anchor", "proxynca": "nca"}[given["criterion"]],
+        "patch_weight": given["vpt_loss_weight"],
+        "class_weight": given["cls_loss_weight"],
+        "scale": given["loss_vpt_scale_ratio"],
+        "pos_alpha": given["loss_oproxy_pos_alpha"],
+        "neg_alpha": given["loss_oproxy_neg_alpha"],
+        "pos_delta": given["loss_oproxy_pos_delta"],
+        "neg_delta": given["loss_oproxy_neg_delta"],
+        "class_embedding": given["cls_type"],
+        "class_proxies": proxies(given["vpt_type_for_cls_ml"]),
+        "patch_proxies": proxies(given["vpt_type_for_patch_ml"]),
+        "prompt_norm": given["vpt_norm"],
+        "mask": given["mask"],
+    }
+
+    def terms(model, out, labels, tolerance):
+        found = loss_terms(model, out, labels, ctx)
+        whole = found["loss"].mean()
+        yield scaled("metric loss", found["metric"], arrays["loss/metric"], **tolerance)
+        yield scaled("cross entropy", whole - found["metric"], arrays["loss/ce"], **tolerance)
+
+    ctx = Context(key=jax.random.key(0))
+    values = {"method/mapping": arrays["in/mapping"]}
+    return Case(DAVPT, options, ViT, {"pool": pools[given["pool"]]}, values, ctx, (terms,))
+
+
+def proxies(name: str) -> str:
+    """Return what stands for the prompts of a class: "prompt", "query" or "key"."""
+    return "prompt" if name == "vpt" else name
+
+
+METHODS = {
+    "e2vpt": e2vpt,
+    "vfpt": vfpt,
+    "gate_vpt": gate_vpt,
+    "cvpt": cvpt,
+    "spt": spt,
+    "da_vpt": da_vpt,
+}

@@ -23,7 +23,6 @@ from tests.golden.record import NotUnderstood, Record, under
 from tests.golden.training import filled, losses
 from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
-from vpjax.nn.context import EVALUATION
 
 COPY = re.compile(r"(blocks\.\d+)\.CrossAttn\.(q|k|v|proj)\.(weight|bias)")
 

@@ -83,7 +83,7 @@ class CVPT(Method):
             if site == "norm2" and self.insert == 4:
                 return y + self.read(layer, x, ctx)
             if site == "norm2" and self.insert == 3:
-                # The stream itself cannot be replaced here: the layer's output gets its share later.
+                # The stream cannot be replaced here: the layer's output gets its share later.
                 late.append(self.read(layer, x, ctx))
                 return layer.norm2(x + late[0])
             return y

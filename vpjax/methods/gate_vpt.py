@@ -1,13 +1,13 @@
 """Gate-VPT: prompts that pass through all layers, each layer mixing in its output by a gate.
 
-    y = layer(x), scores divided by temp_i        prompts = g_i y + (1 - g_i) x,  g_i = sigmoid(logit)
+    y = layer(x), scores divided by temp_i     prompts = g_i y + (1 - g_i) x,  g_i = sigmoid(logit)
 
 The gates start nearly closed, so that prompts enter the late layers of a self-supervised ViT almost
 as they entered the first. Temperatures are bounded; the gradient passes the bounds unchanged. Yoo
 et al. 2023, arXiv 2306.05067.
 
-The feature is the class token, or norm(mean of tokens): the mean first. On MAE the published norm is
-the pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`.
+The feature is the class token, or norm(mean of tokens): the mean first. On MAE the published norm
+is the pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`.
 """
 
 import dataclasses

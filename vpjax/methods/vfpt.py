@@ -1,6 +1,6 @@
 """VFPT: prompts of which a share is Fourier-transformed before they enter a layer.
 
-    V = dropout(project(P))     [ F(V[:k]) | V[k:] ]  or  [ V[k:] | F(V[:k]) ]     k = floor(N share)
+    V = dropout(project(P))    [ F(V[:k]) | V[k:] ]  or  [ V[k:] | F(V[:k]) ]    k = floor(N share)
 
 F is the real part of the transform over the k prompts, their channels, or both, not normalised:
 entries grow by sqrt(k D), 62 for 5 prompts of width 768, which the norm at the start of a layer
