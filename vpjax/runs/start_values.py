@@ -46,13 +46,10 @@ def with_start_values(experiment: Experiment) -> Experiment:
     made = sharding.to_host(values(state.trainable, state.stats, experiment.frozen, batch))
     made = {f"method/{name}": value for name, value in made.items()}
     log.info("start     %d arrays made from %d training images", len(made), len(chosen))
-    put = lambda held: (
-        held
-        | sharding.place(  # noqa: E731
-            {n: np.asarray(v, held[n].dtype) for n, v in made.items() if n in held},
-            experiment.mesh,
-            type(method).sharded,
-        )
-    )
+
+    def put(held):
+        new = {n: np.asarray(v, held[n].dtype) for n, v in made.items() if n in held}
+        return held | sharding.place(new, experiment.mesh, type(method).sharded)
+
     state = dataclasses.replace(state, trainable=put(state.trainable))
     return experiment._replace(state=state, frozen=put(experiment.frozen))
