@@ -181,7 +181,7 @@ class Method(nnx.Module):
         """
         return layer(state, ctx, num_outputs=ctx.num_outputs)
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Return what replaces the output of a place inside a layer, by default the output itself.
 
         Args:

@@ -12,6 +12,7 @@ and frozen, one set is enough. Huang et al. 2024, arXiv 2408.14961.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ class CVPT(Method):
         """Apply a layer whose tokens read the layer's prompts at the place `insert`."""
         before, late, outer = tokens.x[:, : ctx.num_outputs], [], ctx.hook
 
-        def hook(site: str, y: Array, x: Array, ctx: Context) -> Array:
+        def hook(site: str, y: Any, x: Array, ctx: Context) -> Any:
             y = outer(site, y, x, ctx)
             if site == "attn" and self.insert == 2:
                 return y + self.read(layer, before, ctx)

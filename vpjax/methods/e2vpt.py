@@ -11,6 +11,7 @@ vector of zeros. Han et al. 2023, arXiv 2307.13770.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ class E2VPT(VPT):
             return prompt
         return prompt * jnp.tile(mask, prompt.shape[-1] // self.pieces)
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Put the layer's own keys and values before the others."""
         index = str(ctx.layer)
         if site != "attn.qkv" or index not in self.keys:

@@ -11,6 +11,7 @@ is the pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ class GateVPT(Method):
         before, after = (x[:, self.first : last] for x in (tokens.x, out.x))
         return out.overwrite(gate * after + (1 - gate) * before, at=self.first)
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Divide the scores of a layer by its temperature."""
         if site != "attn.qkv" or (self.temperatures is None and self.temperature == 1):
             return y
