@@ -107,7 +107,7 @@ def test_self_prompts_start_as_tokens_of_the_images():
     numbers = method.choose_images(np.zeros(9, int), np.random.default_rng(0))
     assert len(numbers) == 4 and set(numbers) <= set(range(9))
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
-    made = jax.jit(lambda x: method.start_values(body, x, None, jax.random.key(1)))(images)
+    made = jax.jit(lambda x: method.start_values(body, x, jnp.zeros(4), jax.random.key(1)))(images)
     assert made.keys() == {"prompts/0", "prompts/1"}
     patches = np.asarray(body.patch_embed(images)).reshape(-1, 16)
     for row in np.asarray(made["prompts/0"]):
