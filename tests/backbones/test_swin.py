@@ -122,7 +122,7 @@ def seen_by_taps(block, tokens, **options):
     seen = []
 
     def hook(site, y, x, ctx):
-        seen.append((site, y.shape, x.shape))
+        seen.append((site, jnp.shape(y) if site != "attn.qkv" else y[0].shape, x.shape))
         return y
 
     jax.eval_shape(lambda t: block(t, Context(hook=hook), **options).x, tokens)

@@ -21,9 +21,13 @@ from vpjax.methods.adapter import Adapter
 from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
 from vpjax.methods.compacter import Compacter
 from vpjax.methods.convpass import Convpass, ConvpassAttn
+from vpjax.methods.cvpt import CVPT
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.dora import DoRA
+from vpjax.methods.e2vpt import E2VPT
 from vpjax.methods.fact import TK, TT
 from vpjax.methods.finetune import Bias, ClsToken, Full, Linear, Partial
+from vpjax.methods.gate_vpt import GateVPT
 from vpjax.methods.ia3 import IA3
 from vpjax.methods.layer_norm import LayerNorm
 from vpjax.methods.lora import LoRA
@@ -32,8 +36,10 @@ from vpjax.methods.msvp import MSVP, MSVPFrozen
 from vpjax.methods.repadapter import RepAdapter
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
+from vpjax.methods.spt import SPT
 from vpjax.methods.ssf import SSF
 from vpjax.methods.vera import VeRA
+from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
@@ -154,6 +160,12 @@ METHODS = {
     "vpt_frozen": (FrozenPrompts, {"num_tokens": 3}),
     "vit_b4_prompts": (Prompts, {"num_tokens": 3}),
     "vit_b4_prompts_full": (PromptsFull, {"num_tokens": 3}),
+    "e2vpt": (E2VPT, {"num_tokens": 3, "num_kv_tokens": 2, "masks": True, "pieces": 4}),
+    "vfpt": (VFPT, {"num_tokens": 4}),
+    "gate_vpt": (GateVPT, {"num_tokens": 3, "gate_init": 0.0}),
+    "spt": (SPT, {"num_tokens": 3}),
+    "da_vpt": (DAVPT, {"num_tokens": 3, "num_proxies": 2}),
+    "cvpt": (CVPT, {"num_tokens": 3}),
     "add": (Add, {}),
     "prepend_pixel": (PrependPixel, {"num_tokens": 2}),
     "pad": (Pad, {"num_tokens": 2}),

@@ -65,6 +65,7 @@ class SwinV2(Swin):
         super().__init__(
             variant, image_size or USUAL[0], window=window or USUAL[1], rngs=rngs, **inherited
         )
+        self.taps = self.taps - {"attn.qkv"}  # scores are of cosines, which are computed later
         for site in self.sites:
             if site.has_attention and self.layers[site.index].attn.windows.size == min(site.grid):
                 check_shift(site.grid)

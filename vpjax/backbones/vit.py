@@ -30,8 +30,8 @@ from vpjax.nn.rope import Rope
 from vpjax.nn.tokens import Tokens, over_batch
 
 TAPS = frozenset(
-    ("stem", "embed", "norm1", "attn.query", "attn.key", "attn.value", "attn.out", "attn", "norm2")
-    + ("attn.residual", "mlp.fc1", "mlp.fc2", "mlp", "mlp.residual")
+    ("stem", "embed", "norm1", "attn.query", "attn.key", "attn.value", "attn.qkv", "attn.out")
+    + ("attn", "attn.residual", "norm2", "mlp.fc1", "mlp.fc2", "mlp", "mlp.residual")
 )
 POSITIONS = ("learned", "fixed", "none")
 # What pooling reads: whether prompts that leave the last layer are part of it.

@@ -7,6 +7,8 @@ starts at zero, so training starts from the backbone's own function. In the publ
 starts at zero too: then neither ever gets a gradient, and only the bias of `up` is learnt.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -58,7 +60,7 @@ class Adapter(Method):
                     site.dim, width, match_reference_code, rngs=rngs
                 )
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add the bottleneck to the MLP's output."""
         if site != "mlp":
             return y

@@ -1,7 +1,8 @@
 """A method is everything trainable around a frozen backbone: prompts, adapters, a head.
 
 A model calls these hooks in this order; their defaults together make the linear probe. Before, when
-a model is built, `input_size` and `reinitialised_params` are asked.
+a model is built, `input_size` and `reinitialised_params` are asked, and when training begins,
+`choose_images` and `start_values`.
 
     start         images -> state (Tokens, or any pytree of them)
     num_outputs   how many leading tokens the last layer must return
@@ -16,6 +17,7 @@ a model is built, `input_size` and `reinitialised_params` are asked.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -115,6 +117,35 @@ class Method(nnx.Module):
         """
         return {}
 
+    def choose_images(
+        self, labels: Int[np.ndarray, "n *C"], rng: np.random.Generator
+    ) -> Int[np.ndarray, " S"] | None:
+        """Return the numbers of the training images that `start_values` needs; None: no images.
+
+        Args:
+            labels: of all training images.
+            rng: seeded by the run; the choice must depend on nothing else.
+        """
+        return None
+
+    def start_values(
+        self, backbone: Backbone, images: Float[Array, "S H W C"], labels: Array, key: Array
+    ) -> dict[str, Array]:
+        """Return values of the method's parameters and variables, made from training images.
+
+        Called once, when training begins with a fresh model, where `choose_images` chose some.
+
+        Args:
+            backbone: of the model.
+            images: normalised, as for evaluation.
+            labels: theirs.
+            key: PRNG key.
+
+        Returns:
+            The values, by names relative to the method, such as "prompts/3".
+        """
+        return {}
+
     def num_outputs(self, backbone: Backbone) -> int | None:
         """Return how many leading tokens the last layer must return; None: all.
 
@@ -151,12 +182,12 @@ class Method(nnx.Module):
         """
         return layer(state, ctx, num_outputs=ctx.num_outputs)
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Return what replaces the output of a place inside a layer, by default the output itself.
 
         Args:
             site: name of the place, such as "mlp" or "attn.query"; `backbone.taps` lists them.
-            y: its output.
+            y: its output, an array; of "attn.qkv" queries, keys and values, a tuple of arrays.
             x: its input.
             ctx: `ctx.layer` is the index of the layer, None in the stem and the embedding;
                 `ctx.linear` the frozen linear layer that computed y, None at other sites.

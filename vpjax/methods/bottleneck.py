@@ -12,6 +12,8 @@ reference of all but the last. VPT's own is `adapter.Adapter`. Pfeiffer's there 
 norm and another start.
 """
 
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array
 
@@ -107,7 +109,7 @@ class Placed(Method):
         if train_norms:
             self.trainable = rf"method/.*|{PATTERNS['all']}"
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add a bottleneck to the output of its place."""
         for name, place in self.places.items():
             if site == place and str(ctx.layer) in self.layers:

@@ -7,6 +7,7 @@ stand after attention and MLP, as Houlsby's, with GELU and no norm.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ class Compacter(Method):
                 )
                 self.layers[str(site.index)] = nnx.Dict({place: make() for place in PLACES})
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add an adapter to the output of attention or MLP."""
         if site not in PLACES or str(ctx.layer) not in self.layers:
             return y

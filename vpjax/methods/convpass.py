@@ -7,6 +7,7 @@ the convolution as an image of one pixel: only the centre of the kernel acts. `u
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ class Convpass(Method):
                 own = {p: Bypass(site.dim, rank, conv_init, rngs=rngs) for p in self.places}
                 self.layers[str(site.index)] = nnx.Dict(own)
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add the bypass to the output of attention or MLP."""
         if site not in self.places or str(ctx.layer) not in self.layers:
             return y

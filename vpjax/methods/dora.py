@@ -7,6 +7,8 @@ which is zero at the start: its gradient is the magnitude's, and weight decay pu
 |W| instead of to zero. With dropout the mask reaches the frozen weight too, as in the peft library.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -30,7 +32,7 @@ class DoRA(LoRA):
             for own in names.values():
                 own.shift = nnx.Param(jnp.zeros(own.b.shape[1]))
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Replace the output of a linear layer by that of the changed weight."""
         found = linears.at(self.names, site)
         if found is None or ctx.layer is None:

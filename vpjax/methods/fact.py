@@ -6,6 +6,7 @@ products of a core and a matrix. V starts at zero, so training starts from the b
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ class TT(Method):
         """Return c of a linear layer."""
         return self.layers[str(layer)][name][...]
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add s V c (U x) to the output of a linear layer."""
         found = linears.at(NAMES, site)
         if found is None or ctx.layer is None:

@@ -6,6 +6,8 @@ Liu et al. 2022, arXiv 2205.05638. On a ViT: keys, values, and the hidden values
 its activation. Weight decay would pull the vectors to 0, not to 1: train without.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
@@ -52,7 +54,7 @@ class IA3(Method):
             own = self.layers.setdefault(str(place.layer), nnx.Dict())
             own[place.name] = nnx.Dict(scale=nnx.Param(jnp.ones(width)))
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Scale the output of a linear layer, or compute it from scaled inputs."""
         found = linears.at(self.names, site)
         if found is None or ctx.layer is None:

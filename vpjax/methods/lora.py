@@ -7,6 +7,7 @@ timm's models.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class LoRA(Method):
             pair = LowRank(place.inputs, place.outputs, rank, rngs=rngs)
             self.layers.setdefault(str(place.layer), nnx.Dict())[place.name] = pair
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add the product of the two matrices to the output of a linear layer."""
         found = linears.at(self.names, site)
         if found is None or ctx.layer is None:

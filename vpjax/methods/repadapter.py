@@ -7,6 +7,7 @@ function.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ class RepAdapter(Method):
             own = Grouped(place.inputs, rank, groups, rngs=rngs)
             self.layers.setdefault(str(place.layer), nnx.Dict())[name] = own
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Pass the output of a norm through its bottleneck."""
         for name in self.names:
             if site == PLACES[name][0] and str(ctx.layer) in self.layers:

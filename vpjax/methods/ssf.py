@@ -7,6 +7,8 @@ is not exactly the backbone's own function. A backbone without a norm before poo
 tokens there, as published.
 """
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jaxtyping import Array
@@ -43,7 +45,7 @@ class SSF(Method):
         self.on_tokens = getattr(backbone, "norm", None) is None
         self.last = Affine(backbone.sites[-1].dim if self.on_tokens else backbone.dim, rngs=rngs)
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Scale and shift the output of a site."""
         if site == "stem":
             return self.stem(y)

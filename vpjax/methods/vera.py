@@ -7,6 +7,8 @@ The pair is drawn from a seed of its own by NumPy's PCG64, whose numbers do not 
 versions and devices: the seed stands for the pair.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -63,7 +65,7 @@ class VeRA(Method):
             )
             self.layers.setdefault(str(place.layer), nnx.Dict())[place.name] = own
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add what passes the frozen pair and the two vectors."""
         found = linears.at(self.names, site)
         if found is None or ctx.layer is None:

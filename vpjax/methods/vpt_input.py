@@ -203,7 +203,7 @@ class Below(Method):
             backbone, images, dataclasses.replace(ctx, noisy_backbone=backbone.batch_norm)
         )
 
-    def tap(self, site: str, y: Array, x: Array, ctx: Context) -> Array:
+    def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Return the stem's output plus the part of the new channels, the same for all images."""
         if site != "stem":
             return y

@@ -50,12 +50,12 @@ class Context:
             return self
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, zlib.crc32(tag.encode())))
 
-    def tap(self, site: str, y: jax.Array, x: jax.Array, linear: Any = None) -> jax.Array:
+    def tap(self, site: str, y: Any, x: jax.Array, linear: Any = None) -> Any:
         """Let the method see, and replace, the output `y` that a site computed from `x`.
 
         Args:
             site: name of the place inside the layer, such as "attn.query"; see `Backbone.taps`.
-            y: the output of that place.
+            y: the output of that place, an array; of "attn.qkv" a tuple of three.
             x: its input.
             linear: the layer that computed y, if it is a linear one.
         """

@@ -141,6 +141,10 @@ class Attention(nnx.Module):
     ) -> Float[Array, "B K D"]:
         """Return what the first K = `num_outputs` tokens (None: all) gather from all of them.
 
+        The tap "attn.qkv" sees queries, keys and values as scores are computed from them, a tuple
+        (B K N d, B S N d, B S N d): further keys and values go first, a factor of the queries is
+        one of the scores.
+
         Args:
             x: normalised tokens.
             ctx: of the layer.
@@ -151,18 +155,19 @@ class Attention(nnx.Module):
         k = ctx.tap("attn.key", self.key(x), x, self.key)  # B L N d
         v = ctx.tap("attn.value", self.value(x), x, self.value)
         q, k = self.place(q, k, x.shape[1])
-        extra = 0
         if extra_kv is not None:
             # Projected before they are repeated over the batch: once where they have no batch axis.
-            extra = extra_kv.shape[-2]
             key = ctx.tap("attn.key", self.key(extra_kv), extra_kv, self.key)
-            k = _join(self.key_norm(key) if self.key_norm else key, k)
-            v = _join(ctx.tap("attn.value", self.value(extra_kv), extra_kv, self.value), v)
+            k = join(self.key_norm(key) if self.key_norm else key, k)
+            v = join(ctx.tap("attn.value", self.value(extra_kv), extra_kv, self.value), v)
+        q, k, v = ctx.tap("attn.qkv", (q, k, v), x)
         bias = drop = None
         if self.dropout:
             drop = lambda p: ctx.backbone_dropout(p, self.dropout, "attn.weights")  # noqa: E731
         if self.bias_grid:
-            bias = bias_of(self.relative_bias[...], self.bias_grid, x.shape[1], extra)
+            bias = bias_of(
+                self.relative_bias[...], self.bias_grid, x.shape[1], k.shape[1] - x.shape[1]
+            )
             bias = bias[:, :, :num_outputs]
         if drop or bias is not None:
             y = attention(q, k, v, self.implementation, bias, drop)
@@ -412,7 +417,8 @@ class PatchEmbed(nnx.Module):
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 
-def _join(extra_kv: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
+def join(extra_kv: Float[Array, "... P N d"], own: Float[Array, "B L N d"]) -> Array:
+    """Return keys or values, B (P + L) N d, with further ones (P N d or B P N d) before them."""
     extra_kv = jnp.broadcast_to(extra_kv, (own.shape[0], *extra_kv.shape[-3:]))
     return jnp.concatenate([extra_kv, own], axis=1)  # B (P + L) N d
 

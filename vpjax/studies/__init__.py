@@ -7,5 +7,6 @@ tune          the command `tune`: choose settings on val, then read the test spl
 plan          a task of `tune`: its config, its folder, its trials
 trials        the grid of `tune` as runs
 cost          the estimate of `tune --dry_run`
+prune         which prompts and pieces of E2VPT are pruned
 tune_report   the files that `tune` writes
 """

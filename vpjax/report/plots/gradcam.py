@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NO_MAPS = re.compile(r".*\.(attn\.(query|key|value)|cross\..*)")  # one a head, not one a place
+NO_MAPS = re.compile(r".*\.(attn\.(query|key|value|qkv)|cross\..*)")  # one a head, not one a place
 
 
 class Cam(NamedTuple):

@@ -1,0 +1,161 @@
+"""E2VPT, VFPT, Gate-VPT, SPT, DA-VPT and CVPT beyond their recorded cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.helpers.cases import tiny_mae, tiny_swin_v2, tiny_vit
+from vpjax.backbones.vit import ViT
+from vpjax.core.errors import UserError
+from vpjax.methods.cvpt import CVPT
+from vpjax.methods.da_vpt import DAVPT, metric
+from vpjax.methods.e2vpt import E2VPT, kept
+from vpjax.methods.gate_vpt import GateVPT
+from vpjax.methods.spt import SPT, chosen
+from vpjax.methods.vfpt import VFPT
+from vpjax.methods.vpt import VPT
+from vpjax.models.model import Model
+from vpjax.models.partition import partition
+from vpjax.nn.kmeans import kmeans
+from vpjax.studies import prune
+
+COUNTS = [
+    (E2VPT, {"num_tokens": 5, "num_kv_tokens": 5}, 92_160),
+    (E2VPT, {"num_tokens": 5, "num_kv_tokens": 5, "share_kv": False}, 138_240),
+    (E2VPT, {"num_tokens": 5, "num_kv_tokens": 5, "masks": True}, 92_160 + 5 + 80),
+    (E2VPT, {"num_tokens": 5, "num_kv_tokens": 5, "pruned_tokens": (1,)}, 92_160),
+    (GateVPT, {"num_tokens": 100}, 76_800 + 11 + 12),
+    (VFPT, {"num_tokens": 10}, 92_160),
+    (SPT, {"num_tokens": 20}, 184_320),
+    (SPT, {"num_tokens": 100, "deep": False}, 76_800),
+    (DAVPT, {"first_guided": 10}, 768 * (10 * 20 + 2 * 10)),
+    (CVPT, {"num_tokens": 10}, 92_160),
+]
+
+
+@pytest.mark.parametrize(("cls", "options", "expected"), COUNTS)
+def test_counts_of_vit_b16(cls, options, expected):
+    def make():
+        body = ViT("B/16", 224, rngs=nnx.Rngs(0))
+        return partition(Model(body, cls(body, 200, rngs=nnx.Rngs(1), **options))).trainable
+
+    sizes = {n: v.size for n, v in jax.eval_shape(make).items()}
+    head = 768 * 200 + 200
+    assert sum(sizes.values()) == expected + head
+
+
+NEUTRAL = [
+    (E2VPT, {"num_kv_tokens": 0}),
+    (VFPT, {"fourier_share": 0.0}),
+    (VFPT, {"fourier_share": 0.3}),  # of 3 prompts: none
+    (DAVPT, {"num_proxies": 3, "patch_weight": 0.0, "class_weight": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("cls", "options"), NEUTRAL)
+def test_neutral_options_are_vpt(cls, options):
+    body, images = tiny_vit(nnx.Rngs(0)), jnp.ones((2, 16, 16, 3))
+    usual = {"num_tokens": 3, "head_init": "normal", "rngs": nnx.Rngs(1)}
+    plain, ours = VPT(body, 5, **usual), cls(body, 5, **usual, **options)
+    ours.prompts, ours.head = plain.prompts, plain.head
+    outs = [jax.jit(lambda m, x: m(x)["logits"])(Model(body, m), images) for m in (plain, ours)]
+    np.testing.assert_allclose(*outs, atol=1e-6)
+
+
+REFUSED = [
+    (E2VPT, {"pieces": 5, "masks": True}, "pieces is 5"),
+    (E2VPT, {"num_tokens": 3, "pruned_tokens": (3,)}, "pruned_tokens has 3"),
+    (E2VPT, {"kv_init": "kaimin"}, "kaiming"),
+    (VFPT, {"fourier_dimension": "channels"}, "fourier_dimension"),
+    (VFPT, {"fourier_location": "random"}, "fourier_location"),
+    (VFPT, {"fourier_share": 1.5}, "fourier_share is 1.5"),
+    (GateVPT, {"num_gates": 3}, "num_gates is 3"),
+    (SPT, {"sample": "mean_pooling", "num_tokens": 1}, "num_tokens is 1"),
+    (SPT, {"projection_dim": 4}, "projection_dim"),
+    (CVPT, {"insert": 6}, "insert is 6"),
+    (DAVPT, {"first_guided": 2}, "guided layers 2 to 1"),
+    (DAVPT, {"biases": ("vv",)}, "biases"),
+]
+
+
+@pytest.mark.parametrize(("cls", "options", "match"), REFUSED)
+def test_options_that_are_refused(cls, options, match):
+    with pytest.raises(UserError, match=match):
+        cls(tiny_vit(nnx.Rngs(0)), 5, **options, rngs=nnx.Rngs(1))
+
+
+@pytest.mark.parametrize("cls", [E2VPT, GateVPT, CVPT, DAVPT])
+def test_cosine_attention_is_refused(cls):
+    with pytest.raises(UserError, match="SwinV2"):
+        cls(tiny_swin_v2(nnx.Rngs(0)), 5, rngs=nnx.Rngs(1))
+
+
+def test_masks_train_until_something_is_pruned():
+    body = tiny_mae(nnx.Rngs(0))
+    free = E2VPT(body, 5, num_tokens=3, masks=True, pieces=4, rngs=nnx.Rngs(1))
+    fixed = E2VPT(body, 5, num_tokens=3, masks=True, pieces=4, pruned_pieces=(5,), rngs=nnx.Rngs(1))
+    names = [partition(Model(body, m)).trainable for m in (free, fixed)]
+    assert names[0].keys() - names[1].keys() == {"method/token_mask", "method/piece_mask"}
+    assert kept("x", (1, 2), 4).tolist() == [1, 0, 0, 1]
+
+
+def test_self_prompts_start_as_tokens_of_the_images():
+    body = tiny_vit(nnx.Rngs(0))
+    method = SPT(body, 5, num_tokens=3, sample_images=4, rngs=nnx.Rngs(1))
+    numbers = method.choose_images(np.zeros(9, int), np.random.default_rng(0))
+    assert len(numbers) == 4 and set(numbers) <= set(range(9))
+    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    made = jax.jit(lambda x: method.start_values(body, x, jnp.zeros(4), jax.random.key(1)))(images)
+    assert made.keys() == {"prompts/0", "prompts/1"}
+    patches = np.asarray(body.patch_embed(images)).reshape(-1, 16)
+    for row in np.asarray(made["prompts/0"]):
+        assert np.abs(patches - row).max(1).min() < 1e-5
+
+
+def test_centres_of_self_prompts_are_means():
+    tokens = jnp.array([[[0.0], [1.0], [10.0]], [[11.0], [0.5], [10.5]]])
+    noise = lambda n: jnp.arange(n, dtype=jnp.float32)  # noqa: E731
+    found = chosen(tokens, 2, "kmeans", noise)
+    np.testing.assert_allclose(sorted(found.ravel()), [0.5, 10.5], atol=1e-6)
+
+
+def test_kmeans_by_angle_ignores_length():
+    x = jnp.array([[1.0, 0.0], [0.0, 1.0], [9.0, 0.5], [0.1, 3.0]])
+    assert kmeans(x, 2, cosine=True)[1].tolist() == [0, 1, 0, 1]
+
+
+def test_mapping_puts_every_class_to_a_prompt():
+    body = tiny_vit(nnx.Rngs(0))
+    method = DAVPT(body, 5, num_proxies=2, rngs=nnx.Rngs(1))
+    labels = np.arange(30) % 5
+    numbers = method.choose_images(labels, np.random.default_rng(0))
+    assert np.bincount(labels[numbers]).tolist() == [6] * 5
+    images = jax.random.normal(jax.random.key(0), (10, 16, 16, 3))
+    values = lambda x, y: method.start_values(body, x, y, jax.random.key(1))  # noqa: E731
+    mapping = jax.jit(values)(images, jnp.arange(10) % 5)["mapping"]
+    assert mapping.shape == (5,) and set(np.asarray(mapping)) <= {0, 1}
+
+
+@pytest.mark.parametrize("criterion", ["anchor", "nca"])
+def test_metric_ignores_padding_and_stays_finite(criterion):
+    s = jnp.array([[5.0, -5.0], [4.0, 3.0], [9.0, 9.0]])
+    own = jnp.array([[True, False], [True, False], [False, True]])
+    margins = criterion, 32.0, 32.0, 0.1, -0.1
+    real = jnp.array([True, True, False])
+    loss = jax.jit(lambda *a: metric(*a, *margins))
+    few = loss(s[:2], own[:2], real[:2])
+    np.testing.assert_allclose(loss(s, own, real), few, rtol=1e-6)
+    slope = jax.jit(jax.grad(lambda s: metric(s, own, real, *margins)))(s)
+    assert np.isfinite(slope).all() and not np.asarray(slope[2]).any()
+
+
+def test_pruning_ends_at_the_limit():
+    assert prune.counts(10, 1) == list(range(1, 10))
+    assert prune.counts(8, 4) == [0, 1, 2, 3, 4, 4, 4]
+    assert prune.masks(np.array([2.0, 1.0, 1.0]), [0, 1, 2]).tolist() == [
+        [1, 1, 1],
+        [1, 0, 1],
+        [1, 0, 0],
+    ]
