@@ -118,7 +118,7 @@ class Method(nnx.Module):
         return {}
 
     def choose_images(
-        self, labels: Int[np.ndarray, "n *C"], rng: np.random.Generator
+        self, labels: Int[np.ndarray, " n *C"], rng: np.random.Generator
     ) -> Int[np.ndarray, " S"] | None:
         """Return the numbers of the training images that `start_values` needs; None: no images.
 

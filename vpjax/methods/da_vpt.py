@@ -231,7 +231,7 @@ class DAVPT(Method):
         return super().predict(backbone, tokens, ctx) | {"cosines": cosines}
 
     def loss_terms(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> dict[str, Array]:
         """Return the loss of each image, the metric's share ("metric") included in training."""
         loss = criterion(out["logits"], labels)
@@ -253,7 +253,7 @@ class DAVPT(Method):
         return {"loss": loss + total, "metric": total}
 
     def loss(
-        self, out: dict[str, Array], labels: Int[Array, "B *C"], criterion: Criterion, ctx: Context
+        self, out: dict[str, Array], labels: Int[Array, " B *C"], criterion: Criterion, ctx: Context
     ) -> Float[Array, " B"]:
         """Return the loss of each image; the metric, a number of the batch, is added to each."""
         return self.loss_terms(out, labels, criterion, ctx)["loss"]

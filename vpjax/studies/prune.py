@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 PERCENTS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
-def importance(gradients: Float[np.ndarray, "batches *n"]) -> Float[np.ndarray, "*n"]:
+def importance(gradients: Float[np.ndarray, " batches *n"]) -> Float[np.ndarray, "*n"]:
     """Return the importance of each token or piece: the signed mean of its mask's gradients."""
     return np.asarray(gradients, np.float64).mean(0)
 
