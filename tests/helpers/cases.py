@@ -19,6 +19,7 @@ from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
+from vpjax.methods.combine import combine
 from vpjax.methods.compacter import Compacter
 from vpjax.methods.convpass import Convpass, ConvpassAttn
 from vpjax.methods.cvpt import CVPT
@@ -166,6 +167,8 @@ METHODS = {
     "spt": (SPT, {"num_tokens": 3}),
     "da_vpt": (DAVPT, {"num_tokens": 3, "num_proxies": 2}),
     "cvpt": (CVPT, {"num_tokens": 3}),
+    "vpt_and_lora": (combine(("vpt.VPT", "lora.LoRA")), {"num_tokens": 3, "rank": 2}),
+    "adapter_and_norms": (combine(("adapter.Adapter", "layer_norm.LayerNorm")), {"reduction": 4}),
     "add": (Add, {}),
     "prepend_pixel": (PrependPixel, {"num_tokens": 2}),
     "pad": (Pad, {"num_tokens": 2}),

@@ -132,7 +132,7 @@ def class_of_weights(weights: str) -> str:
 
 def create_model(
     backbone: Backbone,
-    method: str | type[Method],
+    method: str | type[Method] | Sequence[str],
     num_classes: int,
     *,
     trainable: str = "",
@@ -148,7 +148,8 @@ def create_model(
     Args:
         backbone: from `load_backbone`, or one's own.
         method: a name of `list_methods()` ("vpt.VPT"), of one's own ("mylab.prompts.Mine"), or the
-            class itself.
+            class itself. Several at once are joined by "+", or given as a list of names, see
+            `vpjax.methods.combine`.
         num_classes: C, logits of an image.
         trainable: regular expression of the parameters that train; "": the method's own.
         match_reference_code: whether to repeat published code where it differs from its paper.
@@ -162,7 +163,9 @@ def create_model(
     Raises:
         UserError: if there is no such method or option, or they do not suit the backbone.
     """
-    name = registry.name_of("methods", method) if isinstance(method, type) else method
+    if isinstance(method, type):
+        method = registry.name_of("methods", method)
+    name = method if isinstance(method, str) else "+".join(method)
     cls = registry.lookup("methods", name)
     spec = MethodSpec(name, options)
     body = _of_size(backbone, cls, spec)
@@ -232,6 +235,6 @@ def options_of(name: str) -> Mapping[str, Any]:
     Raises:
         UserError: if there is no such class.
     """
-    package = "methods" if name in list_methods() else "backbones"
+    package = "methods" if "+" in name or name in list_methods() else "backbones"
     found = registry.options(registry.lookup(package, name))
     return {key: parameter.default for key, parameter in found.items()}
