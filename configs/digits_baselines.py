@@ -40,6 +40,8 @@ RUNS = {
     "pad": ("vpt_input.Pad", {"num_tokens": 2}, 0.05),
     "sa2vp": ("sa2vp.SA2VP", {}, 1e-2),
     "below": ("vpt_input.Below", {"num_tokens": 2}, 0.01),
+    "vpt_and_lora": ("vpt.VPT+lora.LoRA", {"rank": 4}, 1e-2),
+    "adapter_and_norms": ("adapter.Adapter+layer_norm.LayerNorm", {"reduction": 8}, 1e-2),
 }
 
 
