@@ -136,11 +136,11 @@ def test_what_differs_between_classes(there, now, lines):
 def test_another_preset_method_and_other_weights_are_named(place):
     found = at(place)
     meta = newest(place / "run") / "meta" / "metadata"
-    content = json.loads(meta.read_text())
+    content = unsealed(json.loads(meta.read_text()), 12)
     content["preset"] = "imagenet"
     content["config"]["method.num_tokens"] = 3
     content["backbone"]["sha256"] = "0" * 64
-    meta.write_text(json.dumps(content))
+    meta.write_text(json.dumps(sealed(content)))
     with pytest.raises(UserError) as error:
         evaluate_run(place / "run", found)
     text = str(error.value)

@@ -1,6 +1,7 @@
-"""Files: the cache folder, atomic writes, locks between processes."""
+"""Files: the cache folder, atomic writes, files with a digest, locks between processes."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -28,14 +29,32 @@ def cache_folder() -> Path:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` when the block ends.
 
-    If the process is killed or the block raises, the old file stays as it was.
+    If the process is killed, the machine goes down or the block raises, the old file stays as it
+    was: the new one is on the disk before it takes the name.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield new
+        _sync(new)
         os.replace(new, path)
+        _sync(path.parent)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # which cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not folder:  # some network file systems cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -81,6 +100,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write values as indented JSON atomically, see `atomic`."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write bytes behind their SHA-256 atomically, for `read_sealed`."""
+    with atomic(path) as new:
+        new.write_bytes(hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """Return the bytes that `write_sealed` wrote; None if the file is missing or damaged."""
+    try:
+        seal, content = (whole := path.read_bytes())[:32], whole[32:]
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).digest() == seal else None
 
 
 def local_folder(path: str | os.PathLike) -> Path:

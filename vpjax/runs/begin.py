@@ -103,7 +103,7 @@ def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
         found, meta = learnt_weights(file, experiment.state.stats, check)
     else:
         path, step = checkpoint_place(folder, checkpoint or before.train.select)
-        with contextlib.closing(Checkpoints(path)) as checkpoints:
+        with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
             found, meta = checkpoints.read_weights(check, step)
     return folder, found, meta["step"]
 

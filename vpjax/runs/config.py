@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_dict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.files import write_text
 from vpjax.weights.catalog import find_entry
 from vpjax.weights.recognise import describe, of_entry
 
@@ -141,7 +142,7 @@ def merged(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Write the resolved config as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2, default=list) + "\n")
+    write_text(path, json.dumps(config.to_dict(), indent=2, default=list) + "\n")
 
 
 def load(path: Path) -> ConfigDict:

@@ -124,7 +124,7 @@ def fit(
                 StopSignal() as signals,
             ):
                 state, early, begun = train(experiment, own, last, best, signals, startup, told)
-                state, facts = selected_state(experiment, state, best)
+                state, early, facts = selected_state(experiment, state, early, best)
             facts |= begun | {"startup": startup.facts()}
             if extended := read_json(own / workdir.EXTENDED):
                 facts["extended"] = extended
@@ -182,6 +182,8 @@ def train(
         start = int(state.step)
         last.discard_after(start)
         best.discard_after(start)
+        if needs_best(config) and early.best_step == start:  # killed before it was saved as best
+            best.save(state, checkpoint_metadata(experiment, early))
         log.info("resumed at step %d of %d", start, plan.steps)
         begun = (read_json(folder / BEGUN) or {}) if config.train.start else {}
     else:
@@ -238,8 +240,9 @@ def train(
                 metrics.write_csv()
                 metadata = checkpoint_metadata(experiment, early)
                 due = bool(distributed.all_max(time.monotonic() - saved >= config.train.save_every))
-                if improved and (config.train.select == "best" or config.train.test_best):
+                if improved and needs_best(config):
                     best.save(state, metadata)
+                    best.wait()  # before `last`, from which a killed run goes on
                     due = True  # so that a resumed run never starts before its best checkpoint
                 if due or now == plan.steps or early.stop:
                     last.save(state, metadata)
@@ -267,33 +270,50 @@ def train(
     return state, early, begun
 
 
+def needs_best(config: ConfigDict) -> bool:
+    """Return whether a run keeps the checkpoint of its best evaluation."""
+    return config.train.select == "best" or config.train.test_best
+
+
 def selected_state(
-    experiment: Experiment, state: step.State, best: Checkpoints
-) -> tuple[step.State, dict[str, float]]:
+    experiment: Experiment, state: step.State, early: EarlyStopping, best: Checkpoints
+) -> tuple[step.State, EarlyStopping, dict[str, Any]]:
     """Return the state that a run reports (`train.select`), and further results.
 
     Args:
         experiment: of the run.
         state: after the last step.
+        early: the record of evaluations.
         best: checkpoints of the best evaluations.
 
     Returns:
-        The state, and {"test_<metric>_best": percent} with `train.test_best`.
+        The state; the record of evaluations up to the best checkpoint that can be read, which is
+        another one than that of the best evaluation only if that is damaged or was deleted; and
+        {"test_<metric>_best": percent} with `train.test_best`.
     """
     config = experiment.config.train
-    if config.select != "best" and not config.test_best:
-        return state, {}
+    if not needs_best(experiment.config):
+        return state, early, {}
+    facts: dict[str, Any] = {}
     found = restore_checkpoint(best, experiment.state, record_of(experiment))
     if found is None:
         raise UserError(
             f"{best.folder} holds no checkpoint any more, and the result is to be of the best one. "
             "Put it back from a copy, or train in another --workdir. What is there was not changed."
         )
-    chosen, facts = found[0], {}
+    chosen, then = found
+    if then.best_step != early.best_step:
+        log.warning(
+            "warning   the best checkpoint, of step %d, is damaged or was deleted: the result is "
+            "of the best one before it, of step %d",
+            early.best_step,
+            then.best_step,
+        )
+        facts["lost_best_step"] = early.best_step
     if config.test_best:
         best_test = evaluate_metrics(experiment, chosen, "test")
         facts[f"test_{experiment.metric}_best"] = best_test[experiment.metric]
-    return chosen if config.select == "best" else state, facts
+    return (chosen if config.select == "best" else state), then, facts
 
 
 def conclude(

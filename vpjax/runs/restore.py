@@ -39,18 +39,26 @@ class Record(NamedTuple):
         classes: their names, in the order of the logits.
         preset: name of the preprocessing; None: another was asked for.
         identity: of the frozen parameters, see `vpjax.runs.experiment.identity`.
+        data: `Source.content` of the splits that training reads; {}: others may be evaluated.
     """
 
     config: ConfigDict
     classes: Sequence[str]
     preset: str | None
     identity: Mapping[str, str]
+    data: Mapping[str, str] = {}
 
 
 def record_of(experiment: Experiment) -> Record:
     """Return what a checkpoint of an experiment must agree with."""
     e = experiment
-    return Record(e.config, e.classes.names, e.preset, e.identity)
+    return Record(e.config, e.classes.names, e.preset, e.identity, data_of(e))
+
+
+def data_of(experiment: Experiment) -> dict[str, str]:
+    """Return `Source.content` of the splits that training reads."""
+    sources = experiment.sources
+    return {split: sources[split].content for split in ("train", "val") if split in sources}
 
 
 def padded_rows(config: ConfigDict, classes: Sequence[str]) -> dict[str, int]:
@@ -77,7 +85,7 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
         return learnt_state(file, like, record)
     path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
     rows = padded_rows(record.config, record.classes)
-    with contextlib.closing(Checkpoints(path, rows=rows)) as checkpoints:
+    with contextlib.closing(Checkpoints(path, rows=rows, read_only=True)) as checkpoints:
         found = restore_checkpoint(checkpoints, like, record, only_weights=True, step=step)
     if found is None:
         raise UserError(
@@ -184,6 +192,7 @@ def restore_checkpoint(
     shapes = described(jax.eval_shape(cut, checkpoint_items(like)["weights"]))
 
     def check(meta: Mapping[str, Any]) -> None:
+        EarlyStopping(**meta["early"])  # raises, as for damaged ones, if they are of no evaluation
         if differ := differences(meta, record, shapes):
             raise UserError(
                 f"{checkpoints.folder.parent.parent} was trained on something else:\n  "
@@ -220,6 +229,13 @@ def differences(
         f"frozen weights, {key}: {there.get(key, 'none')} there, {now.get(key, 'none')} now"
         for key in sorted(there.keys() | now.keys())
         if there.get(key) != now.get(key) and not (key == "text" and lines)
+    ]
+    before = meta.get("data", {})  # not of earlier versions
+    lines += [
+        f"{split}: the images or labels are not those the run has learnt from, though their names "
+        "may be the same"
+        for split, content in record.data.items()
+        if split in before and before[split] != content and not lines
     ]
     ours = configs.flat(record.config)
     lines += [
@@ -268,5 +284,6 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
         "backbone": experiment.identity,
         "preset": experiment.preset,
         "classes": list(experiment.classes.names),
-        "early": vars(early),
+        "data": data_of(experiment),
+        "early": dict(vars(early)),  # as it is now: checkpoints are written in the background
     }

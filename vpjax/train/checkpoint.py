@@ -5,18 +5,23 @@
                                       meta        config, backbone, digests, early stopping
 
 The frozen backbone is identified by its file's sha256, never copied. Orbax keeps no checksums and
-restores a flipped bit without an error, so each item's sha256 is stored in `meta` and compared when
-it is read. A damaged checkpoint is logged, and the one before it is used. What belongs to other
-data or to another model is not damaged: `meta` is read first, and the caller judges it.
+restores a flipped bit without an error, so each item's sha256 is stored in `meta`, beside that of
+`meta` itself, and compared when it is read. A damaged checkpoint is logged, and the one before it
+is used. What belongs to other data or to another model is not damaged: `meta` is read first, and
+the caller judges it.
+
+Who only reads changes nothing: Orbax would take what another process is writing for a leftover.
 
 Rows that pad an array to a multiple of the devices are not saved, so that any number of devices
 reads what another has written.
 """
 
+import contextlib
 import hashlib
+import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +42,35 @@ class Checkpoints:
     """A folder of checkpoints, which are saved in the background.
 
     Args:
-        folder: created if it does not exist.
+        folder: created if it does not exist, unless it is only read.
         keep: how many checkpoints are kept, the newest ones.
         rows: {regular expression: number of rows} for parameters with rows beyond these that only
             pad them.
+        read_only: whether another process may be writing there; else the caller holds the lock of
+            the run, and what a killed one has left half-written is deleted.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, rows: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 2,
+        rows: Mapping[str, int] | None = None,
+        read_only: bool = False,
+    ):
         self.folder, self.rows = folder.absolute(), dict(rows or {})
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, **_single_process_options(self.folder)
-        )
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self._keep, self._read_only = keep, read_only
+        self._pending: tuple[int, dict, dict] | None = None
+        self.manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        more = _single_process_options(self.folder, create=not self._read_only)
+        if self._read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True, **more | {"create": False})
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, cleanup_tmp_directories=True, **more
+            )
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
         """Save a state in the background; call `close` before the process ends.
@@ -59,6 +81,7 @@ class Checkpoints:
             state: the training state; its step names the checkpoint.
             meta: what is stored beside it, as JSON.
         """
+        self.wait()
         step = int(state.step)
         if step in self.manager.all_steps():
             return
@@ -67,10 +90,44 @@ class Checkpoints:
             items = jax.device_get(items)  # Orbax accepts arrays of one process only as numpy
         meta = meta | {"step": step, "digests": {n: digest(v) for n, v in items.items()}}
         meta["arrays"] = described(items["weights"])
+        self._pending = step, items, sealed(meta)
+        with self._trying_again():
+            self._write()
+
+    def _write(self) -> None:
+        if self._pending is None or self._pending[0] in self.manager.all_steps():
+            return
+        step, items, meta = self._pending
         saves = {n: ocp.args.StandardSave(v) for n, v in items.items()}
         self.manager.save(
             step, args=ocp.args.Composite(**saves, meta=ocp.args.JsonSave(meta)), force=True
         )
+
+    def wait(self) -> None:
+        """Wait until everything that was saved is on the disk."""
+        with self._trying_again():
+            self.manager.wait_until_finished()
+        self._pending = None
+
+    @contextlib.contextmanager
+    def _trying_again(self) -> Iterator[None]:
+        """Save once more if Orbax has given up waiting: it goes by the clock, which may jump."""
+        try:
+            yield
+        except TimeoutError:
+            log.warning("%s: saving took too long, or the clock was set; again", self.folder)
+            with contextlib.suppress(Exception):
+                self.manager.close()
+            self.manager = self._open()
+            self._write()
+            self.manager.wait_until_finished()
+
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, the newest first."""
+        self.wait()
+        if self._read_only:
+            self.manager.reload()
+        return sorted(self.manager.all_steps(), reverse=True)
 
     def restore(
         self,
@@ -95,37 +152,52 @@ class Checkpoints:
         Raises:
             UserError: if there are checkpoints, and all are damaged, or none is of `step`.
         """
-        self.manager.wait_until_finished()
-        steps = sorted(self.manager.all_steps(), reverse=True)
-        if step is not None and step not in steps:
-            have = ", ".join(map(str, sorted(steps))) or "none"
-            raise UserError(f"{self.folder} has no checkpoint of step {step}, but of: {have}.")
-        steps = steps if step is None else [step]
         wanted = checkpoint_items(like)
         if only_weights:
             wanted = {"weights": wanted["weights"]}
-        problems = []
-        for step in steps:
+
+        def read(step: int) -> tuple[dict[str, Any], dict]:
+            meta = self._meta(step)
+            if check is not None:
+                check(meta)
+            return self._restore(step, wanted, meta), meta
+
+        return self._newest(read, step)
+
+    def _newest(self, read: Callable[[int], Any], step: int | None) -> Any:
+        """Return what `read` returns of the newest checkpoint that is intact."""
+        steps, problems, tried = self.steps(), [], set()
+        if step is not None and step not in steps:
+            have = ", ".join(map(str, sorted(steps))) or "none"
+            raise UserError(f"{self.folder} has no checkpoint of step {step}, but of: {have}.")
+        while left := [s for s in (steps if step is None else [step]) if s not in tried]:
+            tried.add(left[0])
             try:
-                meta = self._meta(step)
-                if check is not None:
-                    check(meta)
-                return self._restore(step, wanted, meta), meta
+                return read(left[0])
             except UserError:
                 raise
             except Exception as e:  # Orbax raises many kinds for a damaged file
+                place = self.folder / str(left[0])
+                if not place.exists():  # a run that goes on has deleted it, and has newer ones
+                    steps = self.steps()
+                    continue
                 reason = (str(e).splitlines() or [""])[0][:200]
-                problems.append(f"{self.folder / str(step)}: {type(e).__name__} {reason}")
-                log.warning("checkpoint damaged, trying the one before: %s", problems[-1])
+                problems.append(f"{place}: {type(e).__name__} {reason}")
+                if step is None and len(left) > 1:
+                    log.warning("checkpoint damaged, trying the one before: %s", problems[-1])
         if problems:
             raise UserError(
                 "no checkpoint is intact:\n  " + "\n  ".join(problems) + "\nRestore the folder "
                 "from a copy, or give another --workdir to train from the start."
             )
+        if step is not None:
+            raise UserError(f"{self.folder / str(step)} was deleted while it was read.")
         return None
 
     def _meta(self, step: int) -> dict[str, Any]:
-        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        """Return the metadata of a checkpoint. Raise: ValueError if they are damaged."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return unsealed(self.manager.restore(step, args=args).meta, step)
 
     def _restore(self, step: int, wanted: dict[str, Any], meta: dict) -> dict[str, Any]:
         short = jax.eval_shape(lambda w: without_padding(w, self.rows), wanted)
@@ -149,25 +221,22 @@ class Checkpoints:
 
         Args:
             check: called with the metadata before any array is read; its `UserError` is raised.
-            step: of the checkpoint; None: the newest.
+            step: of the checkpoint; None: the newest that is intact.
 
         Raises:
-            UserError: if there is none, or it is damaged.
+            UserError: if there is none, or all are damaged.
         """
-        steps = self.manager.all_steps()
-        chosen = max(steps, default=None) if step is None else step
-        if chosen not in steps:
-            raise UserError(f"{self.folder} has no checkpoint{f' of step {step}' * bool(step)}")
-        try:
-            meta = self._meta(chosen)
+
+        def read(step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+            meta = self._meta(step)
             check(meta)
             parts = meta["arrays"].items()
             empty = {k: {n: np.empty(s, np.float32) for n, s in v.items()} for k, v in parts}
-            return self._restore(chosen, {"weights": empty}, meta)["weights"], meta
-        except UserError:
-            raise
-        except Exception as e:  # Orbax raises many kinds for a damaged file
-            raise UserError(f"the checkpoint {self.folder / str(chosen)} is damaged: {e}") from e
+            return self._restore(step, {"weights": empty}, meta)["weights"], meta
+
+        if (found := self._newest(read, step)) is None:
+            raise UserError(f"{self.folder} holds no checkpoint. Train that run for longer.")
+        return found
 
     def discard_after(self, step: int) -> None:
         """Delete the (damaged) checkpoints newer than `step`, so that they can be written again."""
@@ -176,15 +245,51 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is saved, and release the folder."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        try:
+            self.wait()
+        finally:
+            self.manager.close()
 
 
-def _single_process_options(folder: Path) -> dict[str, Any]:
+KEYS = {"version", "config", "backbone", "preset", "classes", "early", "step", "digests", "arrays"}
+
+
+def sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata with their own sha256."""
+    return dict(meta) | {"sha256": _sum(meta)}
+
+
+def unsealed(meta: Any, step: int) -> dict[str, Any]:
+    """Return metadata without their sha256, which earlier versions did not write.
+
+    Args:
+        meta: as it was read.
+        step: of the checkpoint, by the name of its folder.
+
+    Raises:
+        ValueError: if they are damaged, or those of another step.
+    """
+    if not isinstance(meta, dict):
+        raise ValueError("its metadata are no JSON object")
+    meta = dict(meta)
+    seal = meta.pop("sha256", None)
+    if seal != _sum(meta) if seal is not None else not meta.keys() <= KEYS:
+        raise ValueError("its metadata do not have the sha256 they were saved with")
+    if meta["step"] != step:
+        raise ValueError(f"its metadata are those of step {meta['step']}")
+    return meta
+
+
+def _sum(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _single_process_options(folder: Path, create: bool = True) -> dict[str, Any]:
     """Return options for a process that works separately: else Orbax waits for the others."""
     if not distributed.is_single():
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
     this = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
