@@ -16,6 +16,7 @@ from vpjax.runs.fit import fit
 from vpjax.runs.restore import differing_classes
 from vpjax.runs.run import load_run
 from vpjax.runs.scores import evaluate_run
+from vpjax.train.checkpoint import sealed, unsealed
 from vpjax.weights.download import fetch
 
 COLOURS = {"ant": (200, 40, 40), "bee": (40, 200, 40), "cow": (40, 40, 200)}

@@ -4,13 +4,18 @@ import base64
 import hashlib
 import http.server
 import io
+import json
+import pickle
 import re
 import subprocess
 import sys
 import threading
+import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax import serialization
 
 from vpjax.core import progress
 from vpjax.core.errors import UserError
@@ -159,8 +164,72 @@ def test_resume_in_a_new_process(server, tmp_path):
 def test_a_finished_part_needs_no_network(server, tmp_path):
     part = interrupted(server, tmp_path)
     part.write_bytes(server.content)
+    note = part.with_name(part.name + ".json")
+    arrived = {"arrived": len(server.content), "sha256": sha256(part)}
+    note.write_text(json.dumps(json.loads(note.read_text()) | arrived))
     assert fetch(server.url, tmp_path).read_bytes() == server.content
     assert server.asked == []
+
+
+@pytest.mark.parametrize("place", [0, 20_000, 49_999])
+def test_a_damaged_part_is_started_again(server, tmp_path, place, capsys):
+    part = interrupted(server, tmp_path)
+    kept = bytearray(part.read_bytes())
+    kept[place] ^= 8
+    part.write_bytes(kept)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [(None, 200)]
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_bytes_that_were_not_noted_are_fetched_again(server, tmp_path):
+    part = interrupted(server, tmp_path)
+    with open(part, "ab") as file:
+        file.write(b"written, and the machine went down" * 9)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [("bytes=50000-", 206)]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"arrived": "x"}', '{"size": null}'])
+def test_a_damaged_note_of_a_part_is_no_note(server, tmp_path, text):
+    part = interrupted(server, tmp_path)
+    part.with_name(part.name + ".json").write_text(text)
+    assert fetch(server.url, tmp_path).read_bytes() == server.content
+    assert server.asked == [(None, 200)]
+
+
+def files_of_weights():
+    """A file of every kind that is downloaded, by its ending."""
+    arrays = {"a": np.arange(20_000, dtype=np.float32), "b": np.ones((3, 4), np.float32)}
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("model/data.pkl", b"no pickle is read to see that a file is whole" * 99)
+        archive.writestr("model/data/0", arrays["a"].tobytes())
+    return {
+        "npz": npz(),
+        "safetensors": safetensors.numpy.save(arrays),
+        "pth": zipped.getvalue(),
+        "msgpack": serialization.msgpack_serialize(arrays),
+        "bin": pickle.dumps({"a": 1}) * 500,
+    }
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("kind", files_of_weights())
+def test_a_file_of_weights_is_kept_whole_or_not_at_all(server, tmp_path, kind, length):
+    whole = files_of_weights()[kind]
+    server.length, url = length, server.url.replace("npz", kind)
+    refused = [whole[: len(whole) * 2 // 3], whole[:100], whole[:-1], b""]
+    for server.content in refused if not (length and kind == "bin") else [b""]:
+        with pytest.raises(UserError, match="cannot fetch weights"):
+            fetch(url, tmp_path)
+        assert not only(tmp_path)
+    server.content = whole
+    if kind == "bin" and not length:  # nothing says where it ends
+        with pytest.raises(UserError, match="does not say how long it is"):
+            fetch(url, tmp_path)
+    else:
+        assert fetch(url, tmp_path).read_bytes() == whole
 
 
 def test_restart_when_range_is_ignored(server, tmp_path):

@@ -167,6 +167,18 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(_tuples(values))
 
 
+def nested(values: Mapping[str, Any]) -> ConfigDict:
+    """Return the config whose values by key, {"optim.lr": 0.1, ...}, these are; see `flat`."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        *above, name = key.split(".")
+        section = out
+        for part in above:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return from_json(out)
+
+
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     """Return a line for every key on which two configs differ."""
     a, b = flat(ours), flat(theirs)

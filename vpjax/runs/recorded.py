@@ -4,7 +4,9 @@ Keys that vpjax has gained since get their defaults. Whatever decided what was l
 was: an evaluation may be given other data, another place of the same weights, and other devices.
 """
 
+import contextlib
 import importlib.metadata
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from ml_collections import ConfigDict
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
 from vpjax.runs import defaults, effect, model_file, places
+from vpjax.train.checkpoint import read_metadata
+
+log = logging.getLogger(__name__)
 
 # Keys that an evaluation may change; all of a section where a name ends in a point.
 CHANGEABLE = ("data.", "mesh.", "backbone.weights", "train.batch_size", "attention", "dtype")
@@ -37,7 +42,34 @@ def load(folder: Path, told: Sequence[str] = ()) -> ConfigDict:
     path = folder / "config.json"
     if not path.exists() and (file := model_file.find(folder)):
         return complete(configs.from_json(model_file.read_facts(file)["config"]), file)
-    return places.found(complete(configs.load(path), path), folder, told)
+    try:
+        found = configs.load(path)
+    except UserError:
+        if (found := rebuilt(folder)) is None:
+            raise
+        log.warning("warning   %s is missing or damaged; the run's checkpoints say it all", path)
+    return places.found(complete(found, path), folder, told)
+
+
+def rebuilt(folder: Path) -> ConfigDict | None:
+    """Return the config of a run from its newest checkpoint, or else from model.safetensors.
+
+    Args:
+        folder: of the run, whose config.json is missing or damaged.
+
+    Returns:
+        The config; None if there is nothing to take it from.
+    """
+    places = (p for p in folder.glob("checkpoints/*/[0-9]*") if p.name.isdigit())
+    for place in sorted(places, key=lambda p: int(p.name), reverse=True):
+        try:
+            return configs.nested(read_metadata(place)["config"])
+        except (OSError, ValueError, KeyError):
+            continue
+    if file := model_file.find(folder):
+        with contextlib.suppress(UserError):
+            return configs.from_json(model_file.read_facts(file)["config"])
+    return None
 
 
 def changes(folder: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -134,8 +134,8 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
     Raises:
         UserError: if it does not, with the keys that differ.
     """
-    path = workdir / "config.json"
-    if not started(workdir) or not path.exists():
+    known = (workdir / "config.json").exists() or recorded.rebuilt(workdir) is not None
+    if not started(workdir) or not known:
         return
     now, before = places.whole(config), places.whole(recorded.load(workdir))
     ours, theirs = configs.flat(now), configs.flat(before)

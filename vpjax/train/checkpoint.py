@@ -280,6 +280,20 @@ def unsealed(meta: Any, step: int) -> dict[str, Any]:
     return meta
 
 
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata of one checkpoint without Orbax, as of a run that may be going on.
+
+    Args:
+        folder: of the checkpoint, <checkpoints>/<step>.
+
+    Raises:
+        ValueError: if they are damaged.
+        OSError: if they cannot be read.
+    """
+    text = (folder / "meta" / "metadata").read_text(encoding="utf-8")
+    return unsealed(json.loads(text), int(folder.name))
+
+
 def _sum(meta: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 

@@ -2,11 +2,12 @@
 
     fetch("vit_b16_in21k")  ->  ~/.cache/vpjax/weights/ViT-B_16.npz
 
-A download grows in `<file>.part`, with what the server announced in `<file>.part.json`. It is
-renamed only when it has the announced size, the announced MD5 and a readable table of contents, so
-a file under its final name is complete. An interrupted download goes on where it stopped, also in
-another process, as long as the server still has the same version of the file. `<file>.sha256`
-holds the digest of the content, and every later use compares the file with it.
+A download grows in `<file>.part`, with what the server announced, and the digest of what has
+arrived, in `<file>.part.json`. It is renamed only when it has the announced size, the announced MD5
+and is whole by its own table of contents (`vpjax.weights.whole`), so a file under its final name is
+complete. An interrupted download goes on where it stopped, also in another process, as long as the
+server still has the same version of the file and what was kept still has its digest.
+`<file>.sha256` holds the digest of the content, and every later use compares the file with it.
 
 On a machine without network nothing needs to be downloaded: every failure says which file to
 download elsewhere and where to put it.
@@ -27,18 +28,20 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from vpjax.core import files
 from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.core.progress import DownloadBar
+from vpjax.weights import whole
 from vpjax.weights.catalog import CATALOG
 
 SUFFIXES = (".npz", ".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".msgpack", ".ckpt")
 ASSETS = Path(__file__).parent / "assets"
 CHUNK = 1 << 20  # bytes
+NOTED = 1 << 26  # bytes after which what has arrived is noted
 TIMEOUT = 30.0  # seconds without an answer
 PAUSE = 1.0  # seconds before going on after the connection was cut
 # Errors of the network; other OSErrors are of the disk.
@@ -183,7 +186,7 @@ def _check_unchanged(url: str, target: Path, digest: str | None) -> None:
                 "if you meant to change it."
             )
         return
-    if reason := _damage(target, None, digest):  # put here by hand
+    if reason := _damage(target, target.name, None, digest):  # put here by hand
         raise UserError(f"{target} is not usable: {reason} Delete it, or download it again:\n{url}")
     with contextlib.suppress(OSError):  # a shared, read-only cache still serves
         files.write_text(note, f"{now}  {target.name}\n")  # as `sha256sum -c` reads it
@@ -207,7 +210,9 @@ def _download(url: str, target: Path, digest: str | None) -> None:
                 kept = f" {before / 2**20:.1f} MiB are kept; run again to go on." if before else ""
                 raise _by_hand(url, target, f"{reason}.{kept}")
             time.sleep(PAUSE)
-    reason = _damage(part, files.read_json(note)["md5"], digest)
+    announced = files.read_json(note)
+    sized = announced["size"] is not None
+    reason = _damage(part, target.name, announced["md5"], digest, sized)
     part.unlink() if reason else part.replace(target)
     note.unlink()
     if reason:
@@ -216,11 +221,9 @@ def _download(url: str, target: Path, digest: str | None) -> None:
 
 def _receive(url: str, target: Path, part: Path, note: Path) -> bool:
     """Append what one answer of the server brings; return whether the file is complete."""
-    known, done = files.read_json(note) or {}, _size(part)
-    size, version = known.get("size"), known.get("version")
-    if known.get("url") != url or not (version and size) or done > size:
-        done = 0
-    elif done == size:
+    known, arrived = _kept(url, part, note)
+    size, version, done = known.get("size"), known.get("version"), _size(part)
+    if done and done == size:
         return True  # the process was stopped between the last byte and the renaming
     request = urllib.request.Request(url, headers={"User-Agent": "vpjax"})
     if done:
@@ -241,9 +244,11 @@ def _receive(url: str, target: Path, part: Path, note: Path) -> bool:
             done, size = 0, int(headers.get("Content-Length", 0)) or None
             md5 = re.search(r"md5=([\w+/=]+)", ",".join(headers.get_all("x-goog-hash", [])))
             part.unlink(missing_ok=True)  # before the note, or old bytes would pass for new
+            arrived = hashlib.sha256()
             # A weak tag, W/"...", promises the same meaning, not the same bytes.
             known = {"url": url, "size": size, "version": "" if tag.startswith("W/") else tag}
-            files.write_json(note, known | {"md5": md5 and base64.b64decode(md5[1]).hex()})
+            known |= {"md5": md5 and base64.b64decode(md5[1]).hex()}
+            files.write_json(note, known)
         elif (headers.get("Content-Range"), tag) != (span, version):  # of another version
             part.unlink()
             return _receive(url, target, part, note)  # without Range, so at most once
@@ -252,15 +257,55 @@ def _receive(url: str, target: Path, part: Path, note: Path) -> bool:
             text = f"{(size - done) / 2**20:.1f} MiB to come, {free / 2**20:.1f} MiB free"
             raise OSError(errno.ENOSPC, text, str(part.parent))
         with open(part, "ab") as file, DownloadBar(target.name, size, done) as bar:
-            while piece := answer.read(CHUNK):
-                file.write(piece)
-                bar.add(len(piece))
-            file.flush()
-            os.fsync(file.fileno())
-    return size in (None, _size(part))
+            noted = done
+            try:
+                while piece := answer.read(CHUNK):
+                    file.write(piece)
+                    arrived.update(piece)
+                    done += len(piece)
+                    bar.add(len(piece))
+                    if done - noted >= NOTED:
+                        _note(file, note, known, arrived, done)
+                        noted = done
+            finally:  # cut off or stopped: what has arrived is good
+                _note(file, note, known, arrived, done)
+    return size in (None, done)
 
 
-def _damage(path: Path, md5: str | None, digest: str | None) -> str:
+def _note(file: BinaryIO, note: Path, known: dict[str, Any], arrived: Any, done: int) -> None:
+    """Note what has arrived of a download, once it is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    files.write_json(note, known | {"arrived": done, "sha256": arrived.hexdigest()})
+
+
+def _kept(url: str, part: Path, note: Path) -> tuple[dict[str, Any], Any]:
+    """Return what is known of an interrupted download, and the digest of what was kept of it.
+
+    The part is cut to what was noted. If that is damaged, or of another address, it is deleted.
+    """
+    try:
+        known = files.read_json(note) or {}
+        arrived, size = known["arrived"], known["size"]
+        good = known["url"] == url and known["version"] and size and 0 < arrived <= size
+        with open(part, "rb+") as file:
+            file.truncate(min(arrived, _size(part)))
+            found = hashlib.sha256()
+            while piece := file.read(CHUNK):
+                found.update(piece)
+        if good and _size(part) == arrived and found.hexdigest() == known["sha256"]:
+            return known, found
+        if good:
+            print(f"{part.name}: damaged, or not of this file; from the start", file=sys.stderr)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # nothing was kept, or of an earlier version
+    part.unlink(missing_ok=True)
+    return {}, hashlib.sha256()
+
+
+def _damage(
+    path: Path, name: str, md5: str | None, digest: str | None, sized: bool = True
+) -> str:
     """Say what is wrong with a complete download; "" if nothing is."""
     with open(path, "rb") as file:
         if file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -270,14 +315,7 @@ def _damage(path: Path, md5: str | None, digest: str | None) -> str:
     algorithm, _, prefix = (digest or "").partition(":")
     if digest and not (found := _digest(path, algorithm)).startswith(prefix):
         return f"its {algorithm} is {found}, and the published one begins with {prefix}."
-    if path.name.removesuffix(".part").endswith(".npz"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if not any(name.endswith(".npy") for name in archive.namelist()):
-                    return "it is a zip file without arrays, not an npz file."
-        except zipfile.BadZipFile as error:
-            return f"it is not a complete npz file ({error}; {path.stat().st_size} bytes)."
-    return ""
+    return "" if digest or md5 else whole.fault(path, name, sized)
 
 
 def _size(path: Path) -> int:
