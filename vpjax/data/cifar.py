@@ -21,6 +21,7 @@ from jaxtyping import Int64, UInt8
 
 from vpjax.core import numpy_pickle
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.reading import read_bytes
 from vpjax.data.arrays import Arrays
 from vpjax.data.files import place_of
 from vpjax.data.records import select_arrays
@@ -161,7 +162,7 @@ def _batch(
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_bytes(file)
     except OSError as error:
         raise UserError(
             f"{file} cannot be read: {error.strerror}. Unpack the archive again."

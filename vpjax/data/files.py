@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from vpjax.core.errors import UserError
+from vpjax.core.reading import read_bytes
 from vpjax.data.records import Piece, Record
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Files:
     def _record(self, index):
         name = self.names[index]
         try:
-            return Record((self.folder / name).read_bytes(), int(self.labels[index]), name)
+            return Record(read_bytes(self.folder / name), int(self.labels[index]), name)
         except OSError as error:
             raise UserError(
                 f"{self.folder / name} cannot be read: {error.strerror}. It was there when the "

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.reading import read_bytes
 from vpjax.data.arrays import Arrays
 from vpjax.data.files import place_of
 from vpjax.data.records import select_arrays
@@ -114,7 +115,7 @@ def read(file: Path) -> UInt8[np.ndarray, "..."]:
     Raises: UserError for a file that cannot be read, or is cut short.
     """
     try:
-        data = file.read_bytes()
+        data = read_bytes(file)
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file} cannot be read: {error}. Copy or download it again.") from error

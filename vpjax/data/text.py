@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vpjax.core.errors import UserError
+from vpjax.core.reading import read_bytes
 from vpjax.data.files import Entry, Key
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def read_text(path: Path) -> str:
     Raises: UserError if it cannot be read, or is no text.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Put it there.") from error
     try:

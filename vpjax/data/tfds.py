@@ -19,6 +19,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.reading import reading
 from vpjax.data.lazy import Lazy
 from vpjax.data.records import Piece, Record
 from vpjax.data.source import Source
@@ -235,7 +236,8 @@ class Examples:
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
         indices = [int(i) for i in indices]  # array_record wants a list of plain integers
         try:
-            return [self._record(data) for data in self._raw.__getitems__(indices)]
+            with reading(f"examples {min(indices)} to {max(indices)} of {self._where}"):
+                return [self._record(data) for data in self._raw.__getitems__(indices)]
         except (RuntimeError, ValueError, IndexError, OSError, DecodeError) as error:
             raise UserError(
                 f"{self._where}: examples {min(indices)} to {max(indices)} cannot be read: "

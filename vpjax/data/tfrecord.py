@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder, read_sealed, write_sealed
+from vpjax.core.reading import reading
 from vpjax.data import crc32c
 
 LENGTH = struct.Struct("<Q")
@@ -69,7 +70,7 @@ class TFRecords:
         """Return a record and the checksum behind it."""
         file, offset, length = self._places[i].tolist()
         # Opening anew costs 10 microseconds and needs no lock between threads.
-        with open(self._files[file], "rb", buffering=0) as f:
+        with reading(self._files[file]), open(self._files[file], "rb", buffering=0) as f:
             f.seek(offset)
             read = f.read(length + AFTER)
         if len(read) != length + AFTER:

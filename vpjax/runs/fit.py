@@ -198,13 +198,16 @@ def train(
     if start >= plan.steps or early.stop:
         return state, early, begun
 
-    batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)
-    batch = next(batches)
-    startup.record("data")
-    train_step = compiled(experiment, state, batch)
-    startup.record("compile")
+    alone = distributed.is_single()  # else saving takes all processes, at the same step
+    nothing = f"stopped before step {start + 1}, nothing is lost; run again to go on"
+    with signals.at_once(nothing) if alone else contextlib.nullcontext():
+        batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)
+        batch = next(batches)
+        startup.record("data")
+        train_step = compiled(experiment, state, batch)
+        startup.record("compile")
     evaluate_at = evaluation_steps(config, plan)
-    saved, recent = time.monotonic(), []
+    saved, recent = time.monotonic(), unlogged_steps(last.restored)
     with (
         Metrics(folder, resume_at=start) as metrics,
         Progress(
@@ -254,20 +257,50 @@ def train(
                 progress.line(text)
                 log.debug("%s", text)
                 break
+            message = f"stopped at step {now} of {plan.steps}, all saved; run again to go on"
             if asked := distributed.all_max(signals.asked, meet=logged):  # all at the same step
-                average_metrics(recent, now)  # raises if the run has diverged, before it is saved
-                last.save(state, checkpoint_metadata(experiment, early))
-                message = f"stopped at step {now} of {plan.steps}, all saved; run again to go on"
+                save_between(experiment, state, early, last, recent, now)
                 raise Stopped(message, asked)
             if now < plan.steps:
                 try:
-                    batch = next(batches)
-                except UserError:  # an image that cannot be read
-                    if distributed.count() == 1:  # saving takes all processes, and one is here
-                        average_metrics(recent, now)
-                        last.save(state, checkpoint_metadata(experiment, early))
+                    with signals.at_once(message) if alone else contextlib.nullcontext():
+                        batch = next(batches)
+                except (UserError, Stopped):  # an image that cannot be read, or does not come
+                    if alone:
+                        save_between(experiment, state, early, last, recent, now)
                     raise
     return state, early, begun
+
+
+def save_between(
+    experiment: Experiment,
+    state: step.State,
+    early: EarlyStopping,
+    last: Checkpoints,
+    recent: Sequence[Mapping[str, Any]],
+    now: int,
+) -> None:
+    """Save a run that stops, with the metrics that its history does not have yet.
+
+    Args:
+        experiment: of the run.
+        state: after step `now`.
+        early: the record of evaluations.
+        last: checkpoints to resume from.
+        recent: metrics of the steps since the last line of the history.
+        now: the step.
+
+    Raises:
+        Diverged: if the run has diverged; it is not saved then.
+    """
+    average_metrics(recent, now)
+    kept = [{k: [str(v.dtype), v.item()] for k, v in m.items()} for m in jax.device_get(recent)]
+    last.save(state, checkpoint_metadata(experiment, early) | {"recent": kept})
+
+
+def unlogged_steps(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the metrics that `save_between` has kept; [] of a checkpoint at a logged step."""
+    return [{k: np.dtype(d).type(v) for k, (d, v) in m.items()} for m in meta.get("recent", [])]
 
 
 def needs_best(config: ConfigDict) -> bool:

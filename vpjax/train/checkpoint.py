@@ -48,6 +48,9 @@ class Checkpoints:
             pad them.
         read_only: whether another process may be writing there; else the caller holds the lock of
             the run, and what a killed one has left half-written is deleted.
+
+    Attributes:
+        restored: the metadata of the checkpoint that was restored last; {} before.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Checkpoints:
         self.folder, self.rows = folder.absolute(), dict(rows or {})
         self._keep, self._read_only = keep, read_only
         self._pending: tuple[int, dict, dict] | None = None
+        self.restored: dict[str, Any] = {}
         self.manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -162,7 +166,9 @@ class Checkpoints:
                 check(meta)
             return self._restore(step, wanted, meta), meta
 
-        return self._newest(read, step)
+        if (found := self._newest(read, step)) is not None:
+            self.restored = found[1]
+        return found
 
     def _newest(self, read: Callable[[int], Any], step: int | None) -> Any:
         """Return what `read` returns of the newest checkpoint that is intact."""
