@@ -16,9 +16,12 @@
 key of a config can be set: --config.method.num_tokens=10.
 """
 
-import sys
+import os
 
-from vpjax.cli import main
+try:
+    from vpjax.cli import script
+except KeyboardInterrupt:  # Ctrl-C, before there is anything to stop
+    os._exit(130)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -18,7 +18,7 @@ def test_all_packages_are_named():
     found = {".".join(p.parts) for p in found} | {"vpjax.recipes"}
     assert sorted(found) == setuptools["packages"]
     assert setuptools["package-dir"] == {"vpjax.recipes": "configs"}
-    assert PROJECT["project"]["scripts"] == {"vpjax": "vpjax.cli:main"}
+    assert PROJECT["project"]["scripts"] == {"vpjax": "vpjax.cli:script"}
     for pattern in setuptools["package-data"]["vpjax"]:
         assert list((HOME / "vpjax").glob(pattern)), pattern
 

@@ -1,7 +1,6 @@
 """`python -m vpjax`, the same as the command `vpjax`."""
 
-import sys
+from vpjax.cli import script
 
-from vpjax.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    script()

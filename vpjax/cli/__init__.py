@@ -7,11 +7,13 @@ Exit codes: 0 done; 1 a bug, with its traceback; 2 something the user can mend, 
 (check-data: faults in the data); 128 + n stopped by signal n, with everything saved.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 from types import ModuleType
+from typing import NoReturn
 
 from vpjax.cli import (
     ablate,
@@ -35,8 +37,9 @@ from vpjax.cli import (
     tune,
     zero_shot,
 )
-from vpjax.core import logs
+from vpjax.core import logs, programs
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.troubles import explain
 from vpjax.train.signals import Stopped
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # before the first step, or after the last
+        with contextlib.suppress(ValueError):  # in another thread than the main one
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends it without a word
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # as by `vpjax --help | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not sent yet
         return 128 + signal.SIGPIPE
@@ -106,14 +114,35 @@ def _main(words: list[str]) -> int:
     except Stopped as e:
         log.info("%s", e)
         return 128 + e.number
-    except KeyboardInterrupt:  # before the first step, or after the last
-        print("stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except UserError as e:
+    except Exception as e:
+        text = str(e) if isinstance(e, UserError) else explain(e)
+        if text is None:
+            raise
+        log.debug("error", exc_info=True)
+        print(f"{_prefix()}error: {text}", file=sys.stderr)
+        return 2
+
+
+def _prefix() -> str:
+    """Return which of several processes speaks."""
+    with contextlib.suppress(Exception):  # without devices there are no processes to tell apart
         from vpjax.core import distributed  # here: it imports jax
 
-        print(f"{distributed.prefix()}error: {e}", file=sys.stderr)
-        return 2
+        return distributed.prefix()
+    return ""
+
+
+def script() -> NoReturn:
+    """Run the command that the process was started for, and end it."""
+    code = main()
+    if code > 128:  # stopped: threads that still wait for a file would keep the process
+        programs.finish()
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def parsers() -> dict[str, flags.Parser]:

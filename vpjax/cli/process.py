@@ -6,7 +6,7 @@ import warnings
 
 import jax
 
-from vpjax.core import allocator, distributed
+from vpjax.core import allocator, distributed, leftovers, programs
 from vpjax.core.files import cache_folder
 
 
@@ -24,6 +24,7 @@ def start(arguments: argparse.Namespace | None = None) -> None:
         a = arguments
         distributed.join(a.distributed, a.coordinator, a.num_processes, a.process_id)
     cache_compilations()
+    clean_cache()
     allocator.keep()
 
 
@@ -33,9 +34,17 @@ def cache_compilations() -> None:
     JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        folder = cache_folder() / "xla"
+        programs.check(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # Small ones too: a run begins with dozens, which together take a second.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def clean_cache() -> None:
+    """Delete what killed processes have left half-written in the cache folder."""
+    folder = cache_folder()
+    leftovers.clean([folder, *(p for p in folder.glob("*/") if p.name != "xla")])
 
 
 def hide_notices() -> None:

@@ -76,7 +76,7 @@ def to_file(path: Path) -> Iterator[None]:
     What the program's own handlers show stays the same: without `to_screen`, in a notebook, they
     get no more than before.
     """
-    handler = logging.FileHandler(path)
+    handler = _File(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("vpjax")
     level, propagate = logger.level, logger.propagate
@@ -94,6 +94,13 @@ def to_file(path: Path) -> Iterator[None]:
         logger.removeHandler(upwards)
         logger.removeHandler(handler)
         handler.close()
+
+
+class _File(logging.FileHandler):
+    """A file whose messages are lost where the disk is full, rather than shown as tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of logging
+        """Drop the message."""
 
 
 class _Upwards(logging.Handler):

@@ -2,9 +2,11 @@
 
     features.npy   n D float32, memory-mapped
     labels.npy     n int32, or n C of zeros and ones
-    meta.json      data, backbone and preprocessing, and how many rows are done
+    meta.json      data, backbone and preprocessing, how many rows are done, and their digests
 
 Filling a folder may be interrupted and continued: rows count as done once they are on the disk.
+Their digests are compared whenever the folder is opened; from damaged ones on they are computed
+again.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from numpy.lib.format import open_memmap
 
+from vpjax.core import leftovers
 from vpjax.core.errors import InUse, UserError
 from vpjax.core.files import locked, read_json, write_json
 from vpjax.data.loader import MEMORY, Order
@@ -67,20 +70,52 @@ class Store:
         rows: the arrays on the disk.
         count: number of rows.
         done: how many of them are on the disk for certain.
+        sums: [rows up to here, digest of those since the one before] for each `save`.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]):
         self.path, self.facts = folder / "meta.json", facts
         self.count, self.done = shapes[0][0], 0
+        self.sums: list[tuple[int, str]] = []
         kinds = (np.float32, np.int32 if len(shapes[1]) == 1 else np.uint8)
         files = [folder / "features.npy", folder / "labels.npy"]
-        if self.path.exists():
-            self.done = read_json(self.path)["done"]
-            self.rows = Rows(*(np.load(f, mmap_mode="r+") for f in files))
-        else:
-            made = zip(files, kinds, shapes, strict=True)
+        made = list(zip(files, kinds, shapes, strict=True))
+        if not self.path.exists() or not self._open(made):
+            for file in files:  # others may have the old ones open, which must not become shorter
+                file.unlink(missing_ok=True)
             self.rows = Rows(*(open_memmap(f, "w+", kind, shape) for f, kind, shape in made))
             self.save(0)
+
+    def _open(self, made: list[tuple[Path, Any, tuple[int, ...]]]) -> bool:
+        """Open what was kept, as far as it is intact; return whether anything is."""
+        why = "its files are not those of its split"
+        try:
+            kept = read_json(self.path)
+            sums = [(int(stop), str(sha256)) for stop, sha256 in kept["sums"]]
+            rows = Rows(*(open_memmap(f, "r+") for f, _, _ in made))
+            same = all(
+                (r.shape, r.dtype) == (s, k) for r, (_, k, s) in zip(rows, made, strict=True)
+            )
+            if not same or {k: kept.get(k) for k in self.facts} != self.facts:
+                raise ValueError(why)
+        except Exception as e:  # a damaged header raises nearly anything
+            log.warning("features  %s are damaged (%s): computed again", self.path.parent, e or why)
+            return False
+        self.rows = rows
+        for stop, sha256 in sums:
+            if not self.done <= stop <= self.count or self._sum(self.done, stop) != sha256:
+                text = "features  %s are damaged from row %d on: computed again from there"
+                log.warning(text, self.path.parent, self.done)
+                break
+            self.sums.append((stop, sha256))
+            self.done = stop
+        return True
+
+    def _sum(self, start: int, stop: int) -> str:
+        digest = hashlib.sha256()
+        for array in self.rows:
+            digest.update(np.ascontiguousarray(array[start:stop]).data)
+        return digest.hexdigest()
 
     @property
     def complete(self) -> bool:
@@ -95,8 +130,10 @@ class Store:
         """Flush the arrays, then note that the rows before `done` are done."""
         for array in self.rows:
             array.flush()
-        write_json(self.path, self.facts | {"done": done})
-        self.done = done
+        if done > self.done:
+            self.sums.append((done, self._sum(self.done, done)))
+        write_json(self.path, self.facts | {"done": max(self.done, done), "sums": self.sums})
+        self.done = max(self.done, done)
 
 
 @contextlib.contextmanager
@@ -118,6 +155,7 @@ def filling(folder: Path, facts: dict[str, Any], shapes: list[tuple[int, ...]]) 
         except InUse:
             log.info("features  another process is computing them; waiting for it")
             held.enter_context(locked(folder / ".lock"))
+        leftovers.clean([folder], age=0)
         need, free = 4 * int(np.prod(shapes[0])), shutil.disk_usage(folder).free
         if not (folder / "meta.json").exists() and need > free:
             raise UserError(

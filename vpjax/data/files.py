@@ -1,5 +1,6 @@
 """Image files of a folder as records, and what a reader of lists returns."""
 
+import errno
 import functools
 import logging
 import os
@@ -76,6 +77,8 @@ class Files:
         try:
             return Record(read_bytes(self.folder / name), int(self.labels[index]), name)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # nothing is wrong with the file
             raise UserError(
                 f"{self.folder / name} cannot be read: {error.strerror}. It was there when the "
                 "data set was opened, or is listed in it; put it back."

@@ -111,6 +111,8 @@ class Source:
         if not isinstance(image, np.ndarray):
             try:
                 image = images.decode(image, self.image_shape[2], self.decoding)
+            except MemoryError:
+                raise
             except images.TooLarge as error:
                 raise UserError(f"{where} has {error}") from error
             except Exception as error:  # Pillow raises a dozen kinds on broken files

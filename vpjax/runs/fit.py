@@ -21,6 +21,7 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import read_json, write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
+from vpjax.core.troubles import explained
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
 from vpjax.runs import loggers, model_file, places, summary, workdir
@@ -92,7 +93,7 @@ def fit(
         Diverged: if a loss or a gradient is infinite or NaN.
         Stopped: after a signal, when everything is saved.
     """
-    with workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
+    with explained(), workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
         if (result := workdir.open_workdir(folder, config, extend)) is not None:
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
@@ -121,9 +122,9 @@ def fit(
             with (
                 contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
                 contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,
-                StopSignal() as signals,
             ):
-                state, early, begun = train(experiment, own, last, best, signals, startup, told)
+                with StopSignal() as signals:
+                    state, early, begun = train(experiment, own, last, best, signals, startup, told)
                 state, early, facts = selected_state(experiment, state, early, best)
             facts |= begun | {"startup": startup.facts()}
             if extended := read_json(own / workdir.EXTENDED):
@@ -198,7 +199,7 @@ def train(
     if start >= plan.steps or early.stop:
         return state, early, begun
 
-    alone = distributed.is_single()  # else saving takes all processes, at the same step
+    alone = distributed.count() == 1  # else saving takes all processes, at the same step
     nothing = f"stopped before step {start + 1}, nothing is lost; run again to go on"
     with signals.at_once(nothing) if alone else contextlib.nullcontext():
         batches = sharding.prefetch(experiment.inputs.loader("train").batches(start), mesh)

@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed
+from vpjax.core import distributed, leftovers
 from vpjax.core.errors import Diverged, UserError
 from vpjax.core.files import lock_folder, read_json, write_json
 from vpjax.runs import config as configs
@@ -38,6 +38,8 @@ def lock_workdir(workdir: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as held:
         distributed.broadcast_from_zero(lambda: held.enter_context(lock_folder(workdir)))
+        if not distributed.index():
+            leftovers.clean([workdir], age=0)
         yield held.enter_context(own_folder(workdir))
 
 

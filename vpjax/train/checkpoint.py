@@ -32,6 +32,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
+from vpjax.core.troubles import explain
 from vpjax.train import sharding
 from vpjax.train.step import State
 
@@ -183,6 +184,8 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as e:  # Orbax raises many kinds for a damaged file
+                if text := explain(e):  # the machine's fault, not the checkpoint's
+                    raise UserError(text) from e
                 place = self.folder / str(left[0])
                 if not place.exists():  # a run that goes on has deleted it, and has newer ones
                     steps = self.steps()

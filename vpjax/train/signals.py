@@ -83,6 +83,8 @@ class StopSignal:
         while self.before:
             time.sleep(PATIENCE / 10)
             if stuck := waited_for(PATIENCE):
-                text = f"stopped while waiting for {stuck[0]}; run again to go on from the last save"
+                text = (
+                    f"stopped while waiting for {stuck[0]}; run again to go on from the last save"
+                )
                 print(text, file=sys.stderr, flush=True)
                 os._exit(128 + self.asked)

@@ -303,9 +303,7 @@ def _kept(url: str, part: Path, note: Path) -> tuple[dict[str, Any], Any]:
     return {}, hashlib.sha256()
 
 
-def _damage(
-    path: Path, name: str, md5: str | None, digest: str | None, sized: bool = True
-) -> str:
+def _damage(path: Path, name: str, md5: str | None, digest: str | None, sized: bool = True) -> str:
     """Say what is wrong with a complete download; "" if nothing is."""
     with open(path, "rb") as file:
         if file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
