@@ -2,12 +2,15 @@
 
 import argparse
 import logging
+import os
 import warnings
 
 import jax
 
 from vpjax.core import allocator, distributed, leftovers, programs
+from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder
+from vpjax.core.troubles import explain, no_accelerator
 
 
 def start(arguments: argparse.Namespace | None = None) -> None:
@@ -17,7 +20,7 @@ def start(arguments: argparse.Namespace | None = None) -> None:
         arguments: values of the flags of `flags.add_joining`; None: a command without them.
 
     Raises:
-        UserError: if the other processes cannot be found.
+        UserError: if the other processes, or the devices, cannot be found.
     """
     hide_notices()
     if arguments is not None:
@@ -26,6 +29,7 @@ def start(arguments: argparse.Namespace | None = None) -> None:
     cache_compilations()
     clean_cache()
     allocator.keep()
+    check_devices()
 
 
 def cache_compilations() -> None:
@@ -39,6 +43,19 @@ def cache_compilations() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Small ones too: a run begins with dozens, which together take a second.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def check_devices() -> None:
+    """Ask for the devices, as JAX may fail in odd ways where those it is told to use are missing.
+
+    Raises:
+        UserError: if there are none.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:
+        asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+        raise UserError(explain(e) or no_accelerator(asked)) from e
 
 
 def clean_cache() -> None:

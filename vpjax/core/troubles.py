@@ -68,17 +68,24 @@ def _of_one(error: BaseException) -> str | None:
             "ulimit -u 65536; or close other programs."
         )
     if DEVICE.search(str(error)):
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        said = f"JAX_PLATFORMS={asked} asks for it. " if asked else ""
-        return (
-            f"the accelerator is not there or cannot be used: {text}. {said}Install JAX for it, as "
-            'with: pip install "jax[cuda12]"; or compute on the CPU with JAX_PLATFORMS=cpu.'
-        )
+        return no_accelerator(text)
     if number in NUMBERS:
         return f"{os.strerror(number)}{where}: {NUMBERS[number]}."
     if type(error) is TimeoutError:
         return f"a disk or the network does not answer: {text}. Run again when it does."
     return None
+
+
+def no_accelerator(reason: str) -> str:
+    """Return the message for devices that are not there.
+
+    Args:
+        reason: in JAX's words.
+    """
+    return (
+        f"the accelerator that JAX is to use is not there, or cannot be used: {reason}. Install "
+        'JAX for it, as with: pip install "jax[cuda12]"; or compute on the CPU: JAX_PLATFORMS=cpu.'
+    )
 
 
 @contextlib.contextmanager

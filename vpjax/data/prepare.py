@@ -15,6 +15,7 @@ import re
 import sys
 from pathlib import Path
 
+from vpjax.core import leftovers
 from vpjax.core.errors import UserError
 from vpjax.data import names, standin
 from vpjax.data import tfds as prepared
@@ -77,6 +78,7 @@ def prepare(
         raise UserError(_advice(name, builder, root, manual, missing))
     if accept_copies:
         _register(builder, manual)
+    leftovers.clean(root.glob(f"{wanted.name}/**/"), patterns=("incomplete.*",))
     if backend == "auto":
         backend = "tensorflow" if importlib.util.find_spec("tensorflow") else "standin"
     print(f"preparing {builder.info.full_name} in {root} (backend: {backend})", file=sys.stderr)

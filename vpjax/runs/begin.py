@@ -15,6 +15,7 @@ from vpjax.core.files import local_folder
 from vpjax.runs import config as configs
 from vpjax.runs import model_file, recorded
 from vpjax.runs.addresses import run_folder
+from vpjax.runs.blame import not_finite
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.restore import checkpoint_place, file_instead
 from vpjax.train import sharding
@@ -49,6 +50,8 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
         where, found, step = _of_run(experiment)
         facts = {"run": str(where), "step": step}
         said = f"{where}, step {step}"
+    if text := not_finite(found["trainable"] | found["stats"]):
+        raise UserError(f"train.start: {where} holds numbers that are not finite: {text}.")
     rules = registry.lookup("methods", config.method.name).sharded
     left, parts = [], {}
     for part, ours in (

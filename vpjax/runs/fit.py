@@ -27,6 +27,7 @@ from vpjax.runs import config as configs
 from vpjax.runs import loggers, model_file, places, summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
+from vpjax.runs.blame import blamed
 from vpjax.runs.callbacks import Callback, Several, Start
 from vpjax.runs.classes import write_classes
 from vpjax.runs.evaluate import diverged, evaluate_metrics
@@ -118,7 +119,7 @@ def fit(
         summary.log_opening(experiment)
         rows = padded_rows(config, experiment.classes.names)
         told = Several([*loggers.make(config.loggers), *callbacks])
-        with ending(told):
+        with ending(told), blamed(experiment):
             with (
                 contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
                 contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,

@@ -1,6 +1,7 @@
 """The history of a run: <workdir>/metrics.jsonl, written line by line, and metrics.csv."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ import numpy as np
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_text
 from vpjax.core.table import write_csv
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -66,8 +69,17 @@ class Metrics:
 
     def write_csv(self) -> None:
         """Write metrics.csv from all lines so far: a column for each name, with empty cells."""
-        rows = read_history(self.path)
-        write_csv(self.path.with_suffix(".csv"), rows, () if rows else ("step",))
+        try:
+            if not self.path.exists():
+                log.warning("warning   %s was deleted: the history goes on in a new one", self.path)
+                if not self._file.closed:
+                    self._file.close()
+                    self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+                return
+            rows = read_history(self.path)
+            write_csv(self.path.with_suffix(".csv"), rows, () if rows else ("step",))
+        except UserError as error:  # somebody has edited it; training goes on
+            log.warning("warning   metrics.csv is not written: %s", error)
 
     def close(self) -> None:
         """Close the file and write metrics.csv; may be called twice."""
