@@ -280,12 +280,12 @@ def unsealed(meta: Any, step: int) -> dict[str, Any]:
     """
     if not isinstance(meta, dict):
         raise ValueError("its metadata are no JSON object")
-    meta = dict(meta)
+    had, meta = "sha256" in meta, dict(meta)
     seal = meta.pop("sha256", None)
-    if seal != _sum(meta) if seal is not None else not meta.keys() <= KEYS:
+    if seal != _sum(meta) if had else not meta.keys() <= KEYS:
         raise ValueError("its metadata do not have the sha256 they were saved with")
-    if meta["step"] != step:
-        raise ValueError(f"its metadata are those of step {meta['step']}")
+    if meta.get("step") != step:
+        raise ValueError(f"its metadata are those of step {meta.get('step')}")
     return meta
 
 
