@@ -29,9 +29,9 @@ def test_what_waits_ends_at_once(number):
     with StopSignal() as signals:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         begin = time.monotonic()
-        with pytest.raises(Stopped, match="nothing is lost") as stopped:
-            with signals.at_once("nothing is lost"):
-                threading.Event().wait(20)
+        stopping = pytest.raises(Stopped, match="nothing is lost")
+        with stopping as stopped, signals.at_once("nothing is lost"):
+            threading.Event().wait(20)
         assert stopped.value.number == number and time.monotonic() - begin < 10
         # Behind the block the next one would be the second.
         assert signals.asked == number

@@ -152,13 +152,13 @@ def load(path: Path) -> ConfigDict:
         UserError: if the file is missing or no JSON.
     """
     try:
-        return from_json(json.loads(path.read_text()))
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UserError(
             f"{path} does not exist, so {path.parent} is no run of vpjax. Train first, or give the "
             "--workdir of a run."
         ) from e
-    except json.JSONDecodeError as e:
+    except ValueError as e:  # no JSON, or no text
         raise UserError(f"{path} is no valid JSON ({e}). Restore it from a copy.") from e
 
 
