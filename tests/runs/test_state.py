@@ -155,6 +155,15 @@ def test_a_broken_config_is_rebuilt(folder, whole, text, caplog):
             damage() or fit(config(optim={"lr": 0.5}), folder)
 
 
+def test_a_changed_config_is_noticed(folder, caplog):
+    recorded.load(folder)
+    assert not caplog.text
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"num_tokens": 8', '"num_tokens": 9'))
+    recorded.load(folder)
+    assert "method.num_tokens: 9, not 8" in caplog.text
+
+
 def test_a_broken_config_of_a_run_without_checkpoints(folder):
     shutil.rmtree(folder / "checkpoints")
     (folder / "config.json").write_text("")

@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import sys
 import warnings
+from types import TracebackType
 
 import jax
 
@@ -66,5 +68,15 @@ def clean_cache() -> None:
 
 def hide_notices() -> None:
     """Hide other libraries' notices that a user cannot act on."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are raised too
+    sys.excepthook = _hook
     warnings.filterwarnings("ignore", module=r"(orbax|tensorflow_datasets|google)\b.*")
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error that nobody has caught, but not what a failed save leaves behind.
+
+    After one, threads of the storage library still report to a loop that has ended.
+    """
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)

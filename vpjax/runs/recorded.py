@@ -48,7 +48,22 @@ def load(folder: Path, told: Sequence[str] = ()) -> ConfigDict:
         if (found := rebuilt(folder)) is None:
             raise
         log.warning("warning   %s is missing or damaged; the run's checkpoints say it all", path)
+    else:
+        _compare(found, folder)
     return places.found(complete(found, path), folder, told)
+
+
+def _compare(config: ConfigDict, folder: Path) -> None:
+    """Warn if a run's config.json says something else than its newest checkpoint."""
+    ours, theirs = configs.flat(config), configs.flat(rebuilt(folder) or ConfigDict())
+    free = (*CHANGEABLE, "loggers", "train.steps", "train.epochs")  # a run that goes on has others
+    both = sorted(key for key in ours.keys() & theirs.keys() if not _among(key, free))
+    if changed := [f"{k}: {ours[k]!r}, not {theirs[k]!r}" for k in both if ours[k] != theirs[k]]:
+        log.warning(
+            "warning   %s was edited or is damaged; its run had trained with other values:\n  %s",
+            folder / "config.json",
+            "\n  ".join(changed[:5]),
+        )
 
 
 def rebuilt(folder: Path) -> ConfigDict | None:
