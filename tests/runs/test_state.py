@@ -134,7 +134,11 @@ def test_the_history_of_a_stopped_run_is_that_of_one_that_was_not(
     assert digests(tmp_path) == digests(whole)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\0" * 300, b'{"seed": 0', b"\xff\xfe", None])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"\0" * 300, b'{"seed": 0', b"\xff\xfe", None],
+    ids=["empty", "open", "zeros", "cut", "binary", "gone"],
+)
 def test_a_broken_config_is_rebuilt(folder, whole, text, caplog):
     def damage():
         if text is None:

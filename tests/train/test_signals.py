@@ -13,7 +13,7 @@ import pytest
 from vpjax.train.signals import SIGNALS, Stopped, StopSignal
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_the_first_signal_is_noted(number):
     before = [signal.getsignal(s) for s in SIGNALS]
     with StopSignal() as signals:
@@ -24,7 +24,7 @@ def test_the_first_signal_is_noted(number):
     assert [signal.getsignal(s) for s in SIGNALS] == before
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_what_waits_ends_at_once(number):
     with StopSignal() as signals:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
