@@ -142,7 +142,7 @@ def test_the_history_of_a_stopped_run_is_that_of_one_that_was_not(
 def test_a_broken_config_is_rebuilt(folder, whole, text, caplog):
     def damage():
         if text is None:
-            (folder / "config.json").unlink()
+            (folder / "config.json").unlink(missing_ok=True)
         else:
             (folder / "config.json").write_bytes(text)
 
