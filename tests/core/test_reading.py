@@ -8,7 +8,8 @@ import pytest
 
 from vpjax.core import reading
 from vpjax.core.errors import UserError
-from vpjax.data.files import Files
+from vpjax.data.files import PHOTO, Files
+from vpjax.data.sizes import common_shape
 from vpjax.data.text import read_text
 
 
@@ -31,6 +32,7 @@ def test_what_is_no_plain_file_is_not_waited_for(tmp_path, kind, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"a\.png cannot be read"):
         Files(tmp_path, [("a.png", 0)]).__getitems__([0])
+    assert common_shape(Files(tmp_path, [("a.png", 0)])) == PHOTO
     with pytest.raises(UserError, match=r"a\.png cannot be read"):
         read_text(tmp_path / "a.png")
     assert time.monotonic() - begin < 2

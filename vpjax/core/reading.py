@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,23 @@ def read_bytes(path: Path) -> bytes:
 
     Raises: OSError if it cannot be read, or is no plain file.
     """
+    with open_plain(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def open_plain(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a file to read bytes; what is no plain file is not waited for.
+
+    Raises: OSError if it cannot be opened, or is no plain file.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with reading(path), open(os.open(path, flags), "rb") as file:
         kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
         if kind != stat.S_IFREG:
             what = f"it is {KINDS.get(kind, 'no file')}, and a plain file was expected"
             raise OSError(errno.EINVAL, what, os.fspath(path))
-        return file.read()
+        yield file
 
 
 @contextlib.contextmanager

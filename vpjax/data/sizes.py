@@ -7,6 +7,7 @@ import os
 
 from PIL import ExifTags, Image
 
+from vpjax.core.reading import open_plain
 from vpjax.data.files import PHOTO, Files
 from vpjax.data.images import GREY
 
@@ -33,7 +34,7 @@ def common_shape(files: Files) -> Shape:
 
 def _header(path):
     """Return height, width and mode of an upright image."""
-    with Image.open(path) as image:
+    with open_plain(path) as file, Image.open(file) as image:
         width, height = image.size
         if width != height and image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):
             width, height = height, width
