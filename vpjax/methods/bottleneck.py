@@ -55,6 +55,8 @@ class Placed(Method):
             without such a place.
     """
 
+    why_whole = "its bottlenecks have an activation inside or stand where no weight does"
+
     def __init__(
         self,
         backbone: Backbone,

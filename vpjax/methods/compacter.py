@@ -35,6 +35,8 @@ class Compacter(Method):
         UserError: if the backbone has no attention or MLP, or n does not divide a width.
     """
 
+    why_whole = "its bottlenecks have an activation inside"
+
     def __init__(
         self,
         backbone: Backbone,

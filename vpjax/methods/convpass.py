@@ -37,6 +37,7 @@ class Convpass(Method):
     """
 
     places: tuple[str, ...] = ("attn", "mlp")
+    why_whole = "its convolutions have activations around them"
 
     def __init__(
         self,

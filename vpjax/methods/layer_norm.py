@@ -5,12 +5,11 @@ them out of weight decay.
 """
 
 from flax import nnx
-from jaxtyping import Array
 
 from vpjax.backbones.base import Backbone
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.finetune import _Plain
 
 # Of blocks: norm, norm1, norm2. Norms of queries, keys or tokens before the first block stay.
 PATTERNS = {
@@ -20,7 +19,7 @@ PATTERNS = {
 PATTERNS["all"] = "|".join(PATTERNS.values())
 
 
-class LayerNorm(Method):
+class LayerNorm(_Plain):
     """Norms of a frozen backbone train.
 
     Args:
@@ -51,7 +50,3 @@ class LayerNorm(Method):
                 "finetune.Bias."
             ) from e
         self.trainable = rf"method/.*|{PATTERNS[norms]}"
-
-    def fold(self, backbone: Backbone) -> dict[str, Array]:
-        """Return nothing: the backbone's own weights are the trained ones."""
-        return {}

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
+from vpjax.methods.base import KEEP
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Dense
 
@@ -149,8 +150,8 @@ def fold(
                 w = matrix(dense).astype(jnp.float32)
                 if bias and dense.bias is None:
                     raise UserError(
-                        f"layer {i} of the backbone has no bias in {part}, which the method's "
-                        "shift would have to go into; keep the model whole"
+                        f"the method's shift cannot be folded into layer {i} of the backbone, as "
+                        f"{part} has no bias; {KEEP}."
                     )
                 old = jnp.zeros(w.shape[1]) if dense.bias is None else dense.bias[...].ravel()
                 outputs = slice(start, start := start + w.shape[1])
