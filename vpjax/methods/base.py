@@ -32,6 +32,11 @@ Criterion = Callable[[Array, Array], Array]  # logits B C, labels B or B C -> lo
 KEEP = "keep the model whole: `export --format stablehlo`, or vpjax.load_run"
 
 
+def instead(backbone: Backbone) -> str:
+    """Return the name of a method for a backbone that another does not suit."""
+    return "bottleneck.AdapterPlus" if "mlp.residual" in backbone.taps else "finetune.Bias"
+
+
 class Method(nnx.Module):
     """Base class of methods; as it is, a classification head on a frozen backbone.
 

@@ -10,6 +10,7 @@ from vpjax.backbones.base import Backbone
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.finetune import _Plain
+from vpjax.nn.layers import LayerNorm as Norm
 
 # Of blocks: norm, norm1, norm2. Norms of queries, keys or tokens before the first block stay.
 PATTERNS = {
@@ -41,12 +42,13 @@ class LayerNorm(_Plain):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         if norms not in PATTERNS:
             raise unknown("norms", norms, PATTERNS)
-        names = [f"backbone/{n}" for n in params.flatten(nnx.state(backbone, nnx.Param))]
+        layer_norms = (path for path, m in nnx.iter_modules(backbone) if isinstance(m, Norm))
+        names = ["/".join(map(str, ("backbone", *path, "scale"))) for path in layer_norms]
         try:
             params.matching(PATTERNS[norms], names, "norms")
         except UserError as e:
             raise UserError(
-                f"{type(backbone).__name__} has no norms that norms={norms!r} could train. Use "
-                "finetune.Bias."
+                f"{type(backbone).__name__} has no LayerNorms that norms={norms!r} could train; "
+                "use finetune.Bias."
             ) from e
         self.trainable = rf"method/.*|{PATTERNS[norms]}"

@@ -57,7 +57,7 @@ class RepAdapter(Method):
         if isinstance(backbone, SwinV2):
             raise UserError(
                 "SwinV2 has its norms after attention and MLP, not before, where RepAdapter's "
-                "bottlenecks stand. Use bottleneck.AdapterPlus."
+                "bottlenecks stand; use bottleneck.AdapterPlus."
             )
         self.scale, self.dropout = scale, dropout
         self.names = tuple(PLACES)[:1] if attention_only else tuple(PLACES)

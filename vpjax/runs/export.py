@@ -16,7 +16,7 @@ images again from what it wrote, and leaves nothing behind if that differs from 
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -33,7 +33,7 @@ from vpjax.methods.bottleneck import Placed
 from vpjax.runs.export_check import compare
 from vpjax.runs.export_program import export_program
 from vpjax.runs.export_weights import HEAD, LIBRARIES, export_weights
-from vpjax.runs.merge import compared, joined
+from vpjax.runs.merge import compared, folded, joined
 from vpjax.runs.run import Run, load_run
 from vpjax.weights import google
 from vpjax.weights.load import load
@@ -151,18 +151,18 @@ def backbone_of(run: Run) -> tuple[Backbone, tuple[str, ...], float]:
     beside.pop("head", None)
     learns = any(n.startswith("backbone/") for n in names)
     try:
-        folded = model.method.fold(model.backbone)
+        weights = folded(model)
     except UserError as e:
         if not learns:
-            raise unchanged(run, str(e)) from e
+            raise unchanged(run, beside, str(e)) from e
         if isinstance(model.method, Placed):  # norms of no use without their adapters
             raise UserError(f"{run.folder} is no backbone alone: {e}") from e
         return model.backbone, tuple(beside), 0.0
     before = params.flatten(nnx.state(model.backbone))
-    if not learns and all(np.array_equal(before[n], v) for n, v in folded.items()):
-        why = f"what {run.config.method.name} learnt changes no weight of it"
-        raise unchanged(run, f"{why}; export it with --format timm, transformers or stablehlo.")
-    plain = joined(model, folded)
+    if not learns and all(np.array_equal(before[n], v) for n, v in weights.items()):
+        why = "What was learnt changes no weight of it. Export the whole run with --format timm"
+        raise unchanged(run, beside, f"{why}, transformers or stablehlo, or use it from Python.")
+    plain = joined(model, weights)
     return plain.backbone, (), compared(model, plain, "float32")
 
 
@@ -187,10 +187,14 @@ def linear_head(run: Run) -> dict[str, np.ndarray]:
     return {n.rpartition("/")[2]: np.asarray(v, np.float32) for n, v in head.items()}
 
 
-def unchanged(run: Run, why: str) -> UserError:
-    """Return the refusal of a backbone that is as it was; `why` ends the sentence."""
+def unchanged(run: Run, beside: Collection[str], why: str) -> UserError:
+    """Return the refusal of a backbone that is as it was; `beside` are the parts that trained."""
     weights = run.config.backbone.weights or "the random values it began with"
-    return UserError(f"{run.folder} trained nothing of its backbone, still {weights}: {why}")
+    return UserError(
+        f"{run.folder} trained nothing of its backbone: {run.config.method.name} trained "
+        f"{', '.join([*beside, 'the head'])}, which a file of a backbone's weights cannot hold. "
+        f"The backbone is still {weights}. {why}"
+    )
 
 
 def check_google(run: Run, arrays: Mapping[str, np.ndarray]) -> None:

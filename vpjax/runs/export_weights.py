@@ -26,7 +26,7 @@ from vpjax.data.preset_write import timm_fields, transformers_fields
 from vpjax.models.create import load_backbone
 from vpjax.runs.experiment import backbone_spec
 from vpjax.runs.export_check import compare, sample
-from vpjax.runs.merge import compared, joined
+from vpjax.runs.merge import compared, folded, joined
 from vpjax.runs.run import Run
 from vpjax.weights import plain_vit, timm, transformers
 from vpjax.weights.anchor import split
@@ -110,7 +110,7 @@ def plain_arrays(run: Run, library: str) -> dict[str, np.ndarray]:
     """
     model = run.model
     try:
-        plain = joined(model, model.method.fold(model.backbone))
+        plain = joined(model, folded(model))
     except UserError as e:
         raise UserError(
             f"no model of {library} can be what {run.folder} learnt: {e} docs/export.md has a "

@@ -34,20 +34,35 @@ def merge(model: Model) -> Model:
         UserError: if the method is no change of weights, and why; or if the folded weights compute
             something else.
     """
-    plain = joined(model, model.method.fold(model.backbone))
+    plain = joined(model, folded(model))
     compared(model, plain, model.backbone.dtype)
     return plain
 
 
-def joined(model: Model, folded: Mapping[str, Array]) -> Model:
+def folded(model: Model) -> dict[str, Array]:
+    """Return the weights of the backbone that differ, as `Method.fold` does, in full precision.
+
+    Raises: UserError if the method is no change of weights.
+    """
+    graph, state = nnx.split(model)
+
+    def fold(state: nnx.State) -> dict[str, Array]:
+        whole = nnx.merge(graph, state)
+        return whole.method.fold(whole.backbone)
+
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(fold)(state)
+
+
+def joined(model: Model, weights: Mapping[str, Array]) -> Model:
     """Return a linear probe of a model's head on its backbone with other weights.
 
     Args:
         model: whose head is a `vpjax.methods.head.Head`.
-        folded: the weights that differ, by names relative to the backbone.
+        weights: those that differ, by names relative to the backbone.
     """
     graph, state = nnx.split(model.backbone)
-    body = nnx.merge(graph, params.fill(state, params.flatten(state) | dict(folded)), copy=True)
+    body = nnx.merge(graph, params.fill(state, params.flatten(state) | dict(weights)), copy=True)
     body.origin = None  # its weights are in no file
     head = nnx.merge(*nnx.split(model.method.head), copy=True)
     method = nnx.eval_shape(
