@@ -57,6 +57,8 @@ class Method(nnx.Module):
             `config.train.trainable` replaces it.
         trainable_stats: regular expression of the running averages (BatchNorm) that training
             changes; all others stay as they are.
+        no_decay: regular expression of parameters that weight decay would pull away from where they
+            do nothing, such as scales of 1; it is added to `optim.no_decay` unless that is "".
         backbone_dropout: whether the backbone's own dropout and stochastic depth act in training.
         trains_after_pooling: True for methods whose parameters are used in `classify` only: such
             a method may train on cached features.
@@ -80,6 +82,7 @@ class Method(nnx.Module):
 
     trainable = r"method/.*"
     trainable_stats = r"method/.*"
+    no_decay = ""
     backbone_dropout = False
     trains_after_pooling = False
     logit_description = "logits"
