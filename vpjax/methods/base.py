@@ -35,9 +35,10 @@ class Method(nnx.Module):
 
     A subclass replaces the hooks it needs. Its options are keyword-only arguments of the
     constructor, each with a type and a default: they become the keys of `config.method`. It passes
-    `**inherited` on, so that the options of this class are its options too. Two further arguments
-    are passed to constructors that have them: `match_reference_code` (bool: repeat published code
-    where it differs from its paper) and `mesh` (`jax.sharding.Mesh`, the devices of the run).
+    `**inherited` on, so that the options of this class are its options too. Further arguments are
+    passed to constructors that have them: `match_reference_code` (bool: repeat published code where
+    it differs from its paper), `mesh` (`jax.sharding.Mesh`, the devices of the run), `texts` (see
+    `learns_texts`), and `logit_scale` (float, the factor of cosines that CLIP was trained with).
 
     It gets the backbone as an argument and must not keep it, else everything is stored twice.
 
@@ -56,6 +57,8 @@ class Method(nnx.Module):
         logit_description: what logits are, for reports, such as "100 cosines".
         reads_class_names: True: the builder puts the text features of the classes (C D) into
             `self.text`, an `nnx.Variable` that the constructor makes.
+        learns_texts: True: the builder passes CLIP's frozen text tower and the texts of the classes
+            as `texts`, a `vpjax.methods.class_texts.ClassTexts`, made from `sentences`.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
@@ -76,6 +79,7 @@ class Method(nnx.Module):
     trains_after_pooling = False
     logit_description = "logits"
     reads_class_names = False
+    learns_texts = False
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
 
@@ -102,6 +106,26 @@ class Method(nnx.Module):
             options: the options of the method.
         """
         return image_size
+
+    @classmethod
+    def bound_to_classes(cls, options: Mapping[str, Any]) -> str:
+        """Return why what was learnt serves the classes of training only; "": it serves any others.
+
+        Where it does not, and the method reads names of classes, a run is evaluated on other data
+        by the names of their classes.
+
+        Args:
+            options: of the method.
+        """
+        return "its head has a row for each class of training"
+
+    def settle(self) -> dict[str, Array]:
+        """Return what depends on no image, by name, such as the text features of the classes.
+
+        Evaluation, prediction and export compute it once and give it back as `ctx.settled`; else,
+        as in training, that is empty. By default nothing.
+        """
+        return {}
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """Return new values for parameters of the backbone that its weights file must not set.

@@ -247,7 +247,10 @@ def with_choice(experiment: Experiment, attention: str, remat: str) -> Experimen
     e, config = experiment._replace(remat=remat), experiment.config
     if attention == e.attention:
         return e
-    model = abstract_model(config, len(e.classes.names), attention=attention, mesh=e.mesh)
+    specs = backbone_spec(config), method_spec(config)
+    make = functools.partial(make_backbone, *specs, attention=attention)
+    make = functools.partial(make, match_reference_code=config.match_reference_code)
+    model = Model(nnx.eval_shape(lambda: make(key=jax.random.key(0))), merge(*e.parts).method)
     over = e.mesh if config.mesh.fsdp else None
     parts = e.parts._replace(graph=partition(model, config.train.trainable, over).graph)
     inputs = dataclasses.replace(e.inputs, graph=parts.graph)

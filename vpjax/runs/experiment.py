@@ -32,6 +32,7 @@ from vpjax.methods.base import Method
 from vpjax.models import factory
 from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
+from vpjax.models.text.class_texts import FoundTexts, class_texts, sentences_of
 from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
 from vpjax.runs import loggers
@@ -275,12 +276,17 @@ def build_model(
         UserError: if names, options, weights or class names do not fit.
     """
     attention = attention or resolve_attention(config)
-    text = None
+    of_clip, key = {}, ""
     if given is not None:
         parts, loaded, _ = given
     else:
-        if registry.lookup("methods", config.method.name).reads_class_names:
-            text = text_features(config, classes)
+        method = registry.lookup("methods", config.method.name)
+        if method.learns_texts:
+            texts, key = texts_of_classes(config, classes)
+            of_clip["texts"] = texts
+        elif method.reads_class_names:
+            text, key, scale = text_features(config, classes)
+            of_clip |= {"text": text, "logit_scale": scale}
         parts, loaded = factory.build(
             backbone_spec(config),
             method_spec(config),
@@ -292,11 +298,11 @@ def build_model(
             trainable=config.train.trainable,
             mesh=mesh,
             fsdp=config.mesh.fsdp,
-            text=text.values if text else None,
+            **of_clip,
         )
     size = pair(backbone_spec(config).completed()["image_size"])
     name = preset_name(config, given)
-    same = identity(config, parts, loaded, text.key if text else "")
+    same = identity(config, parts, loaded, key)
     return BuiltModel(parts, loaded, attention, name, size, same)
 
 
@@ -364,6 +370,20 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
         classes.metadata,
         templates=config.text.templates,
         name_type=config.text.name_type,
+        tokenizer=config.text.tokenizer,
+        dataset=config.data.name,
+    )
+
+
+def texts_of_classes(config: ConfigDict, classes: ClassInfo) -> FoundTexts:
+    """Return CLIP's text tower and the texts of the classes, for methods that learn prompts."""
+    spec = method_spec(config)
+    factory.check_towers(spec.name, config.backbone.name)
+    return class_texts(
+        config.backbone.weights,
+        classes.names,
+        classes.metadata,
+        sentences_of(spec.name, spec.options),
         tokenizer=config.text.tokenizer,
         dataset=config.data.name,
     )

@@ -58,7 +58,7 @@ class HeadModel(Model):
         remat: str = "none",
         segments: int = 0,
     ) -> dict[str, Array]:
-        return self.method.classify(features, ctx)
+        return self.method.classify(features, dataclasses.replace(ctx, remat=remat))
 
 
 @dataclasses.dataclass(frozen=True)
