@@ -209,9 +209,7 @@ def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Back
     )
 
 
-def _text(
-    backbone: Backbone, names: Sequence[str], num_classes: int, method: str
-) -> TextFeatures:
+def _text(backbone: Backbone, names: Sequence[str], num_classes: int, method: str) -> TextFeatures:
     return class_text_features(*_described(backbone, names, num_classes, method))
 
 

@@ -24,17 +24,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from ml_collections import ConfigDict
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder, write_json
+from vpjax.models.factory import make_backbone
+from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.nn.attention import AUTO, IMPLEMENTATIONS, MEASURED, candidates
 from vpjax.nn.stack import REMAT
 from vpjax.runs import config as configs
 from vpjax.runs import summary
-from vpjax.runs.experiment import Experiment, abstract_model
+from vpjax.runs.experiment import Experiment, backbone_spec, method_spec
 from vpjax.runs.program import training_step
 from vpjax.train import sharding
 from vpjax.train.evaluate import make_eval_step

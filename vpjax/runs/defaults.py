@@ -90,13 +90,19 @@ def get_config() -> ConfigDict:
     # Instead of warmup_epochs: step 0 has rate 0, this step the peak.
     config.optim.warmup_steps = config_dict.placeholder(int)
     config.optim.warmup_from_zero = False  # True: the first step's rate is 0, the last's the peak
+    config.optim.warmup_lr = 0.0  # constant rate of the warm-up, instead of a rise; 0: it rises
     config.optim.min_lr = 0.0  # at the end of a cosine
+    config.optim.cosine_over_run = False  # True: a cosine is as long as the run, warm-up included
     config.optim.cycles = 1  # cosine_hardrestart: half cosines one after the other
     config.optim.step_epochs = 30.0  # step: epochs between two reductions
     config.optim.step_factor = 0.1  # step: what the rate is multiplied with
     config.optim.plateau_factor = 0.1  # plateau: what the rate is multiplied with
     config.optim.plateau_patience = 10  # plateau: evaluations without improvement on val
     config.optim.clip_norm = 0.0  # upper bound of the global gradient norm; 0: none
+    # A Gaussian average of the parameters after each epoch, which the run ends with: the epoch that
+    # counts most (0: no average) and the width in epochs, see vpjax/train/averaging.py.
+    config.optim.average_mean = 0.0
+    config.optim.average_std = 1.0
 
     # Names of classes, for methods that read them: see vpjax/models/text/templates.py.
     config.text = ConfigDict()

@@ -107,7 +107,7 @@ RULES = (
         "optim.warmup_steps=None, and a schedule other than onecycle",
     ),
     Rule(
-        r"optim\.warmup_(steps|from_zero)",
+        r"optim\.warmup_(steps|from_zero|lr)",
         lambda c: c.optim.schedule != "onecycle",
         "a schedule other than onecycle, which has a rise of its own",
     ),
@@ -116,13 +116,25 @@ RULES = (
         _schedule("cosine", "cosine_hardrestart"),
         "optim.schedule=cosine or cosine_hardrestart",
     ),
+    Rule(r"optim\.cosine_over_run", _schedule("cosine"), "optim.schedule=cosine"),
+    Rule(
+        r"optim\.average_std",
+        lambda c: c.optim.average_mean > 0,
+        "optim.average_mean above 0: else there is no average",
+    ),
     Rule(r"optim\.cycles", _schedule("cosine_hardrestart"), "optim.schedule=cosine_hardrestart"),
     Rule(r"optim\.step_(epochs|factor)", _schedule("step"), "optim.schedule=step"),
     Rule(r"optim\.plateau_(factor|patience)", _schedule("plateau"), "optim.schedule=plateau"),
     Rule(
-        r"text\..*",
+        r"text\.(templates|name_type)",
         _has_method("reads_class_names"),
         "a method that reads class names, as MoP",
+        (*TRAINING, *RUN),
+    ),
+    Rule(
+        r"text\..*",
+        lambda c: _has_method("reads_class_names")(c) or _has_method("learns_texts")(c),
+        "a method that reads class names, as MoP or CoOp",
         (*TRAINING, *RUN),
     ),
     Rule(

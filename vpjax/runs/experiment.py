@@ -554,6 +554,12 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
         raise UserError("data.train is empty; give a split, such as 'train'")
     if (config.train.select == "best" or config.train.patience) and not data["val"]:
         raise UserError("train.select='best' and train.patience need data.val, which is empty")
+    if config.optim.average_mean and (config.train.select == "best" or config.train.patience):
+        raise UserError(
+            "optim.average_mean makes the run end with an average over all epochs, which "
+            "train.select='best' and train.patience would leave out. Set select='last' and "
+            "patience=0, or average_mean=0."
+        )
     if config.train.test_best and not (data["val"] and data["test"]):
         raise UserError("train.test_best needs data.val and data.test; one of them is empty")
     if config.train.remainder not in TRAIN_REMAINDERS:

@@ -92,6 +92,11 @@ def fit(
         Diverged: if a loss or a gradient is infinite or NaN.
         Stopped: after a signal, when everything is saved.
     """
+    if extend and config.optim.average_mean:
+        raise UserError(
+            "optim.average_mean weighs the epochs by the length of the run, so it cannot be made "
+            "longer later. Train in another --workdir; this one was not changed."
+        )
     with workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
         if (result := workdir.open_workdir(folder, config, extend)) is not None:
             log.info("%s is finished: %s", folder, summary.one_line(result))

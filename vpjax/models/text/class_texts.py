@@ -1,7 +1,7 @@
 """What a method that learns prompts of texts gets: CLIP's text tower, and the texts of the classes.
 
-    found = class_texts("/models/clip-vit-base-patch16", ("tabby cat", ...), None, sentences)
-    found.texts     vpjax.methods.class_texts.ClassTexts: "X X X X tabby cat." as token ids ...
+found = class_texts("/models/clip-vit-base-patch16", ("tabby cat", ...), None, sentences)
+found.texts     vpjax.methods.class_texts.ClassTexts: "X X X X tabby cat." as token ids ...
 """
 
 import hashlib
