@@ -88,7 +88,7 @@ class PromptedTexts(nnx.Module):
         return self.tower.token_embed.shape[1]
 
     def words(self, count: int) -> Float[Array, "n W"]:
-        """Return the embeddings of the first tokens after the start token, which all texts share."""
+        """Return the embeddings of the first tokens after the start, which all texts share."""
         return self.tower.token_embed[...][self.ids[...][0, 1 : 1 + count]]
 
     def embedded(self, context: Float[Array, "*C n W"]) -> Float[Array, "C T W"]:

@@ -1,7 +1,7 @@
 """IVLP: prompts in both towers of CLIP, which learn independently of each other.
 
-    text    [start | ctx_i | more words, name, . | end]  ->  layer i, the first `text_depth` layers
-    image   [cls | prompts_i | patches]                  ->  layer i, the first `vision_depth` layers
+    text    [start | ctx_i | more words, name, . | end]  ->  layer i, i < text_depth
+    image   [cls | prompts_i | patches]                  ->  layer i, i < vision_depth
 
 With `vision_depth=0` only texts are prompted. Khattak et al. 2023, arXiv 2210.03117.
 """

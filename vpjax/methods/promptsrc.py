@@ -36,8 +36,8 @@ class PromptSRC(IVLP):
         text_depth, vision_tokens, vision_depth: likewise.
         text_weight: of the distance of text features.
         image_weight: of the distance of image features.
-        templates: of the fixed text features: a list of `vpjax.models.text.templates`, or several
-            with "{name}", joined by ";".
+        templates: of the fixed text features: a list of `vpjax.models.text.templates`; several with
+            "{name}", joined by ";"; or a file of them, FILE.txt, a line each.
         texts: from the builder.
         inherited: `init_words`.
 
@@ -56,7 +56,7 @@ class PromptSRC(IVLP):
         vision_depth: int = 9,
         text_weight: float = 25.0,
         image_weight: float = 10.0,
-        templates: str = "imagenet",
+        templates: str = "kinds",
         texts: ClassTexts | None = None,
         rngs: nnx.Rngs,
         **inherited,

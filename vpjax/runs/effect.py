@@ -46,7 +46,7 @@ READS = {
     "class-embeddings": _FILES
     + r"(train|preset|eval_batch_size)|train\.batch_size|method\.(name|num_tokens)|seed"
     + _MODEL,
-    "eval": _FILES + _EVALUATED + _RESTORED,
+    "eval": _FILES + _EVALUATED + r"|text\.class_names" + _RESTORED,
     "plot": _FILES + _EVALUATED + _RESTORED,
     "predict": r"data\.(background|max_pixels|bits|preset)" + _RESTORED,
     "demo": _FILES + "(val|test|preset)" + _RESTORED,

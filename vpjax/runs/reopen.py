@@ -3,7 +3,7 @@
 Classes and numbers of training images are those that the run has recorded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ from vpjax.data.source import Source
 from vpjax.data.subset import with_classes
 from vpjax.runs import places, recorded
 from vpjax.runs.autotune import load_choice
-from vpjax.runs.classes import ClassInfo, read_classes, training_counts
+from vpjax.runs.classes import ClassInfo, other_classes, read_classes, training_counts
 from vpjax.runs.experiment import (
     Experiment,
     assembled,
@@ -60,13 +60,48 @@ def reopen_run(
     check_dtype(config)
     classes = known_classes(folder, config)
     sources = open_splits(config, classes, also, held(config, folder))
-    experiment = experiment_of(config, before, classes, sources)
+    moved = to_other_classes(config, before, classes, sources, folder)
+    if moved is not None:
+        config, classes = moved
+    experiment = experiment_of(config, before if moved is None else config, classes, sources)
     experiment = load_choice(with_cached_features(experiment), folder)
     # Other classes than the run's are named when its checkpoint is read.
     seen = next((s.classes for s in sources.values() if s.classes != classes.names), classes.names)
     preset = experiment.preset if config.data.preset == before.data.preset else None
-    record = Record(config, seen, preset, experiment.identity)
+    record = Record(config, seen, preset, experiment.identity, moved is not None)
     return experiment, selected_state(folder, experiment.state, record, checkpoint)
+
+
+def to_other_classes(
+    config: ConfigDict,
+    before: ConfigDict,
+    classes: ClassInfo,
+    sources: Mapping[str, Source],
+    folder: Path,
+) -> tuple[ConfigDict, ClassInfo] | None:
+    """Return config and classes for data with other classes than the run's; None: they are its own.
+
+    Args:
+        config: of the evaluation.
+        before: of the run.
+        classes: of the run.
+        sources: the data.
+        folder: of the run.
+
+    Raises:
+        UserError: if what was learnt belongs to the classes of training.
+    """
+    other = next((s for s in sources.values() if s.classes != classes.names), None)
+    if other is None:
+        return None
+    config = config.copy_and_resolve_references()
+    config.train.class_weights = "none"
+    if config.text.class_names == before.text.class_names:
+        config.text.class_names = ""  # it has the names of other classes
+    found = other_classes(config, other, folder)
+    if found is None:  # an error, when the checkpoint is read
+        return None
+    return config, found._replace(images=classes.images)
 
 
 def known_classes(folder: Path, config: ConfigDict) -> ClassInfo:

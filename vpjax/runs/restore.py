@@ -39,12 +39,14 @@ class Record(NamedTuple):
         classes: their names, in the order of the logits.
         preset: name of the preprocessing; None: another was asked for.
         identity: of the frozen parameters, see `vpjax.runs.experiment.identity`.
+        moved: whether the model is for other classes than those of training, on purpose.
     """
 
     config: ConfigDict
     classes: Sequence[str]
     preset: str | None
     identity: Mapping[str, str]
+    moved: bool = False
 
 
 def record_of(experiment: Experiment) -> Record:
@@ -212,14 +214,14 @@ def differences(
         record: what it must agree with.
         shapes: of the trainable parameters and running averages, see `described`.
     """
-    lines = differing_classes(meta["classes"], record.classes)
+    lines = [] if record.moved else differing_classes(meta["classes"], record.classes)
     if record.preset is not None and meta["preset"] != record.preset:
         lines.append(f"preset: {meta['preset']} there, {record.preset} now")
     there, now = meta["backbone"], dict(record.identity)
     lines += [
         f"frozen weights, {key}: {there.get(key, 'none')} there, {now.get(key, 'none')} now"
         for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key) and not (key == "text" and lines)
+        if there.get(key) != now.get(key) and not (key == "text" and (lines or record.moved))
     ]
     ours = configs.flat(record.config)
     lines += [

@@ -1,7 +1,7 @@
 """Using a trained run without its training data: `load_run(folder).predict("holiday/")`."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, trainable_line
 from vpjax.runs import model_file, places, recorded, summary
 from vpjax.runs.addresses import run_folder
-from vpjax.runs.classes import ClassInfo, read_classes
+from vpjax.runs.classes import ClassInfo, other_classes, read_classes
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
@@ -326,6 +326,7 @@ def load_run(
     weights: str = "",
     checkpoint: str = "",
     attention: str = "",
+    classes: Sequence[str] = (),
 ) -> Run:
     """Load a trained run; its training data are not needed.
 
@@ -338,6 +339,7 @@ def load_run(
         weights: where the frozen weights lie now; "": where they were.
         checkpoint: "last", "best" or a step; "": the one that the run reports.
         attention: implementation of attention, see `vpjax.nn.attention`; "": that of the run.
+        classes: names of others, for methods whose context goes before any names; (): the run's.
 
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
@@ -347,11 +349,15 @@ def load_run(
     if weights:
         config.backbone.weights = weights
     config.attention = attention or config.attention
-    return restored_run(folder, config, backbone, checkpoint)
+    return restored_run(folder, config, backbone, checkpoint, classes)
 
 
 def restored_run(
-    folder: Path, config: ConfigDict, backbone: Backbone | None = None, checkpoint: str = ""
+    folder: Path,
+    config: ConfigDict,
+    backbone: Backbone | None = None,
+    checkpoint: str = "",
+    others: Sequence[str] = (),
 ) -> Run:
     """Return a trained run.
 
@@ -359,11 +365,12 @@ def restored_run(
         folder: of the run.
         config: of the run, see `vpjax.runs.recorded`.
         backbone, checkpoint: see `load_run`.
+        others: names of other classes than the run's; (): its own.
 
     Raises:
         UserError: as `load_run` does.
     """
-    classes = read_classes(folder)
+    classes = named_classes(folder, config, others) if others else read_classes(folder)
     if backbone is None:
         places.check(config, folder, (places.WEIGHTS, "text.tokenizer"))
     if backbone is None and config.backbone.weights == BY_HAND:
@@ -379,5 +386,34 @@ def restored_run(
     built = built._replace(parts=ModelParts(parts.graph, *arrays))
     like = State(jnp.int32(0), *arrays[:2], None, None)
     other = config.data.preset != recorded.load(folder).data.preset
-    record = Record(config, classes.names, None if other else built.preset, built.identity)
+    preset = None if other else built.preset
+    record = Record(config, classes.names, preset, built.identity, bool(others))
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
+
+
+def named_classes(folder: Path, config: ConfigDict, names: Sequence[str]) -> ClassInfo:
+    """Return other classes than a run's, known by their names.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        names: of the classes.
+
+    Raises:
+        UserError: if what was learnt belongs to the classes of training, or a name occurs twice.
+    """
+    if len(set(names)) < len(names):
+        raise UserError(f"classes: a name occurs twice among {', '.join(names)}")
+    config = config.copy_and_resolve_references()
+    config.text.class_names = ""
+    images = from_arrays(
+        np.zeros((len(names), 8, 8, 3), np.uint8), np.arange(len(names)), classes=tuple(names)
+    )
+    images.name = "the list of classes"
+    found = other_classes(config, images, folder)
+    if found is None:
+        raise UserError(
+            f"{config.method.name} reads no names of classes, so {folder} has only its own: load "
+            "it without classes."
+        )
+    return found

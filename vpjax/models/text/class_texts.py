@@ -6,6 +6,7 @@ found.texts     vpjax.methods.class_texts.ClassTexts: "X X X X tabby cat." as to
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.data.class_names import clean
+from vpjax.data.text import read_text
 from vpjax.methods.class_texts import ClassTexts, Sentences
 from vpjax.models.text.encode import check_ids, encode_prompts
 from vpjax.models.text.features import ClassPrompts, cached_text_features, tokenizer_sample
@@ -125,10 +127,17 @@ def _targets(
     """Return the mean features of classes in templates, not normalised before the mean."""
     if not templates:
         return None
-    several = [t.strip() for t in templates.split(";") if t.strip()]
-    chosen = choose(several if "{" in templates else templates, metadata, dataset)
+    chosen = choose(_several(templates), metadata, dataset)
     prompts = class_prompts(metadata, chosen)
     owners: Int[np.ndarray, " N"] = np.repeat(np.arange(len(metadata)), len(chosen))
     encode = lambda texts: encode_prompts(text.tower, tokenize, texts)  # noqa: E731
     facts = ClassPrompts(prompts, tuple(chosen), owners)
     return cached_text_features(encode, facts, f"{text.sha256} {sample}").values
+
+
+def _several(templates: str) -> str | list[str]:
+    """Return templates joined by ";" or in the lines of a file; else the name of their list."""
+    path = Path(templates).expanduser()
+    lines = read_text(path).splitlines() if path.suffix == ".txt" else templates.split(";")
+    found = [line.strip().replace("{}", "{name}") for line in lines]
+    return [line for line in found if line] if any("{" in line for line in found) else templates

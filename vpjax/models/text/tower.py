@@ -113,7 +113,7 @@ class TextTower(nnx.Module):
         Args:
             x: embeddings of tokens, without positions.
             ends: the place of each text's end token.
-            rows: {layer: P W}: what tokens 1 .. P are before that layer, in place of what they were.
+            rows: {layer: P W}: what tokens 1 .. P are replaced by before that layer.
             dtype: of computation.
             remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
         """
