@@ -49,6 +49,7 @@ LATER = (  # counted from the second layer on
     (r"prompt_learner\.compound_prompts_text\.(\d+)", "method/text_prompts/{}"),
     (r"prompt_learner\.compound_prompt_projections\.(\d+)\.(weight|bias)", "method/maps/{}/{}"),
 )
+FROZEN = ("frozen_features", "frozen_logits")  # outputs of PromptSRC in training
 
 
 class Case(NamedTuple):
@@ -97,11 +98,18 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
         yield scaled(f"grad {name}", grads[name], value, **slopes)
     for name in still:
         yield Comparison(f"no grad {name}", grads[name], np.zeros_like(grads[name]), 0.0)
-    whole = merge(parts.graph, trainable, parts.stats, parts.frozen)
-    yield from compare_inside(whole, out, arrays, outputs)
-    settled = dataclasses.replace(EVALUATION, settled=whole.method.settle())
-    for name, ctx in (("evaluation", EVALUATION), ("evaluation, settled", settled)):
-        logits = jax.jit(lambda images, ctx=ctx: whole(images, ctx)["logits"])(images)
+
+    @jax.jit
+    def inside(trainable):
+        whole = merge(parts.graph, trainable, parts.stats, parts.frozen)
+        settled = whole.method.settle()
+        ctx = dataclasses.replace(EVALUATION, settled=settled)
+        evaluated = (whole(images, c)["logits"] for c in (EVALUATION, ctx))
+        return within(whole.method, out | settled), *evaluated
+
+    found, *evaluated = inside(trainable)
+    yield from compare_inside(found | {k: out[k] for k in FROZEN if k in out}, arrays, outputs)
+    for name, logits in zip(("evaluation", "evaluation, settled"), evaluated, strict=True):
         yield scaled(name, logits, arrays["out/logits"], **outputs)
 
 
@@ -114,34 +122,39 @@ def compare_start(
         yield Comparison("start", parts.trainable["method/ctx"], start, 0.0)
 
 
-def compare_inside(whole: Any, out: dict, arrays: Record, outputs: dict) -> Iterator[Comparison]:
-    """Yield what was recorded inside: texts, their features, prompts that maps make, targets."""
-    method = whole.method
-    if "out/prompts" in arrays:
-        ours, recorded = method.texts.embedded(method.ctx[...]), arrays["out/prompts"]
-        yield scaled("prompts", ours, recorded[:, : ours.shape[1]], **outputs)
-    if "out/bias" in arrays:
-        yield scaled("bias", method.shift(out["features"]), arrays["out/bias"], **outputs)
-        text = method.texts_of(out["features"], EVALUATION)
+def within(method: Any, known: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Return what a method computes inside, by the names of the recordings."""
+    found = {}
+    if hasattr(method, "texts"):
+        found["prompts"] = method.texts.embedded(method.ctx[...])
+    if hasattr(method, "shift"):
+        found["bias"] = method.shift(known["features"])
+        found["text_features"] = method.texts_of(known["features"], EVALUATION)
     else:
-        text = method.settle().get("text")
-        text = method.text[...] if text is None else text
-    yield scaled("text features", text, arrays["out/text_features"], **outputs)
-    if "out/visual_ctx" in arrays:
-        yield scaled("visual ctx", method.vision_prompt(0), arrays["out/visual_ctx"], **outputs)
-        for name, value in under(arrays, "out/visual_deep.").items():
-            ours = method.maps[str(int(name) + 1)](method.text_prompts[str(int(name) + 1)][...])
-            yield scaled(f"visual deep {name}", ours, value, **outputs)
-    if "out/frozen_text_features" in arrays:
-        recorded = arrays["out/frozen_text_features"]
-        yield scaled("targets", method.targets[...], recorded, **outputs)
-        for name in ("frozen_features", "frozen_logits"):
-            yield scaled(name, out[name], arrays[f"out/{name}"], **outputs)
+        found["text_features"] = known["text"] if "text" in known else method.text[...]
+    if hasattr(method, "maps"):
+        found["visual_ctx"] = method.vision_prompt(0)
+        for name in method.maps:
+            found[f"visual_deep.{int(name) - 1}"] = method.vision_prompt(int(name))
+    if hasattr(method, "targets"):
+        found["frozen_text_features"] = method.targets[...]
+    return found
+
+
+def compare_inside(ours: dict, arrays: Record, limits: dict) -> Iterator[Comparison]:
+    """Yield what was recorded inside; prompts are cut at the longest text here."""
+    known = ("logits", "features", "ctx_init")
+    for name, recorded in under(arrays, "out/").items():
+        if name == "prompts":
+            recorded = recorded[:, : ours[name].shape[1]]
+        if name not in known:
+            yield scaled(name, ours[name], recorded, **limits)
 
 
 def compare_training(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     """Yield learning rate, loss and context of every step."""
     meta.ignore("case", "kind", "trainable")
+    meta.expect("method", "coop")
     options = meta["options"]
     options.expect("schedule", "cosine, one step an epoch")
     case = coop(options)
