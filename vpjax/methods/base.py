@@ -55,7 +55,13 @@ class Method(nnx.Module):
             a method may train on cached features.
         logit_description: what logits are, for reports, such as "100 cosines".
         reads_class_names: True: the builder puts the text features of the classes (C D) into
-            `self.text`, an `nnx.Variable` that the constructor makes.
+            `self.text`, an `nnx.Variable` that the constructor makes, and exp(logit_scale) into
+            `self.scale`, if there is one.
+        for_any_classes: True: nothing that it learns belongs to a class, so that a run may be
+            evaluated with the names of classes that it was not trained on.
+        start_passes: 0: `start_values` gets images. R: it gets their pooled features (S D), means
+            over R passes that are augmented as in training, which are computed in batches.
+        searches: whether `search` is called.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
@@ -76,6 +82,9 @@ class Method(nnx.Module):
     trains_after_pooling = False
     logit_description = "logits"
     reads_class_names = False
+    for_any_classes = False
+    start_passes = 0
+    searches = False
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
 
@@ -137,12 +146,26 @@ class Method(nnx.Module):
 
         Args:
             backbone: of the model.
-            images: normalised, as for evaluation.
+            images: normalised, as for evaluation; or their features, see `start_passes`.
             labels: theirs.
             key: PRNG key.
 
         Returns:
             The values, by names relative to the method, such as "prompts/3".
+        """
+        return {}
+
+    def search(self, features: Float[Array, "n D"], labels: Int[Array, " n"]) -> dict[str, Array]:
+        """Return values of running averages that are chosen on the validation split.
+
+        Called once, when training has ended, where `searches` is True and there is such a split.
+
+        Args:
+            features: of its images, pooled.
+            labels: theirs.
+
+        Returns:
+            The values, by names relative to the method, such as "alpha".
         """
         return {}
 

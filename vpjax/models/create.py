@@ -172,7 +172,7 @@ def create_model(
     values = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values = {f"backbone/{n}": v for n, v in values.items()}
     if cls.reads_class_names:
-        values["method/text"] = _text(model, class_names, num_classes, name)
+        values |= _text(model, class_names, num_classes, name)
     if values:
         graph, state = nnx.split(model)
         model = nnx.merge(graph, params.fill(state, params.flatten(state) | values))
@@ -200,7 +200,9 @@ def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Back
     )
 
 
-def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> jax.Array:
+def _text(
+    model: Model, names: Sequence[str], num_classes: int, method: str
+) -> dict[str, jax.Array]:
     if len(names) != num_classes:
         raise UserError(
             f"{method} starts from the names of the classes: class_names has {len(names)} names, "
@@ -210,7 +212,9 @@ def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> 
     where = origin.spec.weights if origin else ""
     metadata = [{"name": str(name).replace("_", " ")} for name in names]
     text = class_text_features(where, tuple(names), metadata)
-    return jnp.asarray(factory.text_rows(text.values, model.method.text.shape))
+    frozen = params.flatten(nnx.state(model))
+    found = factory.text_values(text.values, text.scale, frozen, method)
+    return {name: jnp.asarray(value) for name, value in found.items()}
 
 
 def list_backbones() -> list[str]:

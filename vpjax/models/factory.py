@@ -139,6 +139,7 @@ def build(
     mesh: Mesh | None = None,
     fsdp: bool = False,
     text: np.ndarray | None = None,
+    text_scale: float | None = None,
 ) -> tuple[ModelParts, Loaded | None]:
     """Build a model and load its weights.
 
@@ -154,6 +155,7 @@ def build(
         mesh: for methods that split their work over devices.
         fsdp: whether frozen layers are split over `mesh`, see `vpjax.nn.fsdp`.
         text: C D text features of the classes, for methods that read class names.
+        text_scale: exp(logit_scale) of their CLIP; None: not known.
 
     Returns:
         The parts of the model, and what is known of the weights file (None without one). Loaded
@@ -179,7 +181,7 @@ def build(
     new = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in new.items()}
     if text is not None:
-        values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
+        values |= text_values(text, text_scale, parts.frozen, method.name)
 
     def fill(part):
         return {n: np.asarray(values[n], v.dtype) if n in values else v for n, v in part.items()}
@@ -363,6 +365,31 @@ def head_values(loaded: Loaded, dim: int, num_classes: int) -> dict[str, Any]:
             f"{num_classes}. Use backbone.head='new'."
         )
     return {f"method/head/{n}": v for n, v in loaded.head.items()}
+
+
+def text_values(
+    text: np.ndarray, scale: float | None, frozen: Mapping[str, Any], method: str
+) -> dict[str, Any]:
+    """Return what a method that reads class names gets from CLIP, by the model's names.
+
+    Args:
+        text: C D text features of the classes.
+        scale: exp(logit_scale) of the weights; None: not known.
+        frozen: arrays of the model, which say what the method takes.
+        method: its name.
+
+    Raises:
+        UserError: if text features are not as wide as image features, or the scale is not known.
+    """
+    found = {"method/text": text_rows(text, frozen["method/text"].shape)}
+    if "method/scale" in frozen:
+        if scale is None:
+            raise UserError(
+                f"{method} multiplies cosines by exp(logit_scale), which backbone.weights lack. "
+                "Give the file of a whole CLIP."
+            )
+        found["method/scale"] = np.float32(scale)
+    return found
 
 
 def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

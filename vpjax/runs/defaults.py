@@ -78,6 +78,7 @@ def get_config() -> ConfigDict:
     config.optim.lr = 0.25  # peak learning rate
     config.optim.lr_base_batch_size = 256  # batch size that `lr` is for; it scales. 0: `lr` as is
     config.optim.momentum = 0.9  # sgd
+    config.optim.eps = 1e-8  # adam, adamw: added to the root of the second moment
     config.optim.weight_decay = 1e-4  # L2, or decoupled, see `name`
     config.optim.no_decay = r"method/head/bias"  # parameters that do not decay; "": all decay
     config.optim.bias_multiplier = (

@@ -101,6 +101,7 @@ RULES = (
         lambda c: c.optim.name == "sgd" and c.optim.schedule != "onecycle",
         "optim.name=sgd, and a schedule other than onecycle",
     ),
+    Rule(r"optim\.eps", lambda c: c.optim.name != "sgd", "optim.name=adam or adamw"),
     Rule(
         r"optim\.warmup_epochs",
         lambda c: c.optim.warmup_steps is None and c.optim.schedule != "onecycle",

@@ -293,6 +293,7 @@ def build_model(
             mesh=mesh,
             fsdp=config.mesh.fsdp,
             text=text.values if text else None,
+            text_scale=text.scale if text else None,
         )
     size = pair(backbone_spec(config).completed()["image_size"])
     name = preset_name(config, given)
@@ -334,6 +335,8 @@ def backbone_spec(config: ConfigDict) -> BackboneSpec:
 def method_spec(config: ConfigDict) -> MethodSpec:
     """Return the section `method` of a config as the factory takes it."""
     section = config.method.to_dict()
+    if section.get("shots", 0) is None:  # of a cache of training images
+        section["shots"] = config.data.shots
     return MethodSpec(section.pop("name"), section)
 
 
