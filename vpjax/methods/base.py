@@ -60,7 +60,8 @@ class Method(nnx.Module):
         for_any_classes: True: nothing that it learns belongs to a class, so that a run may be
             evaluated with the names of classes that it was not trained on.
         start_passes: 0: `start_values` gets images. R: it gets their pooled features (S D), means
-            over R passes that are augmented as in training, which are computed in batches.
+            over R passes that are augmented as in training, which are computed in batches; what
+            it makes of them are parameters that train or running averages, which are saved.
         searches: whether `search` is called.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
