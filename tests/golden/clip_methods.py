@@ -227,7 +227,7 @@ def build(case: Case, meta: Record, arrays: Record, folder: Path) -> ModelParts:
             text = load_text(str(where))
             features = encode_prompts(text.tower, tokenize, prompts.prompts)
             features = np.asarray(mean_over_templates(features, len(prompts.templates)))
-            of_clip = {"text": features, "logit_scale": text.scale}
+            of_clip = {"text": features, "text_scale": text.scale}
         backbone = BackboneSpec("clip.CLIP", weights=str(where))
         parts, _ = factory.build(backbone, method, len(names), **of_clip)
     heads = merge(*parts).backbone.layers[0].attn.query.bias.shape[0]

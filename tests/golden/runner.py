@@ -46,6 +46,8 @@ PROMPTS = {
     "clip_training": ("clip_methods", "compare_training"),
     "aggregation": ("clip_methods", "compare_average"),
 }
+# Methods on CLIP with fixed texts: the file that knows their cases.
+ADAPTERS = {"clip_adapter": "clip_adapters", "tip_adapter": "clip_adapters"}
 # JSON files that are cases: the file that knows them.
 JSON_CASES = {"inat_json": "inat", "tokenizer_cases": "clip"}
 # Arrays that are inputs: a case may hold more of them than it needs.
@@ -120,6 +122,8 @@ def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:
     if kind in MSVP or (kind and meta.get("model")):
         file = "msvp_pictures" if kind in PICTURES else "msvp"
         return importlib.import_module(f"tests.golden.{file}").compare
+    if meta.get("method") in ADAPTERS:
+        return importlib.import_module(f"tests.golden.{ADAPTERS[meta['method']]}").compare
     if kind in PROMPTS:
         file, compare = PROMPTS[kind]
         return getattr(importlib.import_module(f"tests.golden.{file}"), compare)

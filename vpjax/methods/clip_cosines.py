@@ -32,29 +32,22 @@ class _Prompted(Method):
     Args:
         backbone: CLIP's image tower.
         vision_depth: layers that have prompts of images, the first ones; 0: none.
-        scale: s.
         texts: from the builder, where the method learns texts.
 
     Raises:
         UserError: if the backbone is another, or has fewer layers.
     """
 
+    for_any_classes = True
+    logit_description = "cosines, times exp(logit_scale) of the weights"
+
     def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        vision_depth: int = 0,
-        scale: float = 100.0,
-        texts: ClassTexts | None = None,
+        self, backbone: Backbone, *, vision_depth: int = 0, texts: ClassTexts | None = None
     ):
         require_clip(backbone, type(self).__name__, texts, self.learns_texts)
         self.vision_depth, self.num_layers = vision_depth, len(backbone.layers)
-        self.scale = float(scale if texts is None else texts.scale)
-
-    @property
-    def logit_description(self) -> str:
-        """What logits are, for reports: "100 cosines"."""
-        return f"{self.scale:.4g} cosines"
+        # No parameter, so never trained; the builder knows it.
+        self.scale = nnx.Variable(jnp.float32(100.0 if texts is None else texts.scale))
 
     def vision_prompt(self, layer: int) -> Float[Array, "P D"]:
         """Return the prompts of images at a layer below `vision_depth`."""
@@ -90,7 +83,7 @@ class _Prompted(Method):
         f = unit(features.astype(jnp.float32))
         rule = "bd,cd->bc" if text.ndim == 2 else "bd,bcd->bc"
         cosines = jnp.einsum(rule, f, text, precision=jax.lax.Precision.HIGHEST)
-        return {"logits": self.scale * cosines, "features": f}
+        return {"logits": self.scale[...] * cosines, "features": f}
 
 
 class _TextPrompted(_Prompted):
@@ -118,11 +111,6 @@ class _TextPrompted(_Prompted):
     ):
         super().__init__(backbone, texts=texts, **inherited)
         self.texts = PromptedTexts(texts, num_tokens, position)
-
-    @classmethod
-    def bound_to_classes(cls, options: Any) -> str:
-        """Return "": a context goes before any names."""
-        return ""
 
     def text_rows(self) -> dict[int, Float[Array, "n W"]]:
         """Return {layer: what the context is before that layer of the text tower}."""

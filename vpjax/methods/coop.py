@@ -61,6 +61,7 @@ class CoOp(_TextPrompted):
             )
         count = words or num_tokens
         super().__init__(backbone, texts=texts, num_tokens=count, position=position)
+        self.for_any_classes = not class_specific
         if words:
             self.ctx = nnx.Param(self.texts.words(count))
         else:
@@ -71,8 +72,3 @@ class CoOp(_TextPrompted):
     def sentences(cls, options: Mapping[str, Any]) -> Sentences:
         """Return the context that stands before a name."""
         return Sentences(context_words(options, "num_tokens"))
-
-    @classmethod
-    def bound_to_classes(cls, options: Mapping[str, Any]) -> str:
-        """Return why contexts of classes serve no others; "" for one context."""
-        return "each class of training has a context of its own" * options["class_specific"]

@@ -13,9 +13,6 @@
 Published as a repository without a paper; differences from its code: docs/methods/mop_clip.md.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -102,11 +99,6 @@ class MoP(Method):
         # No parameter, so never trained; the builder puts the text features of the classes here.
         text = jax.random.normal(rngs.params(), (rows, backbone.dim)) * real
         self.text = nnx.Variable(mop_similarity.unit(text))
-
-    @classmethod
-    def bound_to_classes(cls, options: Mapping[str, Any]) -> str:
-        """Return why sub-prompts serve no other classes."""
-        return "each class of training has sub-prompts of its own"
 
     @property
     def logit_description(self) -> str:

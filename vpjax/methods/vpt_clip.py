@@ -7,9 +7,6 @@ The baseline of Khattak et al. 2023 (MaPLe, arXiv 2210.03117). `vpt.VPT` on CLIP
 leaves the first prompts without CLIP's norm before the layers, and draws them wider.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -27,7 +24,6 @@ class VPTCLIP(_Prompted):
     Args:
         num_tokens: P, prompts of a layer.
         depth: layers with prompts, the first ones; None: all.
-        logit_scale: s, from the builder.
 
     Raises:
         UserError: for numbers that do not suit the backbone, or a backbone that is not CLIP's.
@@ -43,11 +39,10 @@ class VPTCLIP(_Prompted):
         *,
         num_tokens: int = 8,
         depth: int | None = None,
-        logit_scale: float = 100.0,
         rngs: nnx.Rngs,
     ):
         depth = len(backbone.layers) if depth is None else depth
-        super().__init__(backbone, vision_depth=depth, scale=logit_scale)
+        super().__init__(backbone, vision_depth=depth)
         check_context("", num_tokens, "num_tokens")
         check_depth("depth", depth, 1, len(backbone.layers))
         width = backbone.sites[0].dim
@@ -55,11 +50,6 @@ class VPTCLIP(_Prompted):
         # No parameter, so never trained; the builder puts the text features of the classes here.
         text = jax.random.normal(rngs.params(), (num_classes, backbone.dim))
         self.text = nnx.Variable(unit(text))
-
-    @classmethod
-    def bound_to_classes(cls, options: Mapping[str, Any]) -> str:
-        """Return "": the prompts are of images."""
-        return ""
 
     def vision_prompt(self, layer: int) -> Float[Array, "P D"]:
         """Return the prompts of a layer."""

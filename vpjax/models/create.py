@@ -23,7 +23,7 @@ from vpjax.models import factory
 from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.model import Model
 from vpjax.models.text.class_texts import class_texts, sentences_of
-from vpjax.models.text.features import TextFeatures, class_text_features
+from vpjax.models.text.features import class_text_features
 from vpjax.weights.catalog import CATALOG
 from vpjax.weights.load import Loaded
 from vpjax.weights.recognise import describe, looks_like_weights
@@ -170,18 +170,15 @@ def create_model(
     body = _of_size(backbone, cls, spec)
     key = jax.random.key(seed)
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    text, of_clip = None, {}
-    if cls.learns_texts:
-        of_clip["texts"] = _texts(backbone, class_names, num_classes, spec)
-    elif cls.reads_class_names:
-        text = _text(backbone, class_names, num_classes, name)
-        of_clip["logit_scale"] = text.scale
-    model = factory.make_model(body, spec, num_classes, rngs, match_reference_code, **of_clip)
+    texts = _texts(backbone, class_names, num_classes, spec) if cls.learns_texts else None
+    model = factory.make_model(body, spec, num_classes, rngs, match_reference_code, texts=texts)
     values = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values = {f"backbone/{n}": v for n, v in values.items()}
-    if text is not None:
-        rows = factory.text_rows(text.values, model.method.text.shape)
-        values["method/text"] = jnp.asarray(rows)
+    if cls.reads_class_names:
+        text = class_text_features(*_described(backbone, class_names, num_classes, name))
+        frozen = params.flatten(nnx.state(model))
+        found = factory.text_values(text.values, text.scale, frozen, name)
+        values |= {n: jnp.asarray(value) for n, value in found.items()}
     if values:
         graph, state = nnx.split(model)
         model = nnx.merge(graph, params.fill(state, params.flatten(state) | values))
@@ -207,10 +204,6 @@ def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Back
         f"{spec.name} changes the size of the backbone's input, from {backbone.image_size} to "
         f"{size} pixels; build such a model from a config: vpjax.fit(config)."
     )
-
-
-def _text(backbone: Backbone, names: Sequence[str], num_classes: int, method: str) -> TextFeatures:
-    return class_text_features(*_described(backbone, names, num_classes, method))
 
 
 def _texts(

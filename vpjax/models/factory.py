@@ -142,8 +142,8 @@ def build(
     mesh: Mesh | None = None,
     fsdp: bool = False,
     text: np.ndarray | None = None,
+    text_scale: float | None = None,
     texts: ClassTexts | None = None,
-    logit_scale: float | None = None,
 ) -> tuple[ModelParts, Loaded | None]:
     """Build a model and load its weights.
 
@@ -159,8 +159,8 @@ def build(
         mesh: for methods that split their work over devices.
         fsdp: whether frozen layers are split over `mesh`, see `vpjax.nn.fsdp`.
         text: C D text features of the classes, for methods that read class names.
+        text_scale: exp(logit_scale) of their CLIP; None: not known.
         texts: text tower and texts of the classes, for methods that learn texts.
-        logit_scale: of the weights, for methods that have the option; None: not known.
 
     Returns:
         The parts of the model, and what is known of the weights file (None without one). Loaded
@@ -175,8 +175,7 @@ def build(
     )
     body = nnx.eval_shape(build_body) if backbone.weights else build_body()
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    of_clip = {"texts": texts, "logit_scale": logit_scale}
-    model = make_model(body, method, num_classes, rngs, match_reference_code, mesh, **of_clip)
+    model = make_model(body, method, num_classes, rngs, match_reference_code, mesh, texts)
     parts = partition(model, trainable, mesh if fsdp else None)
     loaded, values = None, {}
     if backbone.weights:
@@ -187,7 +186,7 @@ def build(
     new = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in new.items()}
     if text is not None:
-        values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
+        values |= text_values(text, text_scale, parts.frozen, method.name)
 
     def fill(part):
         return {n: np.asarray(values[n], v.dtype) if n in values else v for n, v in part.items()}
@@ -236,7 +235,6 @@ def make_model(
     match_reference_code: bool = False,
     mesh: Mesh | None = None,
     texts: ClassTexts | None = None,
-    logit_scale: float | None = None,
 ) -> Model:
     """Construct a method on a backbone, and join both to a model.
 
@@ -248,13 +246,11 @@ def make_model(
         match_reference_code: for methods that have the option.
         mesh: likewise.
         texts: likewise.
-        logit_scale: likewise; None: the option's default.
 
     Raises:
         UserError: if there is no such class or option, or it does not suit the backbone.
     """
-    scale = {} if logit_scale is None else {"logit_scale": logit_scale}
-    given = {"match_reference_code": match_reference_code, "mesh": mesh, "texts": texts} | scale
+    given = {"match_reference_code": match_reference_code, "mesh": mesh, "texts": texts}
     shared = shared_options("methods", method.name, **given)
     options = {"name": method.name} | dict(method.options)
     made = registry.construct("methods", options, backbone, num_classes, **shared, rngs=rngs)
@@ -398,6 +394,31 @@ def head_values(loaded: Loaded, dim: int, num_classes: int) -> dict[str, Any]:
             f"{num_classes}. Use backbone.head='new'."
         )
     return {f"method/head/{n}": v for n, v in loaded.head.items()}
+
+
+def text_values(
+    text: np.ndarray, scale: float | None, frozen: Mapping[str, Any], method: str
+) -> dict[str, Any]:
+    """Return what a method that reads class names gets from CLIP, by the model's names.
+
+    Args:
+        text: C D text features of the classes.
+        scale: exp(logit_scale) of the weights; None: not known.
+        frozen: arrays of the model, which say what the method takes.
+        method: its name.
+
+    Raises:
+        UserError: if text features are not as wide as image features, or the scale is not known.
+    """
+    found = {"method/text": text_rows(text, frozen["method/text"].shape)}
+    if "method/scale" in frozen:
+        if scale is None:
+            raise UserError(
+                f"{method} multiplies cosines by exp(logit_scale), which backbone.weights lack. "
+                "Give the file of a whole CLIP."
+            )
+        found["method/scale"] = np.float32(scale)
+    return found
 
 
 def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -51,32 +51,6 @@ def classes_of(config: ConfigDict, train: Source) -> ClassInfo:
     return ClassInfo(train.classes, metadata, train.multilabel, len(train))
 
 
-def other_classes(config: ConfigDict, source: Source, where: Path) -> ClassInfo | None:
-    """Return the classes of other data than a run was trained on, where what it learnt serves them.
-
-    Args:
-        config: of the run; a file of names in it is for these data.
-        source: the data.
-        where: the run's folder, for messages.
-
-    Returns:
-        The classes; None where the method reads no names, so that other classes are a mistake.
-
-    Raises:
-        UserError: if what was learnt belongs to the classes of training, and why.
-    """
-    options = config.method.to_dict()
-    method = registry.lookup("methods", options.pop("name"))
-    if not (method.reads_class_names or method.learns_texts):
-        return None
-    if why := method.bound_to_classes(options):
-        raise UserError(
-            f"{source.name} has other classes than {where} was trained on, and the run serves only "
-            f"those: {why}. Give data with the same classes."
-        )
-    return classes_of(config, source)._replace(images=0)
-
-
 def training_counts(train: Source) -> Int[np.ndarray, " C"] | None:
     """Return the number of training images of each class; None where counting takes long.
 

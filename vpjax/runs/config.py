@@ -21,7 +21,7 @@ from vpjax.weights.recognise import describe, of_entry
 # Keys of the backbone's section that are not the class's options.
 NOT_OPTIONS = ("weights", "head", "resample")
 # Arguments that are no options of a section: set for a whole run, or from its weights.
-RUN_WIDE = {"attention", "match_reference_code", "mesh", "texts", "logit_scale"}
+RUN_WIDE = {"attention", "match_reference_code", "mesh", "texts"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:

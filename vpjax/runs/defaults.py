@@ -29,7 +29,12 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0.0
     config.data.holdout_seed = 0  # of this choice; the same for all seeds of a study
     config.data.dir = ""  # of prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.classes = ""  # use only these: names or ids, a file of them, or a named subset
+    # Use only these: names or ids, a file of them, a named subset, or "base" or "new", the first or
+    # second half of the classes.
+    config.data.classes = ""
+    # Images of each class in train, drawn by a seed; val gets as many, but at most 4. 0: all.
+    config.data.shots = 0
+    config.data.shots_seed = config_dict.placeholder(int)  # of this choice; None: that of the run
     config.data.background = "white"  # of transparent images: a colour; "none": it is dropped
     config.data.max_pixels = 178_956_970  # height x width of the largest image that is read
     config.data.bits = 0  # of values in files of more than 8 bits; 0: by each image's range
@@ -78,6 +83,7 @@ def get_config() -> ConfigDict:
     config.optim.lr = 0.25  # peak learning rate
     config.optim.lr_base_batch_size = 256  # batch size that `lr` is for; it scales. 0: `lr` as is
     config.optim.momentum = 0.9  # sgd
+    config.optim.eps = 1e-8  # adam, adamw: added to the root of the second moment
     config.optim.weight_decay = 1e-4  # L2, or decoupled, see `name`
     config.optim.no_decay = r"method/head/bias"  # parameters that do not decay; "": all decay
     config.optim.bias_multiplier = (

@@ -15,14 +15,16 @@ from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json
 from vpjax.data import from_arrays, open_images, open_source
+from vpjax.data.class_names import clean
 from vpjax.data.forgiving import Forgiving, readable_batches
 from vpjax.data.labelled import is_place, open_labelled
+from vpjax.data.order import few
 from vpjax.data.source import Source
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, trainable_line
 from vpjax.runs import model_file, places, recorded, summary
 from vpjax.runs.addresses import run_folder
-from vpjax.runs.classes import ClassInfo, other_classes, read_classes
+from vpjax.runs.classes import ClassInfo, read_classes
 from vpjax.runs.experiment import (
     BY_HAND,
     BuiltModel,
@@ -370,7 +372,9 @@ def restored_run(
     Raises:
         UserError: as `load_run` does.
     """
-    classes = named_classes(folder, config, others) if others else read_classes(folder)
+    classes = read_classes(folder)
+    if others:
+        classes = ClassInfo(tuple(others), tuple({"name": clean(name)} for name in others))
     if backbone is None:
         places.check(config, folder, (places.WEIGHTS, "text.tokenizer"))
     if backbone is None and config.backbone.weights == BY_HAND:
@@ -382,6 +386,11 @@ def restored_run(
     given = None if backbone is None else model_on(config, backbone, classes)
     built = build_model(to_restore(config, config), classes, mesh, given=given)
     parts = built.parts
+    if others and not merge(*parts).method.for_any_classes:
+        raise UserError(
+            f"{folder} has learnt the classes {few(read_classes(folder).names)} and nothing about "
+            f"others: {config.method.name} has parameters for each. Load it without classes."
+        )
     arrays = jax.tree.map(jnp.asarray, (parts.trainable, parts.stats, parts.frozen))
     built = built._replace(parts=ModelParts(parts.graph, *arrays))
     like = State(jnp.int32(0), *arrays[:2], None, None)
@@ -389,31 +398,3 @@ def restored_run(
     preset = None if other else built.preset
     record = Record(config, classes.names, preset, built.identity, bool(others))
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
-
-
-def named_classes(folder: Path, config: ConfigDict, names: Sequence[str]) -> ClassInfo:
-    """Return other classes than a run's, known by their names.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        names: of the classes.
-
-    Raises:
-        UserError: if what was learnt belongs to the classes of training, or a name occurs twice.
-    """
-    if len(set(names)) < len(names):
-        raise UserError(f"classes: a name occurs twice among {', '.join(names)}")
-    config = config.copy_and_resolve_references()
-    config.text.class_names = ""
-    images = from_arrays(
-        np.zeros((len(names), 8, 8, 3), np.uint8), np.arange(len(names)), classes=tuple(names)
-    )
-    images.name = "the list of classes"
-    found = other_classes(config, images, folder)
-    if found is None:
-        raise UserError(
-            f"{config.method.name} reads no names of classes, so {folder} has only its own: load "
-            "it without classes."
-        )
-    return found

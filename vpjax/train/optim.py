@@ -38,6 +38,7 @@ class Settings:
     lr: float = 0.25  # peak learning rate
     lr_base_batch_size: int = 256  # batch size that `lr` is for; it scales with it. 0: `lr` as is
     momentum: float = 0.9  # sgd
+    eps: float = 1e-8  # adam, adamw: what is added to the root of the second moment
     weight_decay: float = 1e-4
     no_decay: str = HEAD_BIAS  # regular expression of names that do not decay; "": all decay
     bias_multiplier: float = 1.0  # of the rate of biases, except that of the head's last layer
@@ -69,6 +70,8 @@ class Settings:
         for key in (*positive, "clip_norm", "bias_multiplier", "step_factor"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"optim.{key} is {getattr(self, key)}; it must be 0 or more")
+        if not self.eps > 0:
+            raise UserError(f"optim.eps is {self.eps}; it must be above 0")
         for key in ("cycles", "plateau_patience"):
             if getattr(self, key) < 1:
                 raise UserError(f"optim.{key} is {getattr(self, key)}; it must be 1 or more")
@@ -136,7 +139,7 @@ def make_optimizer(
         momentum = parity.constant_momentum if match_reference_code else one_cycle(plan.steps)[1]
     mask = decay_mask(settings, names, reference)
     decayed = optax.add_decayed_weights(settings.weight_decay, mask=mask)
-    step = _direction(kind, settings.momentum, momentum)
+    step = _direction(kind, settings, momentum)
     parts += [step, decayed] if kind == "adamw" else [decayed, step]
     biases = [n for n in names if "bias" in n and n != HEAD_BIAS]
     parts.append(scale_by_rate(rate, dict.fromkeys(biases, settings.bias_multiplier)))
@@ -159,7 +162,7 @@ def decay_mask(
     mask = dict.fromkeys(names, settings.weight_decay > 0)
     if match_reference_code:
         exempt = {HEAD_BIAS} & mask.keys()
-    elif settings.no_decay and settings.weight_decay > 0:
+    elif settings.no_decay and settings.weight_decay > 0 and mask:
         exempt = params.matching(settings.no_decay, mask, "optim.no_decay")
     else:
         exempt = set()
@@ -210,12 +213,15 @@ def reduce_lr(opt_state: Any, factor: float) -> Any:
     return (*opt_state[:-1], opt_state[-1]._replace(scale=opt_state[-1].scale * factor))
 
 
-def _direction(kind: str, fixed: float, momentum: Callable | None) -> Any:
+def _direction(kind: str, settings: Settings, momentum: Callable | None) -> Any:
     """Return SGD with momentum, or Adam; `momentum` (step -> number) replaces a fixed one."""
     if kind == "sgd":
         if momentum is None:
-            return optax.trace(fixed)
+            return optax.trace(settings.momentum)
         return optax.inject_hyperparams(optax.trace)(decay=momentum)
+    eps = settings.eps
     if momentum is None:
-        return optax.scale_by_adam()
-    return optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))(b1=momentum)
+        return optax.scale_by_adam(eps=eps)
+    return optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))(
+        b1=momentum, eps=eps
+    )

@@ -101,7 +101,7 @@ def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
         steps: of the run.
         peak: learning rate at the end of the warm-up.
     """
-    if warmup >= steps:
+    if steps and warmup >= steps:
         log.warning(
             "the warm-up of %d steps is as long as the run, %d: the learning rate never reaches "
             "its peak of %.3g. Shorten the warm-up, or train longer.",

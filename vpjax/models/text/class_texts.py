@@ -66,6 +66,11 @@ def class_texts(
             "the folder or file of a whole CLIP."
         )
     text = load_text(weights)
+    if text.scale is None:
+        raise UserError(
+            f"weights {text.path} lack logit_scale, the factor of cosines that CLIP was trained "
+            "with. Give the file of a whole CLIP."
+        )
     tokenize = tokenize or open_tokenizer(tokenizer or weights, text.tower.context)
     if metadata is None:
         metadata = [{"name": clean(c, dataset)} for c in classes]
@@ -77,7 +82,7 @@ def class_texts(
     sample = tokenizer_sample(tokenize)
     found = ClassTexts(
         tower=text.tower,
-        scale=SCALE if text.scale is None else text.scale,
+        scale=text.scale,
         ids=ids[:, : ids.argmax(1).max() + 1],  # what follows the end token changes nothing
         name_lengths=names.argmax(1) - 1,
         targets=_targets(text, tokenize, metadata, sentences.templates, dataset, sample),
