@@ -20,8 +20,8 @@ from vpjax.weights.recognise import describe, of_entry
 
 # Keys of the backbone's section that are not the class's options.
 NOT_OPTIONS = ("weights", "head", "resample")
-# Options that are set once for a whole run, by top-level config keys of the same name.
-RUN_WIDE = {"attention", "match_reference_code", "mesh"}
+# Arguments that are no options of a section: set for a whole run, or from its weights.
+RUN_WIDE = {"attention", "match_reference_code", "mesh", "texts"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
