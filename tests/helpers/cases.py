@@ -169,6 +169,10 @@ METHODS = {
     "ssf": (SSF, {}),
     "fact_tt": (TT, {"rank": 2}),
     "fact_tk": (TK, {"rank": 2}),
+    "lora_mlp": (LoRA, {"rank": 2, "sites": "fc1+fc2"}),
+    "dora_mlp": (DoRA, {"rank": 2, "sites": "fc1"}),
+    "vera_mlp": (VeRA, {"rank": 3, "sites": "fc1+fc2"}),
+    "ia3_mlp": (IA3, {"sites": "fc2"}),
     "layer_norm": (LayerNorm, {}),
     "adapter_placed": (Placed, {"position": "pre", "rank": 2}),
     "adapter_plus": (AdapterPlus, {"rank": 2}),
@@ -220,6 +224,14 @@ METHODS = {
 ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
 WIDE = ("fact_tt", "fact_tk")
 TOWERS = ("coop", "coop_csc", "cocoop", "vpt_clip", "ivlp", "maple", "promptsrc")
+# Small parts in blocks of a transformer; on every kind of transformer, but what needs its widths or
+# the place of its norms.
+PEFT = ("lora", "lora_fused_dropout", "dora", "vera", "ia3", "ssf", "layer_norm", "repadapter")
+PEFT += ("adapter_placed", "adapter_plus", "adapt_former", "houlsby", "pfeiffer", "noah")
+PEFT += ("compacter", "convpass", "convpass_attn")
+AFTER = tuple(m for m in PEFT if m != "repadapter")  # where norms follow attention and MLP
+ON_MLPS = ("lora_mlp", "dora_mlp", "vera_mlp", "ia3_mlp", "layer_norm", "adapter_plus")
+ON_MLPS += ("adapt_former", "pfeiffer", "noah")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
 ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
@@ -227,15 +239,23 @@ SUITED = {
     "vit": tuple(m for m in METHODS if m not in (*WIDE, *TOWERS)),
     "vit_wide": WIDE,
     "clip_towers": TOWERS,
-    "clip": ON_CLIP,
-    "swin": (*SOME, "sa2vp"),
-    "swin_v2": (*SOME, "sa2vp"),
-    "convnext": CONV,
+    "mae": (*SOME, *PEFT),
+    "moco": (*SOME, *PEFT),
+    "clip": (*ON_CLIP, *PEFT),
+    "swin": (*SOME, "sa2vp", *PEFT),
+    "swin_v2": (*SOME, "sa2vp", *AFTER),
+    "convnext": (*CONV, *ON_MLPS),
     "resnet": CONV,
     "bit": CONV,
-    "hybrid": (*SOME, "sa2vp", "pad", "below"),
+    "hybrid": (*SOME, "sa2vp", "pad", "below", *PEFT),
     "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
 }
+# What PEFT methods refuse, in one sentence that names another method.
+REFUSED = [
+    (b, m) for b in BACKBONES for m in (*PEFT, *WIDE) if m not in SUITED[b] and b != "vit_wide"
+]
+# What works, and cannot be folded into weights: no place behind the last norm, or no bias.
+UNFOLDED = [("ssf", b) for b in ("mae", "clip", "swin_v2", "hybrid")]
 PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]
 # What is compiled once more, for 8 devices or rematerialised: methods that differ in how they run.
 RUN_ALIKE = ("mlp_head", "cls_token", "vpt_deep_project", "vpt_last", "vpt_bias", "vpt_cls")

@@ -1,10 +1,13 @@
 """Names of linear layers, what cannot be folded, and backbones that methods refuse."""
 
+import re
+
 import pytest
 from flax import nnx
 
 from tests.helpers import cases
 from vpjax.backbones.convnext import ConvNeXt
+from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.methods import linears
 from vpjax.methods.bottleneck import AdapterPlus, Placed
@@ -52,6 +55,21 @@ def test_wrong_names(sites, match):
 def test_backbones_that_do_not_suit(backbone, cls, options, match):
     with pytest.raises(UserError, match=match):
         built(backbone, cls, **options)
+
+
+@pytest.mark.parametrize(("backbone", "method"), cases.REFUSED)
+def test_what_does_not_suit_is_refused_in_a_sentence_that_names_what_does(backbone, method):
+    cls, options = cases.METHODS[method]
+    with pytest.raises(UserError) as refused:
+        built(backbone, cls, **options)
+    text = str(refused.value)
+    assert text.endswith(".") and ". " not in text and "; use " in text
+    named = set(re.findall(r"\w+\.\w+", text.partition("; use ")[2]))
+    sites = re.search(r"sites='([\w+]+)'", text)
+    assert named and named <= set(registry.available("methods"))
+    for name in named:  # and each of them works
+        own = {"sites": sites[1]} if sites and name == "lora.LoRA" else {}
+        built(backbone, registry.lookup("methods", name), **own)
 
 
 def test_the_linear_layers_of_convnext_can_be_adapted():

@@ -28,6 +28,13 @@ from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
 Criterion = Callable[[Array, Array], Array]  # logits B C, labels B or B C -> loss of each image, B
+# What to do where weights cannot take what a method learnt.
+KEEP = "keep the model whole: `export --format stablehlo`, or vpjax.load_run"
+
+
+def instead(backbone: Backbone) -> str:
+    """Return the name of a method for a backbone that another does not suit."""
+    return "bottleneck.AdapterPlus" if "mlp.residual" in backbone.taps else "finetune.Bias"
 
 
 class Method(nnx.Module):
@@ -70,6 +77,7 @@ class Method(nnx.Module):
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
             parameters are read from a checkpoint: it needs no file that the others did.
+        why_whole: why `fold` is refused, where a method does not define it.
         head: the classification head, B D -> B C.
 
     Args:
@@ -92,6 +100,7 @@ class Method(nnx.Module):
     searches = False
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
+    why_whole = "it adds tokens, images or layers"
 
     def __init__(
         self,
@@ -244,7 +253,7 @@ class Method(nnx.Module):
         """
         raise UserError(
             f"{type(self).__name__} cannot be folded into the backbone's weights: what it computes "
-            "is no linear change of them. Save or export the whole model instead."
+            f"is no linear change of them, as {self.why_whole}; {KEEP}."
         )
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.base import Method, instead
 from vpjax.methods.bottleneck_module import INITS, Bottleneck
 from vpjax.methods.layer_norm import PATTERNS
 from vpjax.nn.context import Context
@@ -55,6 +55,8 @@ class Placed(Method):
             without such a place.
     """
 
+    why_whole = "its bottlenecks have an activation inside or stand where no weight does"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -83,7 +85,7 @@ class Placed(Method):
         if missing := [site for site in self.places.values() if site not in backbone.taps]:
             raise UserError(
                 f"{type(backbone).__name__} has no place {missing[0]!r} for an adapter at "
-                f"position={position!r}. Use a transformer, or finetune.Bias."
+                f"position={position!r}; use {instead(backbone)}."
             )
         self.layers = nnx.Dict()
         for site in backbone.sites:

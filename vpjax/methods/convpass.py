@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.base import Method, instead
 from vpjax.nn.activations import quick_gelu
 from vpjax.nn.context import Context
 
@@ -37,6 +37,7 @@ class Convpass(Method):
     """
 
     places: tuple[str, ...] = ("attn", "mlp")
+    why_whole = "its convolutions have activations around them"
 
     def __init__(
         self,
@@ -55,8 +56,8 @@ class Convpass(Method):
             raise unknown("conv_init", conv_init, INITS)
         if not backbone.taps.issuperset(self.places):
             raise UserError(
-                f"{type(backbone).__name__} has no attention and MLP to bypass. Use a transformer, "
-                "or finetune.Bias."
+                f"{type(backbone).__name__} has no attention and MLP to bypass; use "
+                f"{instead(backbone)}."
             )
         self.scale, self.dropout = scale, dropout
         self.grids = tuple(site.grid for site in backbone.sites)

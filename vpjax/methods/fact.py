@@ -53,7 +53,7 @@ class TT(Method):
         if sizes != {GROUPS * dim} or len({p.inputs for p in places if p.name == "q"}) > 1:
             raise UserError(
                 "FacT needs blocks of one width whose MLPs are four times as wide; this "
-                f"{type(backbone).__name__} has MLPs of {sorted(sizes)} on tokens of {dim}. Use "
+                f"{type(backbone).__name__} has MLPs of {sorted(sizes)} on tokens of {dim}; use "
                 "lora.LoRA."
             )
         self.rank, self.scale, self.dropout = rank, scale, dropout

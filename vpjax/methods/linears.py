@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
+from vpjax.methods.base import KEEP, instead
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Dense
 
@@ -78,9 +79,10 @@ def places(backbone: Backbone, names: tuple[str, ...]) -> list[Place]:
                 found.append(Place(i, name, matrix(dense[0]).shape[0], outputs))
     missing = [name for name in names if name not in {p.name for p in found}]
     if missing:
+        has = "+".join(n for n in SITES if any(linear(layer, n) for layer in backbone.layers))
         raise UserError(
             f"{type(backbone).__name__} has no linear layer {missing[0]!r} for the method to "
-            "adapt. Use a transformer, or another method, such as finetune.Bias."
+            f"adapt; use {f'lora.LoRA with sites={has!r}, or ' * bool(has)}{instead(backbone)}."
         )
     return found
 
@@ -149,8 +151,8 @@ def fold(
                 w = matrix(dense).astype(jnp.float32)
                 if bias and dense.bias is None:
                     raise UserError(
-                        f"layer {i} of the backbone has no bias in {part}, which the method's "
-                        "shift would have to go into; keep the model whole"
+                        f"the method's shift cannot be folded into layer {i} of the backbone, as "
+                        f"{part} has no bias; {KEEP}."
                     )
                 old = jnp.zeros(w.shape[1]) if dense.bias is None else dense.bias[...].ravel()
                 outputs = slice(start, start := start + w.shape[1])
