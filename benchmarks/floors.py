@@ -27,7 +27,19 @@ from benchmarks.floors_work import Floor
 from vpjax.backbones.clip import CLIP
 from vpjax.backbones.vit import ViT, parse
 from vpjax.core.table import table
-from vpjax.methods import finetune, sa2vp, side, vit_b4, vpt, vpt_input
+from vpjax.methods import (
+    cvpt,
+    e2vpt,
+    finetune,
+    gate_vpt,
+    sa2vp,
+    side,
+    spt,
+    vfpt,
+    vit_b4,
+    vpt,
+    vpt_input,
+)
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.mop import MoP
 from vpjax.methods.msvp import MSVP, MSVPFrozen
@@ -74,6 +86,11 @@ CASES = (
     Case("input: prepend 50 patches", vpt_input.PrependPixel),
     Case("input: pad 16 pixels", vpt_input.Pad, {"num_tokens": 16}),
     Case("input: below 5 channels", vpt_input.Below),
+    Case("E2VPT 50, 5 keys", e2vpt.E2VPT, {"num_tokens": 50, "masks": True}),
+    Case("VFPT 50", vfpt.VFPT, {"num_tokens": 50}),
+    Case("SPT 50", spt.SPT, {"num_tokens": 50}),
+    Case("Gate-VPT 50", gate_vpt.GateVPT, {"num_tokens": 50}),
+    Case("CVPT 50", cvpt.CVPT, {"num_tokens": 50}),
     Case("SA2VP", sa2vp.SA2VP),
     Case("MSVP", MSVP),
     Case("MSVP, frozen", MSVPFrozen),

@@ -5,10 +5,15 @@ tuning, biases, adapters and prompts. Prompts whose outputs nobody reads are key
 once a batch unless dropout tells images apart; the last layer gives only what pooling reads.
 """
 
+import functools
 import math
 
 from benchmarks.floors_work import Floor, Rows, Work
 from vpjax.backbones.vit import MAE, ViT
+from vpjax.methods.base import Method
+from vpjax.methods.cvpt import CVPT
+from vpjax.methods.e2vpt import E2VPT
+from vpjax.methods.gate_vpt import GateVPT
 from vpjax.methods.mop import MoP
 from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import CONVS, SMALLEST, Side
@@ -46,7 +51,9 @@ def one_stream(work: Work, model: Model, train: bool) -> None:
     rows, last = embed(work, model), len(backbone.layers) - 1
     for i in range(last + 1):
         rows, read = prompted(work, model, i, rows, train)
-        rows = work.block(i, rows, method.num_outputs(backbone) if i == last else None, read)
+        keep = method.num_outputs(backbone) if i == last else None
+        between = functools.partial(crossed, work, method, i, train)
+        rows = work.block(i, rows, keep, read, own_keys(work, method, i), between)
     features = pool(work, backbone, rows)
     if isinstance(method, Side):
         features = features.if_any(side(work, backbone.image_size).needs)
@@ -72,6 +79,9 @@ def embed(work: Work, model: Model) -> Rows:
         patches = patches.if_any(work.dense("method", below).needs)
     tokens = Rows(1 + cells, patches.needs + work.learns("backbone/cls_token"))
     tokens = tokens.if_any(work.learns("backbone/pos_embed"))
+    if isinstance(method, GateVPT):
+        prompts = Rows(method.num_tokens, copies=once)
+        tokens = insert(tokens, prompts.if_any(work.learns("method/prompts")))
     if isinstance(method, PrependPixel):
         tokens = insert(tokens, work.dense("backbone/patch_embed", pixel_patches(work, method)))
     return work.norm("backbone/pre_norm", tokens)
@@ -119,6 +129,31 @@ def prompted(work: Work, model: Model, i: int, rows: Rows, train: bool) -> tuple
     if i == method.inserted_at:
         return insert(rows, prompts), None
     return rows, prompts._replace(copies=copies)
+
+
+def own_keys(work: Work, method: Method, i: int) -> Rows | None:
+    """Return the keys and values that E2VPT puts before those of layer `i`."""
+    if not isinstance(method, E2VPT) or str(i) not in method.keys:
+        return None
+    count = work.shapes[f"method/keys/{i}"][0]
+    return Rows(count).if_any(work.learns(f"method/keys/{i}"))
+
+
+def crossed(work: Work, method: Method, i: int, train: bool, rows: Rows) -> Rows:
+    """Counts CVPT's reading of prompts between attention and MLP; returns the tokens."""
+    if not isinstance(method, CVPT):
+        return rows
+    name = f"backbone/layers/{i}/attn"
+    copies = 1 if train and method.dropout else 1 / work.batch
+    prompts = Rows(work.shapes[f"method/prompts/{i}"][0], copies=copies)
+    keys = prompts.if_any(work.learns(f"method/prompts/{i}"))
+    for part in ("key", "value"):
+        work.dense(f"{name}/{part}", keys)
+    q = work.dense(f"{name}/query", rows)
+    mixed = work.attention(q, keys, work.shapes[f"{name}/query/kernel"][0])
+    if mixed.needs:
+        work.keep(2 * work.shapes[f"{name}/query/kernel"][0] * q.count)
+    return rows.if_any(work.dense(f"{name}/out", mixed).needs)
 
 
 def pool(work: Work, backbone: ViT, rows: Rows) -> Rows:

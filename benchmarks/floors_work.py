@@ -28,7 +28,7 @@ straight into the update. Nothing but that is computed twice; remat moves less, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -106,11 +106,18 @@ class Work:
         return queries.if_any(q or k)
 
     def block(
-        self, i: int, rows: Rows, keep: float | None = None, read: Rows | None = None
+        self,
+        i: int,
+        rows: Rows,
+        keep: float | None = None,
+        read: Rows | None = None,
+        own_keys: Rows | None = None,
+        between: Callable[[Rows], Rows] = lambda rows: rows,
     ) -> Rows:
         """Counts layer `i`, of which the first `keep` tokens come out (None: all).
 
-        `read` are further tokens that are looked at.
+        `read` are further tokens that are looked at, `own_keys` further keys and values as they
+        are; `between` counts what is done to the tokens between attention and MLP.
         """
         name = f"backbone/layers/{i}"
         x = self.norm(f"{name}/norm1", rows)
@@ -120,11 +127,14 @@ class Work:
         if read:
             p = self.keys(name, self.norm(f"{name}/norm1", read))
             total = keys.count + p.count, keys.needs + p.needs
+        if own_keys:
+            total = total[0] + own_keys.count, total[1] + own_keys.needs
         if not q.count:
             return q
         width, heads = self.shapes[f"{name}/attn/query/kernel"][:2]
         mixed = self.attention(q, Rows(*total), width)
         out = rows.first(keep).if_any(self.dense(f"{name}/attn/out", mixed).needs)
+        out = between(out)
         y = self.norm(f"{name}/norm2", out)
         hidden = self.dense(f"{name}/mlp/fc1", y)
         after = self.adapter(i, out.if_any(self.dense(f"{name}/mlp/fc2", hidden).needs))

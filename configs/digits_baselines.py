@@ -7,7 +7,8 @@ handwritten digits 0-4 learns 5-9. The table at the end (comparison.md, .csv, .p
 each baseline and each kind of prompt. It is a toy: 366 test images, one image is 0.3 points. Rates
 of linear and of vpt_* are those of the first run; the others were chosen with one seed on the
 validation split of a backbone of 4 patches, and are not the best for this one.
-`--config.study.cells="('linear','sa2vp')"` trains these two alone.
+`--config.study.cells="('linear','sa2vp')"` trains these two alone;
+`--config configs/digits_baselines.py:sa2vp` is one run of one of them.
 """
 
 from ml_collections import ConfigDict
@@ -40,11 +41,16 @@ RUNS = {
     "pad": ("vpt_input.Pad", {"num_tokens": 2}, 0.05),
     "sa2vp": ("sa2vp.SA2VP", {}, 1e-2),
     "below": ("vpt_input.Below", {"num_tokens": 2}, 0.01),
+    "vpt_and_lora": ("vpt.VPT+lora.LoRA", {"rank": 4}, 1e-2),
+    "adapter_and_norms": ("adapter.Adapter+layer_norm.LayerNorm", {"reduction": 8}, 1e-2),
 }
 
 
-def get_config() -> ConfigDict:
-    """Returns the recipe."""
+def get_config(label: str = "") -> ConfigDict:
+    """Returns the recipe, or that of the one run `label` of it.
+
+    Raises: UserError if there is no run of that label.
+    """
     config = digits.get_config()
     config.study.compare = ConfigDict(
         {
@@ -52,4 +58,4 @@ def get_config() -> ConfigDict:
             for label, (name, options, lr) in RUNS.items()
         }
     )
-    return config
+    return digits.one_run(config, label, "configs/digits_baselines.py")

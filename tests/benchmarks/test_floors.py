@@ -21,7 +21,8 @@ BATCH = 8
 CASES = {case.name: case for case in floors.CASES}
 # The compiled step also computes gradients of the first layer's image tokens, which nobody needs:
 # below 3 % of twelve layers, more of a few.
-WHOLE = ("class token", "VPT shallow 50", "input: prepend 50 patches", "input: pad 16 pixels")
+WHOLE = ("class token", "VPT shallow 50", "Gate-VPT 50", "input: prepend 50 patches")
+WHOLE += ("input: pad 16 pixels",)
 SHORT = [n for n in CASES if n not in WHOLE and not n.endswith((" 10", " 100"))]
 LAYERS = {"partial-4": 5, "SA2VP": 5}  # some that are frozen; a second receiver and a deep map
 TINY = {"dim": 24, "mlp_dim": 48, "heads": 2, "depth": 2, "patch_size": 32}

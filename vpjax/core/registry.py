@@ -2,6 +2,7 @@
 
 lookup("methods", "vpt.VPT")        class VPT of vpjax/methods/vpt.py
 lookup("methods", "mylab.a.Mine")   class Mine of mylab/a.py: no fork is needed
+lookup("methods", "vpt.VPT+lora.LoRA")   both at once, see vpjax/methods/combine.py
 """
 
 import importlib
@@ -23,10 +24,14 @@ def lookup(package: str, name: str) -> type:
         package: "methods" or "backbones", a folder of vpjax.
         name: "vpt.VPT" is class `VPT` of `vpjax/methods/vpt.py`. A module that is not in that
             folder ("mylab.prompts.Mine", "__main__.Mine") is imported from where Python finds it.
+            Several methods are joined by "+".
 
     Raises:
         UserError: with the nearest names, if there is no such module or class.
     """
+    if package == "methods" and "+" in name:
+        combine = importlib.import_module("vpjax.methods.combine").combine
+        return combine(tuple(part.strip() for part in name.split("+")))
     file, _, attribute = name.rpartition(".")
     if file in _files(package):
         module = importlib.import_module(f"vpjax.{package}.{file}")

@@ -141,6 +141,7 @@ class Loader(Order):
         preset: preprocessing, of which the host's part is done here.
         image_size: pixels, an edge or (height, width).
         keep: whether images may be kept in memory; not where each is read only once.
+        augment: whether the host's random operations act; None: in training.
         source, batch_size and the others: see `Order`.
 
     Raises:
@@ -162,12 +163,14 @@ class Loader(Order):
         reshuffle: bool = True,
         multiple: int = 1,
         keep: bool = True,
+        augment: bool | None = None,
     ):
         order = (source, batch_size, seed, train, process_index, process_count)
         super().__init__(*order, remainder, reshuffle, multiple)
         self.preset, self.image_size = preset, image_size
         n = len(source)
-        self._random = preset.random_on_host(train)
+        self._augment = train if augment is None else augment
+        self._random = preset.random_on_host(self._augment)
         self._on_host = preset.on_host(source.image_shape, image_size) or self._random
         height, width, channels = source.image_shape
         if self._on_host:
@@ -196,17 +199,18 @@ class Loader(Order):
         """Number of images that lie decoded in memory so far; None where none are kept."""
         return None if self._memory is None else int(self._present.sum())
 
-    def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield this process's part of each batch, from step `start` on.
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield this process's part of each batch, from step `start` on, before step `stop`.
 
         A batch is {"image": uint8 b H W C, "label": int32 (b,), "mask": bool (b,)}; labels are
         zeros and ones (b, C) where the source is multilabel, and images float32 where the preset
         must not round (legacy_bilinear on photos). In training the iterator never ends; in
-        evaluation it ends after one pass. Padding has mask False.
+        evaluation it ends after one pass, without another `stop`. Padding has mask False.
 
         Raises: UserError for an image that cannot be read, naming data set and example.
         """
-        stop = start + FOREVER if self.train else self.steps_per_epoch
+        if stop is None:
+            stop = start + FOREVER if self.train else self.steps_per_epoch
         steps = grain.MapDataset.range(start, max(stop, start)).map(self.batch)
         # Copying rows out of memory is too quick to share among threads.
         threads = 1 if self._memory is not None and self._present.all() else os.cpu_count() or 1
@@ -247,7 +251,7 @@ class Loader(Order):
                 raise UserError(message)
             if self._on_host:
                 rng = self._crop_rng(step, row) if self._random else None
-                image = self.preset.host(image, self.image_size, self.train, rng)
+                image = self.preset.host(image, self.image_size, self._augment, rng)
             if self._memory is not None:
                 self._memory[index] = image
                 self._present[index] = True

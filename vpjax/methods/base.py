@@ -42,9 +42,10 @@ class Method(nnx.Module):
 
     A subclass replaces the hooks it needs. Its options are keyword-only arguments of the
     constructor, each with a type and a default: they become the keys of `config.method`. It passes
-    `**inherited` on, so that the options of this class are its options too. Two further arguments
-    are passed to constructors that have them: `match_reference_code` (bool: repeat published code
-    where it differs from its paper) and `mesh` (`jax.sharding.Mesh`, the devices of the run).
+    `**inherited` on, so that the options of this class are its options too. Further arguments are
+    passed to constructors that have them: `match_reference_code` (bool: repeat published code where
+    it differs from its paper), `mesh` (`jax.sharding.Mesh`, the devices of the run), and `texts`
+    (see `learns_texts`).
 
     It gets the backbone as an argument and must not keep it, else everything is stored twice.
 
@@ -64,7 +65,16 @@ class Method(nnx.Module):
             a method may train on cached features.
         logit_description: what logits are, for reports, such as "100 cosines".
         reads_class_names: True: the builder puts the text features of the classes (C D) into
-            `self.text`, an `nnx.Variable` that the constructor makes.
+            `self.text`, an `nnx.Variable` that the constructor makes, and exp(logit_scale) into
+            `self.scale`, if there is one.
+        for_any_classes: True: nothing that it learns belongs to a class, so that a run may be
+            evaluated with the names of classes that it was not trained on.
+        start_passes: 0: `start_values` gets images. R: it gets their pooled features (S D), means
+            over R passes that are augmented as in training, which are computed in batches; what
+            it makes of them are parameters that train or running averages, which are saved.
+        searches: whether `search` is called.
+        learns_texts: True: the builder passes CLIP's frozen text tower and the texts of the classes
+            as `texts`, a `vpjax.methods.class_texts.ClassTexts`, made from `sentences`.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
@@ -87,6 +97,10 @@ class Method(nnx.Module):
     trains_after_pooling = False
     logit_description = "logits"
     reads_class_names = False
+    learns_texts = False
+    for_any_classes = False
+    start_passes = 0
+    searches = False
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
     why_whole = "it adds tokens, images or layers"
@@ -114,6 +128,14 @@ class Method(nnx.Module):
             options: the options of the method.
         """
         return image_size
+
+    def settle(self) -> dict[str, Array]:
+        """Return what depends on no image, by name, such as the text features of the classes.
+
+        Evaluation, prediction and export compute it once and give it back as `ctx.settled`; else,
+        as in training, that is empty. By default nothing.
+        """
+        return {}
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """Return new values for parameters of the backbone that its weights file must not set.
@@ -149,12 +171,26 @@ class Method(nnx.Module):
 
         Args:
             backbone: of the model.
-            images: normalised, as for evaluation.
+            images: normalised, as for evaluation; or their features, see `start_passes`.
             labels: theirs.
             key: PRNG key.
 
         Returns:
             The values, by names relative to the method, such as "prompts/3".
+        """
+        return {}
+
+    def search(self, features: Float[Array, "n D"], labels: Int[Array, " n"]) -> dict[str, Array]:
+        """Return values of running averages that are chosen on the validation split.
+
+        Called once, when training has ended, where `searches` is True and there is such a split.
+
+        Args:
+            features: of its images, pooled.
+            labels: theirs.
+
+        Returns:
+            The values, by names relative to the method, such as "alpha".
         """
         return {}
 

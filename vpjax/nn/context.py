@@ -7,7 +7,7 @@ exactly and no module stores randomness.
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ class Context:
         hook: called by `tap` with site, output, input and context; returns the output to use.
         linear: in a hook, the linear layer (`vpjax.nn.layers.Dense`) whose output it gets, for
             those who need its frozen weights; None at sites that are no linear layer.
+        settled: what a method computed once for many batches, see `Method.settle`; {}: nothing.
+        remat: what the backward pass recomputes, for layers that a method runs by itself.
     """
 
     key: Any = None
@@ -38,6 +40,8 @@ class Context:
     mask: Any = None
     hook: Callable = lambda site, y, x, ctx: y
     linear: Any = None
+    settled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    remat: str = "none"
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":
         """Return the context of layer `i`, which must return `num_outputs` tokens (None: all)."""

@@ -18,7 +18,7 @@ from vpjax.runs import config as configs
 from vpjax.runs import model_file, recorded
 from vpjax.runs.addresses import run_folder
 from vpjax.runs.experiment import Experiment
-from vpjax.runs.restore import checkpoint_place, file_instead
+from vpjax.runs.restore import checkpoint_place, file_instead, reported
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.step import State
@@ -105,7 +105,7 @@ def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
     if file := file_instead(folder, checkpoint):
         found, meta = learnt_weights(file, experiment.state.stats, check)
     else:
-        path, step = checkpoint_place(folder, checkpoint or before.train.select)
+        path, step = checkpoint_place(folder, checkpoint or reported(folder, before))
         with contextlib.closing(Checkpoints(path)) as checkpoints:
             found, meta = checkpoints.read_weights(check, step)
     return folder, found, meta["step"]

@@ -29,7 +29,12 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0.0
     config.data.holdout_seed = 0  # of this choice; the same for all seeds of a study
     config.data.dir = ""  # of prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.classes = ""  # use only these: names or ids, a file of them, or a named subset
+    # Use only these: names or ids, a file of them, a named subset, or "base" or "new", the first or
+    # second half of the classes.
+    config.data.classes = ""
+    # Images of each class in train, drawn by a seed; val gets as many, but at most 4. 0: all.
+    config.data.shots = 0
+    config.data.shots_seed = config_dict.placeholder(int)  # of this choice; None: that of the run
     config.data.background = "white"  # of transparent images: a colour; "none": it is dropped
     config.data.max_pixels = 178_956_970  # height x width of the largest image that is read
     config.data.bits = 0  # of values in files of more than 8 bits; 0: by each image's range
@@ -79,6 +84,7 @@ def get_config() -> ConfigDict:
     config.optim.lr = 0.25  # peak learning rate
     config.optim.lr_base_batch_size = 256  # batch size that `lr` is for; it scales. 0: `lr` as is
     config.optim.momentum = 0.9  # sgd
+    config.optim.eps = 1e-8  # adam, adamw: added to the root of the second moment
     config.optim.weight_decay = 1e-4  # L2, or decoupled, see `name`
     config.optim.no_decay = r"method/head/bias"  # parameters that do not decay; "": all decay
     config.optim.bias_multiplier = (
@@ -91,13 +97,19 @@ def get_config() -> ConfigDict:
     # Instead of warmup_epochs: step 0 has rate 0, this step the peak.
     config.optim.warmup_steps = config_dict.placeholder(int)
     config.optim.warmup_from_zero = False  # True: the first step's rate is 0, the last's the peak
+    config.optim.warmup_lr = 0.0  # constant rate of the warm-up, instead of a rise; 0: it rises
     config.optim.min_lr = 0.0  # at the end of a cosine
+    config.optim.cosine_over_run = False  # True: a cosine is as long as the run, warm-up included
     config.optim.cycles = 1  # cosine_hardrestart: half cosines one after the other
     config.optim.step_epochs = 30.0  # step: epochs between two reductions
     config.optim.step_factor = 0.1  # step: what the rate is multiplied with
     config.optim.plateau_factor = 0.1  # plateau: what the rate is multiplied with
     config.optim.plateau_patience = 10  # plateau: evaluations without improvement on val
     config.optim.clip_norm = 0.0  # upper bound of the global gradient norm; 0: none
+    # A Gaussian average of the parameters after each epoch, which the run ends with: the epoch that
+    # counts most (0: no average) and the width in epochs, see vpjax/train/averaging.py.
+    config.optim.average_mean = 0.0
+    config.optim.average_std = 1.0
 
     # Names of classes, for methods that read them: see vpjax/models/text/templates.py.
     config.text = ConfigDict()

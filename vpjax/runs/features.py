@@ -58,7 +58,7 @@ class HeadModel(Model):
         remat: str = "none",
         segments: int = 0,
     ) -> dict[str, Array]:
-        return self.method.classify(features, ctx)
+        return self.method.classify(features, dataclasses.replace(ctx, remat=remat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,18 +227,23 @@ def facts(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def make_forward(experiment: Experiment) -> Callable:
-    """Return the jitted forward(parameters of the backbone, batch of images) -> float32 B D."""
+def make_forward(experiment: Experiment, train: bool = False) -> Callable:
+    """Return the jitted forward(parameters of the backbone, batch of images) -> float32 B D.
+
+    Args:
+        experiment: of the run.
+        train: whether images are augmented as in training; forward then takes a PRNG key too.
+    """
     model = merge(*experiment.parts)  # shapes
     graphdef, like = nnx.split(model.backbone)
     method = model.method
-    to_input = experiment.inputs.images.to_input(train=False)
+    to_input = experiment.inputs.images.to_input(train=train)
     ctx = dataclasses.replace(EVALUATION, hook=method.tap)
 
     @jax.jit
-    def forward(weights, batch):
+    def forward(weights, batch, key=None):
         backbone = nnx.merge(graphdef, params.fill(like, weights))
-        state = method.start(backbone, to_input(batch, None), ctx)
+        state = method.start(backbone, to_input(batch, key), ctx)
         state = run_layers(backbone.layers, state, method.step, ctx, method.num_outputs(backbone))
         return backbone.pool(state).astype(jnp.float32)
 

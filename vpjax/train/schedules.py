@@ -10,7 +10,9 @@
                         Adam's beta1, goes 0.95 - 0.85 - 0.95 (Smith and Topin 2019,
                         arXiv 1708.07120, as torch implements it)
 
-With `schedule_by_epoch` all steps of an epoch have the rate of its first.
+With `schedule_by_epoch` all steps of an epoch have the rate of its first. With `warmup_lr` the
+warm-up does not rise, and with `cosine_over_run` the cosine is as long as the run, so that it ends
+above its lowest rate: Dassl has both, which CoOp and its successors train by.
 """
 
 import logging
@@ -85,7 +87,8 @@ def make_schedule(settings: Any, plan: Plan) -> Callable:
     total = math.ceil(plan.steps / unit)
     warn_of_warmup(warmup * unit, plan.steps, peak)
     rising = _warmup(settings, peak, warmup)
-    falling = _decay(settings, plan, peak, unit, warmup, max(1, total - warmup))
+    length = total if settings.cosine_over_run else total - warmup
+    falling = _decay(settings, plan, peak, unit, warmup, max(1, length))
     joined = optax.join_schedules([rising, falling], [warmup])
     return lambda step: joined(step // unit)
 
@@ -98,7 +101,7 @@ def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
         steps: of the run.
         peak: learning rate at the end of the warm-up.
     """
-    if warmup >= steps:
+    if steps and warmup >= steps:
         log.warning(
             "the warm-up of %d steps is as long as the run, %d: the learning rate never reaches "
             "its peak of %.3g. Shorten the warm-up, or train longer.",
@@ -110,6 +113,8 @@ def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
 
 def _warmup(settings: Any, peak: float, warmup: int) -> Callable:
     """Return the rate of the first `warmup` units of the run."""
+    if settings.warmup_lr:
+        return optax.constant_schedule(settings.warmup_lr)
     if settings.warmup_steps is not None:  # step 0 has rate 0, step `warmup` the peak
         return lambda now: peak * (now / max(1, warmup))
     if settings.warmup_from_zero:  # the first has rate 0, the last the peak

@@ -32,8 +32,26 @@ CARS = (
     "a {category} vehicle: {full_name}",
 )
 PHOTO = ("a photo of a {name}",)
+# Pictures of all kinds, whose mean is a steady feature of a class: 60 in the manner of those that
+# CLIP's authors wrote for ImageNet.
+_QUALITIES = "bad good bright dark blurry pixelated cropped close-up low_resolution black_and_white"
+_ARTS = "drawing painting sketch doodle sculpture rendering cartoon"
+_LOOKS = "clean dirty nice weird cool large small hard_to_see"
+_STUFFS = "plastic toy origami embroidered"
+KINDS = tuple(
+    sentence.replace("_", " ")
+    for one in ("a", "the")
+    for sentence in (
+        f"a photo of {one} {{name}}.",
+        *(f"a {quality} photo of {one} {{name}}." for quality in _QUALITIES.split()),
+        *(f"a {art} of {one} {{name}}." for art in _ARTS.split()),
+        *(f"a photo of {one} {look} {{name}}." for look in _LOOKS.split()),
+        *(f"{one} {stuff} {{name}}." for stuff in _STUFFS.split()),
+    )
+)
 TEMPLATES = {
     "photo": PHOTO,
+    "kinds": KINDS,
     "wildlife": WILDLIFE,
     "cars": CARS,
     "aircraft": ("a photo of a {name}, a type of aircraft", "a photo of a {name} aeroplane"),
