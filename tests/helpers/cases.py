@@ -181,16 +181,19 @@ WIDE = ("fact_tt", "fact_tk")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
 ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+ON_VIT = ("e2vpt", "vfpt", "gate_vpt", "spt", "da_vpt", "cvpt")  # prompt methods of every ViT
 SUITED = {
     "vit": tuple(m for m in METHODS if m not in WIDE),
     "vit_wide": WIDE,
-    "clip": ON_CLIP,
-    "swin": (*SOME, "sa2vp"),
-    "swin_v2": (*SOME, "sa2vp"),
+    "mae": (*SOME, *ON_VIT),
+    "moco": (*SOME, *ON_VIT),
+    "clip": (*ON_CLIP, *ON_VIT),
+    "swin": (*SOME, "sa2vp", "e2vpt", "vfpt", "spt", "cvpt"),
+    "swin_v2": (*SOME, "sa2vp", "vfpt", "spt"),
     "convnext": CONV,
     "resnet": CONV,
     "bit": CONV,
-    "hybrid": (*SOME, "sa2vp", "pad", "below"),
+    "hybrid": (*SOME, "sa2vp", "pad", "below", *ON_VIT),
     "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
 }
 PAIRS = [(b, m) for b in BACKBONES for m in SUITED.get(b, SOME)]

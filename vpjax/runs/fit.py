@@ -43,7 +43,6 @@ from vpjax.runs.restore import (
 from vpjax.runs.scores import score
 from vpjax.runs.sound_files import check_files
 from vpjax.runs.split_files import AnyPredictions
-from vpjax.runs.start_values import with_start_values
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
 from vpjax.train.checkpoint import Checkpoints
@@ -99,8 +98,6 @@ def fit(
         begin, startup = time.perf_counter(), startup or Startup()
         holdout = held(config, folder if workdir.started(folder) else None)
         experiment = prepare(config, startup, sources, given, holdout)
-        if given is None:  # a model that exists keeps what it has
-            experiment = with_start_values(experiment)
         if config.data.verify:
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
