@@ -235,19 +235,20 @@ ON_MLPS += ("adapt_former", "pfeiffer", "noah")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
 ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+ON_VIT = ("e2vpt", "vfpt", "gate_vpt", "spt", "da_vpt", "cvpt")  # prompt methods of every ViT
 SUITED = {
     "vit": tuple(m for m in METHODS if m not in (*WIDE, *TOWERS)),
     "vit_wide": WIDE,
     "clip_towers": TOWERS,
-    "mae": (*SOME, *PEFT),
-    "moco": (*SOME, *PEFT),
-    "clip": (*ON_CLIP, *PEFT),
-    "swin": (*SOME, "sa2vp", *PEFT),
-    "swin_v2": (*SOME, "sa2vp", *AFTER),
+    "mae": (*SOME, *PEFT, *ON_VIT),
+    "moco": (*SOME, *PEFT, *ON_VIT),
+    "clip": (*ON_CLIP, *PEFT, *ON_VIT),
+    "swin": (*SOME, "sa2vp", *PEFT, "e2vpt", "vfpt", "spt", "cvpt"),
+    "swin_v2": (*SOME, "sa2vp", *AFTER, "vfpt", "spt"),
     "convnext": (*CONV, *ON_MLPS),
     "resnet": CONV,
     "bit": CONV,
-    "hybrid": (*SOME, "sa2vp", "pad", "below", *PEFT),
+    "hybrid": (*SOME, "sa2vp", "pad", "below", *PEFT, *ON_VIT),
     "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
 }
 # What PEFT methods refuse, in one sentence that names another method.
