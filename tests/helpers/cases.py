@@ -19,6 +19,7 @@ from vpjax.backbones.vit import MAE, MoCoV3, ViT
 from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
+from vpjax.methods.clip_adapter import CLIPAdapter
 from vpjax.methods.compacter import Compacter
 from vpjax.methods.convpass import Convpass, ConvpassAttn
 from vpjax.methods.cvpt import CVPT
@@ -38,11 +39,13 @@ from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
 from vpjax.methods.spt import SPT
 from vpjax.methods.ssf import SSF
+from vpjax.methods.tip_adapter import TipAdapter, TipAdapterF
 from vpjax.methods.vera import VeRA
 from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
+from vpjax.methods.zero_shot import ZeroShot
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.nn.context import EVALUATION, Context
@@ -174,15 +177,20 @@ METHODS = {
     "mop": (MoP, {"num_prompts": 2, "temp_cls": 1.0}),
     "msvp": (MSVP, {"fusion_type": "gated"}),
     "msvp_frozen": (MSVPFrozen, {"fusion_type": "concat"}),
+    "zero_shot": (ZeroShot, {}),
+    "clip_adapter": (CLIPAdapter, {"ratio": 0.6}),
+    "tip_adapter": (TipAdapter, {"shots": 2}),
+    "tip_adapter_f": (TipAdapterF, {"shots": 2}),
 }
 # Every method on a ViT; on every other backbone one method of each kind that suits it.
 ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
 WIDE = ("fact_tt", "fact_tk")
+WITH_TEXTS = ("zero_shot", "clip_adapter", "tip_adapter", "tip_adapter_f")  # on CLIP only
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
-ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop", *WITH_TEXTS)
 SUITED = {
-    "vit": tuple(m for m in METHODS if m not in WIDE),
+    "vit": tuple(m for m in METHODS if m not in WIDE + WITH_TEXTS),
     "vit_wide": WIDE,
     "clip": ON_CLIP,
     "swin": (*SOME, "sa2vp"),
