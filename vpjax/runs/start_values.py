@@ -3,7 +3,7 @@
 A method with `begun` names them in its hook `choose_images`. Its `start_values` gets them all at
 once, prepared as for evaluation; or, with `start_passes`, their features, which are computed in
 batches and so need little memory. A run does this before its first step only: what was made is part
-of every checkpoint, as `begun` is, so a run that goes on, a model that is loaded and a model that has
+of every checkpoint, as `begun` is, so a run that goes on, a model that is loaded and one that has
 been trained before keep what they have.
 """
 
