@@ -274,9 +274,13 @@ KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae",
 # Every method and every backbone once; the other pairs are for slow tests.
 FIRST = {b: (b, "vpt_deep" if "vpt_deep" in SUITED.get(b, SOME) else "full") for b in BACKBONES}
 FIRST |= {"vit_wide": ("vit_wide", "fact_tt"), "clip_towers": ("clip_towers", "coop")}
+# Most methods act through a few hooks; these stand for the others in the daily run.
+ALIKE = {*PEFT, *WIDE, *ON_MLPS, *ON_VIT, *TOWERS, *WITH_TEXTS, "adapter_and_norms"}
+ALIKE -= {"e2vpt", "coop", "tip_adapter_f"}
 ELSEWHERE = ("full", "vpt_deep", "sa2vp", "pad", "msvp")  # on other backbones than ViTs
 QUICK = {(b, m) for b, m in KEY_PAIRS if b == "vit" or m in ELSEWHERE}
 QUICK |= {*FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}
+QUICK -= {(b, m) for b, m in QUICK if m in ALIKE}
 
 
 def marked(pairs: list) -> list:

@@ -200,9 +200,12 @@ def tokens_of(state):
     return state[0] if isinstance(state, tuple) else state
 
 
-@pytest.mark.parametrize("method", [m for b, m in cases.KEY_PAIRS if b == "vit"])
-def test_learns_eight_images_by_heart(method):
-    parts = cases.make("vit", method)
+ON_VIT = [pair for pair in cases.KEY_PAIRS if pair[0] == "vit"]
+
+
+@pytest.mark.parametrize(("backbone", "method"), cases.marked(ON_VIT))
+def test_learns_eight_images_by_heart(backbone, method):
+    parts = cases.make(backbone, method)
     optimizer = optax.adam(3e-3 if method in ("full", "msvp") else 3e-2)
     step = make_train_step(parts.graph, optimizer, to_input, 100)
     state = init_state(parts.trainable, parts.stats, optimizer, seed=0)
