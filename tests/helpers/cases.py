@@ -21,6 +21,7 @@ from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
 from vpjax.methods.class_texts import ClassTexts, Sentences
+from vpjax.methods.clip_adapter import CLIPAdapter
 from vpjax.methods.cocoop import CoCoOp
 from vpjax.methods.combine import combine
 from vpjax.methods.compacter import Compacter
@@ -46,12 +47,14 @@ from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
 from vpjax.methods.spt import SPT
 from vpjax.methods.ssf import SSF
+from vpjax.methods.tip_adapter import TipAdapter, TipAdapterF
 from vpjax.methods.vera import VeRA
 from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_clip import VPTCLIP
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
+from vpjax.methods.zero_shot import ZeroShot
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.models.text.tower import TextTower
@@ -219,6 +222,10 @@ METHODS = {
     "promptsrc": (PromptSRC, {"text_tokens": 2, "text_depth": 1, "vision_depth": 1}),
     "msvp": (MSVP, {"fusion_type": "gated"}),
     "msvp_frozen": (MSVPFrozen, {"fusion_type": "concat"}),
+    "zero_shot": (ZeroShot, {}),
+    "clip_adapter": (CLIPAdapter, {"ratio": 0.6}),
+    "tip_adapter": (TipAdapter, {"shots": 2}),
+    "tip_adapter_f": (TipAdapterF, {"shots": 2}),
 }
 # Every method on a ViT; on every other backbone one method of each kind that suits it.
 ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
@@ -232,22 +239,24 @@ PEFT += ("compacter", "convpass", "convpass_attn")
 AFTER = tuple(m for m in PEFT if m != "repadapter")  # where norms follow attention and MLP
 ON_MLPS = ("lora_mlp", "dora_mlp", "vera_mlp", "ia3_mlp", "layer_norm", "adapter_plus")
 ON_MLPS += ("adapt_former", "pfeiffer", "noah")
+WITH_TEXTS = ("zero_shot", "clip_adapter", "tip_adapter", "tip_adapter_f")  # on CLIP only
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
-ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop", *WITH_TEXTS)
+ON_VIT = ("e2vpt", "vfpt", "gate_vpt", "spt", "da_vpt", "cvpt")  # prompt methods of every ViT
 SUITED = {
-    "vit": tuple(m for m in METHODS if m not in (*WIDE, *TOWERS)),
+    "vit": tuple(m for m in METHODS if m not in (*WIDE, *TOWERS, *WITH_TEXTS)),
     "vit_wide": WIDE,
     "clip_towers": TOWERS,
-    "mae": (*SOME, *PEFT),
-    "moco": (*SOME, *PEFT),
-    "clip": (*ON_CLIP, *PEFT),
-    "swin": (*SOME, "sa2vp", *PEFT),
-    "swin_v2": (*SOME, "sa2vp", *AFTER),
+    "mae": (*SOME, *PEFT, *ON_VIT),
+    "moco": (*SOME, *PEFT, *ON_VIT),
+    "clip": (*ON_CLIP, *PEFT, *ON_VIT),
+    "swin": (*SOME, "sa2vp", *PEFT, "e2vpt", "vfpt", "spt", "cvpt"),
+    "swin_v2": (*SOME, "sa2vp", *AFTER, "vfpt", "spt"),
     "convnext": (*CONV, *ON_MLPS),
     "resnet": CONV,
     "bit": CONV,
-    "hybrid": (*SOME, "sa2vp", "pad", "below", *PEFT),
+    "hybrid": (*SOME, "sa2vp", "pad", "below", *PEFT, *ON_VIT),
     "cnn": ("full", "partial", "below", "msvp", "msvp_frozen"),
 }
 # What PEFT methods refuse, in one sentence that names another method.
@@ -265,9 +274,13 @@ KEY_PAIRS = [(b, m) for b, m in PAIRS if m not in RUN_ALIKE and b not in ("mae",
 # Every method and every backbone once; the other pairs are for slow tests.
 FIRST = {b: (b, "vpt_deep" if "vpt_deep" in SUITED.get(b, SOME) else "full") for b in BACKBONES}
 FIRST |= {"vit_wide": ("vit_wide", "fact_tt"), "clip_towers": ("clip_towers", "coop")}
+# Most methods act through a few hooks; these stand for the others in the daily run.
+ALIKE = {*PEFT, *WIDE, *ON_MLPS, *ON_VIT, *TOWERS, *WITH_TEXTS, "adapter_and_norms"}
+ALIKE -= {"e2vpt", "coop", "tip_adapter_f"}
 ELSEWHERE = ("full", "vpt_deep", "sa2vp", "pad", "msvp")  # on other backbones than ViTs
 QUICK = {(b, m) for b, m in KEY_PAIRS if b == "vit" or m in ELSEWHERE}
 QUICK |= {*FIRST.values(), *{m: (b, m) for b, m in reversed(PAIRS)}.values()}
+QUICK -= {(b, m) for b, m in QUICK if m in ALIKE}
 
 
 def marked(pairs: list) -> list:

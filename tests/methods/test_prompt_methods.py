@@ -1,18 +1,22 @@
 """E2VPT, VFPT, Gate-VPT, SPT, DA-VPT and CVPT beyond their recorded cases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers.cases import tiny_mae, tiny_swin_v2, tiny_vit
+from tests.helpers import cases
+from tests.helpers.cases import tiny_mae, tiny_vit
 from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
 from vpjax.methods.cvpt import CVPT
-from vpjax.methods.da_vpt import DAVPT, metric
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.e2vpt import E2VPT, kept
 from vpjax.methods.gate_vpt import GateVPT
+from vpjax.methods.proxy_metric import metric
 from vpjax.methods.spt import SPT, chosen
 from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vpt import VPT
@@ -86,10 +90,35 @@ def test_options_that_are_refused(cls, options, match):
         cls(tiny_vit(nnx.Rngs(0)), 5, **options, rngs=nnx.Rngs(1))
 
 
-@pytest.mark.parametrize("cls", [E2VPT, GateVPT, CVPT, DAVPT])
-def test_cosine_attention_is_refused(cls):
-    with pytest.raises(UserError, match="SwinV2"):
-        cls(tiny_swin_v2(nnx.Rngs(0)), 5, rngs=nnx.Rngs(1))
+UNSUITED = [
+    (body, method)
+    for body in cases.BACKBONES
+    for method in cases.ON_VIT
+    if method not in cases.SUITED[body] and body != "vit_wide"
+]
+
+
+@functools.cache
+def shape_of(body):
+    return nnx.eval_shape(lambda: cases.BACKBONES[body](nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(("body", "method"), UNSUITED)
+def test_backbones_that_do_not_suit_are_refused_in_a_sentence(body, method):
+    cls, options = cases.METHODS[method]
+    backbone = shape_of(body)
+    with pytest.raises(UserError) as error:
+        cls(backbone, 5, **options, rngs=nnx.Rngs(1))
+    text = str(error.value)
+    assert type(backbone).__name__ in text and text.count(". ") + text.endswith(".") == 1
+    assert ("vpt.VPT" if body.startswith("swin") else "vpt_input.Pad") in text
+
+
+def test_a_vit_without_a_class_token_has_none_to_guide():
+    sizes = {"dim": 16, "mlp_dim": 24, "heads": 2, "depth": 2, "class_token": False}
+    body = ViT("Ti/4", 16, **sizes, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="DA-VPT needs a class token .* use vpt.VPT"):
+        DAVPT(body, 5, rngs=nnx.Rngs(1))
 
 
 def test_masks_train_until_something_is_pruned():
@@ -134,7 +163,7 @@ def test_mapping_puts_every_class_to_a_prompt():
     assert np.bincount(labels[numbers]).tolist() == [6] * 5
     images = jax.random.normal(jax.random.key(0), (10, 16, 16, 3))
     values = lambda x, y: method.start_values(body, x, y, jax.random.key(1))  # noqa: E731
-    mapping = jax.jit(values)(images, jnp.arange(10) % 5)["mapping"]
+    mapping = jax.jit(values)(images, jnp.arange(10) % 5)["groups/of_class"]
     assert mapping.shape == (5,) and set(np.asarray(mapping)) <= {0, 1}
 
 

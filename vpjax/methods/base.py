@@ -80,6 +80,8 @@ class Method(nnx.Module):
         restored: options that only say where training begins, with the values for a model whose
             parameters are read from a checkpoint: it needs no file that the others did.
         why_whole: why `fold` is refused, where a method does not define it.
+        begun: of a method that begins from training images, an `nnx.BatchStat` that says whether
+            it has (False from the constructor): a run saves it, so nothing is made twice.
         head: the classification head, B D -> B C.
 
     Args:
@@ -112,6 +114,7 @@ class Method(nnx.Module):
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
     why_whole = "it adds tokens, images or layers"
+    begun: nnx.BatchStat | None = None
 
     def __init__(
         self,
@@ -171,21 +174,27 @@ class Method(nnx.Module):
 
     def choose_images(
         self, labels: Int[np.ndarray, " n *C"], rng: np.random.Generator
-    ) -> Int[np.ndarray, " S"] | None:
-        """Return the numbers of the training images that `start_values` needs; None: no images.
+    ) -> Int[np.ndarray, " S"]:
+        """Return the numbers of the training images that `start_values` needs.
+
+        Called where `begun` is False.
 
         Args:
             labels: of all training images.
             rng: seeded by the run; the choice must depend on nothing else.
+
+        Raises:
+            UserError: if the method cannot begin from such data.
         """
-        return None
+        raise NotImplementedError
 
     def start_values(
         self, backbone: Backbone, images: Float[Array, "S H W C"], labels: Array, key: Array
     ) -> dict[str, Array]:
-        """Return values of the method's parameters and variables, made from training images.
+        """Return values of the method's parameters and running averages, made from images.
 
-        Called once, when training begins with a fresh model, where `choose_images` chose some.
+        Called once, when training begins with a model whose `begun` is False, which it is not any
+        more afterwards. Frozen variables cannot be made here, as no run saves them.
 
         Args:
             backbone: of the model.

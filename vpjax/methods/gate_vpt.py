@@ -21,7 +21,7 @@ from jaxtyping import Array
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
-from vpjax.methods.vpt import POOLS, xavier_bound
+from vpjax.methods.vpt import POOLS, check_attention, xavier_bound
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
@@ -64,11 +64,9 @@ class GateVPT(Method):
     ):
         depth = len(backbone.sites)
         uniform = all(s.has_attention and s.dim == backbone.sites[0].dim for s in backbone.sites)
-        if "attn.qkv" not in backbone.taps or not uniform:
-            raise UserError(
-                "Gate-VPT's prompts pass through all layers, which must be transformer layers of "
-                f"one width; {type(backbone).__name__} is another kind. Use a ViT, or vpt.VPT."
-            )
+        uniform = uniform and "attn.qkv" in backbone.taps
+        needs = "plain attention in layers of one width, all of which its prompts pass"
+        check_attention("Gate-VPT", backbone, uniform, needs, "a ViT")
         if num_tokens < 1:
             raise UserError(f"num_tokens is {num_tokens}; Gate-VPT needs at least 1 prompt")
         gates = depth - 1 if num_gates is None else num_gates
@@ -107,8 +105,8 @@ class GateVPT(Method):
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
         """Apply a layer; gate what it makes of the prompts, where that is read."""
         out = super().step(layer, tokens, ctx)
-        last = self.first + self.num_tokens
-        if ctx.layer >= self.num_gates or out.x.shape[1] < last:
+        last = min(self.first + self.num_tokens, out.x.shape[1])  # of the last layer: what is read
+        if ctx.layer >= self.num_gates or last <= self.first:
             return out
         gate = jax.nn.sigmoid(self.gate_logits[ctx.layer]).astype(out.x.dtype)
         before, after = (x[:, self.first : last] for x in (tokens.x, out.x))

@@ -82,6 +82,7 @@ class TipAdapter(ZeroShot):
         self.logit_scale = logit_scale
         shape = (num_classes, shots)
         self.keys = self.keys_kind(unit(jax.random.normal(rngs.params(), (*shape, backbone.dim))))
+        self.begun = nnx.BatchStat(jnp.zeros(()))
         # Saved too: which places of the cache hold an image, and what the search has found.
         self.filled = nnx.BatchStat(jnp.ones(shape))
         self.alpha = nnx.BatchStat(jnp.float32(alpha))

@@ -21,6 +21,7 @@ class Context:
     Attributes:
         key: a PRNG key; None: evaluation, nothing is random.
         progress: share of the training steps done, 0 to 1.
+        epoch: passes over the training images done; 0 where the length of one is not known.
         layer: index of the current layer; None outside layers.
         num_outputs: leading tokens that the current layer must return; None: all.
         noisy_backbone: whether the backbone's dropout acts and its BatchNorm uses the batch.
@@ -34,6 +35,7 @@ class Context:
 
     key: Any = None
     progress: Any = 0.0
+    epoch: Any = 0.0
     layer: int | None = None
     num_outputs: int | None = None
     noisy_backbone: bool = False

@@ -1,4 +1,7 @@
-"""The learnt parameters of one run as the start of another (`train.start`)."""
+"""From what a run begins: fresh values, those made from its images, or another run's.
+
+`train.start` names the run, or a file, whose learnt parameters are the start of another.
+"""
 
 import contextlib
 import dataclasses
@@ -19,6 +22,7 @@ from vpjax.runs import model_file, recorded
 from vpjax.runs.addresses import run_folder
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.restore import checkpoint_place, file_instead, reported
+from vpjax.runs.start_values import with_start_values
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.step import State
@@ -41,7 +45,7 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
     """
     config = experiment.config
     if not config.train.start:
-        return experiment.state, {}
+        return with_start_values(experiment), {}
     start = Path(config.train.start).expanduser()
     adapter = peft_adapter.folder_of(config.train.start)
     if adapter or (learnt.is_file(config.train.start) and not model_file.written_by_a_run(start)):

@@ -163,7 +163,7 @@ def load(path: Path) -> ConfigDict:
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """Return the config whose JSON values these are: lists become tuples again."""
-    return ConfigDict(with_tuples(values))
+    return ConfigDict(tuples(values))
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
@@ -188,16 +188,16 @@ def flat(config: ConfigDict) -> dict[str, Any]:
         else:
             out[path] = value
 
-    visit(with_tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
+    visit(tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
     return out
 
 
-def with_tuples(value: Any) -> Any:
-    """Return what JSON holds with tuples for lists, as configs have them."""
+def tuples(value: Any) -> Any:
+    """Return JSON values with tuples in the place of lists, as configs hold them."""
     if isinstance(value, list):
-        return tuple(with_tuples(v) for v in value)
+        return tuple(tuples(v) for v in value)
     if isinstance(value, dict):
-        return {k: with_tuples(v) for k, v in value.items()}
+        return {k: tuples(v) for k, v in value.items()}
     return value
 
 

@@ -45,7 +45,6 @@ from vpjax.runs.scores import score
 from vpjax.runs.search import searched_state
 from vpjax.runs.sound_files import check_files
 from vpjax.runs.split_files import AnyPredictions
-from vpjax.runs.start_values import with_start_values
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
 from vpjax.train.checkpoint import Checkpoints
@@ -109,8 +108,6 @@ def fit(
         if config.data.verify:
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
-        if given is None:  # a model that exists keeps what it has
-            experiment = with_start_values(experiment, workdir.has_checkpoints(folder))
         holdout.record(own)
         if extend:
             workdir.record_extension(folder, config, experiment.plan.steps)

@@ -1,8 +1,10 @@
 """Where a method's training begins, if that is made from images of the training set.
 
-A method with a hook `choose_images` names them. Its `start_values` gets them all at once, prepared
-as for evaluation; or, with `start_passes`, their features, which are computed in batches and so
-need little memory. All is seeded by the run, so that a run that is continued finds the same.
+A method with `begun` names them in its hook `choose_images`. Its `start_values` gets them all at
+once, prepared as for evaluation; or, with `start_passes`, their features, which are computed in
+batches and so need little memory. A run does this before its first step only: what was made is part
+of every checkpoint, as `begun` is, so a run that goes on, a model that is loaded and one that has
+been trained before keep what they have.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from vpjax.core import distributed
+from vpjax.core.errors import UserError
 from vpjax.core.progress import Progress
 from vpjax.data import Loader, preset
 from vpjax.data.pick import pick
@@ -23,25 +26,27 @@ from vpjax.models.partition import merge
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.features import backbone_values, make_forward
 from vpjax.train import sharding
+from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
 
 
-def with_start_values(experiment: Experiment, saved: bool = False) -> Experiment:
-    """Return the experiment with the values that its method makes from training images.
+def with_start_values(experiment: Experiment) -> State:
+    """Return the state before the first step, with what its method makes from training images.
 
     Args:
-        experiment: with a fresh model; it is returned as it is if its method makes none.
-        saved: whether the run has a checkpoint: it holds what is made of features.
+        experiment: its state is returned as it is if the method makes nothing, or has before.
+
+    Raises:
+        UserError: if the method cannot begin from these data, or what it makes does not train.
     """
     parts, state, config = experiment.parts, experiment.state, experiment.config
+    begun = next((n for n in state.stats if n.endswith("/begun")), None)
+    if begun is None or sharding.to_host(state.stats[begun]):
+        return state
     method = jax.eval_shape(lambda: merge(parts.graph, *parts[1:])).method
-    if saved and method.start_passes:
-        return experiment
     source = experiment.sources["train"]
     chosen = method.choose_images(source.labels(), np.random.default_rng(config.seed))
-    if chosen is None:
-        return experiment
     some = pick(source, chosen, source.name)
     if method.start_passes:
         batch = {"label": some.labels(), "features": features_of(experiment, some, chosen, method)}
@@ -59,15 +64,19 @@ def with_start_values(experiment: Experiment, saved: bool = False) -> Experiment
         return model.method.start_values(model.backbone, images, batch["label"], key)
 
     made = sharding.to_host(values(state.trainable, state.stats, experiment.frozen, batch))
-    made = {f"method/{name}": value for name, value in made.items()}
-    log.info("start     %d arrays made from %d training images", len(made), len(chosen))
+    made = {f"method/{name}": value for name, value in made.items()} | {begun: 1.0}
+    if lost := made.keys() - state.trainable.keys() - state.stats.keys():
+        raise UserError(
+            f"{config.method.name} makes {min(lost)} from training images, and train.trainable "
+            f"leaves it out, so no run would save it: let it train, or use another method."
+        )
+    log.info("start     made from %d training images", len(chosen))
 
     def put(held):
         new = {n: np.asarray(v, held[n].dtype) for n, v in made.items() if n in held}
         return held | sharding.place(new, experiment.mesh, type(method).sharded)
 
-    state = dataclasses.replace(state, trainable=put(state.trainable), stats=put(state.stats))
-    return experiment._replace(state=state, frozen=put(experiment.frozen))
+    return dataclasses.replace(state, trainable=put(state.trainable), stats=put(state.stats))
 
 
 def features_of(

@@ -80,6 +80,7 @@ def make_train_step(
     segments: int = 0,
     accumulate: int = 1,
     mix: Callable | None = None,
+    epoch: int = 0,
 ) -> Callable:
     """Return the jitted step(state, frozen, batch) -> state, metrics; `state` is donated.
 
@@ -97,6 +98,7 @@ def make_train_step(
         accumulate: into how many parts a batch is split, which are computed one after the other,
             and whose gradients are added up: less memory, the same step.
         mix: of `vpjax.train.mixing.make_mix`; None: images are not mixed.
+        epoch: steps of an epoch, for `Context.epoch`; 0: not known.
 
     Returns:
         The metrics are means over unmasked images: "loss", the other terms of the method,
@@ -117,6 +119,7 @@ def make_train_step(
         ctx = Context(
             key=jax.random.fold_in(key, 1),
             progress=state.step / steps,
+            epoch=state.step / epoch if epoch else 0.0,
             mask=weight > 0,
         )
 
