@@ -51,16 +51,12 @@ class TT(Method):
         places = linears.places(backbone, NAMES)
         dim = places[0].inputs
         sizes = {sorted((p.inputs, p.outputs))[-1] for p in places if p.name in ("fc1", "fc2")}
-        if (
-            len(sizes) > 1
-            or max(sizes) % dim
-            or len({p.inputs for p in places if p.name == "q"}) > 1
-        ):
+        widths = {p.inputs for p in places if p.name == "q"}
+        if len(sizes) > 1 or max(sizes) % dim or len(widths) > 1:
             raise UserError(
-                "FacT needs blocks of one width whose MLPs are four times as wide, or another whole "
-                "number of times; this "
-                f"{type(backbone).__name__} has MLPs of {sorted(sizes)} on tokens of {dim}; use "
-                "lora.LoRA."
+                "FacT needs blocks of one width whose MLPs are four times as wide, or another "
+                f"whole number of times; this {type(backbone).__name__} has MLPs of "
+                f"{sorted(sizes)} on tokens of {dim}; use lora.LoRA."
             )
         self.rank, self.scale, self.dropout = rank, scale, dropout
         self.groups = max(sizes) // dim  # hidden values of the MLP by the width of a token
