@@ -8,6 +8,7 @@ once a batch unless dropout tells images apart; the last layer gives only what p
 import functools
 import math
 
+from benchmarks.floors_peft import PeftWork
 from benchmarks.floors_work import Floor, Rows, Work
 from vpjax.backbones.vit import MAE, ViT
 from vpjax.methods.base import Method
@@ -35,7 +36,8 @@ def of(parts: ModelParts, batch: int, *, train: bool, dtype: str = "float32") ->
     model = merge(parts.graph, trainable, stats, frozen)
     if not isinstance(model.backbone, ViT):
         return None
-    work = Work(trainable | stats | frozen, trainable if train else {}, batch, dtype)
+    values = trainable | stats | frozen
+    work = PeftWork(model.method, values, trainable if train else {}, batch, dtype)
     walk = two_streams if isinstance(model.method, SA2VP) else one_stream
     walk(work, model, train)
     frame = 2 * model.method.width if isinstance(model.method, Pad) else 0
@@ -68,6 +70,7 @@ def embed(work: Work, model: Model) -> Rows:
     backbone, method = model.backbone, model.method
     cells, once = math.prod(backbone.grid), 1 / work.batch
     patches = work.dense("backbone/patch_embed", Rows(cells))
+    patches = patches.if_any(work.learns("method/stem/"))
     if pixels := pixels_that_learn(work, model):
         # Gradients of what all images share are added up before they pass the weights.
         shared = once * work.size("backbone/patch_embed/kernel")

@@ -72,6 +72,14 @@ def test_what_does_not_suit_is_refused_in_a_sentence_that_names_what_does(backbo
         built(backbone, registry.lookup("methods", name), **own)
 
 
+@pytest.mark.parametrize("method", (*cases.PEFT, *cases.WIDE))
+def test_a_backbone_may_consist_of_shapes(method):
+    """As it does where its weights are read from a file."""
+    cls, options = cases.METHODS[method]
+    body = nnx.eval_shape(lambda: cases.tiny_wide(nnx.Rngs(0)))
+    assert cls(body, 5, rngs=nnx.Rngs(0), **options).head is not None
+
+
 def test_the_linear_layers_of_convnext_can_be_adapted():
     body, method = built("convnext", LoRA, sites="fc1+fc2")
     assert isinstance(body, ConvNeXt) and len(method.layers) == 3

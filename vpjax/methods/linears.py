@@ -75,8 +75,8 @@ def places(backbone: Backbone, names: tuple[str, ...]) -> list[Place]:
         for name in names:
             dense = [linear(layer, part) for part in parts_of(name)]
             if all(dense):
-                outputs = sum(matrix(d).shape[1] for d in dense)
-                found.append(Place(i, name, matrix(dense[0]).shape[0], outputs))
+                outputs = sum(widths(d)[1] for d in dense)
+                found.append(Place(i, name, widths(dense[0])[0], outputs))
     missing = [name for name in names if name not in {p.name for p in found}]
     if missing:
         has = "+".join(n for n in SITES if any(linear(layer, n) for layer in backbone.layers))
@@ -92,6 +92,12 @@ def linear(layer: nnx.Module, name: str) -> Dense | None:
     room, attribute = SITES[name].split(".")
     found = getattr(getattr(layer, room, None), attribute, None)
     return found if isinstance(found, Dense) else None
+
+
+def widths(dense: Dense) -> tuple[int, int]:
+    """Return how many numbers enter and leave a linear layer, which may consist of shapes only."""
+    shape = dense.kernel.shape
+    return math.prod(shape[: dense.inputs]), math.prod(shape[dense.inputs :])
 
 
 def matrix(dense: Dense) -> Float[Array, "in out"]:
