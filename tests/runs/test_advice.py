@@ -51,3 +51,22 @@ def test_adapters_that_cannot_learn():
     adapter = {"method": {"name": "adapter.Adapter"}}
     assert said(**adapter) == ""
     assert "only its last bias" in said(match_reference_code=True, **adapter)
+
+
+def test_traps_of_small_parts():
+    adam = {"name": "adamw", "lr": 1e-3, "lr_base_batch_size": 0}
+    assert "random scales and shifts" in said(method={"name": "ssf.SSF"})
+    for name in ("ia3.IA3", "layer_norm.LayerNorm"):
+        fast = adam | {"lr": 1e-2}
+        assert said(method={"name": name}, optim=fast) == ""
+        assert "pulls the scales" in said(method={"name": name}, optim=fast | {"no_decay": ""})
+        calm = fast | {"no_decay": "", "weight_decay": 0.0}
+        assert said(method={"name": name}, optim=calm) == ""
+    for name in ("vera.VeRA", "ia3.IA3"):
+        assert "ten times the rate" in said(method={"name": name}, optim=adam)
+        scaled = adam | {"lr": 0.01, "lr_base_batch_size": 6400}
+        assert "ten times the rate" in said(method={"name": name}, optim=scaled)
+    assert said(method={"name": "lora.LoRA"}, optim=adam) == ""
+    former = {"name": "bottleneck.AdaptFormer", "norm": "out"}
+    assert "316 times" in said(method=former)
+    assert "316 times" not in said(method=former, optim={"clip_norm": 1.0})

@@ -58,6 +58,8 @@ class Method(nnx.Module):
             `config.train.trainable` replaces it.
         trainable_stats: regular expression of the running averages (BatchNorm) that training
             changes; all others stay as they are.
+        no_decay: regular expression of parameters that weight decay would pull away from where they
+            do nothing, such as scales of 1; it is added to `optim.no_decay` unless that is "".
         backbone_dropout: whether the backbone's own dropout and stochastic depth act in training.
         trains_after_pooling: True for methods whose parameters are used in `classify` only: such
             a method may train on cached features.
@@ -87,11 +89,20 @@ class Method(nnx.Module):
         num_classes: C.
         head_hidden: hidden layers of the head, 0: linear.
         head_init: how the head starts, see `vpjax.methods.head`.
+        head_norm: whether a BatchNorm without scale and bias precedes the head, as MAE's linear
+            probe and AdaptFormer have it.
+        backbone_dropout: whether the frozen backbone's dropout and stochastic depth act in
+            training, as in the published recipes of most adapters (`backbone.drop_path=0.1`);
+            None: as the method has it.
         rngs: draws all that starts at random.
+
+    Raises:
+        UserError: if the backbone has BatchNorm, which `backbone_dropout` would let loose too.
     """
 
     trainable = r"method/.*"
     trainable_stats = r"method/.*"
+    no_decay = ""
     backbone_dropout = False
     trains_after_pooling = False
     logit_description = "logits"
@@ -112,9 +123,19 @@ class Method(nnx.Module):
         *,
         head_hidden: int = 0,
         head_init: str = "zero",
+        head_norm: bool = False,
+        backbone_dropout: bool | None = None,
         rngs: nnx.Rngs,
     ):
-        self.head = Head(backbone.dim, num_classes, hidden=head_hidden, init=head_init, rngs=rngs)
+        if backbone_dropout and backbone.batch_norm and not self.backbone_dropout:
+            raise UserError(
+                f"backbone_dropout=True would also let the BatchNorm of {type(backbone).__name__} "
+                "use the averages of the batch; leave it out"
+            )
+        if backbone_dropout is not None:
+            self.backbone_dropout = backbone_dropout
+        own = {"hidden": head_hidden, "init": head_init, "norm": head_norm}
+        self.head = Head(backbone.dim, num_classes, **own, rngs=rngs)
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:

@@ -55,6 +55,7 @@ class Placed(Method):
             without such a place.
     """
 
+    no_decay = rf"method/layers/.*(_bias|/scaling|/norm/.*)|{PATTERNS['all']}"
     why_whole = "its bottlenecks have an activation inside or stand where no weight does"
 
     def __init__(

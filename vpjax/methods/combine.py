@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 from vpjax.backbones.base import Backbone
 from vpjax.core import registry
 from vpjax.core.errors import UserError
-from vpjax.methods.base import Criterion, Method
+from vpjax.methods.base import KEEP, Criterion, Method
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
@@ -70,7 +70,8 @@ class _Combined(Method):
             stats.append(_below(part, made.trainable_stats))
         self.trainable = "|".join((*dict.fromkeys(trainable), r"method/head/.*"))
         self.trainable_stats = "|".join((*dict.fromkeys(stats), r"method/head/.*"))
-        self.backbone_dropout = any(cls.backbone_dropout for cls in self.methods)
+        if options.get("backbone_dropout") is None:
+            self.backbone_dropout = any(cls.backbone_dropout for cls in self.methods)
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
@@ -153,8 +154,14 @@ class _Combined(Method):
     def fold(self, backbone: Backbone) -> dict[str, Array]:
         """Return the weights that the methods change together; see `Method.fold`."""
         found = {}
-        for part in self.parts.values():
-            found |= part.fold(backbone)
+        for name, part in self.parts.items():
+            new = part.fold(backbone)
+            if both := sorted(found.keys() & new.keys()):
+                raise UserError(
+                    f"{name} and the methods before it all change {both[0]}, and weights cannot "
+                    f"say in which order; {KEEP}."
+                )
+            found |= new
         return found
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
@@ -198,6 +205,9 @@ def combine(names: tuple[str, ...]) -> type[Method]:
         "methods": classes,
         "names": renamed,
         "restored": _together(classes, renamed, "restored"),
+        "no_decay": "|".join(
+            _below(p, c.no_decay) for p, c in zip(parts, classes, strict=True) if c.no_decay
+        ),
         "sharded": {
             _below(p, k): v
             for p, c in zip(parts, classes, strict=True)

@@ -35,6 +35,7 @@ class Compacter(Method):
         UserError: if the backbone has no attention or MLP, or n does not divide a width.
     """
 
+    no_decay = r"method/rule|method/layers/.*/bias"
     why_whole = "its bottlenecks have an activation inside"
 
     def __init__(

@@ -31,6 +31,8 @@ class Convpass(Method):
         scale: s.
         conv_init: how the convolution starts, "identity" or "xavier".
         dropout: rate, after the convolution.
+        drop_path: probability that a bypass is left out for an image in the last block, rising
+            linearly from 0 in the first.
 
     Raises:
         UserError: for another start, or a backbone without attention and MLP.
@@ -48,6 +50,7 @@ class Convpass(Method):
         scale: float = 1.0,
         conv_init: str = "identity",
         dropout: float = 0.1,
+        drop_path: float = 0.0,
         rngs: nnx.Rngs,
         **inherited,
     ):
@@ -60,6 +63,7 @@ class Convpass(Method):
                 f"{instead(backbone)}."
             )
         self.scale, self.dropout = scale, dropout
+        self.drop_path = drop_path / max(len(backbone.sites) - 1, 1)  # a block
         self.grids = tuple(site.grid for site in backbone.sites)
         self.layers = nnx.Dict()
         for site in backbone.sites:
@@ -76,7 +80,11 @@ class Convpass(Method):
         prefix = max(x.shape[1] - math.prod(grid), 0)
         if y.shape[1] <= prefix:  # tokens outside the grid need no neighbours
             x = x[:, : y.shape[1]]
-        return y + self.scale * own(x, grid, drop)[:, : y.shape[1]]
+        branch = own(x, grid, drop)[:, : y.shape[1]]
+        if rate := self.drop_path * ctx.layer:  # of whole images
+            kept = jnp.ones((len(branch), 1, 1), branch.dtype)
+            branch = branch * ctx.dropout(kept, rate, f"adapter_{site}.branch")
+        return y + self.scale * branch
 
 
 class ConvpassAttn(Convpass):

@@ -31,6 +31,8 @@ class IA3(Method):
             not.
     """
 
+    no_decay = r"method/layers/.*"
+
     def __init__(
         self,
         backbone: Backbone,

@@ -30,6 +30,8 @@ class LayerNorm(_Plain):
         UserError: if `norms` is unknown, or the backbone has none of them.
     """
 
+    no_decay = PATTERNS["all"]
+
     def __init__(
         self,
         backbone: Backbone,

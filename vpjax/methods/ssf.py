@@ -31,6 +31,8 @@ class SSF(Method):
         UserError: if the backbone is no transformer with norms in its blocks.
     """
 
+    no_decay = r"method/(stem|last|layers)/.*"
+
     def __init__(self, backbone: Backbone, num_classes: int, *, rngs: nnx.Rngs, **inherited):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.stem = Affine(backbone.stem.dim, rngs=rngs)

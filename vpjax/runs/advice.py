@@ -9,12 +9,19 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.data import preset
+from vpjax.methods.base import Method
+from vpjax.methods.bottleneck import Placed
+from vpjax.methods.ia3 import IA3
+from vpjax.methods.layer_norm import LayerNorm
+from vpjax.methods.ssf import SSF
+from vpjax.methods.vera import VeRA
 from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
 from vpjax.runs.experiment import weights_preset
 from vpjax.weights.catalog import find_entry
 
 MANY = 50  # prompts; VPT's accuracy falls with more
+LEAST_RATE = 2e-3  # of Adam, for vectors
 
 
 def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
@@ -54,3 +61,39 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
             "adapter.Adapter with match_reference_code=True starts with both layers at zero, as "
             "published: only its last bias is ever learnt."
         )
+    yield from _of_small_parts(config, method)
+
+
+def _of_small_parts(config: ConfigDict, method: type[Method]) -> Iterator[str]:
+    """Yield warnings about LoRA, adapters and their like."""
+    optim, name = config.optim, config.method.name
+    if issubclass(method, SSF):
+        yield (
+            "SSF begins at random scales and shifts, N(1, 0.02^2) and N(0, 0.02^2): its start is "
+            "not the frozen backbone's function. Compare it with others after training only, and "
+            "train it with several seeds."
+        )
+    all_decay = not optim.no_decay or config.match_reference_code
+    if issubclass(method, IA3 | LayerNorm | SSF) and optim.weight_decay and all_decay:
+        yield (
+            f"optim.weight_decay={optim.weight_decay} pulls the scales of {name} to 0, where they "
+            "put out what they scale, not to 1. Set it to 0, or leave optim.no_decay as it is by "
+            "default."
+        )
+    vectors = issubclass(method, VeRA | IA3)
+    if vectors and optim.name != "sgd" and optim.lr * _scale(config) < LEAST_RATE:
+        yield (
+            f"{name} trains vectors of few numbers, which need about ten times the rate of LoRA's "
+            f"matrices; a peak of {optim.lr * _scale(config):g} with {optim.name} leaves them "
+            "nearly as they began. Try 0.01."
+        )
+    if issubclass(method, Placed) and config.method.norm == "out" and not optim.clip_norm:
+        yield (
+            "norm='out' normalises a branch that is zero at the start, so its first gradients are "
+            "316 times as large (1 / sqrt(1e-5)). Set optim.clip_norm=1, or norm='none'."
+        )
+
+
+def _scale(config: ConfigDict) -> float:
+    base = config.optim.lr_base_batch_size
+    return config.train.batch_size / base if base else 1.0

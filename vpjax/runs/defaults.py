@@ -74,7 +74,8 @@ def get_config() -> ConfigDict:
     config.train.test_best = False  # True: also save and test the checkpoint that is best on val
     # Folder of a run of the same method and backbone, whose learnt parameters this one begins with;
     # RUN#best or RUN#500 chooses a checkpoint. A head for other classes begins anew. Or a file of
-    # the published code of VPT, SA2VP, MS-VP or MoP, see docs/migrating.md.
+    # the published code of VPT, SA2VP, MS-VP or MoP, see docs/migrating.md; or the folder of an
+    # adapter that peft has trained on timm's ViT (LoRA, DoRA, IA3, VeRA).
     config.train.start = ""
     config.train.trainable = ""  # regular expression over parameter names; "": the method's own
 

@@ -112,14 +112,19 @@ RULES = (
         "optim.warmup_steps=None, and a schedule other than onecycle",
     ),
     Rule(
-        r"optim\.warmup_(steps|from_zero|lr)",
+        r"optim\.warmup_(steps|from_zero)",
+        lambda c: c.optim.schedule not in ("onecycle", "cosine_timm"),
+        "a schedule other than onecycle and cosine_timm, which have a rise of their own",
+    ),
+    Rule(
+        r"optim\.warmup_lr",
         lambda c: c.optim.schedule != "onecycle",
         "a schedule other than onecycle, which has a rise of its own",
     ),
     Rule(
         r"optim\.min_lr",
-        _schedule("cosine", "cosine_hardrestart"),
-        "optim.schedule=cosine or cosine_hardrestart",
+        _schedule("cosine", "cosine_timm", "cosine_hardrestart"),
+        "optim.schedule=cosine, cosine_timm or cosine_hardrestart",
     ),
     Rule(r"optim\.cosine_over_run", _schedule("cosine"), "optim.schedule=cosine"),
     Rule(

@@ -5,6 +5,7 @@ config; the rooms below take plain arguments. Mistakes in a config are found her
 large is compiled.
 """
 
+import dataclasses
 import logging
 import math
 import re
@@ -193,6 +194,9 @@ def prepare(
     if not parts.trainable:  # nothing to learn
         plan = plan._replace(steps=0)
     settings = optim.Settings(**config.optim)
+    own = registry.lookup("methods", config.method.name).no_decay
+    if settings.no_decay and own:
+        settings = dataclasses.replace(settings, no_decay=f"{settings.no_decay}|{own}")
     optimizer, rate = optim.make_optimizer(
         settings, parts.trainable, plan, config.match_reference_code
     )

@@ -186,6 +186,8 @@ def reason_against(experiment: Experiment) -> str | None:
     method = registry.lookup("methods", config.method.name)
     inside = [n for n in parts.trainable if n.startswith("backbone/")]
     augment = preset(experiment.preset).augment
+    if config.method.get("backbone_dropout"):
+        return "the backbone's dropout acts (method.backbone_dropout)"
     if not method.trains_after_pooling or inside:
         what = f"{inside[0]} trains" if inside else f"{config.method.name} works inside it"
         return f"the features change while training ({what})"
