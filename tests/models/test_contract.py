@@ -214,6 +214,20 @@ def test_learns_eight_images_by_heart(backbone, method):
     assert numbers["accuracy"] == 100
 
 
+@pytest.mark.parametrize("method", cases.TOWERS)
+def test_prompts_of_clip_learn(method):
+    """Text features of few words cannot tell any images apart, so not by heart."""
+    parts = cases.make("clip_towers", method)
+    optimizer = optax.adam(3e-2)
+    step = make_train_step(parts.graph, optimizer, to_input, 60)
+    state = init_state(parts.trainable, parts.stats, optimizer, seed=0)
+    losses = []
+    for _ in range(60):
+        state, numbers = step(state, parts.frozen, batch())
+        losses.append(float(numbers["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_masked_images_do_not_count():
     parts = cases.make("vit", "vpt_deep")
     optimizer = optax.sgd(0.1)
