@@ -11,8 +11,8 @@
     shots    of a single method, or of data.shots
 
 Dots stand for --config.backbone.weights=clip-b16, a folder with CLIP's weights and tokenizer, see
-docs/clip.md; docs/few_shot.md has the protocol. K images a class are drawn by the seed, min(K, 4) of the validation split; the whole test
-split is evaluated; seeds 1, 2, 3, mean.
+docs/clip.md; docs/few_shot.md has the protocol. K images a class are drawn by the seed, min(K, 4)
+of the validation split; the whole test split is evaluated; seeds 1, 2, 3, mean.
 
 Tip-Adapter (Zhang et al. 2022, arXiv 2207.09519): alpha and beta searched on validation, with the
 start and the ranges of `TIP`; -F trains 20 epochs (EuroSAT 100) of batches of 256 by AdamW, 1e-3,
