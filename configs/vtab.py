@@ -68,6 +68,9 @@ METHODS |= {
 }
 # What does not run on this backbone: other data, other weights, or the whole network from scratch.
 ELSEWHERE = ("mop.MoP", "msvp.MSVP", "vit_b4.Prompts", "vit_b4.PromptsFull", "bottleneck.Placed")
+ELSEWHERE += ("zero_shot.ZeroShot", "clip_adapter.CLIPAdapter")  # on CLIP
+ELSEWHERE += ("tip_adapter.TipAdapter", "tip_adapter.TipAdapterF", "coop.CoOp", "cocoop.CoCoOp")
+ELSEWHERE += ("vpt_clip.VPTCLIP", "ivlp.IVLP", "maple.MaPLe", "promptsrc.PromptSRC")
 
 # What the papers searched. Published batches: 64 images with 100 prompts or more, else 128.
 _PROMPT = {"optim": {k: vpt_vtab.GRID[f"optim.{k}"] for k in ("lr", "weight_decay")}}

@@ -261,7 +261,10 @@ SUITED = {
 }
 # What PEFT methods refuse, in one sentence that names another method.
 REFUSED = [
-    (b, m) for b in BACKBONES for m in (*PEFT, *WIDE) if m not in SUITED[b] and b != "vit_wide"
+    (b, m)
+    for b in BACKBONES
+    for m in (*PEFT, *WIDE)
+    if m not in SUITED[b] and b not in ("vit_wide", "clip_towers")
 ]
 # What works, and cannot be folded into weights: no place behind the last norm, or no bias.
 UNFOLDED = [("ssf", b) for b in ("mae", "clip", "swin_v2", "hybrid")]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import jaxtyping
 from ml_collections import ConfigDict
 
 from configs import digits
@@ -38,8 +39,14 @@ class Done(NamedTuple):
 def command(*words: str) -> Done:
     """Run a command in this process, on all its devices."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(words))
+    # A batch of any size is a symbol in an exported program, which annotations do not know.
+    unchecked = words[:1] == ("export",)
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(list(words))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
     return Done(code, out.getvalue(), err.getvalue())
 
 

@@ -70,3 +70,17 @@ def test_traps_of_small_parts():
     former = {"name": "bottleneck.AdaptFormer", "norm": "out"}
     assert "316 times" in said(method=former)
     assert "316 times" not in said(method=former, optim={"clip_norm": 1.0})
+
+
+def test_contexts_that_are_to_meet_new_classes():
+    clip = {"backbone": {"name": "clip.CLIP", "weights": ""}, "data": {"classes": "base"}}
+    coop = {"method": {"name": "coop.CoOp"}}
+    assert "63.2 % on new classes" in said("clip", **clip, **coop)
+    assert said("clip", **clip, method={"name": "maple.MaPLe"}) == ""
+    assert said("clip", backbone=clip["backbone"], **coop) == ""
+
+
+@pytest.mark.parametrize(("mean", "warns"), [(15.0, False), (30.0, True)])
+def test_an_average_that_begins_after_the_end(mean, warns):
+    changes = {"optim": {"average_mean": mean}, "train": {"epochs": 20.0}}
+    assert ("of the last ones only" in said(**changes)) == warns

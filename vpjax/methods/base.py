@@ -4,6 +4,7 @@ A model calls these hooks in this order; their defaults together make the linear
 a model is built, `input_size` and `reinitialised_params` are asked, and when training begins,
 `choose_images` and `start_values`.
 
+    settle        -> what depends on no image, once for many batches
     start         images -> state (Tokens, or any pytree of them)
     num_outputs   how many leading tokens the last layer must return
     step          layer, state -> state, once a layer

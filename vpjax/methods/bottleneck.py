@@ -47,6 +47,7 @@ class Placed(Method):
         activation: a name of `vpjax.methods.bottleneck_module.ACTS`.
         dropout: rate, after the activation.
         drop_path: probability that an adapter is left out for an image, the same in every block.
+        bias: whether its two layers have biases.
         init: how it starts, see `vpjax.methods.bottleneck_module`.
         train_norms: whether the norms of the backbone train too.
 
@@ -72,6 +73,7 @@ class Placed(Method):
         activation: str = "gelu",
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        bias: bool = True,
         init: str = "lora",
         train_norms: bool = False,
         rngs: nnx.Rngs,
@@ -103,6 +105,7 @@ class Placed(Method):
                         activation=activation,
                         dropout=dropout,
                         drop_path=drop_path,
+                        bias=bias,
                         init=init,
                         rngs=rngs,
                     )

@@ -56,6 +56,18 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
                 f"{trained.mean}, std {trained.std} ({own!r}). This repeats published VPT numbers; "
                 "else it costs several points of accuracy."
             )
+    if method.__name__ == "CoOp" and config.data.classes == "base":
+        yield (
+            "CoOp's context fits the classes it was trained on: 63.2 % on new classes, against "
+            "74.2 % of zero-shot CLIP and 76.1 % with promptsrc.PromptSRC (means of 11 data sets). "
+            "For classes that are not in training, choose another method."
+        )
+    mean, epochs = config.optim.average_mean, config.train.epochs
+    if config.train.steps is None and mean > epochs:
+        yield (
+            f"optim.average_mean is {mean:g} and the run has {epochs:g} epochs: the average is of "
+            "the last ones only. PromptSRC's has 15 of 20, or 30 of 50."
+        )
     if method.__name__ == "Adapter" and config.match_reference_code:
         yield (
             "adapter.Adapter with match_reference_code=True starts with both layers at zero, as "
