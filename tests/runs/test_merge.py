@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 import vpjax
-from tests.helpers import cases
+from tests.helpers import cases, runs
 from tests.helpers.made_runs import FAMILIES, VIT, run_of
 from vpjax.core.errors import UserError
 from vpjax.methods.finetune import Linear
@@ -156,3 +156,25 @@ def test_changes_that_are_zero_are_not_written(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"still first\.npz\. What was learnt changes no weight"):
         exported(monkeypatch, run, tmp_path / "mine.npz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_is_folded_in_float32(tmp_path):
+    folder, target = tmp_path / "run", tmp_path / "mine.npz"
+    words = ("--config", "configs/digits_baselines.py:lora", f"--workdir={folder}")
+    done = runs.command(*words, "--config.train.steps=40", "--config.dtype=bfloat16")
+    assert done.returncode == 0, done.stderr_text
+    done = runs.command("export", f"--workdir={folder}", str(target))
+    assert done.returncode == 0, done.stderr_text
+    run, body = vpjax.load_run(folder), vpjax.load_backbone(str(target), preset="digits")
+    kernel = body.layers[0].attn.query.kernel[...]
+    assert kernel.dtype == jnp.float32
+    assert (kernel != kernel.astype(jnp.bfloat16).astype(jnp.float32)).any()
+    images = sample(run.image_size, 3)
+    ours = run.outputs(images)["logits"]
+    head = {n: np.load(target)[f"head/{n}"] for n in ("kernel", "bias")}
+    theirs = np.asarray(body(body.preprocess(images))) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(theirs, ours, atol=3e-2 * np.abs(ours).max())
+    merged = vpjax.merge(run.model)
+    again = outputs(merged, merged.backbone.preprocess(images))["logits"]
+    np.testing.assert_allclose(again, ours, atol=3e-2 * np.abs(ours).max())
