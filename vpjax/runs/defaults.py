@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
     config.optim.bias_multiplier = (
         1.0  # of the rate of biases, except that of the head's last layer
     )
-    # "cosine", "cosine_hardrestart", "step", "onecycle", "constant", "plateau"
+    # "cosine", "cosine_timm", "cosine_hardrestart", "step", "onecycle", "constant", "plateau"
     config.optim.schedule = "cosine"
     config.optim.schedule_by_epoch = False  # True: all steps of an epoch have the rate of its first
     config.optim.warmup_epochs = 10.0  # of linear warm-up
