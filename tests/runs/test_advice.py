@@ -51,3 +51,10 @@ def test_adapters_that_cannot_learn():
     adapter = {"method": {"name": "adapter.Adapter"}}
     assert said(**adapter) == ""
     assert "only its last bias" in said(match_reference_code=True, **adapter)
+
+
+@pytest.mark.parametrize(("val", "warns"), [("test", True), ("train[90%:]", False), ("", False)])
+@pytest.mark.parametrize("name", ["tip_adapter.TipAdapter", "tip_adapter.TipAdapterF"])
+def test_a_search_on_the_test_split(name, val, warns):
+    text = said(method={"name": name}, data={"val": val, "test": "test"})
+    assert ("chosen on the images that it is of" in text) == warns

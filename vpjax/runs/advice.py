@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.data import preset
+from vpjax.methods.tip_adapter import TipAdapter
 from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
 from vpjax.runs.experiment import weights_preset
@@ -49,6 +50,13 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
                 f"{trained.mean}, std {trained.std} ({own!r}). This repeats published VPT numbers; "
                 "else it costs several points of accuracy."
             )
+    if issubclass(method, TipAdapter) and config.data.val and config.data.val == config.data.test:
+        yield (
+            "Tip-Adapter searches alpha and beta on data.val, which is the test split here: its "
+            "number is chosen on the images that it is of. The published code does so on ImageNet. "
+            "Hold images of train out instead: --config.data.train='train[:90%]' "
+            "--config.data.val='train[90%:]'."
+        )
     if method.__name__ == "Adapter" and config.match_reference_code:
         yield (
             "adapter.Adapter with match_reference_code=True starts with both layers at zero, as "
