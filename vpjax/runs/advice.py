@@ -51,9 +51,9 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
             )
     if method.__name__ == "CoOp" and config.data.classes == "base":
         yield (
-            "CoOp's context fits the classes it was trained on: 63.2 % on new classes, against 74.2 % "
-            "of zero-shot CLIP and 76.1 % with promptsrc.PromptSRC (means of 11 data sets). For "
-            "classes that are not in training, choose another method."
+            "CoOp's context fits the classes it was trained on: 63.2 % on new classes, against "
+            "74.2 % of zero-shot CLIP and 76.1 % of promptsrc.PromptSRC (means of 11 data sets). "
+            "For classes that are not in training, choose another method."
         )
     mean, epochs = config.optim.average_mean, config.train.epochs
     if config.train.steps is None and mean > epochs:
