@@ -45,6 +45,8 @@ class PromptSRC(IVLP):
         UserError: see `ivlp.IVLP`; for a weight below 0.
     """
 
+    restored: Mapping[str, Any] = {"templates": ""}  # targets are for training only
+
     def __init__(
         self,
         backbone: Backbone,
@@ -78,7 +80,8 @@ class PromptSRC(IVLP):
             **inherited,
         )
         self.text_weight, self.image_weight = text_weight, image_weight
-        self.targets = nnx.Variable(jnp.asarray(texts.targets, jnp.float32))
+        found = texts.targets
+        self.targets = None if found is None else nnx.Variable(jnp.asarray(found, jnp.float32))
 
     @classmethod
     def sentences(cls, options: Mapping[str, Any]) -> Sentences:
@@ -90,6 +93,8 @@ class PromptSRC(IVLP):
         state = super().start(backbone, images, ctx)
         if ctx.key is None:
             return state
+        if self.targets is None:
+            raise UserError("method.templates is empty; PromptSRC trains towards texts in them")
         step = lambda layer, tokens, ctx: layer(tokens, ctx, num_outputs=ctx.num_outputs)  # noqa: E731
         tokens = backbone.embed(images, EVALUATION)
         count = backbone.num_pooled_tokens
