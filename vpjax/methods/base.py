@@ -56,6 +56,8 @@ class Method(nnx.Module):
         logit_description: what logits are, for reports, such as "100 cosines".
         reads_class_names: True: the builder puts the text features of the classes (C D) into
             `self.text`, an `nnx.Variable` that the constructor makes.
+        limits: {regular expression: (lowest, highest)}. The parameters it matches are cut to these
+            bounds after every training step.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
@@ -78,6 +80,7 @@ class Method(nnx.Module):
     trains_after_pooling = False
     logit_description = "logits"
     reads_class_names = False
+    limits: Mapping[str, tuple[float, float]] = {}
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
     begun: nnx.BatchStat | None = None

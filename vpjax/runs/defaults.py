@@ -53,6 +53,10 @@ def get_config() -> ConfigDict:
     # or "keep" as a smaller batch.
     config.train.remainder = "wrap"
     config.train.reshuffle = True  # False: every epoch has the order of the first
+    # How many images of one class follow each other: 2 makes batches of pairs, for losses that
+    # compare images. Each image is still seen once an epoch; what fills no group comes last, so
+    # train.remainder="drop" or "keep" lets every epoch begin with a whole group.
+    config.train.images_per_class = 1
     config.train.epochs = 100.0  # passes over the training images
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
