@@ -50,6 +50,8 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "adapter": ("adapter.Adapter", {}, "adapter"),
     "vpt_shallow": ("vpt.VPT", {"num_tokens": 50, "deep": False}, "shallow"),
     "vpt_deep": ("vpt.VPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
+    "e2vpt": ("e2vpt.E2VPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
+    "vfpt": ("vfpt.VFPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompt_bias": ("vpt.PromptBias", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompt_cls": ("vpt.PromptCls", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompts_frozen": ("vpt.FrozenPrompts", {"num_tokens": 10}, "prompt"),
@@ -62,7 +64,9 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
 }
 # What does not run on this backbone: other data, other weights, or the whole network from scratch;
 # and what its papers train by a recipe without a search, which is none of the published ones here.
+# SPT, Gate-VPT, DA-VPT and CVPT as published: configs/prompts.py.
 ELSEWHERE = ("mop.MoP", "msvp.MSVP", "vit_b4.Prompts", "vit_b4.PromptsFull")
+ELSEWHERE += ("spt.SPT", "gate_vpt.GateVPT", "da_vpt.DAVPT", "cvpt.CVPT")
 ELSEWHERE += ("lora.LoRA", "dora.DoRA", "vera.VeRA", "ia3.IA3", "fact.TT", "fact.TK", "ssf.SSF")
 ELSEWHERE += ("layer_norm.LayerNorm", "compacter.Compacter", "repadapter.RepAdapter")
 ELSEWHERE += ("convpass.Convpass", "convpass.ConvpassAttn", "bottleneck.Placed")

@@ -225,7 +225,7 @@ def differences(
     lines += [
         f"{key}: {value!r} there, {ours[key]!r} now"
         for key, value in meta["config"].items()
-        if key.startswith("method.") and key in ours and ours[key] != value
+        if key.startswith("method.") and key in ours and ours[key] != configs.tuples(value)
     ]
     if not lines:  # else the shapes only follow from what is named above
         saved, ours = (
