@@ -1,8 +1,8 @@
 """A method is everything trainable around a frozen backbone: prompts, adapters, a head.
 
 A model calls these hooks in this order; their defaults together make the linear probe. Before, when
-a model is built, `input_size` and `reinitialised_params` are asked, and when training begins,
-`choose_images` and `start_values`.
+a model is built, `input_size` and `reinitialised_params` are asked, and when training begins
+with a method that has `begun`, `choose_images` and `start_values`.
 
     start         images -> state (Tokens, or any pytree of them)
     num_outputs   how many leading tokens the last layer must return
