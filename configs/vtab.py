@@ -50,6 +50,8 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "adapter": ("adapter.Adapter", {}, "adapter"),
     "vpt_shallow": ("vpt.VPT", {"num_tokens": 50, "deep": False}, "shallow"),
     "vpt_deep": ("vpt.VPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
+    "e2vpt": ("e2vpt.E2VPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
+    "vfpt": ("vfpt.VFPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompt_bias": ("vpt.PromptBias", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompt_cls": ("vpt.PromptCls", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompts_frozen": ("vpt.FrozenPrompts", {"num_tokens": 10}, "prompt"),
@@ -67,10 +69,12 @@ METHODS |= {
     if key not in METHODS
 }
 # What does not run on this backbone: other data, other weights, or the whole network from scratch.
+# SPT, Gate-VPT, DA-VPT and CVPT as published: configs/prompts.py.
 ELSEWHERE = ("mop.MoP", "msvp.MSVP", "vit_b4.Prompts", "vit_b4.PromptsFull", "bottleneck.Placed")
 ELSEWHERE += ("zero_shot.ZeroShot", "clip_adapter.CLIPAdapter")  # on CLIP
 ELSEWHERE += ("tip_adapter.TipAdapter", "tip_adapter.TipAdapterF", "coop.CoOp", "cocoop.CoCoOp")
 ELSEWHERE += ("vpt_clip.VPTCLIP", "ivlp.IVLP", "maple.MaPLe", "promptsrc.PromptSRC")
+ELSEWHERE += ("spt.SPT", "gate_vpt.GateVPT", "da_vpt.DAVPT", "cvpt.CVPT")
 
 # What the papers searched. Published batches: 64 images with 100 prompts or more, else 128.
 _PROMPT = {"optim": {k: vpt_vtab.GRID[f"optim.{k}"] for k in ("lr", "weight_decay")}}

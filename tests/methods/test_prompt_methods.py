@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -12,6 +13,7 @@ from tests.helpers import cases
 from tests.helpers.cases import tiny_mae, tiny_vit
 from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
+from vpjax.methods.class_groups import ClassGroups
 from vpjax.methods.cvpt import CVPT
 from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.e2vpt import E2VPT, kept
@@ -22,8 +24,10 @@ from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vpt import VPT
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
+from vpjax.nn.context import Context
 from vpjax.nn.kmeans import kmeans
 from vpjax.studies import prune
+from vpjax.train.step import init_state, make_train_step
 
 COUNTS = [
     (E2VPT, {"num_tokens": 5, "num_kv_tokens": 5}, 92_160),
@@ -76,6 +80,7 @@ REFUSED = [
     (VFPT, {"fourier_location": "random"}, "fourier_location"),
     (VFPT, {"fourier_share": 1.5}, "fourier_share is 1.5"),
     (GateVPT, {"num_gates": 3}, "num_gates is 3"),
+    (GateVPT, {"temperature_min": 2.0}, "bounds 2.0 and 10.0"),
     (SPT, {"sample": "mean_pooling", "num_tokens": 1}, "num_tokens is 1"),
     (SPT, {"projection_dim": 4}, "projection_dim"),
     (CVPT, {"insert": 6}, "insert is 6"),
@@ -165,6 +170,54 @@ def test_mapping_puts_every_class_to_a_prompt():
     values = lambda x, y: method.start_values(body, x, y, jax.random.key(1))  # noqa: E731
     mapping = jax.jit(values)(images, jnp.arange(10) % 5)["groups/of_class"]
     assert mapping.shape == (5,) and set(np.asarray(mapping)) <= {0, 1}
+
+
+def test_groups_follow_training_from_an_epoch_on():
+    groups = ClassGroups(4, 2, 2, regroup_from=1)
+    groups.of_class[...] = jnp.array([0.0, 0.0, 1.0, 1.0])
+    groups.centres[...] = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+    far, near = jnp.array([[2.0, 0.0], [3.0, 1.0]]), jnp.array([[0.0, 2.0], [1.0, 3.0]])
+    features = jnp.stack([far[0], near[0], far[1], near[1]])  # classes 0 and 2 are alike
+    labels, real = jnp.arange(4), jnp.ones(4, bool)
+
+    @nnx.jit
+    def follow(groups, epoch, real):
+        groups.follow(features, labels, real, Context(key=jax.random.key(0), epoch=epoch))
+
+    for epoch in (0.0, 0.5, 1.0, 1.5):  # nothing is grouped by what epoch 0 saw
+        follow(groups, epoch, real)
+        assert groups.of_class[...].tolist() == [0, 0, 1, 1]
+    follow(groups, 2.0, real & (labels < 3))
+    assert groups.of_class[...].tolist() == [0, 1, 0, 1]
+    assert groups.seen[...].tolist() == [1, 1, 1, 0]
+
+
+def test_as_many_prompts_as_classes_need_no_groups():
+    body = tiny_vit(nnx.Rngs(0))
+    method = DAVPT(body, 3, num_proxies=9, regroup_from=0, rngs=nnx.Rngs(1))
+    nothing = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1), jax.random.key(0)
+    assert method.start_values(body, *nothing) == {}
+    assert method.groups.of(jnp.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    small = DAVPT(body, 3, init_divide_by8=True, rngs=nnx.Rngs(1)).prompts["0"][...]
+    np.testing.assert_allclose(8 * small, method.prompts["0"][...], rtol=1e-6)
+
+
+def test_several_classes_an_image_are_refused():
+    method = DAVPT(tiny_vit(nnx.Rngs(0)), 3, rngs=nnx.Rngs(1))
+    with pytest.raises(UserError, match="one class an image"):
+        method.choose_images(np.zeros((4, 3), int), np.random.default_rng(0))
+
+
+def test_temperatures_are_cut_to_their_bounds_after_a_step():
+    body = tiny_vit(nnx.Rngs(0))
+    bounds = {"temperature_min": 0.999, "temperature_max": 1.001}
+    parts = partition(Model(body, GateVPT(body, 5, **bounds, head_init="normal", rngs=nnx.Rngs(1))))
+    step = make_train_step(parts.graph, optax.sgd(1e3), lambda b, key: b["image"], 1)
+    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    batch = {"image": images, "label": np.arange(4), "mask": np.ones(4, bool)}
+    state = init_state(parts.trainable, parts.stats, optax.sgd(1e3), 0)
+    values = np.asarray(step(state, parts.frozen, batch)[0].trainable["method/temperatures"])
+    assert np.isin(values, np.float32([0.999, 1.001])).all()
 
 
 @pytest.mark.parametrize("criterion", ["anchor", "nca"])

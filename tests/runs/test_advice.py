@@ -25,6 +25,21 @@ def test_prompts_on_mae():
     assert "VPT on MAE" in said(method={"name": "vpt_input.PrependPixel"}, **mae)
 
 
+@pytest.mark.parametrize("name", ["spt.SPT", "gate_vpt.GateVPT"])
+def test_norms_of_mae(name):
+    method = {"method": {"name": name, "num_tokens": 10}}
+    assert "set backbone.final_norm=True" in said(backbone={"name": "vit.MAE"}, **method)
+    own = {"name": "vit.MAE", "final_norm": True, "fc_norm": False}
+    assert said(backbone=own, **method) == "" == said(**method)
+    assert "gate_vpt.GateVPT" in said(backbone=own, method={"num_tokens": 10})
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.5, True), (1.0, False), (0.0, False)])
+def test_a_share_that_transforms_nothing(share, warns):
+    method = {"name": "vfpt.VFPT", "num_tokens": 1, "fourier_share": share}
+    assert ("rounds down to none" in said(method=method)) == warns
+
+
 @pytest.mark.parametrize(("count", "warns"), [(50, False), (51, True), (200, True)])
 def test_many_prompts(count, warns):
     assert (f"{count} prompts" in said(method={"num_tokens": count})) == warns

@@ -1,8 +1,8 @@
 """A method is everything trainable around a frozen backbone: prompts, adapters, a head.
 
 A model calls these hooks in this order; their defaults together make the linear probe. Before, when
-a model is built, `input_size` and `reinitialised_params` are asked, and when training begins,
-`choose_images` and `start_values`.
+a model is built, `input_size` and `reinitialised_params` are asked, and when training begins
+with a method that has `begun`, `choose_images` and `start_values`.
 
     settle        -> what depends on no image, once for many batches
     start         images -> state (Tokens, or any pytree of them)
@@ -76,6 +76,8 @@ class Method(nnx.Module):
         searches: whether `search` is called.
         learns_texts: True: the builder passes CLIP's frozen text tower and the texts of the classes
             as `texts`, a `vpjax.methods.class_texts.ClassTexts`, made from `sentences`.
+        limits: {regular expression: (lowest, highest)}. The parameters it matches are cut to these
+            bounds after every training step.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
@@ -112,6 +114,7 @@ class Method(nnx.Module):
     for_any_classes = False
     start_passes = 0
     searches = False
+    limits: Mapping[str, tuple[float, float]] = {}
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
     why_whole = "it adds tokens, images or layers"

@@ -3,8 +3,9 @@
     y = layer(x), scores divided by temp_i     prompts = g_i y + (1 - g_i) x,  g_i = sigmoid(logit)
 
 The gates start nearly closed, so that prompts enter the late layers of a self-supervised ViT almost
-as they entered the first. Temperatures are bounded; the gradient passes the bounds unchanged. Yoo
-et al. 2023, arXiv 2306.05067.
+as they entered the first. Temperatures are cut to their bounds after every step, as the published
+code does it before every pass; the gradient passes the bounds unchanged. Yoo et al. 2023, arXiv
+2306.05067.
 
 The feature is the class token, or norm(mean of tokens): the mean first. On MAE the published norm
 is the pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`.
@@ -74,6 +75,12 @@ class GateVPT(Method):
             raise UserError(f"num_gates is {gates}; give 0 to {depth}, the number of layers")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}; it is a probability below 1")
+        if not 0 < temperature_min <= temperature <= temperature_max:
+            raise UserError(
+                f"temperature is {temperature}, its bounds {temperature_min} and "
+                f"{temperature_max}: "
+                "give positive bounds, and a temperature within them"
+            )
         if pool not in POOLS:
             raise unknown("pool", pool, POOLS)
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
@@ -85,6 +92,7 @@ class GateVPT(Method):
         start = jnp.full(depth, temperature, jnp.float32)
         self.temperatures = nnx.Param(start) if learn_temperature else None
         self.temperature, self.bounds = temperature, (temperature_min, temperature_max)
+        self.limits = {r"method/temperatures": self.bounds}
         self.first, self.num_tokens, self.num_gates = backbone.num_prefix_tokens, num_tokens, gates
         means = backbone.num_pooled_tokens is None and backbone.pools_prompts
         self.dropout, self.pool = dropout, "both" if pool == "original" and means else pool

@@ -58,6 +58,10 @@ def get_config() -> ConfigDict:
     # or "keep" as a smaller batch.
     config.train.remainder = "wrap"
     config.train.reshuffle = True  # False: every epoch has the order of the first
+    # How many images of one class follow each other: 2 makes batches of pairs, for losses that
+    # compare images. Each image is still seen once an epoch; what fills no group comes last, so
+    # train.remainder="drop" or "keep" lets every epoch begin with a whole group.
+    config.train.images_per_class = 1
     config.train.epochs = 100.0  # passes over the training images
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
@@ -172,6 +176,10 @@ def study() -> ConfigDict:
     study.tune.train = ""  # split that the final runs train on; "": data.train and data.val
     study.tune.metric = ""  # on val, chooses the trial: any metric of a result; "": the primary one
     study.tune.split = "trials"  # several processes share the trials; "devices": all work on each
+    # `prune`: percentages of prompts, and of the pieces of each, and how many stay at least.
+    study.prune = ConfigDict(
+        {"percents": (10, 20, 30, 40, 50, 60, 70, 80, 90), "min_tokens": 1, "min_pieces": 4}
+    )
     return study
 
 

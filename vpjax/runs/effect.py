@@ -17,7 +17,7 @@ from vpjax.data.folder import READERS
 from vpjax.data.inat import VERSIONS
 from vpjax.runs import config as configs
 
-SEVERAL = ("compare", "ablate", "tune")
+SEVERAL = ("compare", "ablate", "tune", "prune")
 TRAINING = ("train", *SEVERAL)
 # Commands that read a key of `study`; "train" is one that trains a recipe with several runs.
 STUDY = {
@@ -30,7 +30,8 @@ STUDY = {
     "study.suite": ("tune", "ablate"),
     "study.shots": ("ablate",),
     "study.expected": (*TRAINING, "zero-shot"),
-    "study.tune": ("tune",),
+    "study.tune": ("tune", "prune"),
+    "study.prune": ("prune",),
 }
 # Which keys the other commands read: regular expressions.
 _FILES = r"data\.(name|dir|classes|background|max_pixels|bits|holdout|holdout_seed)|data\."

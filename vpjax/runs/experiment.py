@@ -447,6 +447,7 @@ def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:
         seed=config.seed,
         remainder=config.train.remainder,
         reshuffle=config.train.reshuffle,
+        images_per_class=config.train.get("images_per_class", 1),
         devices=devices,
         accumulate=config.train.accumulate,
     )

@@ -7,7 +7,8 @@ normalisation are part of the step.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -160,7 +161,15 @@ def make_train_step(
             ((grads, numbers), stats), _ = jax.lax.scan(add, start, jnp.arange(accumulate))
         updates, opt = optimizer.update(grads, state.opt, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
+        limits = merge(graph, trainable, stats, frozen).method.limits
+        trainable = {name: limited(name, value, limits) for name, value in trainable.items()}
         numbers |= {"grad_norm": optax.tree.norm(grads), "images": images}
         return State(state.step + 1, trainable, stats, opt, state.key), numbers
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def limited(name: str, value: jax.Array, limits: Mapping[str, tuple[float, float]]) -> jax.Array:
+    """Return a parameter cut to the bounds of the first expression that matches its name."""
+    found = next((bounds for rule, bounds in limits.items() if re.fullmatch(rule, name)), None)
+    return value if found is None else jnp.clip(value, *found)
