@@ -58,7 +58,7 @@ class _Combined(Method):
     ):
         own = {k: v for k, v in options.items() if k in COMMON}
         super().__init__(backbone, num_classes, rngs=rngs, **own)
-        trainable, stats = [], []
+        trainable, stats, limits = [], [], {}
         for part, cls in zip(self.names, self.methods, strict=True):
             given = {to: options[of] for of, to in self.names[part].items() if of in options}
             if "match_reference_code" in registry.options(cls):
@@ -68,8 +68,10 @@ class _Combined(Method):
             setattr(self, part, made)
             trainable.append(_below(part, made.trainable))
             stats.append(_below(part, made.trainable_stats))
+            limits |= {_below(part, rule): bounds for rule, bounds in made.limits.items()}
         self.trainable = "|".join((*dict.fromkeys(trainable), r"method/head/.*"))
         self.trainable_stats = "|".join((*dict.fromkeys(stats), r"method/head/.*"))
+        self.limits = limits
         if options.get("backbone_dropout") is None:
             self.backbone_dropout = any(cls.backbone_dropout for cls in self.methods)
 
