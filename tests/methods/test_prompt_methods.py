@@ -72,6 +72,15 @@ def test_neutral_options_are_vpt(cls, options):
     np.testing.assert_allclose(*outs, atol=1e-6)
 
 
+def test_open_gates_are_shallow_vpt():
+    body, images = tiny_vit(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    usual = {"num_tokens": 3, "head_init": "normal", "rngs": nnx.Rngs(1)}
+    plain, ours = VPT(body, 5, deep=False, **usual), GateVPT(body, 5, gate_init=-50.0, **usual)
+    ours.prompts, ours.head = plain.prompts["0"], plain.head
+    outs = [jax.jit(lambda m, x: m(x)["logits"])(Model(body, m), images) for m in (plain, ours)]
+    np.testing.assert_allclose(*outs, atol=1e-6)
+
+
 REFUSED = [
     (E2VPT, {"pieces": 5, "masks": True}, "pieces is 5"),
     (E2VPT, {"num_tokens": 3, "pruned_tokens": (3,)}, "pruned_tokens has 3"),

@@ -10,7 +10,7 @@ from tests.helpers import runs
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
 from vpjax.runs.workdir import read_result
-from vpjax.studies import prune
+from vpjax.studies import prune, trials
 
 WORDS = (
     "--config=configs/digits_prune.py",
@@ -30,7 +30,7 @@ def test_trains_measures_prunes_and_trains_again(tmp_path):
     tokens, pieces = np.array(found["tokens"]), np.array(found["pieces"])
     assert tokens.shape == (4,) and pieces.shape == (4, 4) and np.abs(pieces).min() > 0
     names = [c["name"] for c in found["candidates"]]
-    assert names == ["3 prompts, 2 pieces", "2 prompts, 2 pieces"]  # of equals, the first wins
+    assert names == ["3_prompts_2_pieces", "2_prompts_2_pieces"]  # of equals, the first wins
     first = found["candidates"][0]
     assert first["pruned_tokens"] == sorted(np.argsort(tokens)[:3])
     assert len(first["pruned_pieces"]) == 8
@@ -54,11 +54,16 @@ def test_other_methods_are_not_pruned(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_candidates_of_the_paper():
-    config = prune.selection(
-        digits_prune.get_config(),
-        [{"name": "1 prompts, 0 pieces", "pruned_tokens": [2], "pruned_pieces": []}],
-    )
-    assert config.study.tune.grid.study.label == ("1 prompts, 0 pieces",)
-    also = config.study.tune.also.study.label["1 prompts, 0 pieces"]
-    assert also.method.pruned_tokens == (2,) and also.method.pruned_pieces == ()
+def test_each_candidate_is_a_trial_with_fixed_masks(tmp_path):
+    pairs = (("3_prompts_1_pieces", [0, 2, 3], [5]), ("0_prompts_1_pieces", [], [5]))
+    candidates = [
+        {"name": name, "pruned_tokens": tokens, "pruned_pieces": pieces}
+        for name, tokens, pieces in pairs
+    ]
+    config = configs.merged(digits_prune.get_config(), {"method": {"masks": True}})
+    found = trials.selection(prune.selection(config, candidates), tmp_path)
+    assert [t.name for t in found] == ["label=3_prompts_1_pieces", "label=0_prompts_1_pieces"]
+    methods = [t.config.method for t in found]
+    assert [m.pruned_tokens for m in methods] == [(0, 2, 3), ()]
+    assert all(m.pruned_pieces == (5,) and not m.masks for m in methods)
+    assert not any(t.config.data.test for t in found)

@@ -112,7 +112,7 @@ def pruning(config: ConfigDict, folder: Path) -> dict[str, Any]:
     for pair in pairs:
         masked = [masks(i, [n])[0] for i, n in zip((tokens, pieces), pair, strict=True)]
         gone = [np.flatnonzero(m == 0).tolist() for m in masked]
-        name = f"{pair[0]} prompts, {pair[1]} pieces"
+        name = f"{pair[0]}_prompts_{pair[1]}_pieces"
         candidates.append({"name": name, "pruned_tokens": gone[0], "pruned_pieces": gone[1]})
     return {"tokens": tokens.tolist(), "pieces": pieces.tolist(), "candidates": candidates}
 
