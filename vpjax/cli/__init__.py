@@ -131,7 +131,6 @@ def overview() -> str:
         f"usage: {program} COMMAND [flags]; COMMAND --help lists its flags",
         "",
         *(f"  {name:16}  {flags.sentence(module)}" for name, module in COMMANDS.items()),
-        "",
         "Without a command: train. Without anything: the first run, on digits, offline.",
         f"example: {program} --config vpt_cifar --workdir runs/vpt_cifar",
     ]
