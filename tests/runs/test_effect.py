@@ -22,6 +22,9 @@ WITHOUT = {
     "optim.warmup_epochs": {"optim": {"warmup_steps": 3}},
     "optim.warmup_steps": {"optim": {"schedule": "onecycle"}},
     "optim.warmup_from_zero": {"optim": {"schedule": "onecycle"}},
+    "optim.warmup_lr": {"optim": {"schedule": "onecycle"}},
+    "optim.cosine_over_run": {"optim": {"schedule": "constant"}},
+    "optim.average_std": {"optim": {"average_mean": 0.0}},
     "optim.min_lr": {"optim": {"schedule": "constant"}},
     "optim.cycles": {"optim": {"schedule": "cosine"}},
     "optim.step_epochs": {"optim": {"schedule": "cosine"}},
@@ -44,6 +47,7 @@ WITHOUT = {
     "data.dir": {"data": {"name": "folder:/data/photos"}},
 }
 WITH = {
+    "optim.average_std": {"optim": {"average_mean": 15.0}},
     "optim.cycles": {"optim": {"schedule": "cosine_hardrestart"}},
     "optim.step_epochs": {"optim": {"schedule": "step"}},
     "optim.step_factor": {"optim": {"schedule": "step"}},
@@ -77,7 +81,7 @@ READ["zero-shot"] |= {"train.batch_size", "features", "seed", "text"} | MODEL
 READ["zero-shot"] |= {"study.label", "study.expected"}
 for run in ("eval", "plot", "predict", "demo"):
     READ[run] = READ[run] | {"backbone.weights", "text.tokenizer", "mesh", "dtype", "attention"}
-READ["eval"] |= {"train.batch_size"}
+READ["eval"] |= {"train.batch_size", "text.class_names"}
 READ["plot"] |= {"train.batch_size"}
 
 
