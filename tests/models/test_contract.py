@@ -130,7 +130,8 @@ def test_eight_devices_equal_one(backbone, method, fsdp):
     limit = 1e-4 if backbone in ("resnet", "cnn") else 1e-5  # BatchNorm enlarges rounding
     limit = 5e-3 if backbone == "swin_v2" else limit
     for name, gradient in ours.items():
-        rounding = without_gradient(backbone, name)
+        # The gradient of Gate-VPT's temperatures is a sum over all scores, which nearly cancel.
+        rounding = without_gradient(backbone, name) or name.endswith("/temperatures")
         size = largest if rounding else max(np.abs(gradient).max(), 1e-3 * largest)
         np.testing.assert_allclose(theirs[name], gradient, rtol=0, atol=limit * size, err_msg=name)
 
