@@ -140,7 +140,10 @@ def test_other_families_are_written_folded(monkeypatch, tmp_path, family):
     np.testing.assert_allclose(found, ours, atol=1e-4 * np.abs(ours).max())
 
 
-@pytest.mark.parametrize("method", ["bottleneck.Houlsby", "convpass.Convpass", "vpt.VPT"])
+ADAPTED = "adapter.Adapter+layer_norm.LayerNorm"  # trains norms too, as Houlsby's
+
+
+@pytest.mark.parametrize("method", ["bottleneck.Houlsby", ADAPTED, "convpass.Convpass", "vpt.VPT"])
 @pytest.mark.parametrize("target", FORMS, ids=["google", "vpjax", "timm"])
 def test_nothing_is_written_of_what_cannot_be_folded(monkeypatch, tmp_path, method, target):
     run, _ = run_of("vit.ViT", VIT, method)
