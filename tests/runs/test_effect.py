@@ -21,7 +21,10 @@ WITHOUT = {
     "optim.warmup_epochs": {"optim": {"warmup_steps": 3}},
     "optim.warmup_steps": {"optim": {"schedule": "onecycle"}},
     "optim.warmup_from_zero": {"optim": {"schedule": "onecycle"}},
+    "optim.warmup_lr": {"optim": {"schedule": "onecycle"}},
     "optim.min_lr": {"optim": {"schedule": "constant"}},
+    "optim.cosine_over_run": {"optim": {"schedule": "step"}},
+    "optim.average_std": {"optim": {"average_mean": 0.0}},
     "optim.cycles": {"optim": {"schedule": "cosine"}},
     "optim.step_epochs": {"optim": {"schedule": "cosine"}},
     "optim.step_factor": {"optim": {"schedule": "plateau"}},
@@ -47,6 +50,7 @@ WITH = {
     "optim.step_factor": {"optim": {"schedule": "step"}},
     "optim.plateau_factor": {"optim": {"schedule": "plateau"}},
     "optim.plateau_patience": {"optim": {"schedule": "plateau"}},
+    "optim.average_std": {"optim": {"average_mean": 3.0}},
     "text.templates": MOP,
     "text.name_type": MOP,
     "text.class_names": MOP,
@@ -73,7 +77,7 @@ READ["zero-shot"] |= {"train.batch_size", "features", "seed", "text"} | MODEL
 READ["zero-shot"] |= {"study.label", "study.expected"}
 for run in ("eval", "plot", "predict", "demo"):
     READ[run] = READ[run] | {"backbone.weights", "text.tokenizer", "mesh", "dtype", "attention"}
-READ["eval"] |= {"train.batch_size"}
+READ["eval"] |= {"train.batch_size", "text.class_names"}
 READ["plot"] |= {"train.batch_size"}
 
 
