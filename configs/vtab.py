@@ -68,6 +68,8 @@ ELSEWHERE += ("layer_norm.LayerNorm", "compacter.Compacter", "repadapter.RepAdap
 ELSEWHERE += ("convpass.Convpass", "convpass.ConvpassAttn", "bottleneck.Placed")
 ELSEWHERE += ("bottleneck.Houlsby", "bottleneck.Pfeiffer", "bottleneck.AdapterPlus")
 ELSEWHERE += ("bottleneck.NOAH", "bottleneck.AdaptFormer")
+ELSEWHERE += ("zero_shot.ZeroShot", "clip_adapter.CLIPAdapter")
+ELSEWHERE += ("tip_adapter.TipAdapter", "tip_adapter.TipAdapterF")
 
 # What the papers searched. Published batches: 64 images with 100 prompts or more, else 128.
 _PROMPT = {"optim": {k: vpt_vtab.GRID[f"optim.{k}"] for k in ("lr", "weight_decay")}}

@@ -94,7 +94,9 @@ def compare_tip(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparis
     yield scaled("class weights", weights.T, arrays["out/class_weights"], **same)
 
     build = functools.partial(made, options, weights)
-    found = build(TipAdapter).start_values(None, views.mean(0), jnp.asarray(labels), None)
+    key = jax.random.key(0)  # nothing is drawn
+    body = tiny(text.shape[-1])
+    found = build(TipAdapter).start_values(body, views.mean(0), jnp.asarray(labels), key)
     tip = build(TipAdapter, **found)
     order, at = places(labels)
     keys = arrays["param/cache_keys"].T

@@ -21,6 +21,7 @@ from vpjax.core import registry
 from vpjax.methods.adapter import Adapter
 from vpjax.methods.bottleneck import NOAH, AdapterPlus, AdaptFormer, Houlsby, Pfeiffer, Placed
 from vpjax.methods.class_texts import ClassTexts, Sentences
+from vpjax.methods.clip_adapter import CLIPAdapter
 from vpjax.methods.cocoop import CoCoOp
 from vpjax.methods.compacter import Compacter
 from vpjax.methods.convpass import Convpass, ConvpassAttn
@@ -45,12 +46,14 @@ from vpjax.methods.sa2vp import SA2VP
 from vpjax.methods.side import Side
 from vpjax.methods.spt import SPT
 from vpjax.methods.ssf import SSF
+from vpjax.methods.tip_adapter import TipAdapter, TipAdapterF
 from vpjax.methods.vera import VeRA
 from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vit_b4 import Prompts, PromptsFull
 from vpjax.methods.vpt import VPT, FrozenPrompts, PromptBias, PromptCls
 from vpjax.methods.vpt_clip import VPTCLIP
 from vpjax.methods.vpt_input import Add, Below, Pad, PrependPixel
+from vpjax.methods.zero_shot import ZeroShot
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, partition
 from vpjax.models.text.tower import TextTower
@@ -212,16 +215,21 @@ METHODS = {
     "promptsrc": (PromptSRC, {"text_tokens": 2, "text_depth": 1, "vision_depth": 1}),
     "msvp": (MSVP, {"fusion_type": "gated"}),
     "msvp_frozen": (MSVPFrozen, {"fusion_type": "concat"}),
+    "zero_shot": (ZeroShot, {}),
+    "clip_adapter": (CLIPAdapter, {"ratio": 0.6}),
+    "tip_adapter": (TipAdapter, {"shots": 2}),
+    "tip_adapter_f": (TipAdapterF, {"shots": 2}),
 }
 # Every method on a ViT; on every other backbone one method of each kind that suits it.
 ANYWHERE = ("linear", "full", "bias", "partial", "msvp_frozen")
 WIDE = ("fact_tt", "fact_tk")
+WITH_TEXTS = ("zero_shot", "clip_adapter", "tip_adapter", "tip_adapter_f")  # on CLIP only
 TOWERS = ("coop", "coop_csc", "cocoop", "vpt_clip", "ivlp", "maple", "promptsrc")
 SOME = ANYWHERE + ("adapter", "vpt_shallow", "vpt_deep")
 CONV = ANYWHERE + ("pad", "below")
-ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop")
+ON_CLIP = (*SOME, "cls_token", "vpt_deep_pool", "pad", "sa2vp", "mop", *WITH_TEXTS)
 SUITED = {
-    "vit": tuple(m for m in METHODS if m not in (*WIDE, *TOWERS)),
+    "vit": tuple(m for m in METHODS if m not in (*WIDE, *TOWERS, *WITH_TEXTS)),
     "vit_wide": WIDE,
     "clip_towers": TOWERS,
     "clip": ON_CLIP,

@@ -125,7 +125,7 @@ def test_eight_devices_equal_one(backbone, method, fsdp):
     # tiny one by 2e-5, and after a step by 1e-4, on one device.
     same(one, eight, 5e-3 if backbone == "swin_v2" else 1e-5)
     ours, theirs = (jax.device_get(run[1].opt[0].trace) for run in (one, eight))
-    largest = max(np.abs(v).max() for v in ours.values())
+    largest = max((np.abs(v).max() for v in ours.values()), default=0.0)  # nothing may train
     limit = 1e-4 if backbone in ("resnet", "cnn") else 1e-5  # BatchNorm enlarges rounding
     limit = 5e-3 if backbone == "swin_v2" else limit
     for name, gradient in ours.items():

@@ -65,3 +65,10 @@ def test_contexts_that_are_to_meet_new_classes():
 def test_an_average_that_begins_after_the_end(mean, warns):
     changes = {"optim": {"average_mean": mean}, "train": {"epochs": 20.0}}
     assert ("of the last ones only" in said(**changes)) == warns
+
+
+@pytest.mark.parametrize(("val", "warns"), [("test", True), ("train[90%:]", False), ("", False)])
+@pytest.mark.parametrize("name", ["tip_adapter.TipAdapter", "tip_adapter.TipAdapterF"])
+def test_a_search_on_the_test_split(name, val, warns):
+    text = said(method={"name": name}, data={"val": val, "test": "test"})
+    assert ("chosen on the images that it is of" in text) == warns

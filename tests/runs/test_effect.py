@@ -18,6 +18,7 @@ MOP = {"method": {"name": "mop.MoP"}}
 WITHOUT = {
     "train.epochs": {"train": {"steps": 5}},
     "optim.momentum": {"optim": {"name": "adamw"}},
+    "optim.eps": {"optim": {"name": "sgd"}},
     "optim.warmup_epochs": {"optim": {"warmup_steps": 3}},
     "optim.warmup_steps": {"optim": {"schedule": "onecycle"}},
     "optim.warmup_from_zero": {"optim": {"schedule": "onecycle"}},
@@ -38,6 +39,7 @@ WITHOUT = {
     "backbone.head": {"backbone": {"weights": ""}},
     "backbone.resample": {"backbone": {"weights": ""}},
     "data.val_augmented": {"data": {"val": ""}},
+    "data.shots_seed": {"data": {"shots": 0}},
     "data.background": {"data": {"name": "digits/low"}},
     "data.max_pixels": {"data": {"name": "idx:mnist"}},
     "data.bits": {"data": {"name": "cifar:here"}},
@@ -57,13 +59,15 @@ WITH = {
     "text.tokenizer": MOP,
     "remat_segments": {"remat": "full"},
     "data.verify": OWN,
+    "data.shots_seed": {"data": {"shots": 4}},
+    "optim.eps": {"optim": {"name": "adam"}},
 }
 # What other commands read, by the first part of the key or in full; all else they refuse.
 FILES = "name dir classes background max_pixels bits holdout holdout_seed "
-EVALUATED = FILES + "val test preset val_augmented eval_batch_size batch_loss"
+EVALUATED = FILES + "shots shots_seed val test preset val_augmented eval_batch_size batch_loss"
 READ = {
     "check-data": FILES + "train val test",
-    "class-embeddings": FILES + "train preset eval_batch_size",
+    "class-embeddings": FILES + "shots shots_seed train preset eval_batch_size",
     "zero-shot": EVALUATED + " train",
     "eval": EVALUATED,
     "predict": "background max_pixels bits preset",
@@ -118,7 +122,8 @@ def test_every_rule_is_of_keys_that_exist_and_is_tested():
 @pytest.mark.parametrize("command", sorted(READ))
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_of_every_other_command(command, key):
-    changes = {"data": {"test": "", "val_augmented": True, "eval_batch_size": 0}} | MOP
+    data = {"test": "", "val_augmented": True, "eval_batch_size": 0, "shots": 4}
+    changes = {"data": data} | MOP
     config = configs.merged(defaults.get_config(), changes)
     parts = {key, key.partition(".")[0], ".".join(key.split(".")[:2])}
     if parts & READ[command]:

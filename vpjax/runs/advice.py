@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.data import preset
+from vpjax.methods.tip_adapter import TipAdapter
 from vpjax.methods.vpt import _Prompted
 from vpjax.methods.vpt_input import PrependPixel
 from vpjax.runs.experiment import weights_preset
@@ -60,6 +61,12 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
         yield (
             f"optim.average_mean is {mean:g} and the run has {epochs:g} epochs: the average is of "
             "the last ones only. PromptSRC's has 15 of 20, or 30 of 50."
+    if issubclass(method, TipAdapter) and config.data.val and config.data.val == config.data.test:
+        yield (
+            "Tip-Adapter searches alpha and beta on data.val, which is the test split here: its "
+            "number is chosen on the images that it is of. The published code does so on ImageNet. "
+            "Hold images of train out instead: --config.data.train='train[:90%]' "
+            "--config.data.val='train[90%:]'."
         )
     if method.__name__ == "Adapter" and config.match_reference_code:
         yield (

@@ -163,7 +163,7 @@ def load(path: Path) -> ConfigDict:
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """Return the config whose JSON values these are: lists become tuples again."""
-    return ConfigDict(_tuples(values))
+    return ConfigDict(tuples(values))
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
@@ -188,15 +188,16 @@ def flat(config: ConfigDict) -> dict[str, Any]:
         else:
             out[path] = value
 
-    visit(_tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
+    visit(tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
     return out
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
+    """Return JSON values with tuples in the place of lists, as configs hold them."""
     if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
+        return tuple(tuples(v) for v in value)
     if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
+        return {k: tuples(v) for k, v in value.items()}
     return value
 
 

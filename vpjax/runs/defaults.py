@@ -112,7 +112,8 @@ def get_config() -> ConfigDict:
 
     # Names of classes, for methods that read them: see vpjax/models/text/templates.py.
     config.text = ConfigDict()
-    config.text.templates = "auto"  # or a list's name, or "a photo of {name}; a {name} outside"
+    # Or a list's name, "coop", or "a photo of {name}; a {name} outside".
+    config.text.templates = "auto"
     # "": templates are filled with all names of a class. "common", "scientific" or "both": with
     # these names only, as the command zero-shot does it.
     config.text.name_type = ""
@@ -156,7 +157,10 @@ def study() -> ConfigDict:
     study.compare = ConfigDict()
     study.cells = ()  # which labels of study.compare, in this order; (): all, by name
     study.colours = ConfigDict()  # of labels in comparison_curves.png, {label: "#0077BB"}
-    study.suite = ConfigDict()  # `tune`: several tasks, one after the other, {label: changes}
+    # `tune`: several tasks, one after the other, {label: changes}; `ablate`: data sets, in studies
+    # of few shots.
+    study.suite = ConfigDict()
+    study.shots = (1, 2, 4, 8, 16)  # `ablate`, study few_shot: images of each class
     study.expected = ConfigDict()  # what was published: {"value", "tolerance", "source"}
     # `tune`: what is tried on val before the test split is read; see docs/protocol.md.
     study.tune = ConfigDict()

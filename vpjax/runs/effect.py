@@ -27,7 +27,8 @@ STUDY = {
     "study.compare": ("compare", "ablate"),
     "study.cells": ("compare", "ablate"),
     "study.colours": ("compare", "ablate"),
-    "study.suite": ("tune",),
+    "study.suite": ("tune", "ablate"),
+    "study.shots": ("ablate",),
     "study.expected": (*TRAINING, "zero-shot"),
     "study.tune": ("tune",),
 }
@@ -245,5 +246,8 @@ def _set_by(config: ConfigDict, key: str, command: str) -> str:
         return ""
     if key == "seed":
         return "study.seeds"
+    by_name = {"few_shot": "data.shots", "base_to_new": "data.classes"}
+    if by_name.get(study.name) == key:
+        return "study.shots" if study.name == "few_shot" else "the study base_to_new"
     cells = [study.compare.get(c, ConfigDict()) for c in study.cells or study.compare]
     return "study.compare" if cells and all(key in configs.flat(c) for c in cells) else ""

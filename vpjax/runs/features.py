@@ -153,7 +153,8 @@ class FeatureInputs:
             features: B D.
             batch: the images, with "mask" and "label".
         """
-        real, start = batch["mask"], step * len(batch["mask"])
+        # A batch may be padded to a multiple of the devices.
+        real, start = batch["mask"], step * self.experiment.inputs.settings.eval_batch_size
         store.write(start, np.asarray(features)[real], batch["label"][real])
 
 

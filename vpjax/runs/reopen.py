@@ -38,6 +38,10 @@ from vpjax.train import sharding
 from vpjax.train.step import State
 
 
+class NotForOtherClasses(UserError):
+    """What was learnt belongs to the classes that it was learnt of."""
+
+
 def reopen_run(
     folder: Path, config: ConfigDict | None = None, checkpoint: str = "", also: Sequence[str] = ()
 ) -> tuple[Experiment, State]:
@@ -91,13 +95,13 @@ def moves(
         other: what is to be evaluated, of other classes.
 
     Raises:
-        UserError: if it cannot, and none of its classes is there.
+        NotForOtherClasses: if it cannot, and none of its classes is there.
     """
     if abstract_model(to_restore(config, before), len(classes.names)).method.for_any_classes:
         return True
     if set(other.classes) & set(classes.names):
         return False  # what differs is named when the checkpoint is read
-    raise UserError(
+    raise NotForOtherClasses(
         f"{folder} has learnt the classes {few(classes.names)} and nothing about others: "
         f"{before.method.name} has parameters for each class, so it cannot be evaluated on "
         f"{other.name}, whose classes are {few(other.classes)}."

@@ -233,7 +233,7 @@ def differences(
     ours = configs.flat(record.config)
     lines += [
         f"{key}: {value!r} there, {ours[key]!r} now"
-        for key, value in meta["config"].items()
+        for key, value in configs.tuples(meta["config"]).items()
         if key.startswith("method.") and key in ours and ours[key] != value
     ]
     if not lines:  # else the shapes only follow from what is named above
