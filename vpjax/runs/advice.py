@@ -61,6 +61,7 @@ def advice(config: ConfigDict, preset_name: str) -> Iterator[str]:
         yield (
             f"optim.average_mean is {mean:g} and the run has {epochs:g} epochs: the average is of "
             "the last ones only. PromptSRC's has 15 of 20, or 30 of 50."
+        )
     if issubclass(method, TipAdapter) and config.data.val and config.data.val == config.data.test:
         yield (
             "Tip-Adapter searches alpha and beta on data.val, which is the test split here: its "
