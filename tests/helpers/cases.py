@@ -232,7 +232,10 @@ def make(backbone: str, method: str, cls: type | None = None, **options: Any) ->
     drawn = {"head_init": "classes"} if "head_init" in registry.options(cls) else {}
     options = own_options | drawn | options
     body = BACKBONES[backbone](rngs, cls.input_size((IMAGE, IMAGE), options))
-    return partition(Model(body, cls(body, CLASSES, rngs=rngs, **options)))
+    made = cls(body, CLASSES, rngs=rngs, **options)
+    if isinstance(made, TipAdapter):  # as if its cache held images
+        made.filled[...] = jax.numpy.ones(made.filled.shape)
+    return partition(Model(body, made))
 
 
 def outputs(parts: ModelParts, images: Any, ctx: Context = EVALUATION, remat: str = "none") -> dict:

@@ -104,8 +104,8 @@ def fit(
         if config.data.verify:
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
-        if given is None:  # a model that exists keeps what it has
-            experiment = with_start_values(experiment, workdir.has_checkpoints(folder))
+        saved = workdir.has_checkpoints(folder)
+        experiment = with_start_values(experiment, saved, given is not None)
         holdout.record(own)
         if extend:
             workdir.record_extension(folder, config, experiment.plan.steps)

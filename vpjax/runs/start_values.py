@@ -27,16 +27,20 @@ from vpjax.train import sharding
 log = logging.getLogger(__name__)
 
 
-def with_start_values(experiment: Experiment, saved: bool = False) -> Experiment:
+def with_start_values(
+    experiment: Experiment, saved: bool = False, given: bool = False
+) -> Experiment:
     """Return the experiment with the values that its method makes from training images.
 
     Args:
         experiment: with a fresh model; it is returned as it is if its method makes none.
         saved: whether the run has a checkpoint: it holds what is made of features.
+        given: whether the model existed already. It keeps what it has, except a cache of features,
+            which is always that of the run's training images.
     """
     parts, state, config = experiment.parts, experiment.state, experiment.config
     method = jax.eval_shape(lambda: merge(parts.graph, *parts[1:])).method
-    if saved and method.start_passes:
+    if saved if method.start_passes else given:
         return experiment
     source = experiment.sources["train"]
     chosen = method.choose_images(source.labels(), np.random.default_rng(config.seed))
