@@ -223,15 +223,16 @@ def test_more_images_than_places(place, tmp_path):
     assert done.returncode == 2 and "Set data.shots" in done.stderr_text
 
 
-def test_a_model_made_by_hand_gets_the_cache_of_the_images_it_is_given(place, tmp_path):
+def test_a_model_made_by_hand_gets_a_cache_of_the_images_it_is_given(place, tmp_path):
     backbone = vpjax.load_backbone(str(place / "clip"))
-    names = [s[0] for s in SPECIES[:3]]
-    options = {"shots": 2, "passes": 1, "class_names": names, "num_classes": 3}
+    names = sorted(s[0] for s in SPECIES)
+    options = {"shots": 5, "passes": 1, "class_names": names, "num_classes": len(names)}
     model = vpjax.create_model(backbone, "tip_adapter.TipAdapter", **options)
-    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
-    labels = np.arange(6) % 3
-    run = vpjax.fit(model, train=(images, labels), test=(images, labels), workdir=tmp_path)
-    keys = np.asarray(run.model.method.keys[...])
-    features = np.asarray(run.outputs(images)["features"])
-    np.testing.assert_allclose(keys[labels, np.arange(6) // 3], features, atol=1e-4)
-    assert float(np.asarray(model.method.filled[...]).sum()) == 0  # the one given is not changed
+    where = f"folder:{place / 'data'}"
+    run = vpjax.fit(model, where, val="val", test="test", batch_size=8, workdir=tmp_path)
+    assert float(run.model.method.filled[...].sum()) == 5 * len(SPECIES)
+    photos = sorted((place / "data" / "train" / names[0]).glob("*.jpg"))
+    features = run.features(list(map(str, photos)))
+    nearest = (features @ np.asarray(run.model.method.keys[0]).T).max(1)
+    np.testing.assert_allclose(nearest, 1, atol=1e-4)  # each of them is a key of its class
+    assert float(model.method.filled[...].sum()) == 0  # the one given is not changed
