@@ -307,7 +307,10 @@ def make(backbone: str, method: str, cls: type | None = None, **options: Any) ->
     if cls.learns_texts:
         usual = {k: p.default for k, p in registry.options(cls).items()}
         texts["texts"] = tiny_texts(rngs, cls.sentences(usual | options), body.dim)
-    return partition(Model(body, cls(body, CLASSES, rngs=rngs, **options, **texts)))
+    made = cls(body, CLASSES, rngs=rngs, **options, **texts)
+    if isinstance(made, TipAdapter):  # as if its cache held images
+        made.filled[...] = jax.numpy.ones(made.filled.shape)
+    return partition(Model(body, made))
 
 
 def outputs(parts: ModelParts, images: Any, ctx: Context = EVALUATION, remat: str = "none") -> dict:

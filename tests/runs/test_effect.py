@@ -47,7 +47,6 @@ WITHOUT = {
     "data.dir": {"data": {"name": "folder:/data/photos"}},
 }
 WITH = {
-    "optim.average_std": {"optim": {"average_mean": 15.0}},
     "optim.cycles": {"optim": {"schedule": "cosine_hardrestart"}},
     "optim.step_epochs": {"optim": {"schedule": "step"}},
     "optim.step_factor": {"optim": {"schedule": "step"}},

@@ -221,3 +221,18 @@ def test_more_images_than_places(place, tmp_path):
         "train", *words(place, "tip")[:1], f"--workdir={tmp_path / 'run'}", "--config.data.shots=0"
     )
     assert done.returncode == 2 and "Set data.shots" in done.stderr_text
+
+
+def test_a_model_made_by_hand_gets_a_cache_of_the_images_it_is_given(place, tmp_path):
+    backbone = vpjax.load_backbone(str(place / "clip"))
+    names = sorted(s[0] for s in SPECIES)
+    options = {"shots": 5, "passes": 1, "class_names": names, "num_classes": len(names)}
+    model = vpjax.create_model(backbone, "tip_adapter.TipAdapter", **options)
+    where = f"folder:{place / 'data'}"
+    run = vpjax.fit(model, where, val="val", test="test", batch_size=8, workdir=tmp_path)
+    assert float(run.model.method.filled[...].sum()) == 5 * len(SPECIES)
+    photos = sorted((place / "data" / "train" / names[0]).glob("*.jpg"))
+    features = run.features(list(map(str, photos)))
+    nearest = (features @ np.asarray(run.model.method.keys[0]).T).max(1)
+    np.testing.assert_allclose(nearest, 1, atol=1e-4)  # each of them is a key of its class
+    assert float(model.method.filled[...].sum()) == 0  # the one given is not changed

@@ -83,8 +83,9 @@ class TipAdapter(ZeroShot):
         shape = (num_classes, shots)
         self.keys = self.keys_kind(unit(jax.random.normal(rngs.params(), (*shape, backbone.dim))))
         self.begun = nnx.BatchStat(jnp.zeros(()))
-        # Saved too: which places of the cache hold an image, and what the search has found.
-        self.filled = nnx.BatchStat(jnp.ones(shape))
+        # Saved too: which places of the cache hold an image (none yet: zero-shot CLIP), and what
+        # the search has found.
+        self.filled = nnx.BatchStat(jnp.zeros(shape))
         self.alpha = nnx.BatchStat(jnp.float32(alpha))
         self.beta = nnx.BatchStat(jnp.float32(beta))
 
