@@ -4,9 +4,10 @@
 
 Data and backbone are those of the first run (configs/digits.py): a small ViT that has seen the
 handwritten digits 0-4 learns 5-9. The table at the end (comparison.md, .csv, .png) has a row for
-each baseline, prompt, adapter and update of weights (methods on CLIP need its texts). It is a toy: 366 test images, one image is 0.3 points. Rates
-of linear and of vpt_* are those of the first run; the others were chosen with one seed on the
-validation split of a backbone of 4 patches, and are not the best for this one.
+each baseline, prompt, adapter and update of weights (methods on CLIP need its texts). It is a toy:
+366 test images, one image is 0.3 points. Rates of linear and of vpt_* are those of the first run;
+the others were chosen with one seed on the validation split of a backbone of 4 patches, and are not
+the best for this one.
 `--config.study.cells="('linear','sa2vp')"` trains these two alone;
 `--config configs/digits_baselines.py:sa2vp` is one run of one of them.
 """
