@@ -82,8 +82,8 @@ def test_a_plain_vit_from_elsewhere_gets_a_library_s_names(library, preset, tmp_
 @pytest.mark.parametrize(
     ("name", "options", "method", "says"),
     [
-        ("vit.ViT", VIT, "vpt.VPT", "vpt.VPT adds prompts .* --format stablehlo"),
-        ("vit.ViT", VIT, "adapter.Adapter", "adds adapters"),
+        ("vit.ViT", VIT, "vpt.VPT", "VPT cannot be folded .* --format stablehlo"),
+        ("vit.ViT", VIT, "adapter.Adapter", "Adapter cannot be folded .* activation inside"),
         ("vit.ViT", VIT | {"rope": "eva"}, "finetune.Full", "rope='eva'"),
         ("vit.ViT", VIT | {"layer_scale": True}, "finetune.Linear", "layer_scale=True"),
         ("cnn.CNN", {"image_size": 16}, "finetune.Full", "only plain ViTs"),

@@ -176,10 +176,10 @@ def study() -> ConfigDict:
     study.tune.train = ""  # split that the final runs train on; "": data.train and data.val
     study.tune.metric = ""  # on val, chooses the trial: any metric of a result; "": the primary one
     study.tune.split = "trials"  # several processes share the trials; "devices": all work on each
-    # `prune`: percentages of prompts, and of the pieces of each, and how many stay at least.
-    study.prune = ConfigDict(
-        {"percents": (10, 20, 30, 40, 50, 60, 70, 80, 90), "min_tokens": 1, "min_pieces": 4}
-    )
+    study.prune = ConfigDict()  # of the command `prune`
+    study.prune.percents = (10, 20, 30, 40, 50, 60, 70, 80, 90)  # of prompts, and of their pieces
+    study.prune.min_tokens = 1  # prompts that stay at least
+    study.prune.min_pieces = 4  # pieces of a prompt that stay at least
     return study
 
 
