@@ -42,7 +42,7 @@ class Context:
     mask: Any = None
     hook: Callable = lambda site, y, x, ctx: y
     linear: Any = None
-    settled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settled: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     remat: str = "none"
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":
