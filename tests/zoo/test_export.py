@@ -51,6 +51,8 @@ def check_how(how, library):
 def test_a_tuned_model_of_a_library_is_one_again(folder, tmp_path):
     library = LIBRARIES[folder.partition("_")[0]]
     says = REFUSED.get(folder, "")
+    if "does not take" in says and not importlib.util.find_spec("timm"):
+        pytest.skip("timm itself refuses this, and is not installed")
     kind = json.loads((DATA / folder / "config.json").read_text()).get("model_type")
     if library == "transformers" and kind not in CLASSIFIERS:
         says = "have no classifier"
