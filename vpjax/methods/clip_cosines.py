@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
-from vpjax.methods.class_texts import ClassTexts, PromptedTexts, require_clip
+from vpjax.methods.class_texts import ClassTexts, PromptedTexts, drawn, require_clip
 from vpjax.nn.context import EVALUATION, Context
 from vpjax.nn.mop_similarity import unit
 from vpjax.nn.tokens import Tokens
@@ -91,7 +91,6 @@ class _TextPrompted(_Prompted):
 
     Args:
         texts: from the builder.
-        text_depth: layers of the text tower that have a context of their own, the first ones.
         num_tokens: tokens of the context.
         position: see `PromptedTexts`.
         inherited: see `_Prompted`.
@@ -111,10 +110,18 @@ class _TextPrompted(_Prompted):
     ):
         super().__init__(backbone, texts=texts, **inherited)
         self.texts = PromptedTexts(texts, num_tokens, position)
+        self.text_prompts = nnx.Dict()  # of layers above the first, where a subclass has them
+
+    def start_context(self, init_words: str, rngs: nnx.Rngs) -> nnx.Param:
+        """Return the context at its start: the embeddings of words, or N(0, 0.02^2) without any."""
+        count = self.texts.num_tokens
+        if init_words.strip():
+            return nnx.Param(self.texts.words(count))
+        return drawn(rngs, count, self.texts.width)
 
     def text_rows(self) -> dict[int, Float[Array, "n W"]]:
         """Return {layer: what the context is before that layer of the text tower}."""
-        return {}
+        return {int(i): prompt[...] for i, prompt in self.text_prompts.items()}
 
     def text_features(self, ctx: Context) -> Float[Array, "C D"]:
         """Return the text features of the classes, of length 1."""

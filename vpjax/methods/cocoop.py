@@ -22,7 +22,6 @@ from vpjax.methods.class_texts import (
     Sentences,
     check_context,
     context_words,
-    drawn,
 )
 from vpjax.methods.clip_cosines import _TextPrompted
 from vpjax.nn.context import Context
@@ -66,7 +65,7 @@ class CoCoOp(_TextPrompted):
                 f"are {backbone.dim} wide here: nothing is left. Use coop.CoOp."
             )
         width = self.texts.width
-        self.ctx = nnx.Param(self.texts.words(count)) if words else drawn(rngs, count, width)
+        self.ctx = self.start_context(init_words, rngs)
         self.linear1 = Linear(backbone.dim, hidden, rngs=rngs)
         self.linear2 = Linear(hidden, width, rngs=rngs)
 

@@ -62,11 +62,10 @@ class CoOp(_TextPrompted):
         count = words or num_tokens
         super().__init__(backbone, texts=texts, num_tokens=count, position=position)
         self.for_any_classes = not class_specific
-        if words:
-            self.ctx = nnx.Param(self.texts.words(count))
+        if class_specific:
+            self.ctx = drawn(rngs, num_classes, count, self.texts.width)
         else:
-            shape = (num_classes,) * class_specific + (count, self.texts.width)
-            self.ctx = drawn(rngs, *shape)
+            self.ctx = self.start_context(init_words, rngs)
 
     @classmethod
     def sentences(cls, options: Mapping[str, Any]) -> Sentences:

@@ -62,8 +62,7 @@ class IVLP(_TextPrompted):
         check_depth("text_depth", text_depth, 1, len(self.texts.tower.layers))
         check_depth("vision_depth", vision_depth, 0, len(backbone.layers))
         width, wide = self.texts.width, backbone.sites[0].dim
-        words = self.texts.words(text_tokens) if init_words.strip() else None
-        self.ctx = drawn(rngs, text_tokens, width) if words is None else nnx.Param(words)
+        self.ctx = self.start_context(init_words, rngs)
         self.text_prompts = nnx.Dict(
             {str(i): drawn(rngs, text_tokens, width) for i in range(1, text_depth)}
         )
@@ -75,10 +74,6 @@ class IVLP(_TextPrompted):
     def sentences(cls, options: Mapping[str, Any]) -> Sentences:
         """Return the context that stands before a name."""
         return Sentences(context_words(options, "text_tokens"))
-
-    def text_rows(self) -> dict[int, Float[Array, "n W"]]:
-        """Return the contexts of layers above the first."""
-        return {int(i): prompt[...] for i, prompt in self.text_prompts.items()}
 
     def vision_prompt(self, layer: int) -> Float[Array, "P D"]:
         """Return the prompts of images at a layer."""

@@ -59,8 +59,7 @@ class MaPLe(_TextPrompted):
         shown = min(depth, layers)
         super().__init__(backbone, texts=texts, num_tokens=num_tokens, vision_depth=shown)
         width, wide = self.texts.width, backbone.sites[0].dim
-        words = self.texts.words(num_tokens) if init_words.strip() else None
-        self.ctx = drawn(rngs, num_tokens, width) if words is None else nnx.Param(words)
+        self.ctx = self.start_context(init_words, rngs)
         self.proj = Linear(width, wide, rngs=rngs)
         deep = [str(i) for i in range(1, depth)]
         self.text_prompts = nnx.Dict({i: drawn(rngs, num_tokens, width) for i in deep})
@@ -71,10 +70,6 @@ class MaPLe(_TextPrompted):
     def sentences(cls, options: Mapping[str, Any]) -> Sentences:
         """Return the context that stands before a name."""
         return Sentences(context_words(options, "num_tokens"))
-
-    def text_rows(self) -> dict[int, Float[Array, "n W"]]:
-        """Return the contexts of layers above the first."""
-        return {int(i): prompt[...] for i, prompt in self.text_prompts.items()}
 
     def vision_prompt(self, layer: int) -> Float[Array, "P D"]:
         """Return the prompts of images at a layer, made from those of texts."""
