@@ -21,6 +21,7 @@ from vpjax.methods.lora import LoRA
 from vpjax.methods.repadapter import PLACES, RepAdapter
 from vpjax.methods.ssf import SSF
 from vpjax.methods.vera import VeRA
+from vpjax.nn.context import EVALUATION
 
 EDGE = 3  # cells, of Convpass' kernel
 NORMS = {norm: name for name, (norm, _) in PLACES.items()}  # of RepAdapter
@@ -51,7 +52,7 @@ class PeftWork(Work):
         method, kernel = self.method, super().linear
         names = getattr(method, "names", ())
         found = (
-            linears.at(names, linears.SITES[part])
+            linears.at(names, linears.SITES[part], EVALUATION.at(i))
             if isinstance(method, LoRA | VeRA | IA3)
             else None
         )

@@ -80,8 +80,8 @@ class TT(Method):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add s V c (U x) to the output of a linear layer."""
-        found = linears.at(NAMES, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(NAMES, site, ctx)
+        if found is None:
             return y
         name, x = found[0], linears.inputs(x, y, ctx)
         u, v, c = (

@@ -106,8 +106,13 @@ def matrix(dense: Dense) -> Float[Array, "in out"]:
     return kernel.reshape(math.prod(kernel.shape[: dense.inputs]), -1)
 
 
-def at(names: tuple[str, ...], site: str) -> tuple[str, int] | None:
-    """Return which name a site of the backbone belongs to, and which third of it; None: none."""
+def at(names: tuple[str, ...], site: str, ctx: Context) -> tuple[str, int] | None:
+    """Return which name a site of a layer belongs to, and which third of it; None: none.
+
+    Sites of the stem and the embedding belong to none.
+    """
+    if ctx.layer is None:
+        return None
     for name in names:
         for third, part in enumerate(parts_of(name)):
             if SITES[part] == site:

@@ -54,8 +54,8 @@ class SSF(Method):
         own = self.layers.get(str(ctx.layer), {})
         if site in NORMS and own:
             return own[site](y)
-        found = linears.at(LINEARS, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(LINEARS, site, ctx)
+        if found is None:
             return y
         name, third = found
         shape = ctx.linear.kernel.shape[ctx.linear.inputs :]

@@ -66,8 +66,8 @@ class VeRA(Method):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add what passes the frozen pair and the two vectors."""
-        found = linears.at(self.names, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(self.names, site, ctx)
+        if found is None:
             return y
         name, third = found
         own = self.layers[str(ctx.layer)][name]
