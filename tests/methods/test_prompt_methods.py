@@ -26,6 +26,7 @@ from vpjax.models.model import Model
 from vpjax.models.partition import partition
 from vpjax.nn.context import Context
 from vpjax.nn.kmeans import kmeans
+from vpjax.runs import defaults
 from vpjax.studies import prune
 from vpjax.train.step import init_state, make_train_step
 
@@ -243,8 +244,9 @@ def test_metric_ignores_padding_and_stays_finite(criterion):
 
 
 def test_pruning_ends_at_the_limit():
-    assert prune.counts(10, 1) == list(range(1, 10))
-    assert prune.counts(8, 4) == [0, 1, 2, 3, 4, 4, 4]
+    percents = defaults.get_config().study.prune.percents
+    assert prune.counts(10, 1, percents) == list(range(1, 10))
+    assert prune.counts(8, 4, percents) == [0, 1, 2, 3, 4, 4, 4]
     assert prune.masks(np.array([2.0, 1.0, 1.0]), [0, 1, 2]).tolist() == [
         [1, 1, 1],
         [1, 0, 1],

@@ -60,6 +60,7 @@ WITH = {
     "remat_segments": {"remat": "full"},
     "data.verify": OWN,
     "data.shots_seed": {"data": {"shots": 4}},
+    "study.shots": {"study": {"name": "few_shot"}},
     "optim.eps": {"optim": {"name": "adam"}},
 }
 # What other commands read, by the first part of the key or in full; all else they refuse.
@@ -92,7 +93,8 @@ def test_every_key_of_a_training(key):
     if study:
         with pytest.raises(UserError, match=f"config.{key} has no effect: train does not read it"):
             effect.check(base, [key], "train")
-        commands = [c for c in effect.SEVERAL if _accepted(base, key, c)]
+        there = configs.merged(base, WITH.get(key, {}))
+        commands = [c for c in effect.SEVERAL if _accepted(there, key, c)]
         assert commands  # some command reads it
         return
     effect.check(configs.merged(base, WITH.get(key, {})), [key], "train")
@@ -146,6 +148,8 @@ def test_every_key_of_every_other_command(command):
         ("class-embeddings", "train.batch_size", {"data": {"eval_batch_size": 7}}),
         ("predict", "text.tokenizer", {"method": {"name": "vpt.VPT"}}),
         ("demo", "data.val", {"data": {"test": "test"}}),
+        ("ablate", "study.shots", {"study": {"name": "base_to_new"}}),
+        ("ablate", "study.suite.dtd.seed", {"study": {"name": "fusion"}}),
     ],
 )
 def test_what_other_commands_read_may_have_no_effect(command, key, changes):
@@ -170,6 +174,10 @@ def test_what_a_study_sets_in_every_run():
     effect.check(grid, ["optim.weight_decay", "seed"], "tune")
     with pytest.raises(UserError, match="optim.lr has no effect: study.tune.grid sets it"):
         effect.check(grid, ["optim.lr"], "tune")
+    effect.check(several, ["method.num_tokens"], "prune")
+    for key in ("method.masks", "method.pruned_tokens", "study.tune.grid.optim.lr"):
+        with pytest.raises(UserError, match=f"{key} has no effect: study.prune sets it"):
+            effect.check(several, [key], "prune")
 
 
 def test_training_a_recipe_of_several_runs_reads_what_compare_reads():

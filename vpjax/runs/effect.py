@@ -158,6 +158,18 @@ RULES = (
         lambda c: bool(c.backbone.weights),
         "backbone.weights: a random backbone has no file",
     ),
+    Rule(
+        r"study\.shots",
+        lambda c: c.study.name == "few_shot",
+        "study.name=few_shot: base_to_new trains with data.shots, other studies with all images",
+        ("ablate",),
+    ),
+    Rule(
+        r"study\.suite.*",
+        lambda c: c.study.name in ("few_shot", "base_to_new"),
+        "study.name=few_shot or base_to_new: other studies have one data set",
+        ("ablate",),
+    ),
     Rule(r"data\.shots_seed", lambda c: bool(c.data.shots), "data.shots, which is 0"),
     Rule(
         r"data\.shots",
@@ -248,6 +260,9 @@ def _set_by(config: ConfigDict, key: str, command: str) -> str:
     study = config.study
     if command == "tune":
         return "study.tune.grid" if key in configs.flat(study.tune.grid) else ""
+    if command == "prune":
+        own = r"method\.(masks|pruned_.*)|study\.tune\.(grid|also)(\..*)?"
+        return "study.prune" if re.fullmatch(own, key) else ""
     if command not in ("compare", "ablate"):
         return ""
     if key == "seed":

@@ -47,7 +47,6 @@ from vpjax.train.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 MASKS = ("method/token_mask", "method/piece_mask")
-PERCENTS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
 def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def importance(gradients: Float[np.ndarray, " batches *n"]) -> Float[np.ndarray,
     return np.asarray(gradients, np.float64).mean(0)
 
 
-def counts(size: int, minimum: int, percents: Sequence[int] = PERCENTS) -> list[int]:
+def counts(size: int, minimum: int, percents: Sequence[int]) -> list[int]:
     """Return how many of `size` are pruned, for each percentage; the list ends at the limit.
 
     Args:
