@@ -106,3 +106,9 @@ def test_an_average_that_begins_after_the_end(mean, warns):
 def test_a_search_on_the_test_split(name, val, warns):
     text = said(method={"name": name}, data={"val": val, "test": "test"})
     assert ("chosen on the images that it is of" in text) == warns
+
+
+def test_parts_of_a_combination_are_warned_of():
+    mae, both = {"name": "vit.MAE"}, {"name": "vpt.VPT+lora.LoRA", "num_tokens": 10}
+    assert "VPT on MAE" in said(backbone=mae, method=both)
+    assert "random scales and shifts" in said(method={"name": "adapter.Adapter+ssf.SSF"})

@@ -33,6 +33,7 @@ class Adapter(Method):
     """
 
     why_whole = "its bottlenecks have an activation inside"
+    completes_backbone = True
 
     def __init__(
         self,

@@ -83,6 +83,8 @@ class Method(nnx.Module):
         restored: options that only say where training begins, with the values for a model whose
             parameters are read from a checkpoint: it needs no file that the others did.
         why_whole: why `fold` is refused, where a method does not define it.
+        completes_backbone: True for adapters: the backbone that trained beside them is of no use
+            without them, so it is not exported alone.
         begun: of a method that begins from training images, an `nnx.BatchStat` that says whether
             it has (False from the constructor): a run saves it, so nothing is made twice.
         head: the classification head, B D -> B C.
@@ -118,6 +120,7 @@ class Method(nnx.Module):
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
     why_whole = "it adds tokens, images or layers"
+    completes_backbone = False
     begun: nnx.BatchStat | None = None
 
     def __init__(

@@ -58,6 +58,7 @@ class Placed(Method):
 
     no_decay = rf"method/layers/.*(_bias|/scaling|/norm/.*)|{PATTERNS['all']}"
     why_whole = "its bottlenecks have an activation inside or stand where no weight does"
+    completes_backbone = True
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class Compacter(Method):
 
     no_decay = r"method/rule|method/layers/.*/bias"
     why_whole = "its bottlenecks have an activation inside"
+    completes_backbone = True
 
     def __init__(
         self,

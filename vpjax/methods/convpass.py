@@ -40,6 +40,7 @@ class Convpass(Method):
 
     places: tuple[str, ...] = ("attn", "mlp")
     why_whole = "its convolutions have activations around them"
+    completes_backbone = True
 
     def __init__(
         self,

@@ -29,10 +29,6 @@ from vpjax.backbones.base import Backbone
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import atomic, open_to_readers
-from vpjax.methods.adapter import Adapter
-from vpjax.methods.bottleneck import Placed
-from vpjax.methods.compacter import Compacter
-from vpjax.methods.convpass import Convpass
 from vpjax.runs.export_check import compare
 from vpjax.runs.export_program import export_program
 from vpjax.runs.export_weights import HEAD, LIBRARIES, export_weights
@@ -43,7 +39,6 @@ from vpjax.weights.load import load
 
 log = logging.getLogger(__name__)
 
-ADAPTERS = (Adapter, Placed, Compacter, Convpass)
 SUFFIXES = {".npz": "google", ".safetensors": "vpjax", ".stablehlo": "stablehlo"}
 FORMATS = ("google", "vpjax", *LIBRARIES, "stablehlo")
 
@@ -159,8 +154,7 @@ def backbone_of(run: Run) -> tuple[Backbone, tuple[str, ...], float]:
     except UserError as e:
         if not learns:
             raise unchanged(run, beside, str(e)) from e
-        parts = [model.method, *getattr(model.method, "parts", {}).values()]
-        if any(isinstance(p, ADAPTERS) for p in parts):  # norms of no use without them
+        if model.method.completes_backbone:
             raise UserError(f"{run.folder} is no backbone alone: {e}") from e
         return model.backbone, tuple(beside), 0.0
     before = params.flatten(nnx.state(model.backbone))
