@@ -12,7 +12,9 @@ from benchmarks.floors_peft import PeftWork
 from benchmarks.floors_work import Floor, Rows, Work
 from vpjax.backbones.vit import MAE, ViT
 from vpjax.methods.base import Method
+from vpjax.methods.combine import methods_of
 from vpjax.methods.cvpt import CVPT
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.e2vpt import E2VPT
 from vpjax.methods.gate_vpt import GateVPT
 from vpjax.methods.mop import MoP
@@ -30,10 +32,15 @@ def of(parts: ModelParts, batch: int, *, train: bool, dtype: str = "float32") ->
     """Return the floor of a training step, or of an inference: images to logits.
 
     `parts` are a model's, numbers or shapes; `batch` is the images of a step. None where no formula
-    is known: for other backbones than a ViT.
+    is known: for other backbones than a ViT, and methods with texts (but MoP), a metric loss, or
+    several parts.
     """
     trainable, stats, frozen = shapes(tuple(parts[1:]))
     model = merge(parts.graph, trainable, stats, frozen)
+    method = model.method
+    known = isinstance(method, MoP) or hasattr(method, "head")
+    if not known or isinstance(method, DAVPT) or len(methods_of(type(method))) > 1:
+        return None
     if not isinstance(model.backbone, ViT):
         return None
     values = trainable | stats | frozen
