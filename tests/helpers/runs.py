@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jaxtyping
+import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
@@ -26,6 +28,14 @@ def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
     for section, values in sections.items():
         config[section].update(values)
     return config
+
+
+@contextlib.contextmanager
+def cache_in(folder: Path) -> Iterator[None]:
+    """Give all commands inside a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VPJAX_CACHE", str(folder))
+        yield
 
 
 class Done(NamedTuple):

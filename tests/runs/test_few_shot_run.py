@@ -1,7 +1,6 @@
 """CLIP-Adapter and Tip-Adapter from the command line: photos in folders, a tiny CLIP on disk."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 import vpjax
 from tests.helpers.photos import SPECIES, write_clip, write_folders
-from tests.helpers.runs import command, digests, newest, result
+from tests.helpers.runs import cache_in, command, digests, newest, result
 from vpjax.runs import defaults
 from vpjax.runs.experiment import prepare
 from vpjax.runs.features import with_cached_features
@@ -52,12 +51,8 @@ def place(tmp_path_factory):
     write_folders(folder / "data", train=5, val=5, test=3)
     write_clip(folder / "clip")
     (folder / "few.py").write_text(RECIPE.replace("{root}", str(folder)))
-    before = os.environ.get("VPJAX_CACHE")
-    os.environ["VPJAX_CACHE"] = str(folder / "cache")
-    yield folder
-    os.environ.pop("VPJAX_CACHE")
-    if before is not None:
-        os.environ["VPJAX_CACHE"] = before
+    with cache_in(folder / "cache"):
+        yield folder
 
 
 def words(place: Path, name: str, *more: str) -> list[str]:

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers.photos import SPECIES, write_clip, write_folders
-from tests.helpers.runs import command, result
+from tests.helpers.runs import cache_in, command, result
 from vpjax.core.errors import UserError
 from vpjax.studies.few_shot import (
     all_places,
@@ -54,12 +53,8 @@ def place(tmp_path_factory):
         write_folders(folder / name, train=3, val=2, test=test)
     write_clip(folder / "clip")
     (folder / "few.py").write_text(RECIPE.replace("{root}", str(folder)))
-    before = os.environ.get("VPJAX_CACHE")
-    os.environ["VPJAX_CACHE"] = str(folder / "cache")
-    yield folder
-    os.environ.pop("VPJAX_CACHE")
-    if before is not None:
-        os.environ["VPJAX_CACHE"] = before
+    with cache_in(folder / "cache"):
+        yield folder
 
 
 def study(place: Path, name: str, *more: str):
