@@ -58,6 +58,8 @@ def options(place: Path, method: str, **changes) -> list[str]:
         "curves": False,
     }
     chosen |= SMALL[method] | changes
+    if "train.steps" in changes:
+        del chosen["train.epochs"]
     words = [f"--config.{k}={v}" for k, v in chosen.items()]
     return [f"--config=configs/clip_prompts.py:{method}", *words]
 
@@ -124,7 +126,7 @@ def test_contexts_of_classes_serve_no_others(place, tmp_path):
     chosen = {"method.init_words": "", "method.class_specific": True, "method.num_tokens": 2}
     succeeds(*options(place, "coop", **chosen), f"--workdir={tmp_path / 'run'}")
     done = command("eval", f"--workdir={tmp_path / 'run'}", "--config.data.classes=new")
-    assert done.returncode == 1 and "nothing about others" in done.stderr_text
+    assert done.returncode == 2 and "nothing about others" in done.stderr_text
     with pytest.raises(UserError, match="nothing about others.*Load it without classes"):
         vpjax.load_run(tmp_path / "run", classes=["an oak"])
 

@@ -163,9 +163,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(place, runs):
 
 def test_what_the_search_found_is_a_checkpoint(runs):
     meta = json.loads((newest(runs["tip"], "searched") / "meta" / "metadata").read_text())
-    assert {"method/keys", "method/filled", "method/alpha", "method/beta"} == set(
-        meta["arrays"]["stats"]
-    )
+    names = ("keys", "filled", "begun", "alpha", "beta")
+    assert {f"method/{name}" for name in names} == set(meta["arrays"]["stats"])
     found = result(runs["tip"])["searched"]
     trained = vpjax.load_run(runs["tip"]).model.method
     assert float(trained.alpha[...]) == pytest.approx(found["alpha"])
@@ -200,8 +199,8 @@ def test_the_cache_is_the_mean_of_augmented_passes(place):
 
 
 def keys_of(config):
-    experiment = with_start_values(with_cached_features(prepare(config)))
-    return np.asarray(experiment.state.stats["method/keys"])
+    state = with_start_values(with_cached_features(prepare(config)))
+    return np.asarray(state.stats["method/keys"])
 
 
 def test_more_images_than_places(place, tmp_path):

@@ -125,7 +125,7 @@ class TextTower(nnx.Module):
             return layer(tokens, ctx)
 
         tokens = run_layers(self.layers, self.placed(x, dtype), step, EVALUATION, remat=remat)
-        x = self.norm(tokens.x[jnp.arange(len(ends)), ends])
+        x = self.norm(tokens.x[jnp.arange(x.shape[0]), ends])
         return self.projection(x) if self.projection else x
 
 
