@@ -15,6 +15,7 @@ from vpjax.methods.fact import TT
 from vpjax.methods.lora import LoRA
 from vpjax.methods.repadapter import RepAdapter
 from vpjax.methods.ssf import SSF
+from vpjax.nn.context import EVALUATION, Context
 
 
 def built(backbone, cls, **options):
@@ -29,8 +30,10 @@ def built(backbone, cls, **options):
 def test_names_of_linear_layers():
     assert linears.parse("q+v") == ("q", "v")
     assert linears.parse("all") == ("q", "k", "v", "proj", "fc1", "fc2")
-    assert linears.at(("qkv", "fc2"), "attn.value") == ("qkv", 2)
-    assert linears.at(("qkv", "fc2"), "attn.out") is None
+    layer, stem = Context(layer=0), EVALUATION
+    assert linears.at(("qkv", "fc2"), "attn.value", layer) == ("qkv", 2)
+    assert linears.at(("qkv", "fc2"), "attn.out", layer) is None
+    assert linears.at(("qkv", "fc2"), "attn.value", stem) is None
 
 
 @pytest.mark.parametrize(
