@@ -7,6 +7,7 @@
     python main.py compare --config digits_baselines               several runs, one table
     python main.py ablate --config ablate_fusion                   a study: grid, table, picture
     python main.py tune --config vtab:svhn                         choose on val, then read test
+    python main.py prune --config digits_prune                     E2VPT: prune, train again
     python main.py report --workdir DIR                            tables and a page of DIR's runs
     python main.py plot --workdir DIR --image 3                    pictures of what DIR has learnt
     python main.py check-data --config vpt_cifar                   examine its data, every image

@@ -8,10 +8,13 @@ once a batch unless dropout tells images apart; the last layer gives only what p
 import functools
 import math
 
+from benchmarks.floors_peft import PeftWork
 from benchmarks.floors_work import Floor, Rows, Work
 from vpjax.backbones.vit import MAE, ViT
 from vpjax.methods.base import Method
+from vpjax.methods.combine import methods_of
 from vpjax.methods.cvpt import CVPT
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.e2vpt import E2VPT
 from vpjax.methods.gate_vpt import GateVPT
 from vpjax.methods.mop import MoP
@@ -29,13 +32,19 @@ def of(parts: ModelParts, batch: int, *, train: bool, dtype: str = "float32") ->
     """Return the floor of a training step, or of an inference: images to logits.
 
     `parts` are a model's, numbers or shapes; `batch` is the images of a step. None where no formula
-    is known: for other backbones than a ViT.
+    is known: for other backbones than a ViT, and methods with texts (but MoP), a metric loss, or
+    several parts.
     """
     trainable, stats, frozen = shapes(tuple(parts[1:]))
     model = merge(parts.graph, trainable, stats, frozen)
+    method = model.method
+    known = isinstance(method, MoP) or hasattr(method, "head")
+    if not known or isinstance(method, DAVPT) or len(methods_of(type(method))) > 1:
+        return None
     if not isinstance(model.backbone, ViT):
         return None
-    work = Work(trainable | stats | frozen, trainable if train else {}, batch, dtype)
+    values = trainable | stats | frozen
+    work = PeftWork(model.method, values, trainable if train else {}, batch, dtype)
     walk = two_streams if isinstance(model.method, SA2VP) else one_stream
     walk(work, model, train)
     frame = 2 * model.method.width if isinstance(model.method, Pad) else 0
@@ -68,6 +77,7 @@ def embed(work: Work, model: Model) -> Rows:
     backbone, method = model.backbone, model.method
     cells, once = math.prod(backbone.grid), 1 / work.batch
     patches = work.dense("backbone/patch_embed", Rows(cells))
+    patches = patches.if_any(work.learns("method/stem/"))
     if pixels := pixels_that_learn(work, model):
         # Gradients of what all images share are added up before they pass the weights.
         shared = once * work.size("backbone/patch_embed/kernel")

@@ -6,10 +6,10 @@ A product of rows with a weight matrix of `size` numbers, 2 FLOPs a multiply-add
     input gradient    2 size needs              those of the rows that depend on what trains
     weight gradient   2 size rows               where the weight trains
 
-Attention of Q queries over S keys, D wide, of which q and k depend on what trains:
+Attention of Q queries over S keys and values, D wide, of which q, k, v depend on what trains:
 
     forward           2 D (2 Q S)                                   scores, mixed values
-    backward          2 D (Q S - (Q - q)(S - k) + q S + 2 Q k)      scores; queries; keys, values
+    backward          2 D (Q S - (Q - q)(S - k) + q S + Q k + Q v)  scores; queries; keys; values
 
 So nothing is counted below the first thing that trains, nor any gradient of a frozen weight. Rows
 of what is done once a batch count 1 / batch. Elementwise work is left out: norms, softmax,
@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+LINEARS = {"q": "attn/query", "k": "attn/key", "v": "attn/value", "proj": "attn/out"}
+LINEARS |= {"fc1": "mlp/fc1", "fc2": "mlp/fc2"}
 FLOAT32 = 4  # bytes
 OPTIMISER = 4 * FLOAT32  # bytes a number that trains: it and its momentum, read and written
 
@@ -98,12 +100,16 @@ class Work:
             self.reads[kernel] = max(self.reads.get(kernel, 0), 2 if rows.needs else 1)
         return rows.if_any(self.learns(name))
 
-    def attention(self, queries: Rows, keys: Rows, width: int) -> Rows:
-        """Counts scores and mixing; returns what comes out."""
+    def attention(self, queries: Rows, keys: Rows, width: int, values: float | None = None) -> Rows:
+        """Counts scores and mixing; returns what comes out.
+
+        `values` are those that need a gradient; None: as many as keys.
+        """
         (all_q, q, copies), (all_k, k, _) = queries, keys
-        backward = all_q * all_k - (all_q - q) * (all_k - k) + q * all_k + 2 * all_q * k
+        v = k if values is None else values
+        backward = all_q * all_k - (all_q - q) * (all_k - k) + q * all_k + all_q * (k + v)
         self.flops += 2 * width * (2 * all_q * all_k + backward) * copies
-        return queries.if_any(q or k)
+        return queries.if_any(q or k or v)
 
     def block(
         self,
@@ -121,23 +127,28 @@ class Work:
         """
         name = f"backbone/layers/{i}"
         x = self.norm(f"{name}/norm1", rows)
-        q = self.dense(f"{name}/attn/query", x.first(keep))
-        keys = self.keys(name, x)
-        total = keys.count, keys.needs
+        x = self.at(i, "norm1", x, rows)
+        q = self.linear(i, "q", x.first(keep))
+        keys, values = (self.linear(i, part, x) for part in "kv")
+        total, read_values = (keys.count, keys.needs), values.needs
         if read:
-            p = self.keys(name, self.norm(f"{name}/norm1", read))
-            total = keys.count + p.count, keys.needs + p.needs
+            p, v = (self.linear(i, part, self.norm(f"{name}/norm1", read)) for part in "kv")
+            total = total[0] + p.count, total[1] + p.needs
+            read_values += v.needs
         if own_keys:
             total = total[0] + own_keys.count, total[1] + own_keys.needs
+            read_values += own_keys.needs
         if not q.count:
             return q
         width, heads = self.shapes[f"{name}/attn/query/kernel"][:2]
-        mixed = self.attention(q, Rows(*total), width)
-        out = rows.first(keep).if_any(self.dense(f"{name}/attn/out", mixed).needs)
-        out = between(out)
-        y = self.norm(f"{name}/norm2", out)
-        hidden = self.dense(f"{name}/mlp/fc1", y)
-        after = self.adapter(i, out.if_any(self.dense(f"{name}/mlp/fc2", hidden).needs))
+        mixed = self.attention(q, Rows(*total), width, read_values)
+        o = self.at(i, "attn", self.linear(i, "proj", mixed), x)
+        out = rows.first(keep).if_any(o.needs)
+        out = between(self.at(i, "attn.residual", out, rows))
+        y = self.at(i, "norm2", self.norm(f"{name}/norm2", out), out)
+        hidden = self.linear(i, "fc1", y)
+        m = self.at(i, "mlp", self.linear(i, "fc2", hidden), y)
+        after = self.adapter(i, self.at(i, "mlp.residual", out.if_any(m.needs), out))
         if mixed.needs:  # queries, what attention gives; keys, values
             self.keep(2 * width * (q.count + keys.count) * q.copies)
             self.keep(2 * width * (read.count * read.copies if read else 0))
@@ -148,10 +159,17 @@ class Work:
             self.keep(hidden.needs * self.shapes[f"{name}/mlp/fc1/kernel"][1] * x.copies)
         return after
 
-    def keys(self, name: str, rows: Rows) -> Rows:
-        """Counts keys and values of a layer; returns those that depend on what trains."""
-        k, v = (self.dense(f"{name}/attn/{part}", rows) for part in ("key", "value"))
-        return k.if_any(v.needs) if v.needs > k.needs else k
+    def path(self, i: int, part: str) -> str:
+        """Return the name of a linear layer of block `i`."""
+        return f"backbone/layers/{i}/{LINEARS[part]}"
+
+    def linear(self, i: int, part: str, rows: Rows) -> Rows:
+        """Counts a linear layer of block `i`, a name of `LINEARS`; returns what comes out."""
+        return self.dense(self.path(i, part), rows)
+
+    def at(self, i: int, site: str, y: Rows, x: Rows) -> Rows:
+        """Counts what a method does at a place of block `i` that is no linear layer: nothing."""
+        return y
 
     def adapter(self, i: int, rows: Rows) -> Rows:
         """Counts the bottleneck behind layer `i`, if there is one."""

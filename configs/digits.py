@@ -60,10 +60,18 @@ def get_config(label: str = "") -> ConfigDict:
     )
     config.study.seeds = (0, 1, 2)
     config.draw = False  # drawing takes longer than such a run; `plot` does it afterwards
+    return one_run(config, label, "configs/digits.py")
+
+
+def one_run(config: ConfigDict, label: str, file: str) -> ConfigDict:
+    """Returns the config of one run of a comparison; the comparison for an empty label.
+
+    Raises: UserError if there is no run of that label in the recipe `file`.
+    """
     if not label:
         return config
     if label not in config.study.compare:
-        raise unknown("run of configs/digits.py", label, config.study.compare)
+        raise unknown(f"run of {file}", label, config.study.compare)
     return merged(defaults.single_run(config), config.study.compare[label])
 
 

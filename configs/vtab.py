@@ -27,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import finetune_vtab, linear_vtab, sa2vp_vtab, vpt_vtab
+from configs import finetune_vtab, linear_vtab, peft_vtab, sa2vp_vtab, vpt_vtab
 from vpjax.core.errors import unknown
 from vpjax.data import benchmarks
 from vpjax.data.names import called
@@ -50,6 +50,8 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "adapter": ("adapter.Adapter", {}, "adapter"),
     "vpt_shallow": ("vpt.VPT", {"num_tokens": 50, "deep": False}, "shallow"),
     "vpt_deep": ("vpt.VPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
+    "e2vpt": ("e2vpt.E2VPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
+    "vfpt": ("vfpt.VFPT", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompt_bias": ("vpt.PromptBias", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompt_cls": ("vpt.PromptCls", {"num_tokens": 10, "dropout": 0.1}, "prompt"),
     "prompts_frozen": ("vpt.FrozenPrompts", {"num_tokens": 10}, "prompt"),
@@ -60,14 +62,19 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "sa2vp": ("sa2vp.SA2VP", {}, "sa2vp"),
     "msvp": ("msvp.MSVPFrozen", {}, "one_length"),
 }
-# What does not run on this backbone: other data, other weights, or the whole network from scratch;
-# and what its papers train by a recipe without a search, which is none of the published ones here.
-ELSEWHERE = ("mop.MoP", "msvp.MSVP", "vit_b4.Prompts", "vit_b4.PromptsFull")
-ELSEWHERE += ("lora.LoRA", "dora.DoRA", "vera.VeRA", "ia3.IA3", "fact.TT", "fact.TK", "ssf.SSF")
-ELSEWHERE += ("layer_norm.LayerNorm", "compacter.Compacter", "repadapter.RepAdapter")
-ELSEWHERE += ("convpass.Convpass", "convpass.ConvpassAttn", "bottleneck.Placed")
-ELSEWHERE += ("bottleneck.Houlsby", "bottleneck.Pfeiffer", "bottleneck.AdapterPlus")
-ELSEWHERE += ("bottleneck.NOAH", "bottleneck.AdaptFormer")
+# LoRA, adapters and their like, whose papers search little or nothing.
+METHODS |= {
+    key: (*method, "vectors" if key in peft_vtab.RATES else "peft")
+    for key, method in peft_vtab.METHODS.items()
+    if key not in METHODS
+}
+# What does not run on this backbone: other data, other weights, or the whole network from scratch.
+# SPT, Gate-VPT, DA-VPT and CVPT as published: configs/prompts.py.
+ELSEWHERE = ("mop.MoP", "msvp.MSVP", "vit_b4.Prompts", "vit_b4.PromptsFull", "bottleneck.Placed")
+ELSEWHERE += ("zero_shot.ZeroShot", "clip_adapter.CLIPAdapter")  # on CLIP
+ELSEWHERE += ("tip_adapter.TipAdapter", "tip_adapter.TipAdapterF", "coop.CoOp", "cocoop.CoCoOp")
+ELSEWHERE += ("vpt_clip.VPTCLIP", "ivlp.IVLP", "maple.MaPLe", "promptsrc.PromptSRC")
+ELSEWHERE += ("spt.SPT", "gate_vpt.GateVPT", "da_vpt.DAVPT", "cvpt.CVPT")
 
 # What the papers searched. Published batches: 64 images with 100 prompts or more, else 128.
 _PROMPT = {"optim": {k: vpt_vtab.GRID[f"optim.{k}"] for k in ("lr", "weight_decay")}}
@@ -84,6 +91,8 @@ GRIDS: dict[str, dict[str, Any]] = {
     "shallow": _LARGER | _LENGTH,
     "one_length": _PROMPT,
     "sa2vp": {},  # told for every task, see configs/sa2vp_vtab.py
+    "peft": {},  # likewise, see configs/peft_vtab.py
+    "vectors": {},
 }
 SMALLER_BATCH = {
     "method": {"num_tokens": {n: {"train": {"batch_size": 64}} for n in ("100", "200")}}
@@ -97,6 +106,8 @@ RATES = {
     "shallow": (1e-3, 3e-3, 1e-2, 3e-2),
     "one_length": (1e-3, 3e-3, 1e-2, 3e-2),
     "sa2vp": (5e-4, 1e-3, 2e-3),
+    "peft": (3e-4, 1e-3, 3e-3),
+    "vectors": (3e-3, 1e-2, 3e-2),
 }
 
 
@@ -231,13 +242,15 @@ def paper(task: str, method: str) -> ConfigDict:
     name, options, follows = METHODS[method]
     if follows == "sa2vp":
         config = sa2vp_vtab.get_config(f"task={task}")
+    elif follows in ("peft", "vectors"):
+        config = peft_vtab.get_config(f"task={task},method={method}")
     elif follows == "linear":
         config = linear_vtab.get_config(task)
     elif follows in ("finetune", "adapter"):
         config = finetune_vtab.get_config(task)
     else:
         config = vpt_vtab.get_config(task)
-    if follows != "sa2vp":
+    if follows not in ("sa2vp", "peft", "vectors"):
         head = {"head_init": "classes"}
         config.method = defaults.section("methods", name, **head | options)
     if follows in ("prompt", "shallow"):

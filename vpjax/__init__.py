@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from vpjax.runs.api import fit
     from vpjax.runs.callbacks import Callback
+    from vpjax.runs.merge import merge
     from vpjax.runs.run import Prediction, Run, load_run
     from vpjax.runs.share import pull_run, push_run
     from vpjax.weights.catalog import list_weights
@@ -43,6 +44,7 @@ __all__ = [
     "list_weights",
     "load_backbone",
     "load_run",
+    "merge",
     "options_of",
     "preprocess",
     "pull_run",
@@ -61,6 +63,7 @@ _MODULES = {
     "list_weights": "weights.catalog",
     "load_backbone": "models.create",
     "load_run": "runs.run",
+    "merge": "runs.merge",
     "options_of": "models.create",
     "preprocess": "data.preprocess",
     "pull_run": "runs.share",

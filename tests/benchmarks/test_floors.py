@@ -13,6 +13,8 @@ from benchmarks import floors, floors_compiled, measure
 from tests.helpers.oracles import InsertedVPT, PlainSA2VP
 from vpjax.backbones.cnn import CNN
 from vpjax.backbones.vit import ViT
+from vpjax.methods.combine import combine
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.finetune import Full, Linear
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
@@ -121,6 +123,11 @@ def test_what_is_done_once_a_batch_is_shared_by_its_images():
 
     assert at(1) > at(64)
     assert at(1, dropout=0.1) == at(64, dropout=0.1) == at(1)  # prompts of each image
+
+
+@pytest.mark.parametrize("cls", [DAVPT, combine(("vpt.VPT", "lora.LoRA"))])
+def test_methods_without_a_formula_have_no_floor(cls):
+    assert floors.of(tiny(cls), BATCH, train=True) is None
 
 
 def test_other_backbones_have_no_floor_and_no_share():

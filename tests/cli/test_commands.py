@@ -90,7 +90,8 @@ def test_which_flags_belong_to_which_command():
     assert OWNERS["--top_k"] == ["predict", "demo"] and OWNERS["--dry_run"] == ["tune"]
     for flag in ("--distributed", "--coordinator", "--num_processes", "--process_id"):
         assert OWNERS[flag] == ["train", "eval", "compare", "tune"]
-    recipe = ["train", "compare", "ablate", "tune", "check-data", "zero-shot", "class-embeddings"]
+    recipe = ["train", "compare", "ablate", "tune", "prune", "check-data", "zero-shot"]
+    recipe += ["class-embeddings"]
     assert OWNERS["--config"] == recipe
 
 
@@ -115,6 +116,7 @@ def test_which_flags_belong_to_which_command():
         (["convert-inat", "--version=2020"], "invalid choice: '2020'"),
         (["compare", "--config=digits:linear"], "digits:linear is one run"),
         (["ablate", "--config=digits"], "config.study.name"),
+        (["prune", "--config=digits"], "prune is for e2vpt.E2VPT"),
         (["plot", "--workdir=nowhere"], "nowhere is no run of vpjax"),
         (["report", "--workdir=nowhere"], "nowhere"),
     ],

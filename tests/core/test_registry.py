@@ -80,6 +80,8 @@ def test_a_section_writes_out_every_option():
         "projection_dim": None,
         "head_hidden": 0,
         "head_init": "zero",
+        "head_norm": False,
+        "backbone_dropout": None,
     }
     section.projection_dim = 4  # an empty entry that knows its type
     with pytest.raises(TypeError):
@@ -104,7 +106,8 @@ def test_a_new_name_keeps_the_options_both_classes_have():
     config = defaults.get_config()
     config.method.update(head_init="classes", num_tokens=3)
     linear = configs.renamed(config, "method", "finetune.Linear", {})
-    assert linear.to_dict() == {"name": "finetune.Linear", "head_hidden": 0, "head_init": "classes"}
+    kept = {"head_hidden": 0, "head_init": "classes", "head_norm": False, "backbone_dropout": None}
+    assert linear.to_dict() == {"name": "finetune.Linear"} | kept
     with pytest.raises(UserError, match="num_tokens"):
         configs.renamed(config, "method", "finetune.Linear", {"num_tokens": 3})
 

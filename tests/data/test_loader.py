@@ -55,6 +55,30 @@ def test_wrapped_epochs_hold_every_example_once(n, size, seed):
 
 
 @settings(max_examples=20, deadline=None)
+@given(n=st.integers(8, 60), group=st.sampled_from([2, 4]), seed=st.integers(0, 5))
+def test_images_of_a_class_in_groups(n, group, seed):
+    make = lambda: Loader(  # noqa: E731
+        numbered(n), 8, DIGITS, 4, seed=seed, remainder="keep", images_per_class=group
+    )
+    train = make()
+    seen = [train.indices(step) for step in range(2 * train.steps_per_epoch)]
+    order = np.concatenate(seen)
+    order = order[order >= 0]
+    assert sorted(order[:n]) == sorted(order[n:]) == list(range(n))
+    assert n < 20 or order[:n].tolist() != order[n:].tolist()
+    whole = sum(count // group for count in np.bincount(np.arange(n) % 10)) * group
+    labels = order[:whole].reshape(-1, group) % 10  # classes of `numbered`
+    assert (labels == labels[:, :1]).all()
+    np.testing.assert_array_equal(make().indices(3), train.indices(3))
+
+
+@pytest.mark.parametrize(("size", "group"), [(8, 3), (8, 0)])
+def test_groups_that_cannot_be(size, group):
+    with pytest.raises(UserError, match=f"images_per_class is {group}"):
+        Loader(numbered(20), size, DIGITS, 4, images_per_class=group)
+
+
+@settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 60), size=st.integers(1, 60), step=st.integers(0, 40))
 def test_keep_pads_the_last_batch_of_each_epoch(n, size, step):
     train = Loader(numbered(n), size, DIGITS, 4, remainder="keep")

@@ -52,6 +52,8 @@ METHODS = {
 def options_of(method: str, given: Record, arch: Record) -> dict[str, Any]:
     """Return the options of our method that a case stands for."""
     take = {name: given[name] for name in given}
+    if "alpha" in take:
+        take["alpha"] = float(take["alpha"])
     fused = "qkv" in take.get("sites", ())
     if take.pop("fused_qkv", fused) != fused:
         raise NotUnderstood(f"fused_qkv does not go with sites {take['sites']}")
@@ -78,8 +80,6 @@ def options_of(method: str, given: Record, arch: Record) -> dict[str, Any]:
 def adapter_options(method: str, take: dict[str, Any]) -> dict[str, Any]:
     """Return the options of an adapter."""
     take["position"] = POSITIONS.get(take["position"], take["position"])
-    if not take.pop("bias", True):
-        raise NotUnderstood("adapters without biases")
     if isinstance(take.get("norm"), bool):
         take["norm"] = "in" if take["norm"] else "none"
     if take.get("activation") == "quickgelu":

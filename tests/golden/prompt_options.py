@@ -160,7 +160,7 @@ def da_vpt(given: Record, arrays: Record) -> Case:
         yield scaled("cross entropy", whole - found["metric"], arrays["loss/ce"], **tolerance)
 
     ctx = Context(key=jax.random.key(0))
-    values = {"method/mapping": arrays["in/mapping"]}
+    values = {"method/groups/of_class": arrays["in/mapping"]}
     return Case(DAVPT, options, ViT, {"pool": pools[given["pool"]]}, values, ctx, (terms,))
 
 

@@ -24,6 +24,7 @@ from tests.golden.training import filled, losses
 from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 
+BEGUN = "method/begun"  # no part of the published model
 COPY = re.compile(r"(blocks\.\d+)\.CrossAttn\.(q|k|v|proj)\.(weight|bias)")
 
 
@@ -40,6 +41,7 @@ def compare(meta: Record, arrays: Record, folder: Path) -> Iterator[Comparison]:
     model = build(case, arch)
     parts = partition(model)
     values = gather(model, arrays, "param/") | case.values
+    values |= {n: v for n, v in parts.stats.items() if n == BEGUN}
     trainable, stats, frozen = filled(parts, values)[1:]
     yield from same_set(model, meta, parts, arrays)
     yield from compare_copies(arrays)

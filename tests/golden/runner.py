@@ -38,8 +38,16 @@ FAMILIES = {
 # Kinds of cases of MS-VP that name no model, and those that are pictures.
 MSVP = ("prompting", "schedules", "metrics", "prompt_panels")
 PICTURES = ("gradcam", "prompt_panels")
-# Kinds of cases of prompt methods: the file that knows them.
-PROMPTS = {"vision_method": "prompts", "pruning": "pruning"}
+# Kinds of cases of prompt methods: the file that knows them, and what compares them.
+PROMPTS = {
+    "vision_method": ("prompts", "compare"),
+    "pruning": ("pruning", "compare"),
+    "clip_method": ("clip_methods", "compare"),
+    "clip_training": ("clip_methods", "compare_training"),
+    "aggregation": ("clip_methods", "compare_average"),
+}
+# Methods on CLIP with fixed texts: the file that knows their cases.
+ADAPTERS = {"clip_adapter": "clip_adapters", "tip_adapter": "clip_adapters"}
 # JSON files that are cases: the file that knows them.
 JSON_CASES = {"inat_json": "inat", "tokenizer_cases": "clip"}
 # Arrays that are inputs: a case may hold more of them than it needs.
@@ -114,8 +122,11 @@ def handler(meta: Mapping[str, Any], arrays: Collection[str] = ()) -> Callable:
     if kind in MSVP or (kind and meta.get("model")):
         file = "msvp_pictures" if kind in PICTURES else "msvp"
         return importlib.import_module(f"tests.golden.{file}").compare
+    if meta.get("method") in ADAPTERS:
+        return importlib.import_module(f"tests.golden.{ADAPTERS[meta['method']]}").compare
     if kind in PROMPTS:
-        return importlib.import_module(f"tests.golden.{PROMPTS[kind]}").compare
+        file, compare = PROMPTS[kind]
+        return getattr(importlib.import_module(f"tests.golden.{file}"), compare)
     if found := clip.find(meta) or mop.find(meta):
         return found
     if str(meta.get("method")).startswith("sa2vp"):

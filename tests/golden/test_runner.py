@@ -141,11 +141,9 @@ def test_a_value_that_the_library_does_not_reproduce_is_refused(name):
 
 def test_kinds_of_other_collections_are_refused():
     metas = (
-        {"kind": "public package", "method": "lora", "options": {"rank": 4}, "case": "lora_qv"},
-        {"kind": "vision_method", "method": "gate_vpt", "options": {"family": "moco"}},
-        {"kind": "clip_method", "backbone": "clip_c", "method": "coop", "options": {"n_ctx": 2}},
-        {"kind": "cache_model", "method": "tip_adapter", "options": {"lr": 0.001}},
-        {"kind": "aggregation", "method": "promptsrc", "options": {"epochs": 6}},
+        {"kind": "audio_method", "method": "prefix", "options": {"rank": 4}, "case": "prefix_2"},
+        {"kind": "cache_model", "method": "another_cache", "options": {"lr": 0.001}},
+        {"method": "unheard_of"},
         {},
     )
     for meta in metas:

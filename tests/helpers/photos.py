@@ -69,3 +69,14 @@ def write_clip(folder: Path) -> Path:
     (folder / "vocab.json").write_text(json.dumps(words))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     return folder
+
+
+def write_folders(root: Path, train: int = 8, val: int = 5, test: int = 6) -> Path:
+    """The same species as a folder for each split and class; so many photos a class."""
+    number = 0
+    for split, count in (("train", train), ("val", val), ("test", test)):
+        for name, *_, colour, _ in SPECIES:
+            for shot in range(count):
+                photo(root / split / name / f"{shot}.jpg", colour, number)
+                number += 1
+    return root

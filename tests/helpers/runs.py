@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jaxtyping
+import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
@@ -27,6 +30,14 @@ def config(label: str = "vpt_deep", **sections: dict) -> ConfigDict:
     return config
 
 
+@contextlib.contextmanager
+def cache_in(folder: Path) -> Iterator[None]:
+    """Give all commands inside a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VPJAX_CACHE", str(folder))
+        yield
+
+
 class Done(NamedTuple):
     """How a command ended, and what it wrote."""
 
@@ -38,8 +49,14 @@ class Done(NamedTuple):
 def command(*words: str) -> Done:
     """Run a command in this process, on all its devices."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(words))
+    # A batch of any size is a symbol in an exported program, which annotations do not know.
+    unchecked = words[:1] == ("export",)
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(list(words))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
     return Done(code, out.getvalue(), err.getvalue())
 
 

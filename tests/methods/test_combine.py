@@ -125,3 +125,9 @@ def test_two_that_change_one_place_are_refused():
 def test_two_at_different_sites_combine():
     model = vpjax.create_model(body(), "lora.LoRA+ia3.IA3", 5, lora_sites="q", ia3_sites="fc2")
     assert model(images())["logits"].shape == (4, 5)
+
+
+def test_rules_about_parameters_follow_their_names():
+    both = vpjax.create_model(body(), "gate_vpt.GateVPT+ia3.IA3", 5, num_tokens=2)
+    assert list(both.method.limits) == ["method/gatevpt/temperatures"]
+    assert "method/ia3/layers/.*" in both.method.no_decay.split("|")

@@ -1,25 +1,34 @@
 """E2VPT, VFPT, Gate-VPT, SPT, DA-VPT and CVPT beyond their recorded cases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from tests.helpers.cases import tiny_mae, tiny_swin_v2, tiny_vit
+from tests.helpers import cases
+from tests.helpers.cases import tiny_mae, tiny_vit
 from vpjax.backbones.vit import ViT
 from vpjax.core.errors import UserError
+from vpjax.methods.class_groups import ClassGroups
 from vpjax.methods.cvpt import CVPT
-from vpjax.methods.da_vpt import DAVPT, metric
+from vpjax.methods.da_vpt import DAVPT
 from vpjax.methods.e2vpt import E2VPT, kept
 from vpjax.methods.gate_vpt import GateVPT
+from vpjax.methods.proxy_metric import metric
 from vpjax.methods.spt import SPT, chosen
 from vpjax.methods.vfpt import VFPT
 from vpjax.methods.vpt import VPT
 from vpjax.models.model import Model
 from vpjax.models.partition import partition
+from vpjax.nn.context import Context
 from vpjax.nn.kmeans import kmeans
+from vpjax.runs import defaults
 from vpjax.studies import prune
+from vpjax.train.step import init_state, make_train_step
 
 COUNTS = [
     (E2VPT, {"num_tokens": 5, "num_kv_tokens": 5}, 92_160),
@@ -64,6 +73,15 @@ def test_neutral_options_are_vpt(cls, options):
     np.testing.assert_allclose(*outs, atol=1e-6)
 
 
+def test_open_gates_are_shallow_vpt():
+    body, images = tiny_vit(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    usual = {"num_tokens": 3, "head_init": "normal", "rngs": nnx.Rngs(1)}
+    plain, ours = VPT(body, 5, deep=False, **usual), GateVPT(body, 5, gate_init=-50.0, **usual)
+    ours.prompts, ours.head = plain.prompts["0"], plain.head
+    outs = [jax.jit(lambda m, x: m(x)["logits"])(Model(body, m), images) for m in (plain, ours)]
+    np.testing.assert_allclose(*outs, atol=1e-6)
+
+
 REFUSED = [
     (E2VPT, {"pieces": 5, "masks": True}, "pieces is 5"),
     (E2VPT, {"num_tokens": 3, "pruned_tokens": (3,)}, "pruned_tokens has 3"),
@@ -72,6 +90,7 @@ REFUSED = [
     (VFPT, {"fourier_location": "random"}, "fourier_location"),
     (VFPT, {"fourier_share": 1.5}, "fourier_share is 1.5"),
     (GateVPT, {"num_gates": 3}, "num_gates is 3"),
+    (GateVPT, {"temperature_min": 2.0}, "bounds 2.0 and 10.0"),
     (SPT, {"sample": "mean_pooling", "num_tokens": 1}, "num_tokens is 1"),
     (SPT, {"projection_dim": 4}, "projection_dim"),
     (CVPT, {"insert": 6}, "insert is 6"),
@@ -86,10 +105,35 @@ def test_options_that_are_refused(cls, options, match):
         cls(tiny_vit(nnx.Rngs(0)), 5, **options, rngs=nnx.Rngs(1))
 
 
-@pytest.mark.parametrize("cls", [E2VPT, GateVPT, CVPT, DAVPT])
-def test_cosine_attention_is_refused(cls):
-    with pytest.raises(UserError, match="SwinV2"):
-        cls(tiny_swin_v2(nnx.Rngs(0)), 5, rngs=nnx.Rngs(1))
+UNSUITED = [
+    (body, method)
+    for body in cases.BACKBONES
+    for method in cases.ON_VIT
+    if method not in cases.SUITED[body] and body not in ("vit_wide", "clip_towers")
+]
+
+
+@functools.cache
+def shape_of(body):
+    return nnx.eval_shape(lambda: cases.BACKBONES[body](nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(("body", "method"), UNSUITED)
+def test_backbones_that_do_not_suit_are_refused_in_a_sentence(body, method):
+    cls, options = cases.METHODS[method]
+    backbone = shape_of(body)
+    with pytest.raises(UserError) as error:
+        cls(backbone, 5, **options, rngs=nnx.Rngs(1))
+    text = str(error.value)
+    assert type(backbone).__name__ in text and text.count(". ") + text.endswith(".") == 1
+    assert ("vpt.VPT" if body.startswith("swin") else "vpt_input.Pad") in text
+
+
+def test_a_vit_without_a_class_token_has_none_to_guide():
+    sizes = {"dim": 16, "mlp_dim": 24, "heads": 2, "depth": 2, "class_token": False}
+    body = ViT("Ti/4", 16, **sizes, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="DA-VPT needs a class token .* use vpt.VPT"):
+        DAVPT(body, 5, rngs=nnx.Rngs(1))
 
 
 def test_masks_train_until_something_is_pruned():
@@ -134,8 +178,56 @@ def test_mapping_puts_every_class_to_a_prompt():
     assert np.bincount(labels[numbers]).tolist() == [6] * 5
     images = jax.random.normal(jax.random.key(0), (10, 16, 16, 3))
     values = lambda x, y: method.start_values(body, x, y, jax.random.key(1))  # noqa: E731
-    mapping = jax.jit(values)(images, jnp.arange(10) % 5)["mapping"]
+    mapping = jax.jit(values)(images, jnp.arange(10) % 5)["groups/of_class"]
     assert mapping.shape == (5,) and set(np.asarray(mapping)) <= {0, 1}
+
+
+def test_groups_follow_training_from_an_epoch_on():
+    groups = ClassGroups(4, 2, 2, regroup_from=1)
+    groups.of_class[...] = jnp.array([0.0, 0.0, 1.0, 1.0])
+    groups.centres[...] = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+    far, near = jnp.array([[2.0, 0.0], [3.0, 1.0]]), jnp.array([[0.0, 2.0], [1.0, 3.0]])
+    features = jnp.stack([far[0], near[0], far[1], near[1]])  # classes 0 and 2 are alike
+    labels, real = jnp.arange(4), jnp.ones(4, bool)
+
+    @nnx.jit
+    def follow(groups, epoch, real):
+        groups.follow(features, labels, real, Context(key=jax.random.key(0), epoch=epoch))
+
+    for epoch in (0.0, 0.5, 1.0, 1.5):  # nothing is grouped by what epoch 0 saw
+        follow(groups, epoch, real)
+        assert groups.of_class[...].tolist() == [0, 0, 1, 1]
+    follow(groups, 2.0, real & (labels < 3))
+    assert groups.of_class[...].tolist() == [0, 1, 0, 1]
+    assert groups.seen[...].tolist() == [1, 1, 1, 0]
+
+
+def test_as_many_prompts_as_classes_need_no_groups():
+    body = tiny_vit(nnx.Rngs(0))
+    method = DAVPT(body, 3, num_proxies=9, regroup_from=0, rngs=nnx.Rngs(1))
+    nothing = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1), jax.random.key(0)
+    assert method.start_values(body, *nothing) == {}
+    assert method.groups.of(jnp.array([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    small = DAVPT(body, 3, init_divide_by8=True, rngs=nnx.Rngs(1)).prompts["0"][...]
+    np.testing.assert_allclose(8 * small, method.prompts["0"][...], rtol=1e-6)
+
+
+def test_several_classes_an_image_are_refused():
+    method = DAVPT(tiny_vit(nnx.Rngs(0)), 3, rngs=nnx.Rngs(1))
+    with pytest.raises(UserError, match="one class an image"):
+        method.choose_images(np.zeros((4, 3), int), np.random.default_rng(0))
+
+
+def test_temperatures_are_cut_to_their_bounds_after_a_step():
+    body = tiny_vit(nnx.Rngs(0))
+    bounds = {"temperature_min": 0.999, "temperature_max": 1.001}
+    parts = partition(Model(body, GateVPT(body, 5, **bounds, head_init="normal", rngs=nnx.Rngs(1))))
+    step = make_train_step(parts.graph, optax.sgd(1e3), lambda b, key: b["image"], 1)
+    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    batch = {"image": images, "label": np.arange(4), "mask": np.ones(4, bool)}
+    state = init_state(parts.trainable, parts.stats, optax.sgd(1e3), 0)
+    values = np.asarray(step(state, parts.frozen, batch)[0].trainable["method/temperatures"])
+    assert np.isin(values, np.float32([0.999, 1.001])).all()
 
 
 @pytest.mark.parametrize("criterion", ["anchor", "nca"])
@@ -152,8 +244,9 @@ def test_metric_ignores_padding_and_stays_finite(criterion):
 
 
 def test_pruning_ends_at_the_limit():
-    assert prune.counts(10, 1) == list(range(1, 10))
-    assert prune.counts(8, 4) == [0, 1, 2, 3, 4, 4, 4]
+    percents = defaults.get_config().study.prune.percents
+    assert prune.counts(10, 1, percents) == list(range(1, 10))
+    assert prune.counts(8, 4, percents) == [0, 1, 2, 3, 4, 4, 4]
     assert prune.masks(np.array([2.0, 1.0, 1.0]), [0, 1, 2]).tolist() == [
         [1, 1, 1],
         [1, 0, 1],

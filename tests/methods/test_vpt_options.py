@@ -178,7 +178,7 @@ def test_options_that_cannot_be(cls, options, message):
 @pytest.mark.parametrize("backbone", ["convnext", "resnet"])
 @pytest.mark.parametrize("cls", [VPT, Add, PrependPixel])
 def test_token_prompts_need_attention(backbone, cls):
-    with pytest.raises(UserError, match=r"no attention.*Use vpt_input.Pad"):
+    with pytest.raises(UserError, match=r"no attention.*use vpt_input.Pad"):
         build(backbone, {}, cls)
 
 

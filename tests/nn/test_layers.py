@@ -166,3 +166,8 @@ def test_a_tap_sees_every_site_and_can_replace():
     out = backbone.layers[0](tokens, ctx.at(0))
     np.testing.assert_array_equal(out.x, tokens.x)  # both branches were replaced by zero
     assert set(seen) == backbone.taps
+
+
+def test_a_context_may_be_a_static_argument():
+    assert hash(EVALUATION) == hash(Context())
+    jax.jit(lambda x, ctx: x, static_argnums=1)(jnp.zeros(2), EVALUATION)

@@ -25,6 +25,21 @@ def test_prompts_on_mae():
     assert "VPT on MAE" in said(method={"name": "vpt_input.PrependPixel"}, **mae)
 
 
+@pytest.mark.parametrize("name", ["spt.SPT", "gate_vpt.GateVPT"])
+def test_norms_of_mae(name):
+    method = {"method": {"name": name, "num_tokens": 10}}
+    assert "set backbone.final_norm=True" in said(backbone={"name": "vit.MAE"}, **method)
+    own = {"name": "vit.MAE", "final_norm": True, "fc_norm": False}
+    assert said(backbone=own, **method) == "" == said(**method)
+    assert "gate_vpt.GateVPT" in said(backbone=own, method={"num_tokens": 10})
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.5, True), (1.0, False), (0.0, False)])
+def test_a_share_that_transforms_nothing(share, warns):
+    method = {"name": "vfpt.VFPT", "num_tokens": 1, "fourier_share": share}
+    assert ("rounds down to none" in said(method=method)) == warns
+
+
 @pytest.mark.parametrize(("count", "warns"), [(50, False), (51, True), (200, True)])
 def test_many_prompts(count, warns):
     assert (f"{count} prompts" in said(method={"num_tokens": count})) == warns
@@ -51,3 +66,49 @@ def test_adapters_that_cannot_learn():
     adapter = {"method": {"name": "adapter.Adapter"}}
     assert said(**adapter) == ""
     assert "only its last bias" in said(match_reference_code=True, **adapter)
+
+
+def test_traps_of_small_parts():
+    adam = {"name": "adamw", "lr": 1e-3, "lr_base_batch_size": 0}
+    assert "random scales and shifts" in said(method={"name": "ssf.SSF"})
+    for name in ("ia3.IA3", "layer_norm.LayerNorm"):
+        fast = adam | {"lr": 1e-2}
+        assert said(method={"name": name}, optim=fast) == ""
+        assert "pulls the scales" in said(method={"name": name}, optim=fast | {"no_decay": ""})
+        calm = fast | {"no_decay": "", "weight_decay": 0.0}
+        assert said(method={"name": name}, optim=calm) == ""
+    for name in ("vera.VeRA", "ia3.IA3"):
+        assert "ten times the rate" in said(method={"name": name}, optim=adam)
+        scaled = adam | {"lr": 0.01, "lr_base_batch_size": 6400}
+        assert "ten times the rate" in said(method={"name": name}, optim=scaled)
+    assert said(method={"name": "lora.LoRA"}, optim=adam) == ""
+    former = {"name": "bottleneck.AdaptFormer", "norm": "out"}
+    assert "316 times" in said(method=former)
+    assert "316 times" not in said(method=former, optim={"clip_norm": 1.0})
+
+
+def test_contexts_that_are_to_meet_new_classes():
+    clip = {"backbone": {"name": "clip.CLIP", "weights": ""}, "data": {"classes": "base"}}
+    coop = {"method": {"name": "coop.CoOp"}}
+    assert "63.2 % on new classes" in said("clip", **clip, **coop)
+    assert said("clip", **clip, method={"name": "maple.MaPLe"}) == ""
+    assert said("clip", backbone=clip["backbone"], **coop) == ""
+
+
+@pytest.mark.parametrize(("mean", "warns"), [(15.0, False), (30.0, True)])
+def test_an_average_that_begins_after_the_end(mean, warns):
+    changes = {"optim": {"average_mean": mean}, "train": {"epochs": 20.0}}
+    assert ("of the last ones only" in said(**changes)) == warns
+
+
+@pytest.mark.parametrize(("val", "warns"), [("test", True), ("train[90%:]", False), ("", False)])
+@pytest.mark.parametrize("name", ["tip_adapter.TipAdapter", "tip_adapter.TipAdapterF"])
+def test_a_search_on_the_test_split(name, val, warns):
+    text = said(method={"name": name}, data={"val": val, "test": "test"})
+    assert ("chosen on the images that it is of" in text) == warns
+
+
+def test_parts_of_a_combination_are_warned_of():
+    mae, both = {"name": "vit.MAE"}, {"name": "vpt.VPT+lora.LoRA", "num_tokens": 10}
+    assert "VPT on MAE" in said(backbone=mae, method=both)
+    assert "random scales and shifts" in said(method={"name": "adapter.Adapter+ssf.SSF"})

@@ -18,10 +18,14 @@ MOP = {"method": {"name": "mop.MoP"}}
 WITHOUT = {
     "train.epochs": {"train": {"steps": 5}},
     "optim.momentum": {"optim": {"name": "adamw"}},
+    "optim.eps": {"optim": {"name": "sgd"}},
     "optim.warmup_epochs": {"optim": {"warmup_steps": 3}},
     "optim.warmup_steps": {"optim": {"schedule": "onecycle"}},
     "optim.warmup_from_zero": {"optim": {"schedule": "onecycle"}},
+    "optim.warmup_lr": {"optim": {"schedule": "onecycle"}},
     "optim.min_lr": {"optim": {"schedule": "constant"}},
+    "optim.cosine_over_run": {"optim": {"schedule": "step"}},
+    "optim.average_std": {"optim": {"average_mean": 0.0}},
     "optim.cycles": {"optim": {"schedule": "cosine"}},
     "optim.step_epochs": {"optim": {"schedule": "cosine"}},
     "optim.step_factor": {"optim": {"schedule": "plateau"}},
@@ -35,6 +39,7 @@ WITHOUT = {
     "backbone.head": {"backbone": {"weights": ""}},
     "backbone.resample": {"backbone": {"weights": ""}},
     "data.val_augmented": {"data": {"val": ""}},
+    "data.shots_seed": {"data": {"shots": 0}},
     "data.background": {"data": {"name": "digits/low"}},
     "data.max_pixels": {"data": {"name": "idx:mnist"}},
     "data.bits": {"data": {"name": "cifar:here"}},
@@ -47,19 +52,23 @@ WITH = {
     "optim.step_factor": {"optim": {"schedule": "step"}},
     "optim.plateau_factor": {"optim": {"schedule": "plateau"}},
     "optim.plateau_patience": {"optim": {"schedule": "plateau"}},
+    "optim.average_std": {"optim": {"average_mean": 3.0}},
     "text.templates": MOP,
     "text.name_type": MOP,
     "text.class_names": MOP,
     "text.tokenizer": MOP,
     "remat_segments": {"remat": "full"},
     "data.verify": OWN,
+    "data.shots_seed": {"data": {"shots": 4}},
+    "study.shots": {"study": {"name": "few_shot"}},
+    "optim.eps": {"optim": {"name": "adam"}},
 }
 # What other commands read, by the first part of the key or in full; all else they refuse.
 FILES = "name dir classes background max_pixels bits holdout holdout_seed "
-EVALUATED = FILES + "val test preset val_augmented eval_batch_size batch_loss"
+EVALUATED = FILES + "shots shots_seed val test preset val_augmented eval_batch_size batch_loss"
 READ = {
     "check-data": FILES + "train val test",
-    "class-embeddings": FILES + "train preset eval_batch_size",
+    "class-embeddings": FILES + "shots shots_seed train preset eval_batch_size",
     "zero-shot": EVALUATED + " train",
     "eval": EVALUATED,
     "predict": "background max_pixels bits preset",
@@ -73,7 +82,7 @@ READ["zero-shot"] |= {"train.batch_size", "features", "seed", "text"} | MODEL
 READ["zero-shot"] |= {"study.label", "study.expected"}
 for run in ("eval", "plot", "predict", "demo"):
     READ[run] = READ[run] | {"backbone.weights", "text.tokenizer", "mesh", "dtype", "attention"}
-READ["eval"] |= {"train.batch_size"}
+READ["eval"] |= {"train.batch_size", "text.class_names"}
 READ["plot"] |= {"train.batch_size"}
 
 
@@ -84,7 +93,8 @@ def test_every_key_of_a_training(key):
     if study:
         with pytest.raises(UserError, match=f"config.{key} has no effect: train does not read it"):
             effect.check(base, [key], "train")
-        commands = [c for c in effect.SEVERAL if _accepted(base, key, c)]
+        there = configs.merged(base, WITH.get(key, {}))
+        commands = [c for c in effect.SEVERAL if _accepted(there, key, c)]
         assert commands  # some command reads it
         return
     effect.check(configs.merged(base, WITH.get(key, {})), [key], "train")
@@ -112,15 +122,17 @@ def test_every_rule_is_of_keys_that_exist_and_is_tested():
 
 
 @pytest.mark.parametrize("command", sorted(READ))
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_of_every_other_command(command, key):
-    changes = {"data": {"test": "", "val_augmented": True, "eval_batch_size": 0}} | MOP
+def test_every_key_of_every_other_command(command):
+    data = {"test": "", "val_augmented": True, "eval_batch_size": 0, "shots": 4}
+    changes = {"data": data} | MOP
     config = configs.merged(defaults.get_config(), changes)
-    parts = {key, key.partition(".")[0], ".".join(key.split(".")[:2])}
-    if parts & READ[command]:
-        effect.check(config, [key], command)
-    else:
-        with pytest.raises(UserError, match=f"config.{key} has no effect: {command} does not read"):
+    for key in KEYS:
+        parts = {key, key.partition(".")[0], ".".join(key.split(".")[:2])}
+        if parts & READ[command]:
+            effect.check(config, [key], command)
+            continue
+        said = f"config.{key} has no effect: {command} does not read"
+        with pytest.raises(UserError, match=said):
             effect.check(config, [key], command)
 
 
@@ -136,6 +148,8 @@ def test_every_key_of_every_other_command(command, key):
         ("class-embeddings", "train.batch_size", {"data": {"eval_batch_size": 7}}),
         ("predict", "text.tokenizer", {"method": {"name": "vpt.VPT"}}),
         ("demo", "data.val", {"data": {"test": "test"}}),
+        ("ablate", "study.shots", {"study": {"name": "base_to_new"}}),
+        ("ablate", "study.suite.dtd.seed", {"study": {"name": "fusion"}}),
     ],
 )
 def test_what_other_commands_read_may_have_no_effect(command, key, changes):
@@ -160,6 +174,10 @@ def test_what_a_study_sets_in_every_run():
     effect.check(grid, ["optim.weight_decay", "seed"], "tune")
     with pytest.raises(UserError, match="optim.lr has no effect: study.tune.grid sets it"):
         effect.check(grid, ["optim.lr"], "tune")
+    effect.check(several, ["method.num_tokens"], "prune")
+    for key in ("method.masks", "method.pruned_tokens", "study.tune.grid.optim.lr"):
+        with pytest.raises(UserError, match=f"{key} has no effect: study.prune sets it"):
+            effect.check(several, [key], "prune")
 
 
 def test_training_a_recipe_of_several_runs_reads_what_compare_reads():

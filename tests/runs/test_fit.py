@@ -237,6 +237,18 @@ def test_a_batch_that_devices_do_not_divide_trains_as_on_one(tmp_path, accumulat
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
+def test_a_run_without_a_step_is_evaluated_and_saved(tmp_path):
+    """A zero head gives every class the same; what it starts with can be loaded and evaluated."""
+    found = fit(config("linear", train={"steps": 0, "select": "best"}), tmp_path)
+    assert (found["step"], found["best_val_step"]) == (0, 0)
+    assert found["test_loss"] == pytest.approx(np.log(5), abs=1e-5)
+    assert [row["step"] for row in read_history(tmp_path / "metrics.jsonl")] == [0]
+    assert evaluate_run(tmp_path)["test_loss"] == found["test_loss"]
+    (tmp_path / "result.json").unlink()
+    again = fit(config("linear", train={"steps": 0, "select": "best"}), tmp_path)
+    assert again["test_loss"] == found["test_loss"]
+
+
 def test_a_checkpoint_of_vpt_deep_50_on_vit_b16_is_small(tmp_path):
     def make():
         backbone = ViT("B/16", rngs=nnx.Rngs(0))

@@ -9,6 +9,8 @@ import vpjax
 from tests.helpers import torch_files
 from tests.helpers.runs import command, config, newest, result
 from vpjax.core.errors import UserError
+from vpjax.runs import restore
+from vpjax.runs.config import flat, section
 from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
 from vpjax.runs.run import load_run
@@ -171,3 +173,16 @@ def test_prompts_of_the_published_code_that_do_not_fit(tmp_path, changes, messag
         fit(config(train={"start": str(path)}), tmp_path / "run")
     with pytest.raises(UserError, match="cannot begin a run of finetune.Linear"):
         fit(config("linear", train={"start": str(path)}), tmp_path / "other")
+
+
+def test_options_of_several_values_are_the_same_after_saving():
+    """Checkpoints keep their record as JSON, whose lists were tuples."""
+    own = config()
+    own.method = section("methods", "sa2vp.SA2VP")
+    record = restore.Record(own, ("a", "b"), "digits", {"name": "vit.ViT"})
+    saved = {"config": flat(own), "classes": ["a", "b"], "preset": "digits", "arrays": {}}
+    saved["backbone"] = {"name": "vit.ViT"}
+    assert restore.differences(json.loads(json.dumps(saved)), record, {}) == []
+    own.method.branch_weights = (0.5, 0.5)
+    (line,) = restore.differences(json.loads(json.dumps(saved)), record, {})
+    assert line == "method.branch_weights: (0.8, 0.2) there, (0.5, 0.5) now"

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from tests.cli.test_main import wait_for
 from tests.data.fake import fake_tfds
 from tests.helpers import clip as files
 from tests.helpers.photos import SPECIES, VAL, write_clip, write_data
-from tests.helpers.runs import command, digests, main, newest, result
+from tests.helpers.runs import cache_in, command, digests, main, newest, result
 from vpjax.core.errors import UserError
 from vpjax.data import open_source
 from vpjax.report.plots.run import subject
@@ -41,12 +40,8 @@ def place(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("mop")
     write_data(folder / "data")
     write_clip(folder / "clip")
-    before = os.environ.get("VPJAX_CACHE")
-    os.environ["VPJAX_CACHE"] = str(folder / "cache")
-    yield folder
-    os.environ.pop("VPJAX_CACHE")
-    if before is not None:
-        os.environ["VPJAX_CACHE"] = before
+    with cache_in(folder / "cache"):
+        yield folder
 
 
 def options(place: Path, recipe: str = "mop_inat.py", **changes) -> list[str]:

@@ -13,6 +13,7 @@ from vpjax.core.size import pair
 from vpjax.data import preset
 from vpjax.models.partition import merge, partition
 from vpjax.runs import defaults, published
+from vpjax.runs.advice import advice
 from vpjax.runs.experiment import abstract_model, backbone_spec
 from vpjax.studies.cells import all_runs
 from vpjax.train import optim
@@ -50,6 +51,24 @@ def test_a_recipe_builds(recipe, monkeypatch):
             images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
             call = lambda *p, g=parts.graph: merge(g, *p[:3])(p[3])["logits"]  # noqa: E731
             assert jax.eval_shape(call, *parts[1:], images).shape == (2, 7)
+
+
+@pytest.mark.parametrize("method", module("prompts").METHODS)
+def test_prompt_methods_as_published(method):
+    get = module("prompts").get_config
+    for task, data in (("svhn", "vtab/svhn"), ("cub", "caltech_birds2011")):
+        config = get(f"method={method},task={task}")
+        assert config.data.name.startswith(data[:8]) and config.train.epochs == 100
+        optim.Settings(**config.optim)
+    on = {b: get(f"method={method},task=cub,backbone={b}") for b in ("vit", "mae", "moco")}
+    told = " ".join(advice(on["mae"], "inception"))
+    assert "final_norm" not in told  # the recipe takes its own advice
+    value = on["mae"].study.expected.get("value")
+    assert value == (80.13 if method == "spt" else None)
+    parts = partition(abstract_model(on["mae" if method == "gate_vpt" else "vit"], 7))
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    call = lambda *p: merge(parts.graph, *p[:3])(p[3])["logits"]  # noqa: E731
+    assert jax.eval_shape(call, *parts[1:], images).shape == (2, 7)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

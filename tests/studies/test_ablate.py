@@ -132,7 +132,9 @@ def test_runs_of_several_classes_an_image_are_compared_by_map():
 
 
 def test_what_is_no_study(tmp_path):
-    with pytest.raises(UserError, match="config.study.*Available: backbone, fusion.*prompt_scale"):
+    with pytest.raises(
+        UserError, match="config.study.*Available: backbone, base_to_new.*fusion.*prompt_scale"
+    ):
         ablate.ablate(msvp.get_config("data=digits"), tmp_path)
 
 

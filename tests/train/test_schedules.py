@@ -70,3 +70,17 @@ def test_a_cosine_may_stay_within_an_epoch():
 def test_falls_that_cannot_be_meant(key):
     with pytest.raises(UserError, match=f"optim.{key} is -1.0"):
         make_optimizer(optim(**{key: -1.0}), NAMES, Plan(10, 1, 1))
+
+
+def test_the_cosine_of_timm_is_behind_by_an_epoch_and_begins_with_the_run():
+    settings = optim(
+        lr=1e-3, lr_base_batch_size=0, schedule="cosine_timm", warmup_epochs=10.0, min_lr=1e-5
+    )
+    rates = np.asarray(schedule(settings, Plan(1500, 15, 64), False)(np.arange(1500)))
+    epochs = rates.reshape(100, 15)
+    np.testing.assert_array_equal(epochs, epochs[:, :1] * np.ones((1, 15), np.float32))
+    assert epochs[:3, 0] == pytest.approx([1e-6, 1e-6, 1.009e-4], rel=1e-4)
+    assert epochs.max() == epochs[11, 0] == pytest.approx(9.758e-4, rel=1e-4)
+    assert epochs[99, 0] == pytest.approx(1.098e-5, rel=1e-3)
+    with pytest.raises(UserError, match="cosine_timm"):
+        schedule(settings, Plan(1500, 15, 64), True)

@@ -51,6 +51,8 @@ def check_how(how, library):
 def test_a_tuned_model_of_a_library_is_one_again(folder, tmp_path):
     library = LIBRARIES[folder.partition("_")[0]]
     says = REFUSED.get(folder, "")
+    if "does not take" in says and not importlib.util.find_spec("timm"):
+        pytest.skip("timm itself refuses this, and is not installed")
     kind = json.loads((DATA / folder / "config.json").read_text()).get("model_type")
     if library == "transformers" and kind not in CLASSIFIERS:
         says = "have no classifier"
@@ -82,8 +84,8 @@ def test_a_plain_vit_from_elsewhere_gets_a_library_s_names(library, preset, tmp_
 @pytest.mark.parametrize(
     ("name", "options", "method", "says"),
     [
-        ("vit.ViT", VIT, "vpt.VPT", "vpt.VPT adds prompts .* --format stablehlo"),
-        ("vit.ViT", VIT, "adapter.Adapter", "adds adapters"),
+        ("vit.ViT", VIT, "vpt.VPT", "VPT cannot be folded .* --format stablehlo"),
+        ("vit.ViT", VIT, "adapter.Adapter", "Adapter cannot be folded .* activation inside"),
         ("vit.ViT", VIT | {"rope": "eva"}, "finetune.Full", "rope='eva'"),
         ("vit.ViT", VIT | {"layer_scale": True}, "finetune.Linear", "layer_scale=True"),
         ("cnn.CNN", {"image_size": 16}, "finetune.Full", "only plain ViTs"),

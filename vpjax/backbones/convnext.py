@@ -193,7 +193,7 @@ class _Block(nnx.Module):
         x = self.norm(to_tokens(self.conv(to_map(tokens, extra_kv))).x)  # B (h w) D
         y = self.mlp(x, ctx)
         y = y if self.gamma is None else y * self.gamma[...].astype(x.dtype)
-        y = ctx.drop_path(ctx.tap("mlp", y, x), self.drop_path, "mlp")
+        y = ctx.tap("mlp", ctx.drop_path(y, self.drop_path, "mlp"), x)
         x = ctx.tap("mlp.residual", tokens.x + y, tokens.x)
         return Tokens(x, tokens.num_prefix_tokens, tokens.grid).first(num_outputs)
 

@@ -29,6 +29,7 @@ from vpjax.cli import (
     plot,
     predict,
     prepare_data,
+    prune,
     published,
     pull,
     push,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "ablate": ablate,
     "tune": tune,
+    "prune": prune,
     "report": report,
     "plot": plot,
     "check-data": check_data,
@@ -158,7 +160,6 @@ def overview() -> str:
         f"usage: {program} COMMAND [flags]; COMMAND --help lists its flags",
         "",
         *(f"  {name:16}  {flags.sentence(module)}" for name, module in COMMANDS.items()),
-        "",
         "Without a command: train. Without anything: the first run, on digits, offline.",
         f"example: {program} --config vpt_cifar --workdir runs/vpt_cifar",
     ]

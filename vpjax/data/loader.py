@@ -46,6 +46,8 @@ class Order:
             span two epochs, "drop" leaves them out, "keep" makes a short last batch, padded and
             masked; "pad" (evaluation) does the same in one pass.
         reshuffle: whether every epoch has an order of its own; otherwise all have the first's.
+        images_per_class: in training, how many images of one class follow each other; the images of
+            a class that are left over come at the end of the epoch.
         multiple: of this many rows; a batch has `batch_size` images and is padded to it, masked.
 
     Attributes:
@@ -68,10 +70,12 @@ class Order:
         remainder: str | None = None,
         reshuffle: bool = True,
         multiple: int = 1,
+        images_per_class: int = 1,
     ):
         self.source, self.batch_size = source, batch_size
         self._size = batch_size + -batch_size % multiple
         self.seed, self.train, self.reshuffle = seed % 2**64, train, reshuffle
+        self.images_per_class = images_per_class
         self.remainder = remainder or ("wrap" if train else "pad")
         self._check(process_index, process_count)
         share = self._size // process_count
@@ -84,6 +88,7 @@ class Order:
 
     def _check(self, process_index, process_count):
         n, b, name = len(self.source), self.batch_size, self.source.name
+        k = self.images_per_class
         allowed = TRAIN_REMAINDERS if self.train else ("pad",)
         if self.remainder not in allowed:
             use = "training" if self.train else "evaluation"
@@ -92,6 +97,11 @@ class Order:
             )
         if not n:
             raise UserError(f"{name} has no examples. Choose another split.")
+        if k < 1 or b % k or (k > 1 and self.source.multilabel):
+            raise UserError(
+                f"images_per_class is {k} and the batch size {b}: give a divisor of the batch "
+                f"size, and 1 where images have several classes. {name} has {n} images."
+            )
         if b < 1 or self._size % process_count:
             raise UserError(
                 f"batch size {b} cannot be divided among {process_count} processes. Choose a "
@@ -127,7 +137,29 @@ class Order:
         epoch = epoch if self.reshuffle else 0
         # Sorted raw bits: numpy promises these for ever, unlike its own permutation.
         bits = np.random.Philox(key=[self.seed, 0], counter=[0, 0, 0, epoch]).random_raw(n)
-        return np.argsort(bits, kind="stable")
+        order = np.argsort(bits, kind="stable")
+        if self.images_per_class == 1:
+            return order
+        return grouped(order, self.source.labels()[order], self.images_per_class)
+
+
+def grouped(
+    order: Int64[np.ndarray, " n"], labels: Int64[np.ndarray, " n"], size: int
+) -> Int64[np.ndarray, " n"]:
+    """Return the order with groups of one class, each where its last image was; the rest follows.
+
+    Args:
+        order: of the images.
+        labels: theirs, in that order.
+        size: images of a group.
+    """
+    waiting, groups = {}, []
+    for i, label in zip(order.tolist(), labels.tolist(), strict=True):
+        group = waiting.setdefault(label, [])
+        group.append(i)
+        if len(group) == size:
+            groups += waiting.pop(label)
+    return np.array([*groups, *(i for group in waiting.values() for i in group)], np.int64)
 
 
 class Loader(Order):
@@ -141,6 +173,7 @@ class Loader(Order):
         preset: preprocessing, of which the host's part is done here.
         image_size: pixels, an edge or (height, width).
         keep: whether images may be kept in memory; not where each is read only once.
+        augment: whether the host's random operations act; None: in training.
         source, batch_size and the others: see `Order`.
 
     Raises:
@@ -161,13 +194,16 @@ class Loader(Order):
         remainder: str | None = None,
         reshuffle: bool = True,
         multiple: int = 1,
+        images_per_class: int = 1,
         keep: bool = True,
+        augment: bool | None = None,
     ):
         order = (source, batch_size, seed, train, process_index, process_count)
-        super().__init__(*order, remainder, reshuffle, multiple)
+        super().__init__(*order, remainder, reshuffle, multiple, images_per_class)
         self.preset, self.image_size = preset, image_size
         n = len(source)
-        self._random = preset.random_on_host(train)
+        self._augment = train if augment is None else augment
+        self._random = preset.random_on_host(self._augment)
         self._on_host = preset.on_host(source.image_shape, image_size) or self._random
         height, width, channels = source.image_shape
         if self._on_host:
@@ -196,17 +232,18 @@ class Loader(Order):
         """Number of images that lie decoded in memory so far; None where none are kept."""
         return None if self._memory is None else int(self._present.sum())
 
-    def batches(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield this process's part of each batch, from step `start` on.
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield this process's part of each batch, from step `start` on, before step `stop`.
 
         A batch is {"image": uint8 b H W C, "label": int32 (b,), "mask": bool (b,)}; labels are
         zeros and ones (b, C) where the source is multilabel, and images float32 where the preset
         must not round (legacy_bilinear on photos). In training the iterator never ends; in
-        evaluation it ends after one pass. Padding has mask False.
+        evaluation it ends after one pass, without another `stop`. Padding has mask False.
 
         Raises: UserError for an image that cannot be read, naming data set and example.
         """
-        stop = start + FOREVER if self.train else self.steps_per_epoch
+        if stop is None:
+            stop = start + FOREVER if self.train else self.steps_per_epoch
         steps = grain.MapDataset.range(start, max(stop, start)).map(self.batch)
         # Copying rows out of memory is too quick to share among threads.
         threads = 1 if self._memory is not None and self._present.all() else os.cpu_count() or 1
@@ -247,7 +284,7 @@ class Loader(Order):
                 raise UserError(message)
             if self._on_host:
                 rng = self._crop_rng(step, row) if self._random else None
-                image = self.preset.host(image, self.image_size, self.train, rng)
+                image = self.preset.host(image, self.image_size, self._augment, rng)
             if self._memory is not None:
                 self._memory[index] = image
                 self._present[index] = True

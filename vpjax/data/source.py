@@ -41,6 +41,7 @@ class Source:
         decoding: how files become pixels, see `vpjax.data.images`.
         complete: whether `classes` are all of the data set; False: those of the splits that are
             there, as its training images are not.
+        drawn_from: the source that these images were drawn from by a seed; None: they are not.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Source:
         self.records = records
         self.decoding = images.PLAIN
         self.complete = True
+        self.drawn_from: Source | None = None
 
     @property
     def num_classes(self) -> int:
@@ -215,8 +217,12 @@ class Source:
     def fingerprint(self) -> str:
         """Hex digest of name, length and the first 1000 examples as stored.
 
-        Where labels are known without reading images, it covers all labels.
+        Where labels are known without reading images, it covers all labels. Of images that a seed
+        has drawn it is that of all they were drawn from, so that seeds of an experiment agree.
         """
+        if self.drawn_from is not None:
+            known = f"{self.name}\n{self.drawn_from.fingerprint}"
+            return hashlib.sha256(known.encode()).hexdigest()
         digest = hashlib.sha256(f"{self.name}\n{len(self)}\n".encode())
         if hasattr(self.records, "labels"):
             digest.update(self._labels.tobytes())

@@ -1,13 +1,20 @@
-"""Some of a data set's classes, relabelled: their order stays, a label becomes its rank.
+"""Some of a data set's classes, or a few images of each.
+
+Classes are relabelled: their order stays, a label becomes its rank.
 
     select_classes(source, "lichen")               a named subset of iNaturalist 2021
+    select_classes(source, "base")                 the first half of the classes; "new": the rest
     select_classes(source, "Danaus plexippus,47")  names, or ids where the data has them
     select_classes(source, "birds.txt")            one name or id a line, # begins a comment
 
 `find_classes` returns the labels of classes by name or id, `select_labels` takes labels.
+
+    select_shots(source, 16, seed=1)               16 images of each class, drawn by the seed
 """
 
 import difflib
+import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +24,15 @@ import numpy as np
 from jaxtyping import Int64
 
 from vpjax.core.errors import UserError
-from vpjax.data.pick import Picked
+from vpjax.data.order import few
+from vpjax.data.pick import Picked, pick
 from vpjax.data.source import Source
 from vpjax.data.text import read_text
+
+log = logging.getLogger(__name__)
+
+HALVES = ("base", "new")  # of the classes by label; base has the one more where they are odd
+VAL_SHOTS = 4  # the most images of a class that validation gets
 
 # Category ids of iNaturalist 2021: genera that are hard to tell apart, 1,200-1,650 photos each.
 SUBSETS = {
@@ -38,18 +51,75 @@ def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source
 
     Args:
         source: data set with one class an image.
-        classes: a named subset, a file with one class a line, or names and ids, as a sequence or
-            separated by commas. Without ids in the data, an id is a label. A name wins over an id.
+        classes: "base" or "new", a named subset, a file with one class a line, or names and ids, as
+            a sequence or separated by commas. Without ids in the data, an id is a label. A name
+            wins over an id.
 
     Raises:
         UserError: for a class that the data lacks, or a source with several classes an image.
     """
     if source.multilabel:
         raise UserError(f"{source.name} has several classes an image; data.classes cannot be used.")
-    keep = find_classes(source, _wanted(source, classes))
+    if classes in HALVES:
+        keep = half(source, classes)
+    else:
+        keep = find_classes(source, _wanted(source, classes))
     if not keep:
         raise UserError(f"data.classes is {classes!r}, which names no class.")
     return select_labels(source, keep)
+
+
+def half(source: Source, which: str) -> list[int]:
+    """Return the labels of the first half of the classes, rounded up ("base"), or of the rest.
+
+    Raises:
+        UserError: if a class has this name, or some classes are not known.
+    """
+    if which in {str(name).lower() for name in source.classes}:
+        raise UserError(
+            f"data.classes={which!r} means half of the classes, and {source.name} has a class of "
+            "this name. Name the classes in a file, one a line."
+        )
+    if not source.complete:
+        raise UserError(
+            f"data.classes={which!r} counts all classes, and the training images of {source.name}, "
+            "which name them, are not there. Add them, or name the classes in a file, one a line."
+        )
+    middle = -(-source.num_classes // 2)
+    return [*range(middle)] if which == "base" else [*range(middle, source.num_classes)]
+
+
+def select_shots(source: Source, shots: int, seed: int) -> Source:
+    """Return the source with only some images of each class, in the order they had.
+
+    Which ones depends on the seed, the class's name and the images' paths alone: those of fewer
+    shots are among those of more, and other classes change nothing.
+
+    Args:
+        source: data set with one class an image.
+        shots: images of each class; a class that has fewer keeps all, with a warning.
+        seed: of the choice.
+
+    Raises:
+        UserError: for a source with several classes an image, or a number below 1.
+    """
+    if source.multilabel:
+        raise UserError(f"{source.name} has several classes an image; data.shots cannot be used.")
+    if shots < 1:
+        raise UserError(f"data.shots is {shots}; expected images of each class, or 0 for all")
+    source.check(source.num_classes)
+    labels = source.labels()
+    names = getattr(source.records, "names", None) or range(len(source))
+    start = {c: f"{seed}/{name}/" for c, name in enumerate(source.classes)}
+    rank = lambda i: hashlib.sha256(f"{start[labels[i]]}{names[i]}".encode()).digest()  # noqa: E731
+    members = [np.flatnonzero(labels == c).tolist() for c in range(source.num_classes)]
+    if short := [str(source.classes[c]) for c, own in enumerate(members) if len(own) < shots]:
+        text = "warning   %s has fewer than %d images of %s: all of them are used"
+        log.warning(text, source.name, shots, few(short))
+    chosen = sorted(i for own in members for i in sorted(own, key=rank)[:shots])
+    found = pick(source, np.array(chosen, np.int64), f"{source.name} ({shots} images a class)")
+    found.complete, found.drawn_from = source.complete, source
+    return found
 
 
 def select_labels(source: Source, labels: Sequence[int]) -> Source:

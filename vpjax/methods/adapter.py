@@ -32,6 +32,9 @@ class Adapter(Method):
         UserError: if the backbone has no MLPs, or `reduction` leaves the bottleneck no width.
     """
 
+    why_whole = "its bottlenecks have an activation inside"
+    completes_backbone = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -1,9 +1,10 @@
 """A method is everything trainable around a frozen backbone: prompts, adapters, a head.
 
 A model calls these hooks in this order; their defaults together make the linear probe. Before, when
-a model is built, `input_size` and `reinitialised_params` are asked, and when training begins,
-`choose_images` and `start_values`.
+a model is built, `input_size` and `reinitialised_params` are asked, and when training begins
+with a method that has `begun`, `choose_images` and `start_values`.
 
+    settle        -> what depends on no image, once for many batches
     start         images -> state (Tokens, or any pytree of them)
     num_outputs   how many leading tokens the last layer must return
     step          layer, state -> state, once a layer
@@ -28,6 +29,13 @@ from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
 Criterion = Callable[[Array, Array], Array]  # logits B C, labels B or B C -> loss of each image, B
+# What to do where weights cannot take what a method learnt.
+KEEP = "keep the model whole: `export --format stablehlo`, or vpjax.load_run"
+
+
+def instead(backbone: Backbone) -> str:
+    """Return the name of a method for a backbone that another does not suit."""
+    return "bottleneck.AdapterPlus" if "mlp.residual" in backbone.taps else "finetune.Bias"
 
 
 class Method(nnx.Module):
@@ -35,9 +43,10 @@ class Method(nnx.Module):
 
     A subclass replaces the hooks it needs. Its options are keyword-only arguments of the
     constructor, each with a type and a default: they become the keys of `config.method`. It passes
-    `**inherited` on, so that the options of this class are its options too. Two further arguments
-    are passed to constructors that have them: `match_reference_code` (bool: repeat published code
-    where it differs from its paper) and `mesh` (`jax.sharding.Mesh`, the devices of the run).
+    `**inherited` on, so that the options of this class are its options too. Further arguments are
+    passed to constructors that have them: `match_reference_code` (bool: repeat published code where
+    it differs from its paper), `mesh` (`jax.sharding.Mesh`, the devices of the run), and `texts`
+    (see `learns_texts`).
 
     It gets the backbone as an argument and must not keep it, else everything is stored twice.
 
@@ -50,16 +59,34 @@ class Method(nnx.Module):
             `config.train.trainable` replaces it.
         trainable_stats: regular expression of the running averages (BatchNorm) that training
             changes; all others stay as they are.
+        no_decay: regular expression of parameters that weight decay would pull away from where they
+            do nothing, such as scales of 1; it is added to `optim.no_decay` unless that is "".
         backbone_dropout: whether the backbone's own dropout and stochastic depth act in training.
         trains_after_pooling: True for methods whose parameters are used in `classify` only: such
             a method may train on cached features.
         logit_description: what logits are, for reports, such as "100 cosines".
         reads_class_names: True: the builder puts the text features of the classes (C D) into
-            `self.text`, an `nnx.Variable` that the constructor makes.
+            `self.text`, an `nnx.Variable` that the constructor makes, and exp(logit_scale) into
+            `self.scale`, if there is one.
+        for_any_classes: True: nothing that it learns belongs to a class, so that a run may be
+            evaluated with the names of classes that it was not trained on.
+        start_passes: 0: `start_values` gets images. R: it gets their pooled features (S D), means
+            over R passes that are augmented as in training, which are computed in batches; what
+            it makes of them are parameters that train or running averages, which are saved.
+        searches: whether `search` is called.
+        learns_texts: True: the builder passes CLIP's frozen text tower and the texts of the classes
+            as `texts`, a `vpjax.methods.class_texts.ClassTexts`, made from `sentences`.
+        limits: {regular expression: (lowest, highest)}. The parameters it matches are cut to these
+            bounds after every training step.
         sharded: {regular expression: axis of the mesh}. The first axis of the parameters it matches
             is split over that axis, with their optimiser state.
         restored: options that only say where training begins, with the values for a model whose
             parameters are read from a checkpoint: it needs no file that the others did.
+        why_whole: why `fold` is refused, where a method does not define it.
+        completes_backbone: True for adapters: the backbone that trained beside them is of no use
+            without them, so it is not exported alone.
+        begun: of a method that begins from training images, an `nnx.BatchStat` that says whether
+            it has (False from the constructor): a run saves it, so nothing is made twice.
         head: the classification head, B D -> B C.
 
     Args:
@@ -67,17 +94,34 @@ class Method(nnx.Module):
         num_classes: C.
         head_hidden: hidden layers of the head, 0: linear.
         head_init: how the head starts, see `vpjax.methods.head`.
+        head_norm: whether a BatchNorm without scale and bias precedes the head, as MAE's linear
+            probe and AdaptFormer have it.
+        backbone_dropout: whether the frozen backbone's dropout and stochastic depth act in
+            training, as in the published recipes of most adapters (`backbone.drop_path=0.1`);
+            None: as the method has it.
         rngs: draws all that starts at random.
+
+    Raises:
+        UserError: if the backbone has BatchNorm, which `backbone_dropout` would let loose too.
     """
 
     trainable = r"method/.*"
     trainable_stats = r"method/.*"
+    no_decay = ""
     backbone_dropout = False
     trains_after_pooling = False
     logit_description = "logits"
     reads_class_names = False
+    learns_texts = False
+    for_any_classes = False
+    start_passes = 0
+    searches = False
+    limits: Mapping[str, tuple[float, float]] = {}
     sharded: Mapping[str, str] = {}
     restored: Mapping[str, Any] = {}
+    why_whole = "it adds tokens, images or layers"
+    completes_backbone = False
+    begun: nnx.BatchStat | None = None
 
     def __init__(
         self,
@@ -86,9 +130,19 @@ class Method(nnx.Module):
         *,
         head_hidden: int = 0,
         head_init: str = "zero",
+        head_norm: bool = False,
+        backbone_dropout: bool | None = None,
         rngs: nnx.Rngs,
     ):
-        self.head = Head(backbone.dim, num_classes, hidden=head_hidden, init=head_init, rngs=rngs)
+        if backbone_dropout and backbone.batch_norm and not self.backbone_dropout:
+            raise UserError(
+                f"backbone_dropout=True would also let the BatchNorm of {type(backbone).__name__} "
+                "use the averages of the batch; leave it out"
+            )
+        if backbone_dropout is not None:
+            self.backbone_dropout = backbone_dropout
+        own = {"hidden": head_hidden, "init": head_init, "norm": head_norm}
+        self.head = Head(backbone.dim, num_classes, **own, rngs=rngs)
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
@@ -102,6 +156,14 @@ class Method(nnx.Module):
             options: the options of the method.
         """
         return image_size
+
+    def settle(self) -> dict[str, Array]:
+        """Return what depends on no image, by name, such as the text features of the classes.
+
+        Evaluation, prediction and export compute it once and give it back as `ctx.settled`; else,
+        as in training, that is empty. By default nothing.
+        """
+        return {}
 
     def reinitialised_params(self, backbone: Backbone, key: Array) -> dict[str, Array]:
         """Return new values for parameters of the backbone that its weights file must not set.
@@ -119,30 +181,50 @@ class Method(nnx.Module):
 
     def choose_images(
         self, labels: Int[np.ndarray, " n *C"], rng: np.random.Generator
-    ) -> Int[np.ndarray, " S"] | None:
-        """Return the numbers of the training images that `start_values` needs; None: no images.
+    ) -> Int[np.ndarray, " S"]:
+        """Return the numbers of the training images that `start_values` needs.
+
+        Called where `begun` is False.
 
         Args:
             labels: of all training images.
             rng: seeded by the run; the choice must depend on nothing else.
+
+        Raises:
+            UserError: if the method cannot begin from such data.
         """
-        return None
+        raise NotImplementedError
 
     def start_values(
         self, backbone: Backbone, images: Float[Array, "S H W C"], labels: Array, key: Array
     ) -> dict[str, Array]:
-        """Return values of the method's parameters and variables, made from training images.
+        """Return values of the method's parameters and running averages, made from images.
 
-        Called once, when training begins with a fresh model, where `choose_images` chose some.
+        Called once, when training begins with a model whose `begun` is False, which it is not any
+        more afterwards. Frozen variables cannot be made here, as no run saves them.
 
         Args:
             backbone: of the model.
-            images: normalised, as for evaluation.
+            images: normalised, as for evaluation; or their features, see `start_passes`.
             labels: theirs.
             key: PRNG key.
 
         Returns:
             The values, by names relative to the method, such as "prompts/3".
+        """
+        return {}
+
+    def search(self, features: Float[Array, "n D"], labels: Int[Array, " n"]) -> dict[str, Array]:
+        """Return values of running averages that are chosen on the validation split.
+
+        Called once, when training has ended, where `searches` is True and there is such a split.
+
+        Args:
+            features: of its images, pooled.
+            labels: theirs.
+
+        Returns:
+            The values, by names relative to the method, such as "alpha".
         """
         return {}
 
@@ -208,7 +290,7 @@ class Method(nnx.Module):
         """
         raise UserError(
             f"{type(self).__name__} cannot be folded into the backbone's weights: what it computes "
-            "is no linear change of them. Save or export the whole model instead."
+            f"is no linear change of them, as {self.why_whole}; {KEEP}."
         )
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:

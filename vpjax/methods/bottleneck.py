@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.base import Method, instead
 from vpjax.methods.bottleneck_module import INITS, Bottleneck
 from vpjax.methods.layer_norm import PATTERNS
 from vpjax.nn.context import Context
@@ -47,6 +47,7 @@ class Placed(Method):
         activation: a name of `vpjax.methods.bottleneck_module.ACTS`.
         dropout: rate, after the activation.
         drop_path: probability that an adapter is left out for an image, the same in every block.
+        bias: whether its two layers have biases.
         init: how it starts, see `vpjax.methods.bottleneck_module`.
         train_norms: whether the norms of the backbone train too.
 
@@ -54,6 +55,10 @@ class Placed(Method):
         UserError: for an unknown position, scaling, norm, activation or start, or a backbone
             without such a place.
     """
+
+    no_decay = rf"method/layers/.*(_bias|/scaling|/norm/.*)|{PATTERNS['all']}"
+    why_whole = "its bottlenecks have an activation inside or stand where no weight does"
+    completes_backbone = True
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class Placed(Method):
         activation: str = "gelu",
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        bias: bool = True,
         init: str = "lora",
         train_norms: bool = False,
         rngs: nnx.Rngs,
@@ -83,7 +89,7 @@ class Placed(Method):
         if missing := [site for site in self.places.values() if site not in backbone.taps]:
             raise UserError(
                 f"{type(backbone).__name__} has no place {missing[0]!r} for an adapter at "
-                f"position={position!r}. Use a transformer, or finetune.Bias."
+                f"position={position!r}; use {instead(backbone)}."
             )
         self.layers = nnx.Dict()
         for site in backbone.sites:
@@ -100,6 +106,7 @@ class Placed(Method):
                         activation=activation,
                         dropout=dropout,
                         drop_path=drop_path,
+                        bias=bias,
                         init=init,
                         rngs=rngs,
                     )

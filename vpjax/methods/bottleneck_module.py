@@ -46,6 +46,7 @@ class Bottleneck(nnx.Module):
         activation: str,
         dropout: float,
         drop_path: float,
+        bias: bool,
         init: str,
         rngs: nnx.Rngs,
     ):
@@ -62,15 +63,17 @@ class Bottleneck(nnx.Module):
         self.dropout, self.drop_path = dropout, drop_path
         self.norm = LayerNorm(dim, eps=eps) if norm != "none" else None
         start = _starts(init, dim, rank, rngs)
-        self.down, self.down_bias = nnx.Param(start[0]), nnx.Param(start[1])
-        self.up, self.up_bias = nnx.Param(start[2]), nnx.Param(start[3])
+        self.down, self.up = nnx.Param(start[0]), nnx.Param(start[2])
+        self.down_bias = nnx.Param(start[1]) if bias else None
+        self.up_bias = nnx.Param(start[3]) if bias else None
         self.scale = scale
         width = {"learned": 1, "channel": dim}.get(scaling)
         self.scaling = nnx.Param(jnp.full(width, scale)) if width else None
 
     def __call__(self, x: Float[Array, "*B L D"], ctx: Context) -> Float[Array, "*B L D"]:
         down, down_bias, up, up_bias = (
-            p[...].astype(x.dtype) for p in (self.down, self.down_bias, self.up, self.up_bias)
+            0 if p is None else p[...].astype(x.dtype)
+            for p in (self.down, self.down_bias, self.up, self.up_bias)
         )
         h = self.norm(x) if self.where == "in" else x
         h = ACTS[self.activation](h @ down + down_bias)

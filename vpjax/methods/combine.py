@@ -26,18 +26,18 @@ from jaxtyping import Array, Float, Int
 from vpjax.backbones.base import Backbone
 from vpjax.core import registry
 from vpjax.core.errors import UserError
-from vpjax.methods.base import Criterion, Method
+from vpjax.methods.base import KEEP, Criterion, Method
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
-# Hooks of which one method may have its own; those in a row belong together.
-HOOKS = (
-    ("start", "input_size"),
-    ("step",),
-    ("predict", "classify", "num_outputs"),
-    ("loss_terms", "loss"),
-    ("choose_images", "start_values"),
-)
+# What one method only may do in a way of its own, and the hooks that belong together for it.
+HOOKS = {
+    "making tokens of images": ("start", "input_size"),
+    "running a layer": ("step",),
+    "pooling or classifying": ("predict", "classify", "num_outputs"),
+    "computing the loss": ("loss_terms", "loss"),
+    "starting from training images": ("choose_images", "start_values"),
+}
 COMMON = registry.options(Method)  # of the one head
 
 
@@ -58,7 +58,7 @@ class _Combined(Method):
     ):
         own = {k: v for k, v in options.items() if k in COMMON}
         super().__init__(backbone, num_classes, rngs=rngs, **own)
-        trainable, stats = [], []
+        trainable, stats, limits = [], [], {}
         for part, cls in zip(self.names, self.methods, strict=True):
             given = {to: options[of] for of, to in self.names[part].items() if of in options}
             if "match_reference_code" in registry.options(cls):
@@ -68,9 +68,12 @@ class _Combined(Method):
             setattr(self, part, made)
             trainable.append(_below(part, made.trainable))
             stats.append(_below(part, made.trainable_stats))
+            limits |= {_below(part, rule): bounds for rule, bounds in made.limits.items()}
         self.trainable = "|".join((*dict.fromkeys(trainable), r"method/head/.*"))
         self.trainable_stats = "|".join((*dict.fromkeys(stats), r"method/head/.*"))
-        self.backbone_dropout = any(cls.backbone_dropout for cls in self.methods)
+        self.limits = limits
+        if options.get("backbone_dropout") is None:
+            self.backbone_dropout = any(cls.backbone_dropout for cls in self.methods)
 
     @classmethod
     def input_size(cls, image_size: tuple[int, int], options: Mapping[str, Any]) -> tuple[int, int]:
@@ -87,7 +90,7 @@ class _Combined(Method):
 
     def run_hook(self, hook: str, *arguments: Any) -> Any:
         """Call a hook of the method that has its own, with the common head, or else the default."""
-        hooks = next(row for row in HOOKS if hook in row)
+        hooks = next(row for row in HOOKS.values() if hook in row)
         for part in self.parts.values():
             if any(_has_own(type(part), name) for name in hooks):
                 own = copy.copy(part)
@@ -153,8 +156,14 @@ class _Combined(Method):
     def fold(self, backbone: Backbone) -> dict[str, Array]:
         """Return the weights that the methods change together; see `Method.fold`."""
         found = {}
-        for part in self.parts.values():
-            found |= part.fold(backbone)
+        for name, part in self.parts.items():
+            new = part.fold(backbone)
+            if both := sorted(found.keys() & new.keys()):
+                raise UserError(
+                    f"{name} and the methods before it all change {both[0]}, and weights cannot "
+                    f"say in which order; {KEEP}."
+                )
+            found |= new
         return found
 
     def predict(self, backbone: Backbone, state: Tokens, ctx: Context) -> dict[str, Array]:
@@ -196,8 +205,17 @@ def combine(names: tuple[str, ...]) -> type[Method]:
     renamed = {p: {f"{p}_{o}" if o in shared else o: o for o in own[p]} for p in parts}
     members = {
         "methods": classes,
+        "completes_backbone": any(cls.completes_backbone for cls in classes),
         "names": renamed,
-        "restored": _together(classes, renamed, "restored"),
+        "restored": {
+            new: cls.restored[old]
+            for p, cls in zip(parts, classes, strict=True)
+            for new, old in renamed[p].items()
+            if old in cls.restored
+        },
+        "no_decay": "|".join(
+            _below(p, c.no_decay) for p, c in zip(parts, classes, strict=True) if c.no_decay
+        ),
         "sharded": {
             _below(p, k): v
             for p, c in zip(parts, classes, strict=True)
@@ -209,6 +227,11 @@ def combine(names: tuple[str, ...]) -> type[Method]:
     made = type(_Combined)("+".join(names), (_Combined,), members)
     made.__init__ = _constructor(classes, parts, renamed)
     return made
+
+
+def methods_of(cls: type[Method]) -> tuple[type[Method], ...]:
+    """Return the classes that a class combines; itself, if it is no combination."""
+    return cls.methods if issubclass(cls, _Combined) else (cls,)
 
 
 def _constructor(
@@ -256,7 +279,7 @@ def _check(classes: Sequence[type[Method]], parts: Sequence[str]) -> None:
                 f"{part} does not combine with other methods: it has no classification head that "
                 "they could share"
             )
-    for hooks in HOOKS:
+    for what, hooks in HOOKS.items():
         owners = [
             part
             for part, cls in zip(parts, classes, strict=True)
@@ -264,18 +287,9 @@ def _check(classes: Sequence[type[Method]], parts: Sequence[str]) -> None:
         ]
         if len(owners) > 1:
             raise UserError(
-                f"{' and '.join(owners)} do not combine: each has its own way of "
-                f"{MEANING[hooks[0]]}. Keep one of them."
+                f"{' and '.join(owners)} do not combine: each has its own way of {what}. Keep one "
+                "of them."
             )
-
-
-MEANING = {
-    "start": "making tokens of images",
-    "step": "running a layer",
-    "predict": "pooling or classifying",
-    "loss_terms": "computing the loss",
-    "choose_images": "starting from training images",
-}
 
 
 def _has_own(cls: type[Method], hook: str) -> bool:
@@ -286,13 +300,3 @@ def _has_own(cls: type[Method], hook: str) -> bool:
 def _below(part: str, pattern: str) -> str:
     """Return a pattern of a method's parameters for one that is part of a combination."""
     return re.sub(r"(?<![\w/])method/", f"method/{part}/", pattern)
-
-
-def _together(
-    classes: Sequence[type[Method]], renamed: Mapping[str, Mapping[str, str]], attribute: str
-) -> dict[str, Any]:
-    out = {}
-    for cls, names in zip(classes, renamed.values(), strict=True):
-        known = getattr(cls, attribute)
-        out |= {new: known[old] for new, old in names.items() if old in known}
-    return out

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
-from vpjax.methods.base import Method
+from vpjax.methods.base import Method, instead
 from vpjax.nn.activations import gelu
 from vpjax.nn.context import Context
 
@@ -35,6 +35,10 @@ class Compacter(Method):
         UserError: if the backbone has no attention or MLP, or n does not divide a width.
     """
 
+    no_decay = r"method/rule|method/layers/.*/bias"
+    why_whole = "its bottlenecks have an activation inside"
+    completes_backbone = True
+
     def __init__(
         self,
         backbone: Backbone,
@@ -49,8 +53,8 @@ class Compacter(Method):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         if not backbone.taps.issuperset(PLACES):
             raise UserError(
-                f"{type(backbone).__name__} has no attention and MLP for adapters to follow. Use a "
-                "transformer, or finetune.Bias."
+                f"{type(backbone).__name__} has no attention and MLP for adapters to follow; use "
+                f"{instead(backbone)}."
             )
         self.rule = nnx.Param(0.01 * jax.random.normal(rngs.params(), (n, n, n)))
         self.layers = nnx.Dict()

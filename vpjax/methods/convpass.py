@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.base import Method, instead
 from vpjax.nn.activations import quick_gelu
 from vpjax.nn.context import Context
 
@@ -31,12 +31,16 @@ class Convpass(Method):
         scale: s.
         conv_init: how the convolution starts, "identity" or "xavier".
         dropout: rate, after the convolution.
+        drop_path: probability that a bypass is left out for an image in the last block, rising
+            linearly from 0 in the first.
 
     Raises:
         UserError: for another start, or a backbone without attention and MLP.
     """
 
     places: tuple[str, ...] = ("attn", "mlp")
+    why_whole = "its convolutions have activations around them"
+    completes_backbone = True
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Convpass(Method):
         scale: float = 1.0,
         conv_init: str = "identity",
         dropout: float = 0.1,
+        drop_path: float = 0.0,
         rngs: nnx.Rngs,
         **inherited,
     ):
@@ -55,10 +60,11 @@ class Convpass(Method):
             raise unknown("conv_init", conv_init, INITS)
         if not backbone.taps.issuperset(self.places):
             raise UserError(
-                f"{type(backbone).__name__} has no attention and MLP to bypass. Use a transformer, "
-                "or finetune.Bias."
+                f"{type(backbone).__name__} has no attention and MLP to bypass; use "
+                f"{instead(backbone)}."
             )
         self.scale, self.dropout = scale, dropout
+        self.drop_path = drop_path / max(len(backbone.sites) - 1, 1)  # a block
         self.grids = tuple(site.grid for site in backbone.sites)
         self.layers = nnx.Dict()
         for site in backbone.sites:
@@ -75,7 +81,11 @@ class Convpass(Method):
         prefix = max(x.shape[1] - math.prod(grid), 0)
         if y.shape[1] <= prefix:  # tokens outside the grid need no neighbours
             x = x[:, : y.shape[1]]
-        return y + self.scale * own(x, grid, drop)[:, : y.shape[1]]
+        branch = own(x, grid, drop)[:, : y.shape[1]]
+        if rate := self.drop_path * ctx.layer:  # of whole images
+            kept = jnp.ones((len(branch), 1, 1), branch.dtype)
+            branch = branch * ctx.dropout(kept, rate, f"adapter_{site}.branch")
+        return y + self.scale * branch
 
 
 class ConvpassAttn(Convpass):

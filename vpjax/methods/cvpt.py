@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
+from vpjax.methods.vpt import check_attention
 from vpjax.nn.attention import attention
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens, over_batch
@@ -52,11 +53,8 @@ class CVPT(Method):
         rngs: nnx.Rngs,
         **inherited,
     ):
-        if "attn.qkv" not in backbone.taps or not all(s.has_attention for s in backbone.sites):
-            raise UserError(
-                "CVPT reads prompts with the plain attention of every layer, which "
-                f"{type(backbone).__name__} has not. Use a ViT, or vpt.VPT."
-            )
+        plain = "attn.qkv" in backbone.taps
+        check_attention("CVPT", backbone, plain, "plain attention", "a ViT or Swin v1")
         if insert not in range(1, 6):
             raise UserError(f"insert is {insert!r}; give 1 to 5, see vpjax/methods/cvpt.py")
         if num_tokens < 1:
@@ -66,7 +64,7 @@ class CVPT(Method):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         self.insert, self.dropout = insert, dropout
         # Xavier's rule on one tensor of all layers, L P D, as torch counts its inputs and outputs.
-        sites, draw = backbone.sites, jax.random.uniform
+        sites, draw = [s for s in backbone.sites if s.has_attention], jax.random.uniform
         self.prompts = nnx.Dict()
         for s in sites:
             bound = stacked_bound(len(sites), num_tokens, s.dim)
@@ -75,6 +73,8 @@ class CVPT(Method):
 
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
         """Apply a layer whose tokens read the layer's prompts at the place `insert`."""
+        if str(ctx.layer) not in self.prompts:  # Swin's merging, which has no attention
+            return super().step(layer, tokens, ctx)
         before, late, outer = tokens.x[:, : ctx.num_outputs], [], ctx.hook
 
         def hook(site: str, y: Any, x: Array, ctx: Context) -> Any:

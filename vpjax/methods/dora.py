@@ -34,8 +34,8 @@ class DoRA(LoRA):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Replace the output of a linear layer by that of the changed weight."""
-        found = linears.at(self.names, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(self.names, site, ctx)
+        if found is None:
             return y
         name, third = found
         own, w = self.layers[str(ctx.layer)][name], linears.matrix(ctx.linear)

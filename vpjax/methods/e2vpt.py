@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.vpt import VPT, xavier_bound
+from vpjax.methods.vpt import VPT, check_attention, xavier_bound
 from vpjax.nn.context import Context
 from vpjax.nn.layers import join
 
@@ -62,11 +62,8 @@ class E2VPT(VPT):
         rngs: nnx.Rngs,
         **inherited,
     ):
-        if "attn.qkv" not in backbone.taps:
-            raise UserError(
-                f"E2VPT adds keys to plain attention, which {type(backbone).__name__} has not. Use "
-                "a ViT or Swin v1, or vpt.VPT."
-            )
+        plain = "attn.qkv" in backbone.taps
+        check_attention("E2VPT", backbone, plain, "plain attention", "a ViT or Swin v1")
         if num_kv_tokens < 0:
             raise UserError(f"num_kv_tokens is {num_kv_tokens}; give 0 or more")
         if kv_init not in KV_INITS:

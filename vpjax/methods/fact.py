@@ -1,8 +1,9 @@
 """FacT: changes of all six linear layers of a ViT, as one tensor in factors: s V c (U x).
 
 Jie, Deng 2022, arXiv 2212.03145. U and V are shared by all layers; c is r x r, and r x 4 r for the
-MLP, whose hidden values are four groups as wide as a token. In TT each c is trained; in TK they are
-products of a core and a matrix. V starts at zero, so training starts from the backbone's function.
+MLP, whose hidden values are four groups as wide as a token, or another number of them. In TT each c
+is trained; in TK they are products of a core and a matrix. V starts at zero, so training starts
+from the backbone's function.
 """
 
 import math
@@ -20,7 +21,6 @@ from vpjax.methods.base import Method
 from vpjax.nn.context import Context
 
 NAMES = tuple(linears.SITES)
-GROUPS = 4  # hidden values of the MLP by the width of a token
 
 
 class TT(Method):
@@ -32,7 +32,8 @@ class TT(Method):
         dropout: rate, of what c returns.
 
     Raises:
-        UserError: if the backbone is no ViT whose MLPs are four times as wide as its tokens.
+        UserError: if the backbone is no ViT whose MLPs are four times, or another whole number of
+            times, as wide as its tokens.
     """
 
     def __init__(
@@ -50,20 +51,22 @@ class TT(Method):
         places = linears.places(backbone, NAMES)
         dim = places[0].inputs
         sizes = {sorted((p.inputs, p.outputs))[-1] for p in places if p.name in ("fc1", "fc2")}
-        if sizes != {GROUPS * dim} or len({p.inputs for p in places if p.name == "q"}) > 1:
+        widths = {p.inputs for p in places if p.name == "q"}
+        if len(sizes) > 1 or max(sizes) % dim or len(widths) > 1:
             raise UserError(
-                "FacT needs blocks of one width whose MLPs are four times as wide; this "
-                f"{type(backbone).__name__} has MLPs of {sorted(sizes)} on tokens of {dim}. Use "
-                "lora.LoRA."
+                "FacT needs blocks of one width whose MLPs are four times as wide, or another "
+                f"whole number of times; this {type(backbone).__name__} has MLPs of "
+                f"{sorted(sizes)} on tokens of {dim}; use lora.LoRA."
             )
         self.rank, self.scale, self.dropout = rank, scale, dropout
+        self.groups = max(sizes) // dim  # hidden values of the MLP by the width of a token
         self.u = uniform((dim, rank), 1 / math.sqrt(dim), rngs)
         self.v = nnx.Param(jnp.zeros((rank, dim)))
         self.cores(len(places) // len(NAMES), rngs)
 
     def cores(self, depth: int, rngs: nnx.Rngs) -> None:
         """Make the parameters of all c."""
-        r, wide = self.rank, GROUPS * self.rank
+        r, wide = self.rank, self.groups * self.rank
         shapes = {"fc1": (r, wide), "fc2": (wide, r)}
         self.layers = nnx.Dict()
         for i in range(depth):
@@ -77,8 +80,8 @@ class TT(Method):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add s V c (U x) to the output of a linear layer."""
-        found = linears.at(NAMES, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(NAMES, site, ctx)
+        if found is None:
             return y
         name, x = found[0], linears.inputs(x, y, ctx)
         u, v, c = (
@@ -121,16 +124,21 @@ class TK(TT):
         super().__init__(backbone, num_classes, rank=rank, rngs=rngs, **inherited)
 
     def cores(self, depth: int, rngs: nnx.Rngs) -> None:
-        """Make the core and the matrix, of 12 columns a block."""
-        r, columns = self.rank, 12 * depth
+        """Make the core and the matrix, of 12 columns a block where MLPs are four times as wide."""
+        r, columns = self.rank, self.columns * depth
         self.c = uniform((r, r, r), math.sqrt(3) / r, rngs)
         self.p = uniform((r, columns), math.sqrt(6 / (r + columns)), rngs)
 
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix that a block has: of q, k, v, proj, and groups of fc1 and fc2."""
+        return 4 + 2 * self.groups
+
     def core(self, layer: int, name: str) -> Float[Array, "in out"]:
         """Return c of a linear layer; columns are q, k, v, proj, four of fc1, four of fc2."""
-        first = {"fc1": 4, "fc2": 8}.get(name, NAMES.index(name))
-        count = GROUPS if name in ("fc1", "fc2") else 1
-        start = 12 * layer + first
+        first = {"fc1": 4, "fc2": 4 + self.groups}.get(name, NAMES.index(name))
+        count = self.groups if name in ("fc1", "fc2") else 1
+        start = self.columns * layer + first
         k = jnp.einsum("abk,kj->abj", self.c[...], self.p[:, start : start + count])
         c = k.reshape(self.rank, -1)  # in memory order, as published
         return c.T if name == "fc2" else c

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from vpjax.backbones.base import Backbone
+from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.methods.base import Method
 from vpjax.nn.context import Context
@@ -26,13 +27,22 @@ from vpjax.nn.context import Context
 BIAS = r"backbone/.*bias.*"  # relative_position_bias_table too
 
 
-class Linear(Method):
+class _Plain(Method):
+    """A method that adds nothing but a head, unless a subclass does."""
+
+    def fold(self, backbone: Backbone) -> dict[str, Array]:
+        """Return nothing: the backbone's own weights are the trained ones."""
+        mine = params.flatten(nnx.state(self))
+        return {} if all(n.startswith("head/") for n in mine) else super().fold(backbone)
+
+
+class Linear(_Plain):
     """Linear probe: a head on the pooled features of a frozen backbone."""
 
     trains_after_pooling = True
 
 
-class Full(Method):
+class Full(_Plain):
     """Full fine-tuning: everything trains, and the backbone's dropout acts."""
 
     trainable = r".*"
@@ -40,7 +50,7 @@ class Full(Method):
     backbone_dropout = True
 
 
-class Bias(Method):
+class Bias(_Plain):
     """Bias tuning: every bias of the backbone and the head train.
 
     Zaken et al. 2021 (BitFit, arXiv 2106.10199); Cai et al. 2020 (TinyTL, arXiv 2007.11622).
@@ -66,7 +76,7 @@ class Bias(Method):
             self.trainable = Method.trainable
 
 
-class Partial(Method):
+class Partial(_Plain):
     """Partial fine-tuning: the last groups of layers, the last norm and the head train.
 
     Args:
@@ -98,7 +108,7 @@ class Partial(Method):
         return super().step(layer, state, ctx)
 
 
-class ClsToken(Method):
+class ClsToken(_Plain):
     """Tuning of the class token: it and the head train.
 
     Args:

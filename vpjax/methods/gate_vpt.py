@@ -3,8 +3,9 @@
     y = layer(x), scores divided by temp_i     prompts = g_i y + (1 - g_i) x,  g_i = sigmoid(logit)
 
 The gates start nearly closed, so that prompts enter the late layers of a self-supervised ViT almost
-as they entered the first. Temperatures are bounded; the gradient passes the bounds unchanged. Yoo
-et al. 2023, arXiv 2306.05067.
+as they entered the first. Temperatures are cut to their bounds after every step, as the published
+code does it before every pass; the gradient passes the bounds unchanged. Yoo et al. 2023, arXiv
+2306.05067.
 
 The feature is the class token, or norm(mean of tokens): the mean first. On MAE the published norm
 is the pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`.
@@ -21,7 +22,7 @@ from jaxtyping import Array
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
 from vpjax.methods.base import Method
-from vpjax.methods.vpt import POOLS, xavier_bound
+from vpjax.methods.vpt import POOLS, check_attention, xavier_bound
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
@@ -64,11 +65,9 @@ class GateVPT(Method):
     ):
         depth = len(backbone.sites)
         uniform = all(s.has_attention and s.dim == backbone.sites[0].dim for s in backbone.sites)
-        if "attn.qkv" not in backbone.taps or not uniform:
-            raise UserError(
-                "Gate-VPT's prompts pass through all layers, which must be transformer layers of "
-                f"one width; {type(backbone).__name__} is another kind. Use a ViT, or vpt.VPT."
-            )
+        uniform = uniform and "attn.qkv" in backbone.taps
+        needs = "plain attention in layers of one width, all of which its prompts pass"
+        check_attention("Gate-VPT", backbone, uniform, needs, "a ViT")
         if num_tokens < 1:
             raise UserError(f"num_tokens is {num_tokens}; Gate-VPT needs at least 1 prompt")
         gates = depth - 1 if num_gates is None else num_gates
@@ -76,6 +75,12 @@ class GateVPT(Method):
             raise UserError(f"num_gates is {gates}; give 0 to {depth}, the number of layers")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout is {dropout}; it is a probability below 1")
+        if not 0 < temperature_min <= temperature <= temperature_max:
+            raise UserError(
+                f"temperature is {temperature}, its bounds {temperature_min} and "
+                f"{temperature_max}: "
+                "give positive bounds, and a temperature within them"
+            )
         if pool not in POOLS:
             raise unknown("pool", pool, POOLS)
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
@@ -87,6 +92,7 @@ class GateVPT(Method):
         start = jnp.full(depth, temperature, jnp.float32)
         self.temperatures = nnx.Param(start) if learn_temperature else None
         self.temperature, self.bounds = temperature, (temperature_min, temperature_max)
+        self.limits = {r"method/temperatures": self.bounds}
         self.first, self.num_tokens, self.num_gates = backbone.num_prefix_tokens, num_tokens, gates
         means = backbone.num_pooled_tokens is None and backbone.pools_prompts
         self.dropout, self.pool = dropout, "both" if pool == "original" and means else pool
@@ -107,8 +113,8 @@ class GateVPT(Method):
     def step(self, layer: nnx.Module, tokens: Tokens, ctx: Context) -> Tokens:
         """Apply a layer; gate what it makes of the prompts, where that is read."""
         out = super().step(layer, tokens, ctx)
-        last = self.first + self.num_tokens
-        if ctx.layer >= self.num_gates or out.x.shape[1] < last:
+        last = min(self.first + self.num_tokens, out.x.shape[1])  # of the last layer: what is read
+        if ctx.layer >= self.num_gates or last <= self.first:
             return out
         gate = jax.nn.sigmoid(self.gate_logits[ctx.layer]).astype(out.x.dtype)
         before, after = (x[:, self.first : last] for x in (tokens.x, out.x))

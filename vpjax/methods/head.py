@@ -1,6 +1,6 @@
 """The classification head: a linear layer, with hidden layers before it if wanted.
 
-    features -> [ Dense -> ReLU -> BatchNorm -> Dropout 0.1 ] x hidden -> Dense -> logits
+    features -> (norm ->) [ Dense -> ReLU -> BatchNorm -> Dropout 0.1 ] x hidden -> Dense -> logits
 
 Initialisations:
 
@@ -36,15 +36,28 @@ class Head(nnx.Module):
         num_classes: C.
         hidden: number of hidden layers, each D wide.
         init: one of `INITS`, see above.
+        norm: whether a BatchNorm without scale and bias comes first (He et al. 2021, arXiv
+            2111.06377).
         rngs: draws the weights.
 
     Raises:
         UserError: if `init` is unknown.
     """
 
-    def __init__(self, dim: int, num_classes: int, *, hidden: int, init: str, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        hidden: int,
+        init: str,
+        norm: bool = False,
+        rngs: nnx.Rngs,
+    ):
         if init not in INITS:
             raise unknown("head_init", init, INITS)
+        plain = {"use_scale": False, "use_bias": False, "momentum": 0.9, "epsilon": 1e-6}
+        self.norm = nnx.BatchNorm(dim, **plain, rngs=rngs) if norm else None
         self.hidden = nnx.List(HiddenLayer(dim, rngs=rngs) for _ in range(hidden))
         shape = (dim, num_classes)
         if init == "zero":
@@ -64,6 +77,8 @@ class Head(nnx.Module):
 
     def __call__(self, features: Float[Array, "B D"], ctx: Context) -> Float[Array, "B C"]:
         x = features.astype(jnp.float32)
+        if self.norm:
+            x = batch_norm(self.norm, x, ctx)
         for i, layer in enumerate(self.hidden):
             x = layer(x, ctx, tag=f"head.{i}")
         return x @ self.kernel[...] + self.bias[...]
@@ -83,6 +98,10 @@ class HiddenLayer(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D"], ctx: Context, tag: str) -> Float[Array, "B D"]:
         x = jax.nn.relu(x @ self.kernel[...] + self.bias[...])
-        mask = None if ctx.mask is None else ctx.mask[:, None]
-        x = self.norm(x, use_running_average=ctx.key is None, mask=mask)
-        return ctx.dropout(x, 0.1, tag)
+        return ctx.dropout(batch_norm(self.norm, x, ctx), 0.1, tag)
+
+
+def batch_norm(norm: nnx.BatchNorm, x: Float[Array, "B D"], ctx: Context) -> Float[Array, "B D"]:
+    """Return x normalised, by the batch's real images in training."""
+    mask = None if ctx.mask is None else ctx.mask[:, None]
+    return norm(x, use_running_average=ctx.key is None, mask=mask)

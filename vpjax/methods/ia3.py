@@ -31,6 +31,8 @@ class IA3(Method):
             not.
     """
 
+    no_decay = r"method/layers/.*"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -56,8 +58,8 @@ class IA3(Method):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Scale the output of a linear layer, or compute it from scaled inputs."""
-        found = linears.at(self.names, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(self.names, site, ctx)
+        if found is None:
             return y
         name, third = found
         scale = self.layers[str(ctx.layer)][name]["scale"][...]

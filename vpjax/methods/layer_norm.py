@@ -5,12 +5,12 @@ them out of weight decay.
 """
 
 from flax import nnx
-from jaxtyping import Array
 
 from vpjax.backbones.base import Backbone
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
-from vpjax.methods.base import Method
+from vpjax.methods.finetune import _Plain
+from vpjax.nn.layers import LayerNorm as Norm
 
 # Of blocks: norm, norm1, norm2. Norms of queries, keys or tokens before the first block stay.
 PATTERNS = {
@@ -20,7 +20,7 @@ PATTERNS = {
 PATTERNS["all"] = "|".join(PATTERNS.values())
 
 
-class LayerNorm(Method):
+class LayerNorm(_Plain):
     """Norms of a frozen backbone train.
 
     Args:
@@ -29,6 +29,8 @@ class LayerNorm(Method):
     Raises:
         UserError: if `norms` is unknown, or the backbone has none of them.
     """
+
+    no_decay = PATTERNS["all"]
 
     def __init__(
         self,
@@ -42,16 +44,13 @@ class LayerNorm(Method):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
         if norms not in PATTERNS:
             raise unknown("norms", norms, PATTERNS)
-        names = [f"backbone/{n}" for n in params.flatten(nnx.state(backbone, nnx.Param))]
+        layer_norms = (path for path, m in nnx.iter_modules(backbone) if isinstance(m, Norm))
+        names = ["/".join(map(str, ("backbone", *path, "scale"))) for path in layer_norms]
         try:
             params.matching(PATTERNS[norms], names, "norms")
         except UserError as e:
             raise UserError(
-                f"{type(backbone).__name__} has no norms that norms={norms!r} could train. Use "
-                "finetune.Bias."
+                f"{type(backbone).__name__} has no LayerNorms that norms={norms!r} could train; "
+                "use finetune.Bias."
             ) from e
         self.trainable = rf"method/.*|{PATTERNS[norms]}"
-
-    def fold(self, backbone: Backbone) -> dict[str, Array]:
-        """Return nothing: the backbone's own weights are the trained ones."""
-        return {}

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError, unknown
+from vpjax.methods.base import KEEP, instead
 from vpjax.nn.context import Context
 from vpjax.nn.layers import Dense
 
@@ -74,13 +75,14 @@ def places(backbone: Backbone, names: tuple[str, ...]) -> list[Place]:
         for name in names:
             dense = [linear(layer, part) for part in parts_of(name)]
             if all(dense):
-                outputs = sum(matrix(d).shape[1] for d in dense)
-                found.append(Place(i, name, matrix(dense[0]).shape[0], outputs))
+                outputs = sum(widths(d)[1] for d in dense)
+                found.append(Place(i, name, widths(dense[0])[0], outputs))
     missing = [name for name in names if name not in {p.name for p in found}]
     if missing:
+        has = "+".join(n for n in SITES if any(linear(layer, n) for layer in backbone.layers))
         raise UserError(
             f"{type(backbone).__name__} has no linear layer {missing[0]!r} for the method to "
-            "adapt. Use a transformer, or another method, such as finetune.Bias."
+            f"adapt; use {f'lora.LoRA with sites={has!r}, or ' * bool(has)}{instead(backbone)}."
         )
     return found
 
@@ -92,14 +94,25 @@ def linear(layer: nnx.Module, name: str) -> Dense | None:
     return found if isinstance(found, Dense) else None
 
 
+def widths(dense: Dense) -> tuple[int, int]:
+    """Return how many numbers enter and leave a linear layer, which may consist of shapes only."""
+    shape = dense.kernel.shape
+    return math.prod(shape[: dense.inputs]), math.prod(shape[dense.inputs :])
+
+
 def matrix(dense: Dense) -> Float[Array, "in out"]:
     """Return the weights of a linear layer as one matrix."""
     kernel = dense.kernel[...]
     return kernel.reshape(math.prod(kernel.shape[: dense.inputs]), -1)
 
 
-def at(names: tuple[str, ...], site: str) -> tuple[str, int] | None:
-    """Return which name a site of the backbone belongs to, and which third of it; None: none."""
+def at(names: tuple[str, ...], site: str, ctx: Context) -> tuple[str, int] | None:
+    """Return which name a site of a layer belongs to, and which third of it; None: none.
+
+    Sites of the stem and the embedding belong to none.
+    """
+    if ctx.layer is None:
+        return None
     for name in names:
         for third, part in enumerate(parts_of(name)):
             if SITES[part] == site:
@@ -149,8 +162,8 @@ def fold(
                 w = matrix(dense).astype(jnp.float32)
                 if bias and dense.bias is None:
                     raise UserError(
-                        f"layer {i} of the backbone has no bias in {part}, which the method's "
-                        "shift would have to go into; keep the model whole"
+                        f"the method's shift cannot be folded into layer {i} of the backbone, as "
+                        f"{part} has no bias; {KEEP}."
                     )
                 old = jnp.zeros(w.shape[1]) if dense.bias is None else dense.bias[...].ravel()
                 outputs = slice(start, start := start + w.shape[1])

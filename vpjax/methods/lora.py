@@ -61,8 +61,8 @@ class LoRA(Method):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add the product of the two matrices to the output of a linear layer."""
-        found = linears.at(self.names, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(self.names, site, ctx)
+        if found is None:
             return y
         name, third = found
         own = self.layers[str(ctx.layer)][name]

@@ -57,7 +57,7 @@ class RepAdapter(Method):
         if isinstance(backbone, SwinV2):
             raise UserError(
                 "SwinV2 has its norms after attention and MLP, not before, where RepAdapter's "
-                "bottlenecks stand. Use bottleneck.AdapterPlus."
+                "bottlenecks stand; use bottleneck.AdapterPlus."
             )
         self.scale, self.dropout = scale, dropout
         self.names = tuple(PLACES)[:1] if attention_only else tuple(PLACES)
@@ -92,7 +92,15 @@ class RepAdapter(Method):
             i: {PLACES[name][1]: adapter for name, adapter in names.items()}
             for i, names in self.layers.items()
         }
-        return linears.fold(backbone, own, change, bias=True)
+        out = linears.fold(backbone, own, change, bias=True)
+        for i, names in self.layers.items():  # a gated MLP reads the norm twice
+            gate = getattr(backbone.layers[int(i)].mlp, "gate", None)
+            if gate is not None and "adapter_mlp" in names:
+                w, bias = linears.matrix(gate).astype(jnp.float32), gate.bias[...]
+                path = f"layers/{i}/mlp/gate"
+                new = change(names["adapter_mlp"], slice(None), w, bias)
+                out[f"{path}/kernel"], out[f"{path}/bias"] = new
+        return out
 
 
 class Grouped(nnx.Module):

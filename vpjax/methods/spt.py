@@ -6,7 +6,8 @@
 Wang et al. 2024, arXiv 2402.02382. The published code draws as many images as the training set has,
 with replacement; here a bounded sample stands for it. On a backbone that pools the mean of its
 tokens, prompts included (MAE), the mean comes first and the last norm after it, which there is the
-pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`.
+pretrained one: `backbone.final_norm=True, backbone.fc_norm=False`. Prompts are made once, when a
+run begins: what a run has learnt is kept, and a model that was never trained gets them.
 """
 
 from collections.abc import Callable, Iterable
@@ -67,6 +68,7 @@ class SPT(VPT):
                 f"tokens, and num_tokens is {num_tokens}. Use sample='random'."
             )
         self.sample, self.sample_images = sample, sample_images
+        self.begun = nnx.BatchStat(jnp.zeros(()))
         self.norm_last = getattr(backbone, "pooling", "") == "mean_prompts"
 
     def choose_images(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -112,16 +114,18 @@ def self_prompts(
         noise: layer, n -> n numbers whose order is a random permutation.
     """
     at, made = set(at), {}
-    patches = backbone.patchify(images, EVALUATION)
+    tokens, patches = backbone.embed(images, EVALUATION), None
+    if getattr(backbone, "pos_embed", None) is not None:
+        patches = backbone.patchify(images, EVALUATION)
 
     def step(layer, tokens, ctx):
-        grid = patches if ctx.layer == 0 else tokens.x[:, tokens.num_prefix_tokens :]
+        grid = tokens.x[:, tokens.num_prefix_tokens :]
+        grid = patches if ctx.layer == 0 and patches is not None else grid
         if ctx.layer in at:
             grid = grid.reshape(len(images), -1, grid.shape[-1]).astype(jnp.float32)
             made[ctx.layer] = chosen(grid, count, sample, lambda n: noise(ctx.layer, n))
         return layer(tokens, ctx)
 
-    tokens = backbone.embed(images, EVALUATION)
     run_layers(backbone.layers[: max(at) + 1], tokens, step, EVALUATION)
     return made
 

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
 from vpjax.methods import linears
-from vpjax.methods.base import Method
+from vpjax.methods.base import KEEP, Method
 from vpjax.nn.context import Context
 from vpjax.nn.tokens import Tokens
 
@@ -30,6 +30,8 @@ class SSF(Method):
     Raises:
         UserError: if the backbone is no transformer with norms in its blocks.
     """
+
+    no_decay = r"method/(stem|last|layers)/.*"
 
     def __init__(self, backbone: Backbone, num_classes: int, *, rngs: nnx.Rngs, **inherited):
         super().__init__(backbone, num_classes, rngs=rngs, **inherited)
@@ -52,8 +54,8 @@ class SSF(Method):
         own = self.layers.get(str(ctx.layer), {})
         if site in NORMS and own:
             return own[site](y)
-        found = linears.at(LINEARS, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(LINEARS, site, ctx)
+        if found is None:
             return y
         name, third = found
         shape = ctx.linear.kernel.shape[ctx.linear.inputs :]
@@ -70,11 +72,18 @@ class SSF(Method):
 
     def fold(self, backbone: Backbone) -> dict[str, Array]:
         """Return the weights of all layers, norms and the patches, scaled and shifted."""
-        after = [n for n in ("pre_logits", "projection", "fc_norm") if getattr(backbone, n, None)]
-        if self.on_tokens or after or getattr(backbone.patch_embed, "bias", None) is None:
+        after = ("pre_logits", "projection", "fc_norm", "attn_pool")
+        after = [n for n in after if getattr(backbone, n, None) is not None]
+        if self.on_tokens or after or len(self.last.scale) != len(backbone.norm.scale):
+            last = after[0] if after else "pooling"
             raise UserError(
-                "SSF folds into a backbone whose last norm is the last thing before the head and "
-                "whose patches have a bias, which this one does not; keep the model whole"
+                f"SSF's last scale and shift cannot be folded into this {type(backbone).__name__}, "
+                f"as {last} stands between them and the head; {KEEP}."
+            )
+        if getattr(backbone.patch_embed, "bias", None) is None:
+            raise UserError(
+                f"SSF cannot be folded into this {type(backbone).__name__}, as its patches have no "
+                f"plain projection with a bias for the first shift to go into; {KEEP}."
             )
         out = linears.fold(
             backbone,

@@ -3,8 +3,8 @@
     y = W x + b + lambda_b * B (lambda_d * A x)
 
 Kopiczko et al. 2023, arXiv 2310.11454. A layer uses the first columns of A and the first rows of B.
-The pair is drawn from a seed of its own by NumPy's PCG64, whose numbers do not change between
-versions and devices: the seed stands for the pair.
+The pair is drawn from a seed of its own by the Mersenne Twister, as the peft library draws it, on
+every machine and in every version the same: the seed stands for the pair, which no file holds.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
@@ -29,7 +29,7 @@ class VeRA(Method):
         rank: r, width between the two matrices; 256 to 1024 are usual.
         d_initial: where lambda_d starts.
         dropout: rate, of the input of A.
-        pair_seed: of the frozen pair.
+        pair_seed: of the frozen pair; peft's `projection_prng_key`.
 
     Raises:
         UserError: if the backbone has no such layer, or the rank is below 1.
@@ -54,10 +54,9 @@ class VeRA(Method):
         self.names, self.dropout = linears.parse(sites), dropout
         places = linears.places(backbone, self.names)
         widest, most = max(p.inputs for p in places), max(p.outputs for p in places)
-        rng = np.random.default_rng(pair_seed)
-        draw = lambda fan, shape: rng.uniform(-1, 1, shape) * np.sqrt(6 / fan)  # noqa: E731
-        self.a = Frozen(jnp.asarray(draw(widest, (widest, rank)), jnp.float32))
-        self.b = Frozen(jnp.asarray(draw(rank, (rank, most)), jnp.float32))
+        random = np.random.RandomState(pair_seed)  # of all of NumPy's, the one that never changes
+        self.a = Frozen(jnp.asarray(uniform(random, rank, widest).T))
+        self.b = Frozen(jnp.asarray(uniform(random, most, rank).T))
         self.layers = nnx.Dict()
         for place in places:
             own = nnx.Dict(
@@ -67,8 +66,8 @@ class VeRA(Method):
 
     def tap(self, site: str, y: Any, x: Array, ctx: Context) -> Any:
         """Add what passes the frozen pair and the two vectors."""
-        found = linears.at(self.names, site)
-        if found is None or ctx.layer is None:
+        found = linears.at(self.names, site, ctx)
+        if found is None:
             return y
         name, third = found
         own = self.layers[str(ctx.layer)][name]
@@ -85,6 +84,14 @@ class VeRA(Method):
             return w + ab * own.b[outputs], bias
 
         return linears.fold(backbone, self.layers, change)
+
+
+def uniform(random: np.random.RandomState, rows: int, columns: int) -> Float[np.ndarray, "R C"]:
+    """Return numbers of U(-b, b), b = sqrt(6 / columns), as PyTorch draws them."""
+    bits = random.randint(0, 2**32, rows * columns, np.uint32) & 0xFFFFFF
+    bound = np.float32(np.sqrt(6 / columns))
+    drawn = bits.astype(np.float32) / np.float32(2**24) * (2 * bound) - bound
+    return drawn.reshape(rows, columns)
 
 
 class Frozen(nnx.Variable):

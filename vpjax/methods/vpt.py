@@ -328,8 +328,8 @@ def prompted_sites(
     sites = [s for s in backbone.sites if s.has_attention]
     if not sites:
         raise UserError(
-            f"{type(backbone).__name__} has no attention, so prompt tokens would have no effect. "
-            "Use vpt_input.Pad or vpt_input.Below."
+            f"{type(backbone).__name__} has no attention, so prompt tokens would have no effect: "
+            "use vpt_input.Pad or vpt_input.Below."
         )
     if not deep and (num_deep_layers is not None or reverse_deep):
         raise UserError("num_deep_layers and reverse_deep need deep=True")
@@ -340,6 +340,27 @@ def prompted_sites(
     if not 1 <= num_deep_layers <= len(sites):
         raise UserError(f"num_deep_layers is {num_deep_layers}; give 1 to {len(sites)}")
     return sites[-num_deep_layers:] if reverse_deep else sites[:num_deep_layers]
+
+
+def check_attention(method: str, backbone: Backbone, suits: bool, needs: str, on: str) -> None:
+    """Check that a backbone has the attention that a method changes.
+
+    Args:
+        method: its name.
+        backbone: the frozen backbone.
+        suits: whether it has what the method needs.
+        needs: what that is.
+        on: backbones that have it.
+
+    Raises:
+        UserError: if not, with what to use instead.
+    """
+    prompted_sites(backbone, True, None, False)  # refuses where there is no attention at all
+    if not suits:
+        raise UserError(
+            f"{method} needs {needs}, which {type(backbone).__name__} has not: use vpt.VPT on this "
+            f"backbone, or {method} on {on}."
+        )
 
 
 def xavier_bound(patch_size: tuple[int, int], width: int) -> float:

@@ -18,9 +18,11 @@ from vpjax.core.errors import UserError, unknown
 from vpjax.data.fields import Preset
 from vpjax.data.transforms import preset as find_preset
 from vpjax.methods.base import Method
+from vpjax.methods.class_texts import ClassTexts
 from vpjax.models import factory
 from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.model import Model
+from vpjax.models.text.class_texts import class_texts, sentences_of
 from vpjax.models.text.features import class_text_features
 from vpjax.weights.catalog import CATALOG
 from vpjax.weights.load import Loaded
@@ -171,11 +173,15 @@ def create_model(
     body = _of_size(backbone, cls, spec)
     key = jax.random.key(seed)
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    model = factory.make_model(body, spec, num_classes, rngs, match_reference_code)
+    texts = _texts(backbone, class_names, num_classes, spec) if cls.learns_texts else None
+    model = factory.make_model(body, spec, num_classes, rngs, match_reference_code, texts=texts)
     values = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values = {f"backbone/{n}": v for n, v in values.items()}
     if cls.reads_class_names:
-        values["method/text"] = _text(model, class_names, num_classes, name)
+        text = class_text_features(*_described(backbone, class_names, num_classes, name))
+        frozen = params.flatten(nnx.state(model))
+        found = factory.text_values(text.values, text.scale, frozen, name)
+        values |= {n: jnp.asarray(value) for n, value in found.items()}
     if values:
         graph, state = nnx.split(model)
         model = nnx.merge(graph, params.fill(state, params.flatten(state) | values))
@@ -203,17 +209,26 @@ def _of_size(backbone: Backbone, method: type[Method], spec: MethodSpec) -> Back
     )
 
 
-def _text(model: Model, names: Sequence[str], num_classes: int, method: str) -> jax.Array:
+def _texts(
+    backbone: Backbone, names: Sequence[str], num_classes: int, spec: MethodSpec
+) -> ClassTexts:
+    sentences = sentences_of(spec.name, spec.options)
+    return class_texts(*_described(backbone, names, num_classes, spec.name), sentences).texts
+
+
+def _described(
+    backbone: Backbone, names: Sequence[str], num_classes: int, method: str
+) -> tuple[str, tuple[str, ...], list[dict[str, str]]]:
+    """Return the weights of a backbone, and names and metadata of classes."""
     if len(names) != num_classes:
         raise UserError(
             f"{method} starts from the names of the classes: class_names has {len(names)} names, "
             f"and num_classes is {num_classes}; give one name a class"
         )
-    origin = getattr(model.backbone, "origin", None)
+    origin = getattr(backbone, "origin", None)
     where = origin.spec.weights if origin else ""
-    metadata = [{"name": str(name).replace("_", " ")} for name in names]
-    text = class_text_features(where, tuple(names), metadata)
-    return jnp.asarray(factory.text_rows(text.values, model.method.text.shape))
+    factory.check_towers(method, registry.name_of("backbones", type(backbone)))
+    return where, tuple(names), [{"name": str(name).replace("_", " ")} for name in names]
 
 
 def list_backbones() -> list[str]:

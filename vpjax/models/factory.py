@@ -16,11 +16,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vpjax.backbones.base import Backbone
+from vpjax.backbones.clip import CLIP
 from vpjax.core import params, registry
 from vpjax.core.errors import UserError
 from vpjax.core.size import pair
+from vpjax.methods.class_texts import ClassTexts
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, partition
+from vpjax.models.text.class_texts import sentences_of, shapes_of_texts
 from vpjax.nn import attention as attentions
 from vpjax.weights.description import Description
 from vpjax.weights.load import Loaded, load
@@ -139,6 +142,8 @@ def build(
     mesh: Mesh | None = None,
     fsdp: bool = False,
     text: np.ndarray | None = None,
+    text_scale: float | None = None,
+    texts: ClassTexts | None = None,
 ) -> tuple[ModelParts, Loaded | None]:
     """Build a model and load its weights.
 
@@ -154,6 +159,8 @@ def build(
         mesh: for methods that split their work over devices.
         fsdp: whether frozen layers are split over `mesh`, see `vpjax.nn.fsdp`.
         text: C D text features of the classes, for methods that read class names.
+        text_scale: exp(logit_scale) of their CLIP; None: not known.
+        texts: text tower and texts of the classes, for methods that learn texts.
 
     Returns:
         The parts of the model, and what is known of the weights file (None without one). Loaded
@@ -168,7 +175,7 @@ def build(
     )
     body = nnx.eval_shape(build_body) if backbone.weights else build_body()
     rngs = nnx.Rngs(jax.random.fold_in(key, 1))
-    model = make_model(body, method, num_classes, rngs, match_reference_code, mesh)
+    model = make_model(body, method, num_classes, rngs, match_reference_code, mesh, texts)
     parts = partition(model, trainable, mesh if fsdp else None)
     loaded, values = None, {}
     if backbone.weights:
@@ -179,7 +186,7 @@ def build(
     new = model.method.reinitialised_params(body, jax.random.fold_in(key, 3))
     values |= {f"backbone/{n}": v for n, v in new.items()}
     if text is not None:
-        values["method/text"] = text_rows(text, parts.frozen["method/text"].shape)
+        values |= text_values(text, text_scale, parts.frozen, method.name)
 
     def fill(part):
         return {n: np.asarray(values[n], v.dtype) if n in values else v for n, v in part.items()}
@@ -227,6 +234,7 @@ def make_model(
     rngs: nnx.Rngs,
     match_reference_code: bool = False,
     mesh: Mesh | None = None,
+    texts: ClassTexts | None = None,
 ) -> Model:
     """Construct a method on a backbone, and join both to a model.
 
@@ -237,13 +245,13 @@ def make_model(
         rngs: draws the method's initial values.
         match_reference_code: for methods that have the option.
         mesh: likewise.
+        texts: likewise.
 
     Raises:
         UserError: if there is no such class or option, or it does not suit the backbone.
     """
-    shared = shared_options(
-        "methods", method.name, match_reference_code=match_reference_code, mesh=mesh
-    )
+    given = {"match_reference_code": match_reference_code, "mesh": mesh, "texts": texts}
+    shared = shared_options("methods", method.name, **given)
     options = {"name": method.name} | dict(method.options)
     made = registry.construct("methods", options, backbone, num_classes, **shared, rngs=rngs)
     return Model(backbone, made)
@@ -266,9 +274,32 @@ def abstract_model(
     def make():
         key = jax.random.key(0)
         body = make_backbone(backbone, method, key, attention, match_reference_code)
-        return make_model(body, method, num_classes, nnx.Rngs(0), match_reference_code, mesh)
+        texts = None
+        if registry.lookup("methods", method.name).learns_texts and isinstance(body, CLIP):
+            sentences = sentences_of(method.name, method.options)
+            variant = backbone.options.get("variant")
+            texts = shapes_of_texts(backbone.weights, variant, num_classes, sentences)
+        return make_model(body, method, num_classes, nnx.Rngs(0), match_reference_code, mesh, texts)
 
     return nnx.eval_shape(make)
+
+
+def check_towers(method: str, backbone: str) -> None:
+    """Check that a backbone has a text tower beside it, where a method learns prompts of texts.
+
+    Args:
+        method: name of its class.
+        backbone: likewise.
+
+    Raises:
+        UserError: if not.
+    """
+    learns = registry.lookup("methods", method).learns_texts
+    if learns and not issubclass(registry.lookup("backbones", backbone), CLIP):
+        raise UserError(
+            f"{method} learns prompts of CLIP's text tower, which {backbone} has not. Set "
+            "backbone.name='clip.CLIP' and backbone.weights to a whole CLIP."
+        )
 
 
 def resolve_attention(
@@ -363,6 +394,31 @@ def head_values(loaded: Loaded, dim: int, num_classes: int) -> dict[str, Any]:
             f"{num_classes}. Use backbone.head='new'."
         )
     return {f"method/head/{n}": v for n, v in loaded.head.items()}
+
+
+def text_values(
+    text: np.ndarray, scale: float | None, frozen: Mapping[str, Any], method: str
+) -> dict[str, Any]:
+    """Return what a method that reads class names gets from CLIP, by the model's names.
+
+    Args:
+        text: C D text features of the classes.
+        scale: exp(logit_scale) of the weights; None: not known.
+        frozen: arrays of the model, which say what the method takes.
+        method: its name.
+
+    Raises:
+        UserError: if text features are not as wide as image features, or the scale is not known.
+    """
+    found = {"method/text": text_rows(text, frozen["method/text"].shape)}
+    if "method/scale" in frozen:
+        if scale is None:
+            raise UserError(
+                f"{method} multiplies cosines by exp(logit_scale), which backbone.weights lack. "
+                "Give the file of a whole CLIP."
+            )
+        found["method/scale"] = np.float32(scale)
+    return found
 
 
 def text_rows(text: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

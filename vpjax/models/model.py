@@ -67,7 +67,9 @@ class Model(nnx.Module):
         if images.dtype == jnp.uint8:
             images = self.backbone.preprocess(images)
         backbone, method = self.backbone, self.method
-        ctx = dataclasses.replace(ctx, hook=method.tap, noisy_backbone=method.backbone_dropout)
+        ctx = dataclasses.replace(
+            ctx, hook=method.tap, noisy_backbone=method.backbone_dropout, remat=remat
+        )
         if remat != "none" and any(n.startswith("backbone/layers/") for n in self.trainable_stats):
             raise UserError(
                 f"remat is {remat!r}, but the BatchNorm of layers that train updates its running "

@@ -45,7 +45,8 @@ def partition(model: nnx.Module, trainable: str = "", mesh: Mesh | None = None) 
     kinds = {"/".join(map(str, path)): type(v) for path, v in nnx.to_flat_state(state)}
     values = params.flatten(state)
     learnable = [n for n, kind in kinds.items() if issubclass(kind, nnx.Param)]
-    learns = params.matching(trainable or model.method.trainable, learnable, "trainable")
+    pattern = trainable or model.method.trainable
+    learns = params.matching(pattern, learnable, "trainable") if pattern else set()
     stats = model.trainable_stats
     pick = lambda chosen: {n: v for n, v in values.items() if n in chosen}  # noqa: E731
     frozen = pick(values.keys() - learns - stats)

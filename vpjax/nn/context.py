@@ -7,7 +7,7 @@ exactly and no module stores randomness.
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ class Context:
     Attributes:
         key: a PRNG key; None: evaluation, nothing is random.
         progress: share of the training steps done, 0 to 1.
+        epoch: passes over the training images done; 0 where the length of one is not known.
         layer: index of the current layer; None outside layers.
         num_outputs: leading tokens that the current layer must return; None: all.
         noisy_backbone: whether the backbone's dropout acts and its BatchNorm uses the batch.
@@ -28,16 +29,21 @@ class Context:
         hook: called by `tap` with site, output, input and context; returns the output to use.
         linear: in a hook, the linear layer (`vpjax.nn.layers.Dense`) whose output it gets, for
             those who need its frozen weights; None at sites that are no linear layer.
+        settled: what a method computed once for many batches, see `Method.settle`; {}: nothing.
+        remat: what the backward pass recomputes, for layers that a method runs by itself.
     """
 
     key: Any = None
     progress: Any = 0.0
+    epoch: Any = 0.0
     layer: int | None = None
     num_outputs: int | None = None
     noisy_backbone: bool = False
     mask: Any = None
     hook: Callable = lambda site, y, x, ctx: y
     linear: Any = None
+    settled: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    remat: str = "none"
 
     def at(self, i: int, num_outputs: int | None = None) -> "Context":
         """Return the context of layer `i`, which must return `num_outputs` tokens (None: all)."""

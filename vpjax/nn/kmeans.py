@@ -10,15 +10,17 @@ def kmeans(
     count: int,
     *,
     cosine: bool = False,
+    start: Float[Array, "K D"] | None = None,
     iterations: int = 20,
     tolerance: float = 1e-4,
 ) -> tuple[Float[Array, "K D"], Int[Array, " n"]]:
     """Return the centres of K groups and the group of each row; an empty one keeps its centre.
 
     Args:
-        x: at least K rows, in random order: the first K are the first centres.
+        x: at least K rows; without `start` in random order, as the first K are the first centres.
         count: K.
         cosine: whether rows are compared by the cosine of their angle instead of their distance.
+        start: the first centres.
         iterations: at most so many.
         tolerance: the centres have converged when their shifts together are below this.
     """
@@ -41,5 +43,6 @@ def kmeans(
         new = jnp.where(sizes > 0, members.T @ x / jnp.maximum(sizes, 1), centres)
         return new, jnp.linalg.norm(new - centres, axis=-1).sum(), i + 1
 
-    centres, *_ = jax.lax.while_loop(again, move, (x[:count], jnp.inf, 0))
+    begin = x[:count] if start is None else start
+    centres, *_ = jax.lax.while_loop(again, move, (begin, jnp.inf, 0))
     return centres, groups(centres)

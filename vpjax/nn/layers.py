@@ -354,7 +354,7 @@ class Block(nnx.Module):
     ) -> Tokens:
         """Return the first `num_outputs` tokens (None: all) after the layer.
 
-        The taps "attn" and "mlp" see what is added to the tokens, after layer scale;
+        The taps "attn" and "mlp" see what is added to the tokens, after layer scale and drop path;
         "attn.residual" and "mlp.residual" the tokens after and before that.
 
         Args:
@@ -369,12 +369,13 @@ class Block(nnx.Module):
             extra_kv = extra_kv.astype(x.dtype)
             extra_kv = ctx.tap("norm1", self.norm1(extra_kv), extra_kv)
         tokens = tokens.first(num_outputs)
-        y = ctx.tap("attn", self.scaled(self.attn(y, ctx, extra_kv, num_outputs), "scale1"), y)
-        x = tokens.x + ctx.drop_path(y, self.drop_path, "attn")
-        x = ctx.tap("attn.residual", x, tokens.x)
+        o = self.scaled(self.attn(y, ctx, extra_kv, num_outputs), "scale1")
+        o = ctx.tap("attn", ctx.drop_path(o, self.drop_path, "attn"), y)
+        x = ctx.tap("attn.residual", tokens.x + o, tokens.x)
         y = ctx.tap("norm2", self.norm2(x), x)
-        y = ctx.tap("mlp", self.scaled(self.mlp(y, ctx), "scale2"), y)
-        x = ctx.tap("mlp.residual", x + ctx.drop_path(y, self.drop_path, "mlp"), x)
+        m = self.scaled(self.mlp(y, ctx), "scale2")
+        m = ctx.tap("mlp", ctx.drop_path(m, self.drop_path, "mlp"), y)
+        x = ctx.tap("mlp.residual", x + m, x)
         return Tokens(x, tokens.num_prefix_tokens, tokens.grid)
 
     def scaled(self, y: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:

@@ -24,17 +24,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from ml_collections import ConfigDict
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder, write_json
+from vpjax.models.factory import make_backbone
+from vpjax.models.model import Model
 from vpjax.models.partition import merge, partition
 from vpjax.nn.attention import AUTO, IMPLEMENTATIONS, MEASURED, candidates
 from vpjax.nn.stack import REMAT
 from vpjax.runs import config as configs
 from vpjax.runs import summary
-from vpjax.runs.experiment import Experiment, abstract_model
+from vpjax.runs.experiment import Experiment, backbone_spec, method_spec
 from vpjax.runs.program import training_step
 from vpjax.train import sharding
 from vpjax.train.evaluate import make_eval_step
@@ -247,7 +250,10 @@ def with_choice(experiment: Experiment, attention: str, remat: str) -> Experimen
     e, config = experiment._replace(remat=remat), experiment.config
     if attention == e.attention:
         return e
-    model = abstract_model(config, len(e.classes.names), attention=attention, mesh=e.mesh)
+    specs = backbone_spec(config), method_spec(config)
+    make = functools.partial(make_backbone, *specs, attention=attention)
+    make = functools.partial(make, match_reference_code=config.match_reference_code)
+    model = Model(nnx.eval_shape(lambda: make(key=jax.random.key(0))), merge(*e.parts).method)
     over = e.mesh if config.mesh.fsdp else None
     parts = e.parts._replace(graph=partition(model, config.train.trainable, over).graph)
     inputs = dataclasses.replace(e.inputs, graph=parts.graph)

@@ -1,8 +1,12 @@
-"""The learnt parameters of one run as the start of another (`train.start`)."""
+"""From what a run begins: fresh values, those made from its images, or another run's.
+
+`train.start` names the run, or a file, whose learnt parameters are the start of another.
+"""
 
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +16,18 @@ import numpy as np
 from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import local_folder
+from vpjax.methods import linears
 from vpjax.runs import config as configs
 from vpjax.runs import model_file, recorded
 from vpjax.runs.addresses import run_folder
 from vpjax.runs.blame import not_finite
 from vpjax.runs.experiment import Experiment
-from vpjax.runs.restore import checkpoint_place, file_instead
+from vpjax.runs.restore import checkpoint_place, file_instead, reported
+from vpjax.runs.start_values import with_start_values
 from vpjax.train import sharding
 from vpjax.train.checkpoint import Checkpoints
 from vpjax.train.step import State
-from vpjax.weights import learnt
+from vpjax.weights import learnt, peft_adapter
 from vpjax.weights.download import sha256
 
 log = logging.getLogger(__name__)
@@ -35,15 +41,16 @@ def begin(experiment: Experiment) -> tuple[State, dict[str, Any]]:
         experiment: of the run.
 
     Raises:
-        UserError: if `train.start` is neither a run nor a file of the published code, or one of
-            another method, backbone or shape.
+        UserError: if `train.start` is no run, no adapter of peft and no file of the published code,
+            or one of another method, backbone or shape.
     """
     config = experiment.config
     if not config.train.start:
-        return experiment.state, {}
+        return with_start_values(experiment), {}
     start = Path(config.train.start).expanduser()
-    if learnt.is_file(config.train.start) and not model_file.written_by_a_run(start):
-        where, found = _of_file(experiment)
+    adapter = peft_adapter.folder_of(config.train.start)
+    if adapter or (learnt.is_file(config.train.start) and not model_file.written_by_a_run(start)):
+        where, found = _of_adapter(experiment, adapter) if adapter else _of_file(experiment)
         facts = {"file": str(where), "sha256": sha256(where)}
         said = str(where)
     else:
@@ -105,7 +112,7 @@ def _of_run(experiment: Experiment) -> tuple[Path, dict[str, Any], int]:
     if file := file_instead(folder, checkpoint):
         found, meta = learnt_weights(file, experiment.state.stats, check)
     else:
-        path, step = checkpoint_place(folder, checkpoint or before.train.select)
+        path, step = checkpoint_place(folder, checkpoint or reported(folder, before))
         with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
             found, meta = checkpoints.read_weights(check, step)
     return folder, found, meta["step"]
@@ -130,6 +137,33 @@ def _of_file(experiment: Experiment) -> tuple[Path, dict[str, Any]]:
     return path, parts
 
 
+def _of_adapter(experiment: Experiment, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the file of an adapter of the peft library, and what it has learnt."""
+    options, frozen = experiment.config.method.to_dict(), experiment.frozen
+
+    def lengths(layer: int, site: str) -> np.ndarray:
+        found = []
+        for name in linears.parts_of(site):
+            place = linears.SITES[name].replace(".", "/")
+            kernel = frozen.get(f"backbone/layers/{layer}/{place}/kernel")
+            if kernel is None:
+                raise UserError(
+                    f"train.start: {folder} adapts {site} of block {layer}, which the run's "
+                    f"{experiment.config.backbone.name} has not frozen"
+                )
+            kernel = np.asarray(sharding.to_host(kernel), np.float64)
+            inputs = kernel.shape[:2] if name == "proj" else kernel.shape[:1]
+            found.append(np.linalg.norm(kernel.reshape(math.prod(inputs), -1), axis=0))
+        return np.concatenate(found)
+
+    path, found = peft_adapter.read(folder, options.pop("name"), options, lengths)
+    for name in ("method/a", "method/b"):  # VeRA's pair
+        there = found.pop(name, None)
+        if there is not None:
+            _check_frozen(path, name, there, sharding.to_host(frozen[name]))
+    return path, {"trainable": found, "stats": {}}
+
+
 def _check_frozen(path: Path, name: str, there: np.ndarray, here: np.ndarray) -> None:
     """Raise a UserError if a file was learnt beside other frozen numbers.
 
@@ -137,7 +171,7 @@ def _check_frozen(path: Path, name: str, there: np.ndarray, here: np.ndarray) ->
     """
     if there.shape == here.shape and np.allclose(there, here, rtol=1e-2, atol=2e-3):
         return
-    what = "backbone"
+    what = "pair of matrices" if name in ("method/a", "method/b") else "backbone"
     if name == learnt.TEXT:
         what = "text features: other classes, another order of them, templates or CLIP"
     raise UserError(

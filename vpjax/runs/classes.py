@@ -45,7 +45,8 @@ def classes_of(config: ConfigDict, train: Source) -> ClassInfo:
     Their images of each class are not counted, as labels may have to be read for that.
     """
     metadata = train.metadata
-    if registry.lookup("methods", config.method.name).reads_class_names:
+    method = registry.lookup("methods", config.method.name)
+    if method.reads_class_names or method.learns_texts:
         metadata = tuple(named(train.classes, metadata, config.text.class_names))
     return ClassInfo(train.classes, metadata, train.multilabel, len(train))
 

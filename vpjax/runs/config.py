@@ -21,8 +21,8 @@ from vpjax.weights.recognise import describe, of_entry
 
 # Keys of the backbone's section that are not the class's options.
 NOT_OPTIONS = ("weights", "head", "resample")
-# Options that are set once for a whole run, by top-level config keys of the same name.
-RUN_WIDE = {"attention", "match_reference_code", "mesh"}
+# Arguments that are no options of a section: set for a whole run, or from its weights.
+RUN_WIDE = {"attention", "match_reference_code", "mesh", "texts"}
 
 
 def section(package: str, name: str, **chosen: Any) -> ConfigDict:
@@ -164,7 +164,7 @@ def load(path: Path) -> ConfigDict:
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """Return the config whose JSON values these are: lists become tuples again."""
-    return ConfigDict(_tuples(values))
+    return ConfigDict(tuples(values))
 
 
 def nested(values: Mapping[str, Any]) -> ConfigDict:
@@ -201,15 +201,16 @@ def flat(config: ConfigDict) -> dict[str, Any]:
         else:
             out[path] = value
 
-    visit(_tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
+    visit(tuples(json.loads(json.dumps(config.to_dict(), default=list))), "")
     return out
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
+    """Return JSON values with tuples in the place of lists, as configs hold them."""
     if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
+        return tuple(tuples(v) for v in value)
     if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
+        return {k: tuples(v) for k, v in value.items()}
     return value
 
 

@@ -29,7 +29,12 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0.0
     config.data.holdout_seed = 0  # of this choice; the same for all seeds of a study
     config.data.dir = ""  # of prepared data sets; "": TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.classes = ""  # use only these: names or ids, a file of them, or a named subset
+    # Use only these: names or ids, a file of them, a named subset, or "base" or "new", the first or
+    # second half of the classes.
+    config.data.classes = ""
+    # Images of each class in train, drawn by a seed; val gets as many, but at most 4. 0: all.
+    config.data.shots = 0
+    config.data.shots_seed = config_dict.placeholder(int)  # of this choice; None: that of the run
     config.data.background = "white"  # of transparent images: a colour; "none": it is dropped
     config.data.max_pixels = 178_956_970  # height x width of the largest image that is read
     config.data.bits = 0  # of values in files of more than 8 bits; 0: by each image's range
@@ -53,6 +58,10 @@ def get_config() -> ConfigDict:
     # or "keep" as a smaller batch.
     config.train.remainder = "wrap"
     config.train.reshuffle = True  # False: every epoch has the order of the first
+    # How many images of one class follow each other: 2 makes batches of pairs, for losses that
+    # compare images. Each image is still seen once an epoch; what fills no group comes last, so
+    # train.remainder="drop" or "keep" lets every epoch begin with a whole group.
+    config.train.images_per_class = 1
     config.train.epochs = 100.0  # passes over the training images
     config.train.steps = config_dict.placeholder(int)  # instead of epochs
     config.train.eval_every = 1.0  # epochs
@@ -69,7 +78,8 @@ def get_config() -> ConfigDict:
     config.train.test_best = False  # True: also save and test the checkpoint that is best on val
     # Folder of a run of the same method and backbone, whose learnt parameters this one begins with;
     # RUN#best or RUN#500 chooses a checkpoint. A head for other classes begins anew. Or a file of
-    # the published code of VPT, SA2VP, MS-VP or MoP, see docs/migrating.md.
+    # the published code of VPT, SA2VP, MS-VP or MoP, see docs/migrating.md; or the folder of an
+    # adapter that peft has trained on timm's ViT (LoRA, DoRA, IA3, VeRA).
     config.train.start = ""
     config.train.trainable = ""  # regular expression over parameter names; "": the method's own
 
@@ -78,29 +88,37 @@ def get_config() -> ConfigDict:
     config.optim.lr = 0.25  # peak learning rate
     config.optim.lr_base_batch_size = 256  # batch size that `lr` is for; it scales. 0: `lr` as is
     config.optim.momentum = 0.9  # sgd
+    config.optim.eps = 1e-8  # adam, adamw: added to the root of the second moment
     config.optim.weight_decay = 1e-4  # L2, or decoupled, see `name`
     config.optim.no_decay = r"method/head/bias"  # parameters that do not decay; "": all decay
     config.optim.bias_multiplier = (
         1.0  # of the rate of biases, except that of the head's last layer
     )
-    # "cosine", "cosine_hardrestart", "step", "onecycle", "constant", "plateau"
+    # "cosine", "cosine_timm", "cosine_hardrestart", "step", "onecycle", "constant", "plateau"
     config.optim.schedule = "cosine"
     config.optim.schedule_by_epoch = False  # True: all steps of an epoch have the rate of its first
     config.optim.warmup_epochs = 10.0  # of linear warm-up
     # Instead of warmup_epochs: step 0 has rate 0, this step the peak.
     config.optim.warmup_steps = config_dict.placeholder(int)
     config.optim.warmup_from_zero = False  # True: the first step's rate is 0, the last's the peak
+    config.optim.warmup_lr = 0.0  # constant rate of the warm-up, instead of a rise; 0: it rises
     config.optim.min_lr = 0.0  # at the end of a cosine
+    config.optim.cosine_over_run = False  # True: a cosine is as long as the run, warm-up included
     config.optim.cycles = 1  # cosine_hardrestart: half cosines one after the other
     config.optim.step_epochs = 30.0  # step: epochs between two reductions
     config.optim.step_factor = 0.1  # step: what the rate is multiplied with
     config.optim.plateau_factor = 0.1  # plateau: what the rate is multiplied with
     config.optim.plateau_patience = 10  # plateau: evaluations without improvement on val
     config.optim.clip_norm = 0.0  # upper bound of the global gradient norm; 0: none
+    # A Gaussian average of the parameters after each epoch, which the run ends with: the epoch that
+    # counts most (0: no average) and the width in epochs, see vpjax/train/averaging.py.
+    config.optim.average_mean = 0.0
+    config.optim.average_std = 1.0
 
     # Names of classes, for methods that read them: see vpjax/models/text/templates.py.
     config.text = ConfigDict()
-    config.text.templates = "auto"  # or a list's name, or "a photo of {name}; a {name} outside"
+    # Or a list's name, "coop", or "a photo of {name}; a {name} outside".
+    config.text.templates = "auto"
     # "": templates are filled with all names of a class. "common", "scientific" or "both": with
     # these names only, as the command zero-shot does it.
     config.text.name_type = ""
@@ -144,7 +162,10 @@ def study() -> ConfigDict:
     study.compare = ConfigDict()
     study.cells = ()  # which labels of study.compare, in this order; (): all, by name
     study.colours = ConfigDict()  # of labels in comparison_curves.png, {label: "#0077BB"}
-    study.suite = ConfigDict()  # `tune`: several tasks, one after the other, {label: changes}
+    # `tune`: several tasks, one after the other, {label: changes}; `ablate`: data sets, in studies
+    # of few shots.
+    study.suite = ConfigDict()
+    study.shots = (1, 2, 4, 8, 16)  # `ablate`, study few_shot: images of each class
     study.expected = ConfigDict()  # what was published: {"value", "tolerance", "source"}
     # `tune`: what is tried on val before the test split is read; see docs/protocol.md.
     study.tune = ConfigDict()
@@ -155,6 +176,10 @@ def study() -> ConfigDict:
     study.tune.train = ""  # split that the final runs train on; "": data.train and data.val
     study.tune.metric = ""  # on val, chooses the trial: any metric of a result; "": the primary one
     study.tune.split = "trials"  # several processes share the trials; "devices": all work on each
+    study.prune = ConfigDict()  # of the command `prune`
+    study.prune.percents = (10, 20, 30, 40, 50, 60, 70, 80, 90)  # of prompts, and of their pieces
+    study.prune.min_tokens = 1  # prompts that stay at least
+    study.prune.min_pieces = 4  # pieces of a prompt that stay at least
     return study
 
 

@@ -17,7 +17,7 @@ from vpjax.data.folder import READERS
 from vpjax.data.inat import VERSIONS
 from vpjax.runs import config as configs
 
-SEVERAL = ("compare", "ablate", "tune")
+SEVERAL = ("compare", "ablate", "tune", "prune")
 TRAINING = ("train", *SEVERAL)
 # Commands that read a key of `study`; "train" is one that trains a recipe with several runs.
 STUDY = {
@@ -27,27 +27,32 @@ STUDY = {
     "study.compare": ("compare", "ablate"),
     "study.cells": ("compare", "ablate"),
     "study.colours": ("compare", "ablate"),
-    "study.suite": ("tune",),
+    "study.suite": ("tune", "ablate"),
+    "study.shots": ("ablate",),
     "study.expected": (*TRAINING, "zero-shot"),
-    "study.tune": ("tune",),
+    "study.tune": ("tune", "prune"),
+    "study.prune": ("prune",),
 }
 # Which keys the other commands read: regular expressions.
 _FILES = r"data\.(name|dir|classes|background|max_pixels|bits|holdout|holdout_seed)|data\."
+_SHOTS = r"data\.shots(_seed)?|"
 _DEVICES = r"|mesh\..*|dtype|attention"
 _MODEL = _DEVICES + r"|backbone\..*|match_reference_code"
 _EVALUATED = r"(val|test|preset|val_augmented|eval_batch_size|batch_loss)|train\.batch_size"
 _RESTORED = r"|backbone\.weights|text\.tokenizer" + _DEVICES
 READS = {
     "check-data": _FILES + "(train|val|test)",
-    "zero-shot": _FILES
+    "zero-shot": _SHOTS
+    + _FILES
     + _EVALUATED
     + r"|data\.train|text\..*|study\.(label|expected).*|features|seed"
     + _MODEL,
-    "class-embeddings": _FILES
+    "class-embeddings": _SHOTS
+    + _FILES
     + r"(train|preset|eval_batch_size)|train\.batch_size|method\.(name|num_tokens)|seed"
     + _MODEL,
-    "eval": _FILES + _EVALUATED + _RESTORED,
-    "plot": _FILES + _EVALUATED + _RESTORED,
+    "eval": _SHOTS + _FILES + _EVALUATED + r"|text\.class_names" + _RESTORED,
+    "plot": _SHOTS + _FILES + _EVALUATED + _RESTORED,
     "predict": r"data\.(background|max_pixels|bits|preset)" + _RESTORED,
     "demo": _FILES + "(val|test|preset)" + _RESTORED,
 }
@@ -101,6 +106,7 @@ RULES = (
         lambda c: c.optim.name == "sgd" and c.optim.schedule != "onecycle",
         "optim.name=sgd, and a schedule other than onecycle",
     ),
+    Rule(r"optim\.eps", lambda c: c.optim.name != "sgd", "optim.name=adam or adamw"),
     Rule(
         r"optim\.warmup_epochs",
         lambda c: c.optim.warmup_steps is None and c.optim.schedule != "onecycle",
@@ -108,21 +114,38 @@ RULES = (
     ),
     Rule(
         r"optim\.warmup_(steps|from_zero)",
+        lambda c: c.optim.schedule not in ("onecycle", "cosine_timm"),
+        "a schedule other than onecycle and cosine_timm, which have a rise of their own",
+    ),
+    Rule(
+        r"optim\.warmup_lr",
         lambda c: c.optim.schedule != "onecycle",
         "a schedule other than onecycle, which has a rise of its own",
     ),
     Rule(
         r"optim\.min_lr",
-        _schedule("cosine", "cosine_hardrestart"),
-        "optim.schedule=cosine or cosine_hardrestart",
+        _schedule("cosine", "cosine_timm", "cosine_hardrestart"),
+        "optim.schedule=cosine, cosine_timm or cosine_hardrestart",
+    ),
+    Rule(r"optim\.cosine_over_run", _schedule("cosine"), "optim.schedule=cosine"),
+    Rule(
+        r"optim\.average_std",
+        lambda c: c.optim.average_mean > 0,
+        "optim.average_mean above 0: else there is no average",
     ),
     Rule(r"optim\.cycles", _schedule("cosine_hardrestart"), "optim.schedule=cosine_hardrestart"),
     Rule(r"optim\.step_(epochs|factor)", _schedule("step"), "optim.schedule=step"),
     Rule(r"optim\.plateau_(factor|patience)", _schedule("plateau"), "optim.schedule=plateau"),
     Rule(
-        r"text\..*",
+        r"text\.(templates|name_type)",
         _has_method("reads_class_names"),
         "a method that reads class names, as MoP",
+        (*TRAINING, *RUN),
+    ),
+    Rule(
+        r"text\..*",
+        lambda c: _has_method("reads_class_names")(c) or _has_method("learns_texts")(c),
+        "a method that reads class names, as MoP or CoOp",
         (*TRAINING, *RUN),
     ),
     Rule(
@@ -134,6 +157,25 @@ RULES = (
         r"backbone\.(head|resample)",
         lambda c: bool(c.backbone.weights),
         "backbone.weights: a random backbone has no file",
+    ),
+    Rule(
+        r"study\.shots",
+        lambda c: c.study.name == "few_shot",
+        "study.name=few_shot: base_to_new trains with data.shots, other studies with all images",
+        ("ablate",),
+    ),
+    Rule(
+        r"study\.suite.*",
+        lambda c: c.study.name in ("few_shot", "base_to_new"),
+        "study.name=few_shot or base_to_new: other studies have one data set",
+        ("ablate",),
+    ),
+    Rule(r"data\.shots_seed", lambda c: bool(c.data.shots), "data.shots, which is 0"),
+    Rule(
+        r"data\.shots",
+        lambda c: not c.data.test,
+        "data.test empty (--config.data.test=), as that split is whole",
+        ("eval",),
     ),
     Rule(r"data\.val_augmented", lambda c: bool(c.data.val), "data.val, which is empty"),
     Rule(
@@ -166,8 +208,8 @@ RULES = (
     ),
     Rule(
         r"seed",
-        lambda c: c.data.val_augmented or not c.backbone.weights,
-        "data.val_augmented, or a random backbone: nothing else is drawn",
+        lambda c: c.data.val_augmented or c.data.shots or not c.backbone.weights,
+        "data.val_augmented, data.shots, or a random backbone: nothing else is drawn",
         ("zero-shot",),
     ),
 )
@@ -218,9 +260,15 @@ def _set_by(config: ConfigDict, key: str, command: str) -> str:
     study = config.study
     if command == "tune":
         return "study.tune.grid" if key in configs.flat(study.tune.grid) else ""
+    if command == "prune":
+        own = r"method\.(masks|pruned_.*)|study\.tune\.(grid|also)(\..*)?"
+        return "study.prune" if re.fullmatch(own, key) else ""
     if command not in ("compare", "ablate"):
         return ""
     if key == "seed":
         return "study.seeds"
+    by_name = {"few_shot": "data.shots", "base_to_new": "data.classes"}
+    if by_name.get(study.name) == key:
+        return "study.shots" if study.name == "few_shot" else "the study base_to_new"
     cells = [study.compare.get(c, ConfigDict()) for c in study.cells or study.compare]
     return "study.compare" if cells and all(key in configs.flat(c) for c in cells) else ""

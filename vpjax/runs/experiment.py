@@ -5,6 +5,7 @@ config; the rooms below take plain arguments. Mistakes in a config are found her
 large is compiled.
 """
 
+import dataclasses
 import logging
 import math
 import re
@@ -27,11 +28,13 @@ from vpjax.data.holdout import PARTS, Holdout
 from vpjax.data.images import Decoding
 from vpjax.data.loader import TRAIN_REMAINDERS
 from vpjax.data.source import Source
+from vpjax.data.subset import VAL_SHOTS, select_shots
 from vpjax.data.transforms import with_augment
 from vpjax.methods.base import Method
 from vpjax.models import factory
 from vpjax.models.factory import BackboneSpec, MethodSpec
 from vpjax.models.partition import ModelParts, shapes
+from vpjax.models.text.class_texts import FoundTexts, class_texts, sentences_of
 from vpjax.models.text.features import class_text_features
 from vpjax.nn.attention import AUTO
 from vpjax.runs import loggers
@@ -188,7 +191,12 @@ def prepare(
     parts = built.parts
 
     plan = make_plan(config, len(train))
+    if not parts.trainable:  # nothing to learn
+        plan = plan._replace(steps=0)
     settings = optim.Settings(**config.optim)
+    own = registry.lookup("methods", config.method.name).no_decay
+    if settings.no_decay and own:
+        settings = dataclasses.replace(settings, no_decay=f"{settings.no_decay}|{own}")
     optimizer, rate = optim.make_optimizer(
         settings, parts.trainable, plan, config.match_reference_code
     )
@@ -275,12 +283,17 @@ def build_model(
         UserError: if names, options, weights or class names do not fit.
     """
     attention = attention or resolve_attention(config)
-    text = None
+    of_clip, key = {}, ""
     if given is not None:
         parts, loaded, _ = given
     else:
-        if registry.lookup("methods", config.method.name).reads_class_names:
-            text = text_features(config, classes)
+        method = registry.lookup("methods", config.method.name)
+        if method.learns_texts:
+            texts, key = texts_of_classes(config, classes)
+            of_clip["texts"] = texts
+        elif method.reads_class_names:
+            text, key, scale = text_features(config, classes)
+            of_clip |= {"text": text, "text_scale": scale}
         parts, loaded = factory.build(
             backbone_spec(config),
             method_spec(config),
@@ -292,11 +305,11 @@ def build_model(
             trainable=config.train.trainable,
             mesh=mesh,
             fsdp=config.mesh.fsdp,
-            text=text.values if text else None,
+            **of_clip,
         )
     size = pair(backbone_spec(config).completed()["image_size"])
     name = preset_name(config, given)
-    same = identity(config, parts, loaded, text.key if text else "")
+    same = identity(config, parts, loaded, key)
     return BuiltModel(parts, loaded, attention, name, size, same)
 
 
@@ -334,6 +347,8 @@ def backbone_spec(config: ConfigDict) -> BackboneSpec:
 def method_spec(config: ConfigDict) -> MethodSpec:
     """Return the section `method` of a config as the factory takes it."""
     section = config.method.to_dict()
+    if section.get("shots", 0) is None:  # of a cache of training images
+        section["shots"] = config.data.shots
     return MethodSpec(section.pop("name"), section)
 
 
@@ -369,6 +384,20 @@ def text_features(config: ConfigDict, classes: ClassInfo) -> Any:
     )
 
 
+def texts_of_classes(config: ConfigDict, classes: ClassInfo) -> FoundTexts:
+    """Return CLIP's text tower and the texts of the classes, for methods that learn prompts."""
+    spec = method_spec(config)
+    factory.check_towers(spec.name, config.backbone.name)
+    return class_texts(
+        config.backbone.weights,
+        classes.names,
+        classes.metadata,
+        sentences_of(spec.name, spec.options),
+        tokenizer=config.text.tokenizer,
+        dataset=config.data.name,
+    )
+
+
 def decoding(config: ConfigDict) -> Decoding:
     """Return how a config's image files become pixels."""
     return Decoding(**{key: config.data[key] for key in Decoding._fields}).checked()
@@ -396,10 +425,18 @@ def open_sources(config: ConfigDict, holdout: Holdout | None = None) -> dict[str
 
 
 def open_split(config: ConfigDict, split: str, holdout: Holdout | None = None) -> Source:
-    """Open the split that a config names as "train", "val" or "test"."""
+    """Open the split that a config names as "train", "val" or "test".
+
+    With `data.shots` train and val hold so many images of each class, val at most four.
+    """
     data = config.data
     where = data.dir or None, data.classes, decoding(config), holdout or held(config)
-    return open_source(data.name, data[split], *where)
+    source = open_source(data.name, data[split], *where)
+    if not data.shots or split == "test":
+        return source
+    shots = min(data.shots, VAL_SHOTS) if split == "val" else data.shots
+    seed = config.seed if data.shots_seed is None else data.shots_seed
+    return select_shots(source, shots, seed)
 
 
 def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:
@@ -410,6 +447,7 @@ def loader_settings(config: ConfigDict, devices: int) -> LoaderSettings:
         seed=config.seed,
         remainder=config.train.remainder,
         reshuffle=config.train.reshuffle,
+        images_per_class=config.train.get("images_per_class", 1),
         devices=devices,
         accumulate=config.train.accumulate,
     )
@@ -449,7 +487,7 @@ def make_plan(config: ConfigDict, examples: int) -> Plan:
     """Return the length of a run on so many training images.
 
     Raises:
-        UserError: if the run would have no step.
+        UserError: if the run would have no step, and none is not what the config says.
     """
     per_epoch = math.ceil(examples / config.train.batch_size)
     if config.train.remainder == "drop":
@@ -457,7 +495,8 @@ def make_plan(config: ConfigDict, examples: int) -> Plan:
     steps = config.train.steps
     if steps is None:
         steps = round(config.train.epochs * per_epoch)
-    if steps < 1:
+    asked = config.train.epochs if config.train.steps is None else config.train.steps
+    if steps < 0 or (steps == 0 and asked != 0):
         raise UserError(
             f"the run has {steps} steps, with {per_epoch} an epoch; raise train.steps or "
             "train.epochs, or lower train.batch_size"
@@ -534,6 +573,12 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
         raise UserError("data.train is empty; give a split, such as 'train'")
     if (config.train.select == "best" or config.train.patience) and not data["val"]:
         raise UserError("train.select='best' and train.patience need data.val, which is empty")
+    if config.optim.average_mean and (config.train.select == "best" or config.train.patience):
+        raise UserError(
+            "optim.average_mean makes the run end with an average over all epochs, which "
+            "train.select='best' and train.patience would leave out. Set select='last' and "
+            "patience=0, or average_mean=0."
+        )
     if config.train.test_best and not (data["val"] and data["test"]):
         raise UserError("train.test_best needs data.val and data.test; one of them is empty")
     if config.train.remainder not in TRAIN_REMAINDERS:
@@ -550,6 +595,8 @@ def check(config: ConfigDict, sources: Mapping[str, Source] | None = None) -> No
         )
     if config.optim.schedule == "plateau" and not data["val"]:
         raise UserError("optim.schedule='plateau' needs data.val, which is empty")
-    for key in ("log_every", "eval_every", "epochs"):
+    for key in ("log_every", "eval_every"):
         if not config.train[key] > 0:
             raise UserError(f"train.{key} is {config.train[key]}; it must be above 0")
+    if not config.train.epochs >= 0:
+        raise UserError(f"train.epochs is {config.train.epochs}; it must be 0 or more")

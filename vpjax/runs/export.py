@@ -1,19 +1,22 @@
 """Export of a run to files that other programs read.
 
-    google         TARGET.npz           the backbone, a plain ViT, under Google's names
-    vpjax          TARGET.safetensors   the backbone under vpjax's own names
+    google         TARGET.npz           backbone and head, a plain ViT, under Google's names
+    vpjax          TARGET.safetensors   backbone and head under vpjax's own names
     timm           a folder             backbone and head: timm.create_model("local-dir:FOLDER")
     transformers   a folder             backbone and head: AutoModelForImageClassification
     stablehlo      TARGET.stablehlo     the whole run as a program, see `export_program`
 
-Files of weights have no place for what a method adds beside the backbone: prompts or adapters. The
-first two hold the backbone only; a run that trained nothing of it is refused, as the file would be
-the one that the run began with. Every export computes some images again from what it wrote, and
-leaves nothing behind if that differs from the run.
+What a method learnt beside the backbone is folded into its weights where that can be done (LoRA and
+its kind, see `vpjax.runs.merge`). Files of weights have no place for the rest, prompts or adapters:
+a run of such a method is refused, unless it trained the backbone too. The first two hold the head
+where it is one linear layer, which `backbone.head=load` reads; a run that leaves the backbone as it
+was is refused, as the file would be the one that the run began with. Every export computes some
+images again from what it wrote, and leaves nothing behind if that differs from the run.
 """
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -22,12 +25,14 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
+from vpjax.backbones.base import Backbone
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import atomic, open_to_readers
 from vpjax.runs.export_check import compare
 from vpjax.runs.export_program import export_program
-from vpjax.runs.export_weights import LIBRARIES, export_weights
+from vpjax.runs.export_weights import HEAD, LIBRARIES, export_weights
+from vpjax.runs.merge import compared, folded, joined
 from vpjax.runs.run import Run, load_run
 from vpjax.weights import google
 from vpjax.weights.load import load
@@ -67,7 +72,7 @@ def export_run(folder: str | Path, target: Path, form: str = "", weights: str = 
         elif form in LIBRARIES:
             differ, beside = export_weights(run, target, form)
         else:
-            differ, beside = export_backbone(run, target, form), ", the backbone alone; read back"
+            differ, beside = export_backbone(run, target, form), ", read back"
     log.info(
         "wrote %s%s: outputs differ from the run's by at most %.1e of the largest",
         *(target, beside, differ),
@@ -106,10 +111,12 @@ def export_backbone(run: Run, target: Path, form: str) -> float:
         UserError: if the run trained nothing of its backbone, Google has no such network, or the
             file gives other features.
     """
-    beside = check_trained(run)
-    arrays = {n: np.asarray(v, np.float32) for n, v in run.backbone_arrays().items()}
+    body, beside, differ = backbone_of(run)
+    arrays = {n: np.asarray(v, np.float32) for n, v in params.flatten(nnx.state(body)).items()}
     if form == "google":
         check_google(run, arrays)
+    if not beside and (head := linear_head(run)):
+        arrays |= {f"head/{n}": v for n, v in head.items()}
     with atomic(target) as new:
         if form == "google":
             with open(new, "wb") as file:
@@ -117,7 +124,7 @@ def export_backbone(run: Run, target: Path, form: str) -> float:
         else:
             safetensors.numpy.save_file(arrays, new)
             open_to_readers(new)
-        differ = compare(run, *features_of_both(run, new))
+        differ = max(differ, compare(run, *features_of_both(body, new)))
     if beside:
         log.warning(
             "the file has not what %s trained beside the backbone (%s); with it the run computes "
@@ -127,9 +134,39 @@ def export_backbone(run: Run, target: Path, form: str) -> float:
     return differ
 
 
-def features_of_both(run: Run, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return features of some images, B D, by the run's backbone and by that in a file."""
-    body = run.model.backbone
+def backbone_of(run: Run) -> tuple[Backbone, tuple[str, ...], float]:
+    """Return the backbone of a run with what its method learnt folded into it.
+
+    Returns:
+        The backbone; the parts of the method that it does not have, without the head; and the
+        largest difference of its features to the run's.
+
+    Raises:
+        UserError: if the method cannot be folded and trained nothing of the backbone, if nothing of
+            it has changed, or if the folded weights compute something else.
+    """
+    model, names = run.model, run.trained_names()
+    beside = dict.fromkeys(n.split("/")[1] for n in names if n.startswith("method/"))
+    beside.pop("head", None)
+    learns = any(n.startswith("backbone/") for n in names)
+    try:
+        weights = folded(model)
+    except UserError as e:
+        if not learns:
+            raise unchanged(run, beside, str(e)) from e
+        if model.method.completes_backbone:
+            raise UserError(f"{run.folder} is no backbone alone: {e}") from e
+        return model.backbone, tuple(beside), 0.0
+    before = params.flatten(nnx.state(model.backbone))
+    if not learns and all(np.array_equal(before[n], v) for n, v in weights.items()):
+        why = "What was learnt changes no weight of it. Export the whole run with --format timm"
+        raise unchanged(run, beside, f"{why}, transformers or stablehlo, or use it from Python.")
+    plain = joined(model, weights)
+    return plain.backbone, (), compared(model, plain, "float32")
+
+
+def features_of_both(body: Backbone, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return features of some images, B D, by a backbone and by that in a file."""
     graph, state = nnx.split(body)
     values = params.flatten(state)
     found = load(str(path), values, body.grid).values
@@ -140,23 +177,22 @@ def features_of_both(run: Run, path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(apply(values)), np.asarray(apply(found))
 
 
-def check_trained(run: Run) -> tuple[str, ...]:
-    """Check that a run trained something of its backbone.
+def linear_head(run: Run) -> dict[str, np.ndarray]:
+    """Return the kernel and bias of a run's head; {} if it is more than one linear layer."""
+    arrays = run.parts.trainable | run.parts.frozen | run.parts.stats
+    head = {n: v for n, v in arrays.items() if n.startswith("method/head/")}
+    if any(not re.fullmatch(HEAD, n) for n in head):
+        return {}
+    return {n.rpartition("/")[2]: np.asarray(v, np.float32) for n, v in head.items()}
 
-    Returns: the parts of the method that it trained beside it, without the head.
-    Raises: UserError if it trained nothing of the backbone.
-    """
-    names = run.trained_names()
-    beside = dict.fromkeys(n.split("/")[1] for n in names if n.startswith("method/"))
-    beside.pop("head", None)
-    if any(n.startswith("backbone/") for n in names):
-        return tuple(beside)
+
+def unchanged(run: Run, beside: Collection[str], why: str) -> UserError:
+    """Return the refusal of a backbone that is as it was; `beside` are the parts that trained."""
     weights = run.config.backbone.weights or "the random values it began with"
-    raise UserError(
+    return UserError(
         f"{run.folder} trained nothing of its backbone: {run.config.method.name} trained "
         f"{', '.join([*beside, 'the head'])}, which a file of a backbone's weights cannot hold. "
-        f"The backbone is still {weights}. Export the whole run with --format stablehlo, or use it "
-        f"from Python: vpjax.load_run({str(run.folder)!r}).predict(images)."
+        f"The backbone is still {weights}. {why}"
     )
 
 

@@ -36,12 +36,26 @@ def compare(run: Run, ours: np.ndarray, theirs: np.ndarray) -> float:
             f"what was exported gives logits {theirs.shape}, the run {ours.shape}: nothing was "
             "written"
         )
-    largest = max(float(np.abs(ours).max()), 1e-6)
-    differ = float(np.abs(ours - theirs).max()) / largest
-    allowed = TOLERANCE[run.config.dtype]
+    differ, allowed = differing(ours, theirs, run.config.dtype)
     if not differ <= allowed:
         raise UserError(
             "what was exported computes something else than the run: outputs differ by "
             f"{differ:.2g} of the largest, and {allowed:g} is allowed. Nothing was written."
         )
     return differ
+
+
+def differing(ours: np.ndarray, theirs: np.ndarray, dtype: str) -> tuple[float, float]:
+    """Return the largest difference, relative to the largest of ours, and what is allowed.
+
+    Of other shapes it is infinite.
+
+    Args:
+        ours: outputs, of any shape.
+        theirs: the same of what should be equal.
+        dtype: that they were computed in.
+    """
+    if ours.shape != theirs.shape:
+        return float("inf"), TOLERANCE[dtype]
+    largest = max(float(np.abs(ours).max()), 1e-6)
+    return float(np.abs(ours - theirs).max()) / largest, TOLERANCE[dtype]

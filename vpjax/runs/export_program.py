@@ -10,6 +10,7 @@ The file is what `jax.export` serialises: `jax.export.deserialize(bytes)` loads 
 with JAX, on CPU, NVIDIA GPU or TPU. Beside it lies a JSON file that says what goes in and out.
 """
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -28,6 +29,7 @@ from vpjax.core.errors import UserError
 from vpjax.core.files import atomic, write_json
 from vpjax.data import preset
 from vpjax.models.partition import merge
+from vpjax.nn.context import EVALUATION
 from vpjax.runs.export_check import compare, sample
 from vpjax.runs.inputs import image_to_input
 from vpjax.runs.run import Run
@@ -88,9 +90,10 @@ def program(run: Run) -> Callable:
     channels = run.config.backbone.get("channels", 3)
     to_input = image_to_input(run.preset, run.image_size, channels, run.config.dtype)
     share = jax.nn.sigmoid if run.multilabel else jax.nn.softmax
+    ctx = dataclasses.replace(EVALUATION, settled=run.predictor.settled)
 
     def apply(images):
-        out = merge(graph, *weights)(to_input({"image": images}, None))
+        out = merge(graph, *weights)(to_input({"image": images}, None), ctx)
         logits = out["logits"].astype(jnp.float32)
         return {"logits": logits, "probabilities": share(logits)}
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from flax import nnx
 
+from vpjax.core import params
 from vpjax.core.errors import UserError
 from vpjax.core.files import atomic_folder, open_to_readers, write_json
 from vpjax.data import preset
@@ -24,6 +26,7 @@ from vpjax.data.preset_write import timm_fields, transformers_fields
 from vpjax.models.create import load_backbone
 from vpjax.runs.experiment import backbone_spec
 from vpjax.runs.export_check import compare, sample
+from vpjax.runs.merge import compared, folded, joined
 from vpjax.runs.run import Run
 from vpjax.weights import plain_vit, timm, transformers
 from vpjax.weights.anchor import split
@@ -67,13 +70,11 @@ def export_weights(run: Run, target: Path, library: str) -> tuple[float, str]:
         The largest difference of logits, and how they were compared.
 
     Raises:
-        UserError: if the method adds anything to the model, the library has no such model, or its
-            logits differ.
+        UserError: if the method cannot be folded into the backbone, the library has no such model,
+            or its logits differ.
     """
-    head = check_plain_method(run, library)
+    values = {n: np.asarray(v, np.float32) for n, v in plain_arrays(run, library).items()}
     form, like, config = pattern(run, library)
-    values = run.backbone_arrays() | {f"head/{n}": v for n, v in head.items()}
-    values = {n: np.asarray(v, np.float32) for n, v in values.items()}
     if config.get("model_type", "").startswith("dinov2"):
         # Its classifier reads the class token and the mean of the patches: that gets zeros.
         missing = 2 * config["hidden_size"] - len(values["head/kernel"])
@@ -102,22 +103,27 @@ def export_weights(run: Run, target: Path, library: str) -> tuple[float, str]:
     return differ, f"; {how}"
 
 
-def check_plain_method(run: Run, library: str) -> dict[str, np.ndarray]:
-    """Return the head of a run whose method adds nothing else to the backbone.
+def plain_arrays(run: Run, library: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a run's backbone, with what its method learnt in them, and "head/...".
 
-    Raises: UserError if it does.
+    Raises: UserError if the method cannot be folded into the backbone, or the head is not linear.
     """
-    parts = run.parts
-    arrays = parts.frozen | parts.trainable | parts.stats
-    mine = {n: np.asarray(v) for n, v in arrays.items() if n.startswith("method/")}
-    beside = dict.fromkeys(n.split("/")[1] for n in mine if not re.fullmatch(HEAD, n))
-    if beside or not mine:
-        added = ", ".join(beside) or "no head"
+    model = run.model
+    try:
+        plain = joined(model, folded(model))
+    except UserError as e:
         raise UserError(
-            f"{run.config.method.name} adds {added} to its backbone, which no model of {library} "
-            "has: use --format stablehlo, or for prompts the recipe in docs/export.md."
+            f"no model of {library} can be what {run.folder} learnt: {e} docs/export.md has a "
+            "recipe for prompts."
+        ) from e
+    compared(model, plain, "float32")
+    head = params.flatten(nnx.state(plain.method))
+    if beside := [n for n in head if n not in ("head/kernel", "head/bias")]:
+        raise UserError(
+            f"the head of {run.folder} has {beside[0]}, and no model of {library} a head of more "
+            "than one linear layer: use --format stablehlo."
         )
-    return {n.rpartition("/")[2]: v for n, v in mine.items()}
+    return params.flatten(nnx.state(plain.backbone)) | head
 
 
 def pattern(run: Run, library: str) -> tuple[ModuleType, dict[str, np.ndarray], dict[str, Any]]:

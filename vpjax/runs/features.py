@@ -58,7 +58,7 @@ class HeadModel(Model):
         remat: str = "none",
         segments: int = 0,
     ) -> dict[str, Array]:
-        return self.method.classify(features, ctx)
+        return self.method.classify(features, dataclasses.replace(ctx, remat=remat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +153,8 @@ class FeatureInputs:
             features: B D.
             batch: the images, with "mask" and "label".
         """
-        real, start = batch["mask"], step * len(batch["mask"])
+        # A batch may be padded to a multiple of the devices.
+        real, start = batch["mask"], step * self.experiment.inputs.settings.eval_batch_size
         store.write(start, np.asarray(features)[real], batch["label"][real])
 
 
@@ -185,6 +186,8 @@ def reason_against(experiment: Experiment) -> str | None:
     method = registry.lookup("methods", config.method.name)
     inside = [n for n in parts.trainable if n.startswith("backbone/")]
     augment = preset(experiment.preset).augment
+    if config.method.get("backbone_dropout"):
+        return "the backbone's dropout acts (method.backbone_dropout)"
     if not method.trains_after_pooling or inside:
         what = f"{inside[0]} trains" if inside else f"{config.method.name} works inside it"
         return f"the features change while training ({what})"
@@ -227,18 +230,23 @@ def facts(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def make_forward(experiment: Experiment) -> Callable:
-    """Return the jitted forward(parameters of the backbone, batch of images) -> float32 B D."""
+def make_forward(experiment: Experiment, train: bool = False) -> Callable:
+    """Return the jitted forward(parameters of the backbone, batch of images) -> float32 B D.
+
+    Args:
+        experiment: of the run.
+        train: whether images are augmented as in training; forward then takes a PRNG key too.
+    """
     model = merge(*experiment.parts)  # shapes
     graphdef, like = nnx.split(model.backbone)
     method = model.method
-    to_input = experiment.inputs.images.to_input(train=False)
+    to_input = experiment.inputs.images.to_input(train=train)
     ctx = dataclasses.replace(EVALUATION, hook=method.tap)
 
     @jax.jit
-    def forward(weights, batch):
+    def forward(weights, batch, key=None):
         backbone = nnx.merge(graphdef, params.fill(like, weights))
-        state = method.start(backbone, to_input(batch, None), ctx)
+        state = method.start(backbone, to_input(batch, key), ctx)
         state = run_layers(backbone.layers, state, method.step, ctx, method.num_outputs(backbone))
         return backbone.pool(state).astype(jnp.float32)
 

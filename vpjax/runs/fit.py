@@ -37,15 +37,16 @@ from vpjax.runs.history import Metrics
 from vpjax.runs.keep import write_learnt
 from vpjax.runs.program import compiled
 from vpjax.runs.restore import (
+    SEARCHED,
     checkpoint_metadata,
     padded_rows,
     record_of,
     restore_checkpoint,
 )
 from vpjax.runs.scores import score
+from vpjax.runs.search import searched_state
 from vpjax.runs.sound_files import check_files
 from vpjax.runs.split_files import AnyPredictions
-from vpjax.runs.start_values import with_start_values
 from vpjax.runs.startup import Startup
 from vpjax.train import optim, sharding, step
 from vpjax.train.checkpoint import Checkpoints
@@ -94,6 +95,11 @@ def fit(
         Diverged: if a loss or a gradient is infinite or NaN.
         Stopped: after a signal, when everything is saved.
     """
+    if extend and config.optim.average_mean:
+        raise UserError(
+            "optim.average_mean weighs the epochs by the length of the run, so it cannot be made "
+            "longer later. Train in another --workdir; this one was not changed."
+        )
     with explained(), workdir.lock_workdir(folder) as own, to_file(own / "log.txt"):
         if (result := workdir.open_workdir(folder, config, extend)) is not None:
             log.info("%s is finished: %s", folder, summary.one_line(result))
@@ -101,8 +107,6 @@ def fit(
         begin, startup = time.perf_counter(), startup or Startup()
         holdout = held(config, folder if workdir.started(folder) else None)
         experiment = prepare(config, startup, sources, given, holdout)
-        if given is None:  # a model that exists keeps what it has
-            experiment = with_start_values(experiment)
         if config.data.verify:
             check_files(experiment.sources, own)
         experiment = with_cached_features(experiment)
@@ -119,14 +123,21 @@ def fit(
         summary.log_opening(experiment)
         rows = padded_rows(config, experiment.classes.names)
         told = Several([*loggers.make(config.loggers), *callbacks])
+        kinds = folder / "checkpoints"
         with ending(told), blamed(experiment):
             with (
-                contextlib.closing(Checkpoints(folder / "checkpoints" / "last", rows=rows)) as last,
-                contextlib.closing(Checkpoints(folder / "checkpoints" / "best", rows=rows)) as best,
+                contextlib.closing(Checkpoints(kinds / "last", rows=rows)) as last,
+                contextlib.closing(Checkpoints(kinds / "best", rows=rows)) as best,
             ):
                 with StopSignal() as signals:
                     state, early, begun = train(experiment, own, last, best, signals, startup, told)
                 state, early, facts = selected_state(experiment, state, early, best)
+            state, found = searched_state(experiment, state)
+            if found:
+                facts |= found
+                with contextlib.closing(Checkpoints(kinds / SEARCHED, keep=1, rows=rows)) as kept:
+                    kept.discard_after(-1)  # of a run that was shorter, or killed
+                    kept.save(state, checkpoint_metadata(experiment, early))
             facts |= begun | {"startup": startup.facts()}
             if extended := read_json(own / workdir.EXTENDED):
                 facts["extended"] = extended
@@ -197,6 +208,8 @@ def train(
     write_classes(experiment.classes._replace(counts=experiment.counts), folder)
     startup.record("open")
     told.on_start(Start(folder, configs.flat(config), start, plan.steps))
+    if not plan.steps:
+        save_start(experiment, state, folder, early, [best, last])
     if start >= plan.steps or early.stop:
         return state, early, begun
 
@@ -272,6 +285,32 @@ def train(
                         save_between(experiment, state, early, last, recent, now)
                     raise
     return state, early, begun
+
+
+def save_start(
+    experiment: Experiment,
+    state: step.State,
+    folder: Path,
+    early: EarlyStopping,
+    kinds: Sequence[Checkpoints],
+) -> None:
+    """Evaluate and save a run that trains nothing, at step 0.
+
+    Args:
+        experiment: of the run.
+        state: that it begins with.
+        folder: where this process writes.
+        early: the record of evaluations.
+        kinds: of checkpoints, each of which gets one.
+    """
+    with Metrics(folder, resume_at=-1) as metrics:
+        if "val" in experiment.sources:
+            values = evaluate_metrics(experiment, state, "val")
+            metrics.write(0, {f"val_{k}": v for k, v in values.items() if k != "count"})
+            early.better(values[experiment.metric], 0)
+        metrics.write_csv()
+    for checkpoints in kinds:
+        checkpoints.save(state, checkpoint_metadata(experiment, early))
 
 
 def save_between(

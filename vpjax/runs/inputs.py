@@ -28,6 +28,7 @@ class LoaderSettings:
         seed: of the order of training images.
         remainder: what happens to training images that fill no batch, see `vpjax.data.loader`.
         reshuffle: whether every epoch has another order.
+        images_per_class: of a training batch, which follow each other.
         devices: over which each batch is split; it is padded to a multiple of them.
         accumulate: parts of a training batch, each of which is split over the devices.
     """
@@ -37,6 +38,7 @@ class LoaderSettings:
     seed: int = 0
     remainder: str = "wrap"
     reshuffle: bool = True
+    images_per_class: int = 1
     devices: int = 1
     accumulate: int = 1
 
@@ -49,6 +51,7 @@ class LoaderSettings:
             "train": training,
             "remainder": self.remainder if training else None,
             "reshuffle": self.reshuffle,
+            "images_per_class": self.images_per_class if training else 1,
             "multiple": self.devices * (self.accumulate if training else 1),
         }
 

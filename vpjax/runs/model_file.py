@@ -37,7 +37,7 @@ def write(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> No
         arrays: by name, on the host.
         facts: the metadata but version, format and digest, see `TEXT` for those that are text.
     """
-    arrays = {n: np.ascontiguousarray(a) for n, a in arrays.items()}
+    arrays = {n: np.asarray(a, order="C") for n, a in arrays.items()}  # scalars stay scalars
     facts = {"format": FORMAT, "vpjax": importlib.metadata.version("vpjax")} | dict(facts)
     facts["digest"] = digest(arrays)
     texts = {k: v if k in TEXT else json.dumps(v, default=list) for k, v in facts.items()}

@@ -24,9 +24,11 @@ from vpjax.data.order import few
 from vpjax.data.photo_paths import Photo
 from vpjax.data.source import Source
 from vpjax.models.partition import ModelParts, merge
+from vpjax.nn.context import EVALUATION
 from vpjax.runs.experiment import BuiltModel
 from vpjax.runs.inputs import image_to_input
 from vpjax.runs.split_files import HALF
+from vpjax.train.evaluate import make_settle
 
 BATCH = 64  # default batch size of predictions
 
@@ -122,11 +124,17 @@ class Predictor:
     def _forward(self) -> Callable:
         graph, to_input = self.parts.graph, self.to_input()
 
-        def forward(trainable, stats, frozen, batch):
-            out = merge(graph, trainable, stats, frozen)(to_input(batch, None))
+        def forward(trainable, stats, frozen, settled, batch):
+            ctx = dataclasses.replace(EVALUATION, settled=settled)
+            out = merge(graph, trainable, stats, frozen)(to_input(batch, None), ctx)
             return {k: out[k].astype(jnp.float32) for k in ("logits", "features") if k in out}
 
         return jax.jit(forward)
+
+    @functools.cached_property
+    def settled(self) -> dict[str, jax.Array]:
+        """What the method computes of no image, see `vpjax.methods.base.Method.settle`."""
+        return make_settle(self.parts.graph)(*self.parts[1:])
 
     @functools.cached_property
     def _compiled(self) -> dict[tuple, Callable]:
@@ -138,7 +146,7 @@ class Predictor:
         Args:
             images: of the model's size, values 0 to 255.
         """
-        weights, batch = self.parts[1:], {"image": jnp.asarray(images)}
+        weights, batch = (*self.parts[1:], self.settled), {"image": jnp.asarray(images)}
         key, seconds = (batch["image"].shape, batch["image"].dtype), 0.0
         if key not in self._compiled:
             begin = time.perf_counter()

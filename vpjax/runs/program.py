@@ -25,6 +25,7 @@ def training_step(experiment: Experiment) -> Callable:
         config.remat_segments,
         config.train.accumulate,
         make_mix(config.train.get("mixup", 0.0), config.train.get("cutmix", 0.0)),
+        experiment.plan.steps_per_epoch,
     )
 
 

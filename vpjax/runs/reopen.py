@@ -14,13 +14,15 @@ from vpjax.core import registry
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json
 from vpjax.data.holdout import Holdout
+from vpjax.data.order import few
 from vpjax.data.source import Source
 from vpjax.data.subset import with_classes
 from vpjax.runs import places, recorded
 from vpjax.runs.autotune import load_choice
-from vpjax.runs.classes import ClassInfo, read_classes, training_counts
+from vpjax.runs.classes import ClassInfo, classes_of, read_classes, training_counts
 from vpjax.runs.experiment import (
     Experiment,
+    abstract_model,
     assembled,
     build_model,
     check_dtype,
@@ -34,6 +36,10 @@ from vpjax.runs.features import with_cached_features
 from vpjax.runs.restore import Record, selected_state
 from vpjax.train import sharding
 from vpjax.train.step import State
+
+
+class NotForOtherClasses(UserError):
+    """What was learnt belongs to the classes that it was learnt of."""
 
 
 def reopen_run(
@@ -60,13 +66,46 @@ def reopen_run(
     check_dtype(config)
     classes = known_classes(folder, config)
     sources = open_splits(config, classes, also, held(config, folder))
-    experiment = experiment_of(config, before, classes, sources)
+    other = next((s for s in sources.values() if s.classes != classes.names), None)
+    moved = other is not None and moves(folder, config, before, classes, other)
+    if moved:
+        if config.text.class_names == before.text.class_names:  # they name other classes
+            config = config.copy_and_resolve_references()
+            config.text.class_names = ""
+        classes = classes_of(config, other)._replace(images=classes.images)
+    experiment = experiment_of(config, before, classes, sources, moved)
     experiment = load_choice(with_cached_features(experiment), folder)
     # Other classes than the run's are named when its checkpoint is read.
-    seen = next((s.classes for s in sources.values() if s.classes != classes.names), classes.names)
+    seen = classes.names if other is None else other.classes
     preset = experiment.preset if config.data.preset == before.data.preset else None
-    record = Record(config, seen, preset, experiment.identity)
+    record = Record(config, seen, preset, experiment.identity, moved)
     return experiment, selected_state(folder, experiment.state, record, checkpoint)
+
+
+def moves(
+    folder: Path, config: ConfigDict, before: ConfigDict, classes: ClassInfo, other: Source
+) -> bool:
+    """Return whether what a run has learnt can be used for other classes than its own.
+
+    Args:
+        folder: of the run.
+        config: of the evaluation.
+        before: of the run.
+        classes: of the run.
+        other: what is to be evaluated, of other classes.
+
+    Raises:
+        NotForOtherClasses: if it cannot, and none of its classes is there.
+    """
+    if abstract_model(to_restore(config, before), len(classes.names)).method.for_any_classes:
+        return True
+    if set(other.classes) & set(classes.names):
+        return False  # what differs is named when the checkpoint is read
+    raise NotForOtherClasses(
+        f"{folder} has learnt the classes {few(classes.names)} and nothing about others: "
+        f"{before.method.name} has parameters for each class, so it cannot be evaluated on "
+        f"{other.name}, whose classes are {few(other.classes)}."
+    )
 
 
 def known_classes(folder: Path, config: ConfigDict) -> ClassInfo:
@@ -108,21 +147,26 @@ def open_splits(
 
 
 def experiment_of(
-    config: ConfigDict, before: ConfigDict, classes: ClassInfo, sources: dict[str, Source]
+    config: ConfigDict,
+    before: ConfigDict,
+    classes: ClassInfo,
+    sources: dict[str, Source],
+    moved: bool = False,
 ) -> Experiment:
     """Return what evaluates a run, with the parameters that training began with.
 
     Args:
         config: of the evaluation.
         before: of the run.
-        classes: of the run.
+        classes: of the run; or those it is evaluated on.
         sources: the splits to evaluate.
+        moved: whether the classes are others than the run was trained on.
     """
     if config.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
     attention = resolve_attention(config)
     mesh = sharding.make_mesh(config.mesh.data, model=config.mesh.model)
-    built = build_model(to_restore(config, before), classes, mesh, attention)
+    built = build_model(to_restore(config, before, moved), classes, mesh, attention)
     criterion = None
     if sources:
         criterion = make_criterion(config, next(iter(sources.values())), classes.counts)
@@ -131,7 +175,7 @@ def experiment_of(
     return assembled(config, classes, sources, built, mesh, plan, criterion, state)
 
 
-def to_restore(config: ConfigDict, before: ConfigDict) -> ConfigDict:
+def to_restore(config: ConfigDict, before: ConfigDict, moved: bool = False) -> ConfigDict:
     """Return a copy of a config for a model whose parameters are read from a checkpoint.
 
     It needs no file that training only began with, and describes classes to CLIP as then.
@@ -139,9 +183,12 @@ def to_restore(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     Args:
         config: of the evaluation.
         before: of the run.
+        moved: whether the classes are others: CLIP is told of them as of the data evaluated.
     """
     config = config.copy_and_resolve_references()
-    config.data.name = before.data.name
+    config.data.shots = before.data.shots
+    if not moved:
+        config.data.name = before.data.name
     if not config.train.trainable:  # else prompts may be frozen, and in no checkpoint
         config.method.update(registry.lookup("methods", config.method.name).restored)
     return config

@@ -29,6 +29,7 @@ from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.step import State
 
 MOST = 5  # names of one kind in a message
+SEARCHED = "searched"  # the checkpoint with what a method has found on val, see `vpjax.runs.search`
 
 
 class Record(NamedTuple):
@@ -40,6 +41,7 @@ class Record(NamedTuple):
         preset: name of the preprocessing; None: another was asked for.
         identity: of the frozen parameters, see `vpjax.runs.experiment.identity`.
         data: `Source.content` of the splits that training reads; {}: others may be evaluated.
+        moved: whether classes, and so their texts, are meant to be others.
     """
 
     config: ConfigDict
@@ -47,6 +49,7 @@ class Record(NamedTuple):
     preset: str | None
     identity: Mapping[str, str]
     data: Mapping[str, str] = {}
+    moved: bool = False
 
 
 def record_of(experiment: Experiment) -> Record:
@@ -76,14 +79,14 @@ def selected_state(folder: Path, like: State, record: Record, checkpoint: str = 
         folder: of the run; or its model.safetensors.
         like: a state of the same shapes.
         record: what the checkpoint must agree with.
-        checkpoint: "last", "best", or a step; "": the one that `train.select` names.
+        checkpoint: "last", "best", or a step; "": the one that the run reports.
 
     Raises:
         UserError: if there is no such checkpoint, none is intact, or it belongs to something else.
     """
     if file := file_instead(folder, checkpoint):
         return learnt_state(file, like, record)
-    path, step = checkpoint_place(folder, checkpoint or record.config.train.select)
+    path, step = checkpoint_place(folder, checkpoint or reported(folder, record.config))
     rows = padded_rows(record.config, record.classes)
     with contextlib.closing(Checkpoints(path, rows=rows, read_only=True)) as checkpoints:
         found = restore_checkpoint(checkpoints, like, record, only_weights=True, step=step)
@@ -129,6 +132,12 @@ def learnt_state(file: Path, like: State, record: Record) -> State:
         )
     parts = {k: {n: padded_as(arrays[n], v) for n, v in p.items()} for k, p in ours.items()}
     return dataclasses.replace(like, step=jnp.int32(facts["metrics"]["step"]), **parts)
+
+
+def reported(folder: Path, config: ConfigDict) -> str:
+    """Return the name of the checkpoints that a run reports: "last", "best" or "searched"."""
+    searched = any((folder / "checkpoints" / SEARCHED).glob("[0-9]*"))
+    return SEARCHED if searched else config.train.select
 
 
 def checkpoint_place(folder: Path, checkpoint: str) -> tuple[Path, int | None]:
@@ -221,14 +230,14 @@ def differences(
         record: what it must agree with.
         shapes: of the trainable parameters and running averages, see `described`.
     """
-    lines = differing_classes(meta["classes"], record.classes)
+    lines = [] if record.moved else differing_classes(meta["classes"], record.classes)
     if record.preset is not None and meta["preset"] != record.preset:
         lines.append(f"preset: {meta['preset']} there, {record.preset} now")
     there, now = meta["backbone"], dict(record.identity)
     lines += [
         f"frozen weights, {key}: {there.get(key, 'none')} there, {now.get(key, 'none')} now"
         for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key) and not (key == "text" and lines)
+        if there.get(key) != now.get(key) and not (key == "text" and (lines or record.moved))
     ]
     before = meta.get("data", {})  # not of earlier versions
     lines += [
@@ -240,7 +249,7 @@ def differences(
     ours = configs.flat(record.config)
     lines += [
         f"{key}: {value!r} there, {ours[key]!r} now"
-        for key, value in meta["config"].items()
+        for key, value in configs.tuples(dict(meta["config"])).items()
         if key.startswith("method.") and key in ours and ours[key] != value
     ]
     if not lines:  # else the shapes only follow from what is named above

@@ -1,7 +1,7 @@
 """Using a trained run without its training data: `load_run(folder).predict("holiday/")`."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
 from vpjax.core.files import read_json
 from vpjax.data import from_arrays, open_images, open_source
+from vpjax.data.class_names import clean
 from vpjax.data.forgiving import Forgiving, readable_batches
 from vpjax.data.labelled import is_place, open_labelled
+from vpjax.data.order import few
 from vpjax.data.source import Source
 from vpjax.models.model import Model
 from vpjax.models.partition import ModelParts, merge, trainable_line
@@ -326,6 +328,7 @@ def load_run(
     weights: str = "",
     checkpoint: str = "",
     attention: str = "",
+    classes: Sequence[str] = (),
 ) -> Run:
     """Load a trained run; its training data are not needed.
 
@@ -338,6 +341,7 @@ def load_run(
         weights: where the frozen weights lie now; "": where they were.
         checkpoint: "last", "best" or a step; "": the one that the run reports.
         attention: implementation of attention, see `vpjax.nn.attention`; "": that of the run.
+        classes: names of others, for methods whose context goes before any names; (): the run's.
 
     Raises:
         UserError: if there is no run or no intact checkpoint, or the weights are others now.
@@ -347,11 +351,15 @@ def load_run(
     if weights:
         config.backbone.weights = weights
     config.attention = attention or config.attention
-    return restored_run(folder, config, backbone, checkpoint)
+    return restored_run(folder, config, backbone, checkpoint, classes)
 
 
 def restored_run(
-    folder: Path, config: ConfigDict, backbone: Backbone | None = None, checkpoint: str = ""
+    folder: Path,
+    config: ConfigDict,
+    backbone: Backbone | None = None,
+    checkpoint: str = "",
+    others: Sequence[str] = (),
 ) -> Run:
     """Return a trained run.
 
@@ -359,11 +367,14 @@ def restored_run(
         folder: of the run.
         config: of the run, see `vpjax.runs.recorded`.
         backbone, checkpoint: see `load_run`.
+        others: names of other classes than the run's; (): its own.
 
     Raises:
         UserError: as `load_run` does.
     """
     classes = read_classes(folder)
+    if others:
+        classes = ClassInfo(tuple(others), tuple({"name": clean(name)} for name in others))
     if backbone is None:
         places.check(config, folder, (places.WEIGHTS, "text.tokenizer"))
     if backbone is None and config.backbone.weights == BY_HAND:
@@ -375,9 +386,15 @@ def restored_run(
     given = None if backbone is None else model_on(config, backbone, classes)
     built = build_model(to_restore(config, config), classes, mesh, given=given)
     parts = built.parts
+    if others and not merge(*parts).method.for_any_classes:
+        raise UserError(
+            f"{folder} has learnt the classes {few(read_classes(folder).names)} and nothing about "
+            f"others: {config.method.name} has parameters for each. Load it without classes."
+        )
     arrays = jax.tree.map(jnp.asarray, (parts.trainable, parts.stats, parts.frozen))
     built = built._replace(parts=ModelParts(parts.graph, *arrays))
     like = State(jnp.int32(0), *arrays[:2], None, None)
     other = config.data.preset != recorded.load(folder).data.preset
-    record = Record(config, classes.names, None if other else built.preset, built.identity)
+    preset = None if other else built.preset
+    record = Record(config, classes.names, preset, built.identity, bool(others))
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))

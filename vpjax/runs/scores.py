@@ -35,6 +35,7 @@ from vpjax.runs import recorded, workdir
 from vpjax.runs.evaluate import evaluate_split, predict_split
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.reopen import reopen_run
+from vpjax.runs.restore import reported
 from vpjax.runs.split_files import AnyPredictions, write_per_class, write_predictions
 from vpjax.train import taxonomy
 from vpjax.train.calibration import (
@@ -271,7 +272,7 @@ def evaluate_run(
             "--config.data.test=SPLIT, and other data with --config.data.name=NAME."
         )
     source, step = experiment.sources[split], int(state.step)
-    facts = {"step": step, "checkpoint": checkpoint or experiment.config.train.select}
+    facts = {"step": step, "checkpoint": checkpoint or reported(folder, experiment.config)}
     changed = recorded.changes(folder, experiment.config)
     changed = {k: v for k, (_, v) in changed.items() if recorded.changes_numbers(k)}
     with workdir.own_folder(folder) as own:

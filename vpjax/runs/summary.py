@@ -55,11 +55,18 @@ def header(experiment: Experiment) -> list[str]:
         lines.append(f"counts    {', '.join(counts(e))}")
     lines += [
         f"weights   {_tail(where)}{kind}, on {height}x{width} pixels",
-        f"plan      {e.plan.steps} steps of {e.plan.batch_size} ({e.plan.steps_per_epoch} an epoch)"
-        f", {config.optim.name}, lr {peak(e):.3g}, {config.dtype}, {len(devices)} x "
-        f"{devices[0].device_kind}",
+        f"plan      {training(e)}, {config.dtype}, {len(devices)} x {devices[0].device_kind}",
     ]
     return lines
+
+
+def training(experiment: Experiment) -> str:
+    """Return "240 steps of 32 (12 an epoch), sgd, lr 0.25", or that there is no training."""
+    plan = experiment.plan
+    if not plan.steps:
+        return "no training"
+    text = f"{plan.steps} steps of {plan.batch_size} ({plan.steps_per_epoch} an epoch)"
+    return f"{text}, {experiment.config.optim.name}, lr {peak(experiment):.3g}"
 
 
 def counts(experiment: Experiment) -> list[str]:
@@ -71,7 +78,7 @@ def counts(experiment: Experiment) -> list[str]:
 
 def peak(experiment: Experiment) -> float:
     """Return the highest learning rate of a run."""
-    return float(np.max(experiment.rate(np.arange(experiment.plan.steps))))
+    return float(np.max(experiment.rate(np.arange(max(1, experiment.plan.steps)))))
 
 
 def _tail(path: str, columns: int = 45) -> str:

@@ -33,6 +33,7 @@ from vpjax.report.finish import write_report
 from vpjax.report.plots.ablation import backbones, choices
 from vpjax.report.plots.style import save
 from vpjax.runs.experiment import abstract_model, open_split
+from vpjax.studies import few_shot
 from vpjax.studies.cells import cell_labels, cell_runs, try_to_train
 from vpjax.studies.lines import RunLines, ending
 
@@ -68,8 +69,11 @@ def ablate(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
             written, if a run failed.
     """
     study = config.study.name
+    if study in few_shot.STUDIES:  # protocols of their own
+        return few_shot.STUDIES[study](config, folder)
     if study not in STUDIES:
-        raise unknown("config.study.name (recipes for `ablate` set it)", study, STUDIES)
+        known = {**STUDIES, **few_shot.STUDIES}
+        raise unknown("config.study.name (recipes for `ablate` set it)", study, known)
     labels = cell_labels(config)
     if not config.study.seeds or not labels:
         raise UserError("a study needs cells (config.study.compare) and seeds (config.study.seeds)")

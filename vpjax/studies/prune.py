@@ -1,20 +1,155 @@
-"""Which prompts and pieces of E2VPT are pruned: from the gradients of its masks to fixed masks.
+"""The command `prune`: E2VPT's prompts are trained with masks, pruned, and trained again.
 
-    importance    mean over batches of d loss / d mask: signed, the lowest go first
-    counts        how many are pruned, one candidate a percentage
-    masks         1 and 0 of each candidate, tokens among all, pieces within each prompt
+    python main.py prune --config configs/digits_prune.py --workdir DIR
 
-For each pair of candidates a new model is trained, with `pruned_tokens` and `pruned_pieces` of
-`vpjax.methods.e2vpt`, from prompts drawn anew: rewinding restores no saved values. Han et al. 2023,
-arXiv 2307.13770.
+    masked       one run on data.train, whose masks train with it; the test split stays closed
+    importance   of each prompt, and of each piece of a prompt: the mean over the training batches
+                 of d loss / d mask, signed; the lowest are pruned first
+    select       rewinding: each pair of counts (`study.prune`) is a new model with fixed masks,
+                 trained on data.train from prompts drawn anew; the best on data.val is chosen
+    final        the choice, trained on both splits with every seed, and tested
+
+    DIR/masked             the run             DIR/pruning.json    importance and candidates
+    DIR/select, DIR/final  the runs            DIR/tune.md ...     the tables, as `tune` writes them
+
+Of equals the one with more prompts pruned is chosen. Finished runs are not run again. The published
+code lets the weights move while it measures, by steps of its optimiser; here they stay. Han et al.
+2023, arXiv 2307.13770.
 """
 
+import contextlib
+import itertools
+import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
-PERCENTS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+from vpjax.core import files, registry
+from vpjax.core.errors import UserError
+from vpjax.methods.e2vpt import E2VPT
+from vpjax.models.partition import merge
+from vpjax.nn.context import Context
+from vpjax.runs import config as configs
+from vpjax.runs.defaults import single_run
+from vpjax.runs.experiment import prepare
+from vpjax.runs.fit import fit
+from vpjax.runs.restore import record_of, restore_checkpoint
+from vpjax.studies import trials
+from vpjax.studies.tune import tune
+from vpjax.train import sharding
+from vpjax.train.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+MASKS = ("method/token_mask", "method/piece_mask")
+
+
+def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Run all that is missing of the study; return the content of tune.json.
+
+    Raises:
+        UserError: if the recipe is for another method, or no run of the selection finished.
+    """
+    if not issubclass(registry.lookup("methods", config.method.name), E2VPT):
+        raise UserError(
+            f"prune is for e2vpt.E2VPT, whose prompts have masks; config.method.name is "
+            f"{config.method.name}. Use --config digits_prune, or a recipe of that method."
+        )
+    trials.check(config)
+    path = folder / "pruning.json"
+    if (found := files.read_json(path)) is None:
+        masked = configs.merged(
+            single_run(config),
+            {"method": {"masks": True, "pruned_tokens": (), "pruned_pieces": ()}},
+        )
+        masked.data.test = ""
+        log.info("masked    trains once, to find what may be pruned")
+        result = fit(masked, folder / "masked")
+        found = pruning(config, folder / "masked")
+        found["val"] = result[f"val_{result['metric']}"]
+        files.write_json(path, found)
+    log.info("masked    val %.2f %%, %d candidates", found["val"], len(found["candidates"]))
+    (summary,) = tune(selection(config, found["candidates"]), folder)
+    return summary
+
+
+def selection(config: ConfigDict, candidates: Sequence[dict[str, Any]]) -> ConfigDict:
+    """Return the config of `tune` that trains each candidate anew.
+
+    Args:
+        config: of the study.
+        candidates: of pruning.json.
+    """
+    out = configs.merged(config, {"method": {"masks": False}})
+    options = ("pruned_tokens", "pruned_pieces")
+    also = {c["name"]: {"method": {k: tuple(c[k]) for k in options}} for c in candidates}
+    out.study.tune.grid = ConfigDict({"study": {"label": tuple(also)}})
+    out.study.tune.also = ConfigDict({"study": {"label": also}})
+    return out
+
+
+def pruning(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Return the importance of tokens and pieces, and the candidates, most tokens pruned first.
+
+    Args:
+        config: of the study.
+        folder: of the run with masks.
+    """
+    tokens, pieces = (importance(g) for g in mask_gradients(folder))
+    settings = config.study.prune
+    few = [
+        counts(importances.shape[-1], least, settings.percents)
+        for importances, least in ((tokens, settings.min_tokens), (pieces, settings.min_pieces))
+    ]
+    pairs = itertools.product(*(sorted(set(c), reverse=True) for c in few))
+    candidates = []
+    for pair in pairs:
+        masked = [masks(i, [n])[0] for i, n in zip((tokens, pieces), pair, strict=True)]
+        gone = [np.flatnonzero(m == 0).tolist() for m in masked]
+        name = f"{pair[0]}_prompts_{pair[1]}_pieces"
+        candidates.append({"name": name, "pruned_tokens": gone[0], "pruned_pieces": gone[1]})
+    return {"tokens": tokens.tolist(), "pieces": pieces.tolist(), "candidates": candidates}
+
+
+def mask_gradients(
+    folder: Path,
+) -> tuple[Float[np.ndarray, "batches N"], Float[np.ndarray, "batches N P"]]:
+    """Return the gradients of both masks for every training batch of an epoch.
+
+    Args:
+        folder: of a finished run with masks.
+    """
+    e = prepare(configs.load(folder / "config.json"))
+    place = folder / "checkpoints" / "last"
+    with contextlib.closing(Checkpoints(place)) as checkpoints:
+        state, _ = restore_checkpoint(checkpoints, e.state, record_of(e), only_weights=True)
+    to_input = e.inputs.to_input(train=True)
+
+    @jax.jit
+    def gradients(masks, state, frozen, batch, step):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
+
+        def loss(masks):
+            model = merge(e.parts.graph, state.trainable | masks, state.stats, frozen)
+            ctx = Context(key=jax.random.fold_in(key, 1), progress=1.0, mask=batch["mask"])
+            out = model(to_input(batch, jax.random.fold_in(key, 0)), ctx)
+            each = model.method.loss(out, batch["label"], e.criterion, ctx)
+            return (each * batch["mask"]).sum() / batch["mask"].sum()
+
+        return jax.grad(loss)(masks)
+
+    found, own = [], {name: state.trainable[name] for name in MASKS}
+    loader = e.inputs.loader("train")
+    batches = itertools.islice(loader.batches(), loader.steps_per_epoch)
+    for step, batch in enumerate(batches):
+        batch = sharding.put_batch(batch, e.mesh)
+        found.append(sharding.to_host(gradients(own, state, e.frozen, batch, step)))
+    return tuple(np.stack([g[name] for g in found]) for name in MASKS)
 
 
 def importance(gradients: Float[np.ndarray, " batches *n"]) -> Float[np.ndarray, "*n"]:
@@ -22,7 +157,7 @@ def importance(gradients: Float[np.ndarray, " batches *n"]) -> Float[np.ndarray,
     return np.asarray(gradients, np.float64).mean(0)
 
 
-def counts(size: int, minimum: int, percents: Sequence[int] = PERCENTS) -> list[int]:
+def counts(size: int, minimum: int, percents: Sequence[int]) -> list[int]:
     """Return how many of `size` are pruned, for each percentage; the list ends at the limit.
 
     Args:

@@ -10,6 +10,7 @@ The first of each row is the primary metric, which chooses checkpoints and stops
 that the split does not define, such as the AUC of a single class, is left out.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -19,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from vpjax.core.errors import UserError
+from vpjax.methods.base import Method
 from vpjax.models.partition import merge
 from vpjax.nn.context import EVALUATION
 from vpjax.train import losses
@@ -126,10 +129,47 @@ class MultiLabel(metrics.Collection):
     loss: metrics.Average.from_output("loss")
 
 
+class EvalStep:
+    """The jitted step(trainable, stats, frozen, batch, key=None, settled={}) -> metrics, scores.
+
+    Args:
+        graph: of the model, see `vpjax.models.partition`.
+        step: the function.
+
+    Attributes:
+        settle: the parts of the model -> `settled`, see `make_settle`.
+    """
+
+    def __init__(self, graph: tuple, step: Callable):
+        self._step, self.settle = jax.jit(step), make_settle(graph)
+
+    def __call__(self, *arguments: Any) -> tuple[metrics.Collection, dict[str, Array]]:
+        return self._step(*arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        """Return the lowered step, see `jax.jit`."""
+        return self._step.lower(*arguments)
+
+
+def make_settle(graph: tuple) -> Callable:
+    """Return what computes once what a method computes of no image, see `Method.settle`.
+
+    Args:
+        graph: of the model, see `vpjax.models.partition`.
+
+    Returns:
+        A function of the dictionaries {name: array} that together hold every array once.
+    """
+    settle = type(nnx.merge(*graph).method).settle
+    if settle is Method.settle:
+        return lambda *parts: {}
+    return jax.jit(lambda *parts: merge(graph, *parts).method.settle())
+
+
 def make_eval_step(
     graph: tuple, to_input: ToInput, criterion: Callable = losses.softmax
-) -> Callable:
-    """Return the jitted step(trainable, stats, frozen, batch, key=None) -> metrics, scores.
+) -> EvalStep:
+    """Return the step of an evaluation.
 
     Args:
         graph: of the model, see `vpjax.models.partition`.
@@ -142,9 +182,9 @@ def make_eval_step(
         "mask" and "logits", and where images have one class the other fields of `Predictions`.
     """
 
-    def eval_step(trainable, stats, frozen, batch, key=None):
+    def eval_step(trainable, stats, frozen, batch, key=None, settled=None):
         model = merge(graph, trainable, stats, frozen)
-        ctx = EVALUATION
+        ctx = dataclasses.replace(EVALUATION, settled=settled or {})
         out = model(to_input(batch, key), ctx)
         logits, labels = out["logits"], batch["label"]
         found = {"loss": model.method.loss(out, labels, criterion, ctx), "mask": batch["mask"]}
@@ -161,7 +201,7 @@ def make_eval_step(
         scores |= {"top": top, "shares": shares, "own": own}
         return SingleLabel.single_from_model_output(**found), scores
 
-    return jax.jit(eval_step)
+    return EvalStep(graph, eval_step)
 
 
 def most_probable(
@@ -190,7 +230,7 @@ def margins(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
 
 
 def evaluate(
-    eval_step: Callable,
+    eval_step: EvalStep,
     weights: Mapping[str, Any],
     frozen: Mapping[str, Any],
     batches: Iterable[Mapping[str, Any]],
@@ -221,9 +261,11 @@ def evaluate(
         UserError: if no image counts.
     """
     total, collected, means, seen = None, [], [], []
+    parts = weights["trainable"], weights["stats"], frozen
+    settled = eval_step.settle(*parts)
     for i, batch in enumerate(prefetch(iter(batches), mesh)):
         own = None if key is None else jax.random.fold_in(key, i)
-        sums, scores = eval_step(weights["trainable"], weights["stats"], frozen, batch, own)
+        sums, scores = eval_step(*parts, batch, own, settled)
         if batch_loss:
             means.append(_loss(sums))
         total = sums if total is None else _merged(total, sums)
@@ -238,9 +280,9 @@ def evaluate(
         raise UserError("not one image of the split can be read")
     numbers = {k: float(v) for k, v in computed.items()}
     loss = numbers.pop("loss")
-    parts, seen = to_host((collected, seen))
-    real = np.concatenate([p.pop("mask") for p in parts])
-    scores = {k: np.concatenate([p[k] for p in parts])[real] for k in parts[0]}
+    pieces, seen = to_host((collected, seen))
+    real = np.concatenate([p.pop("mask") for p in pieces])
+    scores = {k: np.concatenate([p[k] for p in pieces])[real] for k in pieces[0]}
     if (logits := scores.pop("logits", None)) is not None:
         numbers |= whole_split_metrics(logits, scores["labels"])
     if "auc" in numbers:

@@ -19,6 +19,7 @@ import optax
 from vpjax.core import params
 from vpjax.core.errors import UserError, unknown
 from vpjax.train import parity
+from vpjax.train.averaging import averaged
 from vpjax.train.schedules import SCHEDULES, Plan, make_schedule, one_cycle
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -37,6 +38,7 @@ class Settings:
     lr: float = 0.25  # peak learning rate
     lr_base_batch_size: int = 256  # batch size that `lr` is for; it scales with it. 0: `lr` as is
     momentum: float = 0.9  # sgd
+    eps: float = 1e-8  # adam, adamw: what is added to the root of the second moment
     weight_decay: float = 1e-4
     no_decay: str = HEAD_BIAS  # regular expression of names that do not decay; "": all decay
     bias_multiplier: float = 1.0  # of the rate of biases, except that of the head's last layer
@@ -45,13 +47,18 @@ class Settings:
     warmup_epochs: float = 10.0  # of linear warm-up
     warmup_steps: int | None = None  # instead: step 0 has rate 0, this step the peak
     warmup_from_zero: bool = False  # the first step has rate 0, the last of the warm-up the peak
+    warmup_lr: float = 0.0  # constant rate of the warm-up, which does not rise then; 0: it rises
     min_lr: float = 0.0  # at the end of a cosine
+    cosine_over_run: bool = False  # cosine: as long as the run, not as what the warm-up leaves
     cycles: int = 1  # cosine_hardrestart: half cosines one after the other
     step_epochs: float = 30.0  # step: epochs between two reductions
     step_factor: float = 0.1  # step: what the rate is multiplied with
     plateau_factor: float = 0.1  # plateau: what the rate is multiplied with
     plateau_patience: int = 10  # plateau: evaluations without improvement before a reduction
     clip_norm: float = 0.0  # upper bound of the global gradient norm; 0: none
+    # The epoch that counts most in an average over epochs, which the run ends with; 0: no average.
+    average_mean: float = 0.0
+    average_std: float = 1.0  # of these weights, in epochs; see `vpjax.train.averaging`
 
     def __post_init__(self):
         if self.name not in OPTIMIZERS:
@@ -59,9 +66,12 @@ class Settings:
         if self.schedule not in SCHEDULES:
             raise unknown("optim.schedule", self.schedule, SCHEDULES)
         positive = ("lr", "min_lr", "lr_base_batch_size", "weight_decay", "warmup_epochs")
+        positive += ("warmup_lr", "average_mean")
         for key in (*positive, "clip_norm", "bias_multiplier", "step_factor"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"optim.{key} is {getattr(self, key)}; it must be 0 or more")
+        if not self.eps > 0:
+            raise UserError(f"optim.eps is {self.eps}; it must be above 0")
         for key in ("cycles", "plateau_patience"):
             if getattr(self, key) < 1:
                 raise UserError(f"optim.{key} is {getattr(self, key)}; it must be 1 or more")
@@ -71,8 +81,9 @@ class Settings:
                 f"optim.warmup_steps is {steps} and optim.schedule_by_epoch {by_epoch}; expected "
                 "0 or more, and False: a rate that is constant within an epoch cannot rise by step."
             )
-        if not self.step_epochs > 0:
-            raise UserError(f"optim.step_epochs is {self.step_epochs}; it must be above 0")
+        for key in ("step_epochs", "average_std"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"optim.{key} is {getattr(self, key)}; it must be above 0")
         if not 0 <= self.momentum < 1:
             raise UserError(f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         if not 0 < self.plateau_factor < 1:
@@ -112,23 +123,27 @@ def make_optimizer(
     rate = make(settings, plan)
     cycle = settings.schedule == "onecycle"  # not in the code that `reference` stands for
     reference = match_reference_code and not cycle
+    average = lambda parts: optax.chain(*parts)  # noqa: E731
+    if settings.average_mean:
+        span = settings.average_mean, settings.average_std
+        average = lambda parts: averaged(optax.chain(*parts), plan, *span)  # noqa: E731
     parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     if reference and kind == "adamw":
         if settings.weight_decay > 0:
             decay = parity.reference_decay(names)
             parts += [parity.reference_adam(), scale_by_rate(rate, decay_after=decay)]
-            return optax.chain(*parts), jax.jit(rate)
+            return average(parts), jax.jit(rate)
         kind = "sgd"
     momentum = None
     if cycle:
         momentum = parity.constant_momentum if match_reference_code else one_cycle(plan.steps)[1]
     mask = decay_mask(settings, names, reference)
     decayed = optax.add_decayed_weights(settings.weight_decay, mask=mask)
-    step = _direction(kind, settings.momentum, momentum)
+    step = _direction(kind, settings, momentum)
     parts += [step, decayed] if kind == "adamw" else [decayed, step]
     biases = [n for n in names if "bias" in n and n != HEAD_BIAS]
     parts.append(scale_by_rate(rate, dict.fromkeys(biases, settings.bias_multiplier)))
-    return optax.chain(*parts), jax.jit(rate)  # one program where a run reads the rate
+    return average(parts), jax.jit(rate)  # one program where a run reads the rate
 
 
 def decay_mask(
@@ -147,7 +162,7 @@ def decay_mask(
     mask = dict.fromkeys(names, settings.weight_decay > 0)
     if match_reference_code:
         exempt = {HEAD_BIAS} & mask.keys()
-    elif settings.no_decay and settings.weight_decay > 0:
+    elif settings.no_decay and settings.weight_decay > 0 and mask:
         exempt = params.matching(settings.no_decay, mask, "optim.no_decay")
     else:
         exempt = set()
@@ -198,12 +213,15 @@ def reduce_lr(opt_state: Any, factor: float) -> Any:
     return (*opt_state[:-1], opt_state[-1]._replace(scale=opt_state[-1].scale * factor))
 
 
-def _direction(kind: str, fixed: float, momentum: Callable | None) -> Any:
+def _direction(kind: str, settings: Settings, momentum: Callable | None) -> Any:
     """Return SGD with momentum, or Adam; `momentum` (step -> number) replaces a fixed one."""
     if kind == "sgd":
         if momentum is None:
-            return optax.trace(fixed)
+            return optax.trace(settings.momentum)
         return optax.inject_hyperparams(optax.trace)(decay=momentum)
+    eps = settings.eps
     if momentum is None:
-        return optax.scale_by_adam()
-    return optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))(b1=momentum)
+        return optax.scale_by_adam(eps=eps)
+    return optax.inject_hyperparams(optax.scale_by_adam, ("b2", "eps", "eps_root"))(
+        b1=momentum, eps=eps
+    )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vpjax.core.errors import UserError
 from vpjax.train.schedules import MOMENTA, START, Plan, peak_lr, warn_of_warmup
 
 DECAY = 0.01  # of AdamW
@@ -37,6 +38,12 @@ def reference_schedule(settings: Any, plan: Plan) -> Callable:
     peak, low = peak_lr(settings, plan), settings.min_lr
     if settings.schedule == "onecycle":
         return lambda step: peak * (1 / START) + 0 * step
+    timm = settings.schedule == "cosine_timm"
+    if settings.warmup_lr or settings.cosine_over_run or timm:
+        raise UserError(
+            "optim.warmup_lr, cosine_over_run and schedule='cosine_timm' are not in the published "
+            "code that match_reference_code repeats. Set match_reference_code=False."
+        )
     unit = 1 if settings.warmup_steps is not None else plan.steps_per_epoch
     warmup = round(settings.warmup_epochs * plan.steps_per_epoch) // unit
     if settings.warmup_steps is not None:

@@ -1,6 +1,9 @@
 """Learning-rate schedules: functions of the step, from the settings of `vpjax.train.optim`.
 
     cosine              linear warm-up, then half a cosine from the peak to `min_lr`
+    cosine_timm         timm's by epochs: from `warmup_lr` (0: 1e-6) linearly to the peak, then a
+                        half cosine that began with the run; every epoch has the rate that is due
+                        one before it, so the first two are alike
     cosine_hardrestart  the same with `cycles` half cosines, one after the other
     step                linear warm-up, then multiplied by `step_factor` every `step_epochs`
     constant            linear warm-up, then the peak
@@ -10,7 +13,9 @@
                         Adam's beta1, goes 0.95 - 0.85 - 0.95 (Smith and Topin 2019,
                         arXiv 1708.07120, as torch implements it)
 
-With `schedule_by_epoch` all steps of an epoch have the rate of its first.
+With `schedule_by_epoch` all steps of an epoch have the rate of its first. With `warmup_lr` the
+warm-up does not rise, and with `cosine_over_run` the cosine is as long as the run, so that it ends
+above its lowest rate: Dassl has both, which CoOp and its successors train by.
 """
 
 import logging
@@ -25,7 +30,15 @@ from vpjax.core.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SCHEDULES = ("cosine", "cosine_hardrestart", "step", "onecycle", "constant", "plateau")
+SCHEDULES = (
+    "cosine",
+    "cosine_timm",
+    "cosine_hardrestart",
+    "step",
+    "onecycle",
+    "constant",
+    "plateau",
+)
 # One cycle: share of the steps that rise, peak / start, start / end, momentum's ends and middle.
 RISE, START, END, MOMENTA = 0.3, 25.0, 1e4, (0.95, 0.85)
 
@@ -78,6 +91,8 @@ def make_schedule(settings: Any, plan: Plan) -> Callable:
     if settings.schedule == "onecycle":
         share, _ = one_cycle(plan.steps)
         return lambda step: peak * share(step)
+    if settings.schedule == "cosine_timm":
+        return _timm(settings, plan, peak)
     unit = plan.steps_per_epoch if settings.schedule_by_epoch else 1  # steps of equal rate
     warmup = round(settings.warmup_epochs * plan.steps_per_epoch) // unit
     if settings.warmup_steps is not None:
@@ -85,9 +100,25 @@ def make_schedule(settings: Any, plan: Plan) -> Callable:
     total = math.ceil(plan.steps / unit)
     warn_of_warmup(warmup * unit, plan.steps, peak)
     rising = _warmup(settings, peak, warmup)
-    falling = _decay(settings, plan, peak, unit, warmup, max(1, total - warmup))
+    length = total if settings.cosine_over_run else total - warmup
+    falling = _decay(settings, plan, peak, unit, warmup, max(1, length))
     joined = optax.join_schedules([rising, falling], [warmup])
     return lambda step: joined(step // unit)
+
+
+def _timm(settings: Any, plan: Plan, peak: float) -> Callable:
+    """Return the schedule of timm 0.4.12 that FacT, Convpass and RepAdapter train by."""
+    low, first, warmup = settings.min_lr, settings.warmup_lr or 1e-6, settings.warmup_epochs
+    epochs = plan.steps / plan.steps_per_epoch
+    warn_of_warmup(round(warmup * plan.steps_per_epoch), plan.steps, peak)
+
+    def rate(step):
+        due = jnp.maximum(step // plan.steps_per_epoch - 1, 0)
+        rising = first + due * (peak - first) / max(warmup, 1e-9)
+        falling = low + (peak - low) * 0.5 * (1 + jnp.cos(jnp.pi * due / epochs))
+        return jnp.where(due < warmup, rising, falling)
+
+    return rate
 
 
 def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
@@ -98,7 +129,7 @@ def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
         steps: of the run.
         peak: learning rate at the end of the warm-up.
     """
-    if warmup >= steps:
+    if steps and warmup >= steps:
         log.warning(
             "the warm-up of %d steps is as long as the run, %d: the learning rate never reaches "
             "its peak of %.3g. Shorten the warm-up, or train longer.",
@@ -110,6 +141,8 @@ def warn_of_warmup(warmup: int, steps: int, peak: float) -> None:
 
 def _warmup(settings: Any, peak: float, warmup: int) -> Callable:
     """Return the rate of the first `warmup` units of the run."""
+    if settings.warmup_lr:
+        return optax.constant_schedule(settings.warmup_lr)
     if settings.warmup_steps is not None:  # step 0 has rate 0, step `warmup` the peak
         return lambda now: peak * (now / max(1, warmup))
     if settings.warmup_from_zero:  # the first has rate 0, the last the peak

@@ -7,7 +7,8 @@ normalisation are part of the step.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -80,6 +81,7 @@ def make_train_step(
     segments: int = 0,
     accumulate: int = 1,
     mix: Callable | None = None,
+    epoch: int = 0,
 ) -> Callable:
     """Return the jitted step(state, frozen, batch) -> state, metrics; `state` is donated.
 
@@ -97,6 +99,7 @@ def make_train_step(
         accumulate: into how many parts a batch is split, which are computed one after the other,
             and whose gradients are added up: less memory, the same step.
         mix: of `vpjax.train.mixing.make_mix`; None: images are not mixed.
+        epoch: steps of an epoch, for `Context.epoch`; 0: not known.
 
     Returns:
         The metrics are means over unmasked images: "loss", the other terms of the method,
@@ -117,6 +120,7 @@ def make_train_step(
         ctx = Context(
             key=jax.random.fold_in(key, 1),
             progress=state.step / steps,
+            epoch=state.step / epoch if epoch else 0.0,
             mask=weight > 0,
         )
 
@@ -157,7 +161,15 @@ def make_train_step(
             ((grads, numbers), stats), _ = jax.lax.scan(add, start, jnp.arange(accumulate))
         updates, opt = optimizer.update(grads, state.opt, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
+        limits = merge(graph, trainable, stats, frozen).method.limits
+        trainable = {name: limited(name, value, limits) for name, value in trainable.items()}
         numbers |= {"grad_norm": optax.tree.norm(grads), "images": images}
         return State(state.step + 1, trainable, stats, opt, state.key), numbers
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def limited(name: str, value: jax.Array, limits: Mapping[str, tuple[float, float]]) -> jax.Array:
+    """Return a parameter cut to the bounds of the first expression that matches its name."""
+    found = next((bounds for rule, bounds in limits.items() if re.fullmatch(rule, name)), None)
+    return value if found is None else jnp.clip(value, *found)

@@ -52,7 +52,7 @@ def convert(
         raise UserError(f"there is no folder {target.absolute().parent}. Make it first.")
     arrays = _read(fetch(source), unsafe)
     with files.atomic(target) as new:
-        write(new, {n: np.ascontiguousarray(a) for n, a in arrays.items()})
+        write(new, {n: np.asarray(a, order="C") for n, a in arrays.items()})
     size = target.stat().st_size
     return f"{target}  {len(arrays)} arrays  {size:,} bytes  sha256 {sha256(target)}"
 

@@ -136,3 +136,28 @@ def test_zero_shot_faults():
         zero_shot_names([BIRD], "comon")
     with pytest.raises(UserError, match="class 0 has no name"):
         zero_shot_names([{"id": 5}])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("oxford_iiit_pet:4.0.0[train]", "a photo of a {name}, a type of pet."),
+        ("zhou:/data/split_zhou_OxfordPets.json", "a photo of a {name}, a type of pet."),
+        ("oxford_flowers102", "a photo of a {name}, a type of flower."),
+        ("zhou:/data/split_zhou_OxfordFlowers.json", "a photo of a {name}, a type of flower."),
+        ("folder:/data/fgvc_aircraft", "a photo of a {name}, a type of aircraft."),
+        ("dtd", "{name} texture."),
+        ("zhou:/data/split_zhou_DescribableTextures.json", "{name} texture."),
+        ("eurosat/rgb", "a centered satellite photo of {name}."),
+        ("zhou:/data/split_zhou_EuroSAT.json", "a centered satellite photo of {name}."),
+        ("food101", "a photo of {name}, a type of food."),
+        ("zhou:/data/split_zhou_Food101.json", "a photo of {name}, a type of food."),
+        ("zhou:/data/split_zhou_UCF101.json", "a photo of a person doing {name}."),
+        ("imagenet2012", "a photo of a {name}."),
+        ("caltech101", "a photo of a {name}."),
+        ("zhou:/data/split_zhou_StanfordCars.json", "a photo of a {name}."),
+        ("zhou:/data/split_zhou_SUN397.json", "a photo of a {name}."),
+    ],
+)
+def test_the_template_of_coop(dataset, expected):
+    assert templates.choose("coop", [{"name": "x"}], dataset) == (expected,)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from vpjax.core.errors import UserError
 from vpjax.models.text.tower import TextTower
@@ -46,13 +46,7 @@ def encode_prompts(
     if not different:
         return np.zeros((0, tower.dim), np.float32)
     ids = np.asarray(tokenize(different))
-    lengths = ids.argmax(1) + 1
-    if ids.max() >= tower.vocab or lengths.max() > tower.context:
-        raise UserError(
-            f"the tokenizer gives ids up to {ids.max()} and {lengths.max()} tokens a text; this "
-            f"text tower knows ids below {tower.vocab} and {tower.context} tokens. Tokenizer and "
-            "weights belong to different models."
-        )
+    lengths = check_ids(ids, tower)
     order = np.argsort(lengths, kind="stable")
     features = np.empty((len(different), tower.dim), np.float32)
     graph, state = nnx.split(tower)
@@ -69,6 +63,26 @@ def encode_prompts(
             log.info("text      %d of %d prompts, %.0f a second", done, len(order), rate)
     row = {prompt: i for i, prompt in enumerate(different)}
     return features[[row[prompt] for prompt in prompts]]
+
+
+def check_ids(ids: Int[np.ndarray, "N T"], tower: TextTower) -> Int[np.ndarray, " N"]:
+    """Return the lengths of texts, end tokens included.
+
+    Args:
+        ids: of the texts.
+        tower: that they are for.
+
+    Raises:
+        UserError: if the tower does not know such ids or lengths.
+    """
+    lengths = ids.argmax(1) + 1
+    if ids.max() >= tower.vocab or lengths.max() > tower.context:
+        raise UserError(
+            f"the tokenizer gives ids up to {ids.max()} and {lengths.max()} tokens a text; this "
+            f"text tower knows ids below {tower.vocab} and {tower.context} tokens. Tokenizer and "
+            "weights belong to different models."
+        )
+    return lengths
 
 
 def _padded(count: int, batch_size: int) -> int:

@@ -41,10 +41,14 @@ log = logging.getLogger(__name__)
 
 
 class TextFeatures(NamedTuple):
-    """Vectors of length 1, and the hash of all that they depend on."""
+    """Vectors of length 1, and the hash of all that they depend on.
+
+    `scale` is exp(logit_scale) of the weights; None: not known.
+    """
 
     values: Float32[np.ndarray, "C D"]
     key: str
+    scale: float | None = None
 
 
 class ClassPrompts(NamedTuple):
@@ -86,7 +90,8 @@ def class_text_features(
     text = load_text(weights)
     tokenize = open_tokenizer(tokenizer or weights, text.tower.context)
     encode = lambda texts: encode_prompts(text.tower, tokenize, texts)  # noqa: E731
-    return cached_text_features(encode, prompts, f"{text.sha256} {tokenizer_sample(tokenize)}")
+    found = cached_text_features(encode, prompts, f"{text.sha256} {tokenizer_sample(tokenize)}")
+    return found._replace(scale=text.scale)
 
 
 def prompts_of_classes(

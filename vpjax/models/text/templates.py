@@ -6,7 +6,7 @@
 A template is a format string over the metadata of a class (`vpjax.data.source.Source.metadata`).
 `WILDLIFE` and `CARS` are hierarchical: from the species, or model, up to larger groups. The lists
 by data set say only what the images show. `ZERO_SHOT` holds the lists of the zero-shot baseline,
-with "{}" for a name.
+with "{}" for a name, `COOP` the one template of each data set that methods on CLIP publish with.
 """
 
 import re
@@ -32,8 +32,26 @@ CARS = (
     "a {category} vehicle: {full_name}",
 )
 PHOTO = ("a photo of a {name}",)
+# Pictures of all kinds, whose mean is a steady feature of a class: 60 in the manner of those that
+# CLIP's authors wrote for ImageNet.
+_QUALITIES = "bad good bright dark blurry pixelated cropped close-up low_resolution black_and_white"
+_ARTS = "drawing painting sketch doodle sculpture rendering cartoon"
+_LOOKS = "clean dirty nice weird cool large small hard_to_see"
+_STUFFS = "plastic toy origami embroidered"
+KINDS = tuple(
+    sentence.replace("_", " ")
+    for one in ("a", "the")
+    for sentence in (
+        f"a photo of {one} {{name}}.",
+        *(f"a {quality} photo of {one} {{name}}." for quality in _QUALITIES.split()),
+        *(f"a {art} of {one} {{name}}." for art in _ARTS.split()),
+        *(f"a photo of {one} {look} {{name}}." for look in _LOOKS.split()),
+        *(f"{one} {stuff} {{name}}." for stuff in _STUFFS.split()),
+    )
+)
 TEMPLATES = {
     "photo": PHOTO,
+    "kinds": KINDS,
     "wildlife": WILDLIFE,
     "cars": CARS,
     "aircraft": ("a photo of a {name}, a type of aircraft", "a photo of a {name} aeroplane"),
@@ -56,12 +74,15 @@ TEMPLATES = {
 OWNER = re.compile("^(oxford_?(iiit_)?)?")
 SHOWN = {
     "fgvc_aircraft": "aircraft",
+    "fgvcaircraft": "aircraft",
     "flower": "flowers",
     "caltech-101": "caltech101",
     "caltech101": "caltech101",
     "pet": "pets",
     "food101": "food",
+    "food-101": "food",
     "dtd": "textures",
+    "describable": "textures",
     "sun397": "scenes",
     "eurosat": "satellite",
     "resisc45": "satellite",
@@ -81,6 +102,17 @@ SHOWN = {
     "svhn": "digits",
     "digits": "digits",
 }
+# Of CoOp, and of what builds on it: by what the images show; others have the first.
+COOP = {
+    "photo": "a photo of a {name}.",
+    "pets": "a photo of a {name}, a type of pet.",
+    "flowers": "a photo of a {name}, a type of flower.",
+    "aircraft": "a photo of a {name}, a type of aircraft.",
+    "textures": "{name} texture.",
+    "satellite": "a centered satellite photo of {name}.",
+    "food": "a photo of {name}, a type of food.",
+    "actions": "a photo of a person doing {name}.",
+}
 NUMBERED = ("digit", "number")  # words of templates for classes that are numbers
 
 Facts = Mapping[str, Any]
@@ -92,7 +124,8 @@ def choose(
     """Return templates for a data set.
 
     Args:
-        choice: the name of a list of `TEMPLATES`; one template, or a sequence of them; or "auto":
+        choice: the name of a list of `TEMPLATES`; one template, or a sequence of them; "coop": the
+            one of `COOP` that suits the data set; or "auto":
             `WILDLIFE` for classes with a species (without levels that the metadata lack), `CARS`
             for classes with a make, else the list of the data set, else "a photo of a {name}".
         metadata: what is known of each class.
@@ -105,20 +138,26 @@ def choose(
         if not choice:
             raise UserError("the list of templates is empty; give one, such as 'a photo of {name}'")
         return tuple(choice)
+    if choice == "coop":
+        return (COOP.get(shown(dataset), COOP["photo"]),)
     if choice != "auto":
         if "{" in choice:
             return (choice,)
         if choice not in TEMPLATES:
-            raise unknown("list of templates", choice, [*TEMPLATES, "auto"])
+            raise unknown("list of templates", choice, [*TEMPLATES, "auto", "coop"])
         return TEMPLATES[choice]
     first = metadata[0]
     if "species" in first:
         return tuple(t for t in WILDLIFE if keys(t) <= first.keys())
     if "make" in first:
         return CARS
+    return TEMPLATES[shown(dataset)]
+
+
+def shown(dataset: str) -> str:
+    """Return what the images of a data set show, a name of `TEMPLATES`; "photo" of others."""
     dataset = OWNER.sub("", dataset_of(dataset))
-    shown = (kind for start, kind in SHOWN.items() if dataset.startswith(start))
-    return TEMPLATES[next(shown, "photo")]
+    return next((kind for start, kind in SHOWN.items() if dataset.startswith(start)), "photo")
 
 
 def keys(template: str) -> set[str]:

@@ -4,8 +4,11 @@
 
 The end token has the largest id, so its position is that of the largest id in a row. Nothing up to
 it attends to what follows: padding may be any id, and a batch may be cut at its longest text.
-Radford et al. 2021, arXiv 2103.00020. The blocks are those of the vision tower.
+Radford et al. 2021, arXiv 2103.00020. The blocks are those of the vision tower. Embeddings may take
+the place of ids, and rows be replaced between blocks (`encode`): so prompts of texts are learnt.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -84,20 +87,45 @@ class TextTower(nnx.Module):
         self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Float[Array, "N D"]:
         """Return text features, not normalised, computed in `dtype`."""
-        tokens = self.embed(ids, dtype)
-        step = lambda layer, tokens, ctx: layer(tokens, ctx)  # noqa: E731
-        return self.pool(run_layers(self.layers, tokens, step, EVALUATION), ids)
+        return self.encode(self.token_embed[...][ids], ids.argmax(-1), dtype=dtype)
 
     def embed(
         self, ids: Int[Array | np.ndarray, "N T"], dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Tokens:
         """Return tokens with their positions, without a grid."""
-        x = self.token_embed[...][ids] + self.pos_embed[...][: ids.shape[1]]
-        return Tokens(x.astype(dtype), num_prefix_tokens=ids.shape[1], grid=(0, 0))
+        return self.placed(self.token_embed[...][ids], dtype)
 
-    def pool(self, tokens: Tokens, ids: Int[Array | np.ndarray, "N T"]) -> Float[Array, "N D"]:
-        """Return the end token after the last norm, projected."""
-        x = self.norm(tokens.x[jnp.arange(len(ids)), ids.argmax(-1)])
+    def placed(self, x: Float[Array, "N T W"], dtype: jax.typing.DTypeLike) -> Tokens:
+        """Return embeddings with their positions, without a grid."""
+        x = x + self.pos_embed[...][: x.shape[1]]
+        return Tokens(x.astype(dtype), num_prefix_tokens=x.shape[1], grid=(0, 0))
+
+    def encode(
+        self,
+        x: Float[Array, "N T W"],
+        ends: Int[Array | np.ndarray, " N"],
+        rows: Mapping[int, Float[Array, "P W"]] | None = None,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        remat: str = "none",
+    ) -> Float[Array, "N D"]:
+        """Return the features of texts whose embeddings are given, not normalised.
+
+        Args:
+            x: embeddings of tokens, without positions.
+            ends: the place of each text's end token.
+            rows: {layer: P W}: what tokens 1 .. P are replaced by before that layer.
+            dtype: of computation.
+            remat: what the backward pass recomputes, see `vpjax.nn.stack.run_layers`.
+        """
+        rows = rows or {}
+
+        def step(layer, tokens, ctx):
+            if ctx.layer in rows:
+                tokens = tokens.overwrite(rows[ctx.layer], at=1)
+            return layer(tokens, ctx)
+
+        tokens = run_layers(self.layers, self.placed(x, dtype), step, EVALUATION, remat=remat)
+        x = self.norm(tokens.x[jnp.arange(x.shape[0]), ends])
         return self.projection(x) if self.projection else x
 
 
