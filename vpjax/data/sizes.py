@@ -5,8 +5,9 @@ Presets for small images need one size. Photos of the usual kind differ by the s
 
 import os
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
+from vpjax.data.decoders import open_image
 from vpjax.data.files import PHOTO, Files
 from vpjax.data.images import GREY
 
@@ -33,7 +34,7 @@ def common_shape(files: Files) -> Shape:
 
 def _header(path):
     """Return height, width and mode of an upright image."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         width, height = image.size
         if width != height and image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):
             width, height = height, width

@@ -11,6 +11,7 @@ others write the same files to a temporary folder; only checkpoints are saved by
 """
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,14 +20,35 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed
+from vpjax.core import distributed, forms
 from vpjax.core.errors import Diverged, UserError
-from vpjax.core.files import lock_folder, read_json, write_json
+from vpjax.core.files import lock_folder, write_json
+from vpjax.core.forms import Damaged
 from vpjax.runs import config as configs
 from vpjax.runs import places, recorded
 
+log = logging.getLogger(__name__)
+
 LENGTH = ("train.epochs", "train.steps")
 EXTENDED = "extended.json"  # a line for each time that the run was made longer
+# What result.json holds, where it holds it; a report asks for more of a finished run.
+RESULT = {
+    **{f"{key}?": str for key in ("status", "reason", "method", "metric", "preset")},
+    **{f"{key}?": str for key in ("data_fingerprint", "dtype", "attention", "remat")},
+    **{f"{key}?": int for key in ("step", "trainable", "total", "steps_per_epoch", "seed")},
+    **{f"{key}?": forms.NUMBER for key in ("percent", "seconds")},
+    **{f"{key}?": (str, None) for key in ("command", "commit")},
+    "weights?": {"where?": (str, None), "sha256?": (str, None)},
+    "data?": {str: {"name": str, "images": int}},
+    "image_size?": [int],
+    "devices?": [str],
+    "versions?": {str: (str, None)},
+}
+RESULT_ADVICE = (
+    "Restore it from a copy; or rename it and give the command that trained the run again, which "
+    "goes on from its last checkpoint and writes it anew."
+)
+FAILURE = {"reason": str, "diverged": bool}
 
 
 @contextlib.contextmanager
@@ -102,7 +124,7 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
         changed = {f"train.{k}": [before[k], v] for k, v in now.items() if before[k] != v}
         if not changed:
             return
-        known = read_json(workdir / EXTENDED) or []
+        known = forms.read(workdir / EXTENDED, [dict]) or []
         write_json(workdir / EXTENDED, [*known, {"from_step": max(saved), "changed": changed}])
         if (result := read_result(workdir)) is not None:
             os.replace(workdir / "result.json", workdir / f"result_step{result['step']}.json")
@@ -153,8 +175,22 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Return the content of result.json; None if the run is not finished."""
-    return read_json(workdir / "result.json")
+    """Return the content of result.json; None if the run is not finished.
+
+    Raises:
+        Damaged: if it is not as a run writes it.
+    """
+    path = workdir / "result.json"
+    found = forms.read(path, RESULT, RESULT_ADVICE)
+    for key, value in (found or {}).items():
+        numbers = key.startswith(("val_", "test_", "best_val_"))
+        if numbers and (value is None or not forms.fault(value, forms.NUMBER)):
+            continue
+        if numbers:
+            raise Damaged(
+                f"{path} is damaged: {key} is {value!r:.60}, expected a number. {RESULT_ADVICE}"
+            )
+    return found
 
 
 def write_failure(workdir: Path, error: UserError) -> None:
@@ -170,7 +206,11 @@ def read_failure(workdir: Path, *, final: bool = True) -> UserError | None:
         workdir: folder of the run.
         final: whether to return only errors that would happen again, as the run diverged.
     """
-    found = read_json(workdir / "failed.json")
+    try:
+        found = forms.read(workdir / "failed.json", FAILURE, "The run is tried again.")
+    except Damaged as e:
+        log.warning("warning   %s", e)
+        return None
     if found is None:
         return None
     if found["diverged"]:
