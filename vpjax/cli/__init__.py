@@ -35,7 +35,7 @@ from vpjax.cli import (
     tune,
     zero_shot,
 )
-from vpjax.core import logs
+from vpjax.core import escape, logs
 from vpjax.core.errors import UserError, unknown
 from vpjax.train.signals import Stopped
 
@@ -96,7 +96,7 @@ def _main(words: list[str]) -> int:
             return 0
         arguments = flags.parse(name, rest, parsers())
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(escape.terminal(f"error: {e}"), file=sys.stderr)
         return 2
     logs.to_screen()
     if os.getcwd() not in sys.path:  # a user's own methods and backbones
@@ -112,7 +112,7 @@ def _main(words: list[str]) -> int:
     except UserError as e:
         from vpjax.core import distributed  # here: it imports jax
 
-        print(f"{distributed.prefix()}error: {e}", file=sys.stderr)
+        print(escape.terminal(f"{distributed.prefix()}error: {e}"), file=sys.stderr)
         return 2
 
 

@@ -3,8 +3,8 @@
     FORM = {"names": [str], "multilabel": bool, "images?": int, "counts?": ([int], None)}
     read(path, FORM, "Copy it again.")        its content; None without a file; else `Damaged`
 
-A form is a type, a list with the form of its items, a tuple of alternatives, or an object: "key?" may
-be missing, and the key `str` is for all others. `NUMBER` is int or float; a bool is never a number.
+A form is a type, a list with the form of its items, a tuple of alternatives, or an object: "key?"
+may be missing, and `str` stands for all other keys. A bool is never a number.
 """
 
 import json

@@ -51,8 +51,8 @@ def plain_name(name: str, where: str) -> str:
     """
     if name.strip(". ") == "" or set(name) & set("/\\") or not name.isprintable():
         raise UserError(
-            f"{where}: {name!r} cannot be the name of a folder: it is to be written below one "
-            "place, without slashes, '..' and control characters. Mend the entry."
+            f"{where}: {name!r} is no name of a file or folder in one place: it must be "
+            "without slashes, '..' and control characters. Mend the entry."
         )
     return name
 

@@ -8,10 +8,11 @@
 Pictures and tables of other parts of the library are taken in where they lie in the run's folder.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from vpjax.core.errors import UserError
+from vpjax.core.table import read_rows
 from vpjax.core.under import own_file
 from vpjax.report import comparability, examples
 from vpjax.report.blocks import (
@@ -212,8 +213,10 @@ def by_class(run: Run) -> list[NamedTuple]:
     path = own_file(run.folder, "per_class.csv")
     if path is None:
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+    try:
+        header, rows = read_rows(path)
+    except UserError as error:
+        return [Warnings((str(error),))]
     if not rows:
         return []
     rows = [[_short(cell) for cell in row] for row in rows]

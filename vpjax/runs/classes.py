@@ -88,6 +88,7 @@ def read_classes(folder: Path) -> ClassInfo:
     found = forms.read(path, FORM, ADVICE)
     if found is None and (file := model_file.find(folder)):
         path, found = file, model_file.read_facts(file)["class_info"]
+        forms.check(found, FORM, path, "Copy it again.")
     if found is None:
         raise UserError(
             f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vpjax.core import escape
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_json, write_text
 from vpjax.core.table import mean_std, table, write_csv
@@ -116,7 +117,7 @@ def write(plan: Plan) -> dict[str, Any]:
     } | {k: facts[k] for k in kept if k in facts}
     write_json(plan.folder / "tune.json", summary)
     text = as_text(summary, choice["table"])
-    write_text(plan.folder / "tune.md", text + "\n")
+    write_text(plan.folder / "tune.md", escape.no_html(text) + "\n")
     lines = [{"phase": "select"} | dict(r) for r in choice["table"]]
     write_csv(plan.folder / "tune.csv", lines + [{"phase": "final"} | r for r in rows], ("phase",))
     if not good:

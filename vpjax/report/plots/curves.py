@@ -284,6 +284,7 @@ def _label_points(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None
             linespacing=1.15,
             zorder=4,
         )
+        label.set_parse_math(False)  # a name may hold $
         label.set_in_layout(False)  # inside the axes already; must not move them
         size = label.get_window_extent(renderer)
         shifts = _along(size, axes.bbox, pixel) if line else _around(size, pixel)
