@@ -16,7 +16,6 @@ from typing import Any
 _HARMFUL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_EDGE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # inside a word it marks nothing
 FORMULA = "=+-@\t\r＝＋－＠"  # a spreadsheet takes a cell that begins so for a formula
 MARK = "'"
 
@@ -55,9 +54,9 @@ def plain(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Return a text for Markdown, in one line."""
-    for letter in "\\`*<>[]$":
+    for letter in "\\`*_<>[]$":
         text = text.replace(letter, "\\" + letter)
-    return one_line(_EDGE.sub(r"\_", text))
+    return one_line(text)
 
 
 def no_html(text: str) -> str:

@@ -59,13 +59,13 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     advice = "Restore it from a copy."
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
     except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}. {advice}") from error
     if not lines or "\0" in text:
         fault = "it holds NUL" if lines else "it is empty"
         raise UserError(f"{path} is damaged: {fault}. {advice}")
-    header, *rows = [[escape.plain(cell) for cell in line] for line in lines if line]
+    header, *rows = [[escape.plain(cell) for cell in line] for line in lines]
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise UserError(

@@ -31,8 +31,13 @@ def guarded(folder: str | os.PathLike) -> Iterator[None]:
     """Turn whatever damaged metadata raise in TFDS into a message."""
     try:
         yield
-    except (UserError, ImportError, OSError):
+    except UserError:
         raise
+    except ImportError as error:
+        raise UserError(
+            f"the data set in {folder} cannot be read without {error.name}: {FEATURES} has a "
+            "feature that needs it, or is damaged. Install it, or prepare the data set again."
+        ) from error
     except Exception as error:  # TFDS checks little: any kind
         reason = " ".join(str(error).split())[:200] or "no reason is given"
         raise UserError(

@@ -6,6 +6,7 @@ lengths gives the offsets; afterwards any record is one seek and one read.
 
 import contextlib
 import hashlib
+import logging
 import os
 import struct
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from vpjax.core import unpack
 from vpjax.core.errors import UserError
 from vpjax.core.files import atomic, cache_folder
+
+log = logging.getLogger(__name__)
 
 LENGTH = struct.Struct("<Q")
 BEFORE, AFTER = 12, 4  # bytes around a payload
@@ -69,14 +73,38 @@ def index(path: str | os.PathLike) -> Int64[np.ndarray, "n 2"]:
     status = os.stat(path)
     key = f"{os.path.abspath(path)}\n{status.st_size}\n{status.st_mtime_ns}"
     cached = cache_folder() / "tfrecord" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-    if cached.exists():
-        return np.load(cached)
+    if (kept := _kept(cached, status.st_size)) is not None:
+        return kept
     spans = _scan(path, status.st_size)
     with contextlib.suppress(OSError):  # without a cache, the next start is slower
         cached.parent.mkdir(parents=True, exist_ok=True)
         with atomic(cached) as new, open(new, "wb") as file:
             np.save(file, spans)
     return spans
+
+
+def _kept(cached, size):
+    """Return the kept index of a file of `size` bytes; None if there is none, or it is damaged.
+
+    It proves itself: every record begins where the one before it ends, and the last ends the file.
+    """
+    try:
+        with open(cached, "rb") as file:
+            spans = unpack.read_npy(file, cached.stat().st_size)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - numpy raises nearly anything on a damaged header
+        log.debug("index     %s is damaged (%s): made anew", cached, error)
+        return None
+    good = spans.dtype == np.int64 and spans.ndim == 2 and spans.shape[1] == 2
+    if good:
+        begins, lengths = spans[:, 0] - BEFORE, spans[:, 1]
+        ends = spans[:, 0] + lengths + AFTER
+        good = bool((lengths >= 0).all())
+        good &= np.array_equal(np.append(begins, size), np.append(0, ends))
+    if not good:
+        log.debug("index     %s is damaged: made anew", cached)
+    return spans if good else None
 
 
 def _scan(path, size):

@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 
 FINISHED = "finished"
 RUN_PAGE = "run.html"  # in the folder of every run
-# Keys of a result that a report reads; see `vpjax.runs.summary.result_facts`.
-NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
-NEEDED += ("preset", "image_size", "seed")
 # The config of a run whose own cannot be read.
 _UNREADABLE = ConfigDict(
     {"method": {"name": "?"}, "data": {"name": "?"}, "train": {}, "backbone": {}, "study": {}}
@@ -219,8 +216,13 @@ def _status(result: Mapping[str, Any]) -> tuple[str, str]:
         value = result.get(key, 0.0)
         if value is None or not math.isfinite(value):
             return "diverged", f"{key} is {value}"
-    if missing := [key for key in (*NEEDED, primary) if key not in result]:
-        return "damaged", f"result.json lacks {', '.join(missing)}"
+    wrong = workdir.incomplete(result)
+    if not wrong and primary not in result:
+        wrong = f"lacks {primary}"
+    if not wrong and split not in result["data"]:
+        wrong = f"lacks the data of {split}"
+    if wrong:
+        return "damaged", f"result.json {wrong}"
     return FINISHED, ""
 
 

@@ -34,7 +34,7 @@ def card(facts: Mapping[str, Any], result: Mapping[str, Any] | None, title: str,
     parts = [
         front_matter(facts, metrics, title, data),
         f"# {escape.markdown(title)}\n",
-        f"{escape.markdown(facts['method'])} on {escape.markdown(facts['backbone'])}, an image "
+        f"{escape.no_html(facts['method'])} on {escape.no_html(facts['backbone'])}, an image "
         f"classifier of {len(facts['classes'])} classes, trained with vpjax {facts['vpjax']}.",
         what(facts, metrics, base),
         f"## Data\n\n{data_text(config, result, data)}",
@@ -44,9 +44,9 @@ def card(facts: Mapping[str, Any], result: Mapping[str, Any] | None, title: str,
         "not here; what was trained of the backbone is derived from them.",
         f"## Use\n\n```sh\npip install vpjax\n```\n\n```python\nimport vpjax\n\n"
         f"run = vpjax.load_run({own!r})\nprint(run.predict('photos/'))\n```\n\n"
-        f"The base weights, {escape.markdown(base) or 'random ones'}, are fetched or must be "
-        "there; `load_run(..., weights=PATH)` says where. In other programs: `model.safetensors` holds "
-        "the arrays by name, and everything above as its metadata.",
+        f"The base weights, {escape.no_html(base) or 'random ones'}, are fetched or must be "
+        "there; `load_run(..., weights=PATH)` says where. In other programs: `model.safetensors` "
+        "holds the arrays by name, and everything above as its metadata.",
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -98,14 +98,14 @@ def what(facts: Mapping[str, Any], metrics: Mapping[str, Any], base: str) -> str
         rows.append(
             ["trainable", f"{metrics['trainable']:,} parameters, {metrics['percent']:.2f} % of all"]
         )
-    return table(["what", ""], [[name, escape.markdown(text)] for name, text in rows])
+    return table(["what", ""], [[name, escape.no_html(text)] for name, text in rows])
 
 
 def data_text(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:
     """Return the table of the splits."""
     counts = result.get("data", {})
     rows = [
-        [split, escape.markdown(str(config["data"][split])), _count(counts, split)]
+        [split, escape.no_html(str(config["data"][split])), _count(counts, split)]
         for split in ("train", "val", "test")
         if config["data"].get(split)
     ]

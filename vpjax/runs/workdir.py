@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ RESULT = {
     "devices?": [str],
     "versions?": {str: (str, None)},
 }
+# What it holds of a finished run in any case.
+NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
+NEEDED += ("preset", "image_size", "seed")
+SHOWN = ("step", "seconds")  # by commands that find a finished run
 RESULT_ADVICE = (
     "Restore it from a copy; or rename it and give the command that trained the run again, which "
     "goes on from its last checkpoint and writes it anew."
@@ -90,6 +94,10 @@ def open_workdir(workdir: Path, config: ConfigDict, extend: bool = False) -> dic
     def look():
         check_config(workdir, config, LENGTH if extend else ())
         result = read_result(workdir)
+        lacking = [key for key in SHOWN if key not in (SHOWN if result is None else result)]
+        wrong = f"lacks {', '.join(lacking)}" if lacking else incomplete(result or {"status": ""})
+        if wrong:
+            raise Damaged(f"{workdir / 'result.json'} is damaged: it {wrong}. {RESULT_ADVICE}")
         if not extend:
             return result
         changed = configs.differences(places.whole(config), recorded.load(workdir))
@@ -191,6 +199,23 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
                 f"{path} is damaged: {key} is {value!r:.60}, expected a number. {RESULT_ADVICE}"
             )
     return found
+
+
+def incomplete(result: Mapping[str, Any]) -> str:
+    """Return what the result of a finished run lacks, "lacks preset" or the like; "": nothing."""
+    if result.get("status", "finished") != "finished":
+        return ""
+    if missing := [key for key in NEEDED if key not in result]:
+        return f"lacks {', '.join(missing)}"
+    data, size = result["data"], result["image_size"]
+    split = next((part for part in ("test", "val") if part in data), "")
+    primary = f"{split}_{result['metric']}"
+    for part in ("test", "val"):
+        if part not in data and f"{part}_{result['metric']}" in result:
+            return f"lacks the data of {part}"
+    if "train" not in data or (split and primary not in result):
+        return f"lacks {primary if 'train' in data else 'the training data'}"
+    return "" if len(size) == 2 else f"has image_size {size}, expected height and width"
 
 
 def write_failure(workdir: Path, error: UserError) -> None:

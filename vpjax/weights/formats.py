@@ -230,7 +230,7 @@ def _table(path: Path) -> dict[str, dict]:
         table = json.loads(stream.read(size))
     table = {n: v for n, v in table.items() if n != "__metadata__"}
     for name, entry in table.items():
-        forms.check(entry, ENTRY, f"the entry {name!r:.80}", "")
+        forms.check(entry, ENTRY, f"weights {path}, {name!r:.80},", "Fetch the file again.")
         start, end = entry["data_offsets"]
         if not 0 <= start <= end <= whole - 8 - size:
             raise EOFError(f"the numbers of {name!r:.80} lie outside of the file")
