@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from PIL import Image
-
 from vpjax.core import escape
+from vpjax.data.decoders import open_image
 from vpjax.report.blocks import (
     Facts,
     Folded,
@@ -84,11 +83,19 @@ def _html(block: NamedTuple, name: str = "") -> str:
     if isinstance(block, Grid):
         return _table(block)
     if isinstance(block, Picture):
-        data, text, width = _opened(block)
+        try:
+            data, text, width = _opened(block)
+        except Exception as error:  # Pillow raises a dozen kinds; anybody may have made the file
+            reason = f"{block.file.name} cannot be shown ({type(error).__name__})."
+            return f"<p>{escape.html(reason)}</p>"
         image = _image(data, text, more=f' width="{width}"')
         return f"<figure>{image}<figcaption>{escape.html(block.caption)}</figcaption></figure>"
     if isinstance(block, Sheet):
-        return _sheet(block)
+        try:
+            return _sheet(block)
+        except Exception as error:
+            reason = f"{block.file.name} cannot be shown ({type(error).__name__})."
+            return f"<p>{escape.html(reason)}</p>"
     if isinstance(block, Listing):
         return f"<pre>{escape.html(block.text)}</pre>"
     assert isinstance(block, Folded), block
@@ -102,7 +109,7 @@ def _opened(picture: Picture) -> tuple[bytes, str, int]:
     The words are its caption and the text that was saved with it. A picture without a resolution
     has one pixel of its own for each.
     """
-    with Image.open(picture.file) as image:
+    with open_image(picture.file) as image:
         text = image.info.get("Description", "")
         dpi = image.info.get("dpi", (INCH, INCH))[0] or INCH
         width = round(image.width * INCH / dpi)
@@ -121,7 +128,7 @@ def _image(data: bytes, alt: str, more: str) -> str:
 def _sheet(sheet: Sheet) -> str:
     """Return each row as a picture of its own, which wraps as the window is narrow."""
     out = []
-    with Image.open(sheet.file) as whole:
+    with open_image(sheet.file) as whole:
         height = whole.height // max(len(sheet.rows), 1)
         for i, caption in enumerate(sheet.rows):
             data = io.BytesIO()

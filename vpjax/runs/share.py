@@ -103,9 +103,12 @@ def stage(folder: Path, new: Path, own: str, licence: str) -> None:
 
 
 def shared_files(folder: Path) -> list[Path]:
-    """Return the files of a run's folder that are shared."""
+    """Return the files of a run's folder that are shared; none that a link brings from outside."""
     named = [folder / name for name in (*NEEDED, *MEASURED, CARD)]
-    return [p for p in named if p.is_file()] + sorted(folder.glob(PICTURES))
+    found = [p for p in named if p.is_file()] + sorted(folder.glob(PICTURES))
+    # The hub's cache keeps the files of a snapshot elsewhere, and links to them.
+    root = folder.resolve().parents[1] if folder.resolve().parent.name == "snapshots" else folder
+    return [p for p in found if p.resolve().is_relative_to(root.resolve())]
 
 
 def upload(folder: Path, name: str, private: bool) -> str:

@@ -84,8 +84,8 @@ def _described(form: ModuleType, file: WeightsFile) -> Description | None:
             raise  # there is none that could be damaged
         raise UserError(
             f"the configuration beside {file.path} (config.json, preprocessor_config.json or the "
-            f"like) has a value that cannot be: {type(error).__name__}: {error}. Fetch it again, or "
-            "give the file of weights in a folder without it."
+            f"like) has a value that cannot be: {type(error).__name__}: {error}. Fetch it again, "
+            "or give the file of weights in a folder without it."
         ) from error
 
 
