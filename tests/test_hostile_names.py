@@ -95,15 +95,15 @@ def sound_csv(text):
     for row in rows:
         for cell in row:
             formula = cell.lstrip().startswith(tuple(escape.FORMULA))
-            assert not formula or re.fullmatch(r"[-+]?[\d.e+-]+", cell), cell
+            assert not formula or re.fullmatch(r"-?[\d.e+-]+", cell), cell
     return rows
 
 
 def sound_markdown(text):
     harmless(text)
     outside = re.sub(r"^(`{3,})\n.*?^\1$", "", text, flags=re.S | re.M)
-    assert not any(tag in outside for tag in TAGS)
-    assert "](javascript" not in outside and "![y](http" not in outside
+    assert not any(tag in outside.replace("\\<", "") for tag in TAGS)
+    assert not re.search(r"(?<!\\)\]\((javascript|http)", outside)
     return outside
 
 
@@ -174,15 +174,16 @@ def test_csv_files(tmp_path):
         rows = sound_csv(text)
         assert len(rows) == n + 1
     header, rows = table.read_rows(tmp_path / "per_class.csv")
-    assert [row[header.index("class")] for row in rows] == names  # and back
+    found = [row[header.index("class")] for row in rows]
+    assert found == [escape.controls(name) for name in names]  # and back
 
 
 def test_a_spreadsheet_keeps_numbers():
     assert [escape.cell(v) for v in (-2, "-2.5", "+3", "-2+3", 1.5, None, "")] == [
-        *(-2, "-2.5", "+3", "'-2+3", 1.5, None, ""),
+        *(-2, "-2.5", "'+3", "'-2+3", 1.5, None, ""),
     ]
     for name in NAMES:
-        assert escape.plain(escape.cell(name)) == name
+        assert escape.plain(escape.cell(name)) == escape.controls(name)
 
 
 def answer(name):
@@ -292,12 +293,13 @@ def test_the_card():
         front, rest = text.split("\n---\n", 1)
         assert front.startswith("---\nlibrary_name: vpjax\n") and front.isascii()
         without = rest.encode("utf-8", "replace").decode()
-        assert not any(tag in re.sub(r"(?s)```.*?```", "", without) for tag in TAGS)
+        outside = re.sub(r"(?s)```.*?```", "", without).replace("\\<", "")
+        assert not any(tag in outside for tag in TAGS)
 
 
 def test_pictures(tmp_path):
     for i, name in enumerate(NAMES):
-        figure = style.figure_of(3, 2)
+        figure = style.figure_of(8, 8)
         axes = figure.subplots()
         axes.plot([1, 2], [1, 2], label=name)
         axes.set_title(name)

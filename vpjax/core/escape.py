@@ -18,6 +18,7 @@ _HARMFUL = re.compile(
 )
 FORMULA = "=+-@\t\r＝＋－＠"  # a spreadsheet takes a cell that begins so for a formula
 MARK = "'"
+_NUMBER = re.compile(r"-\d+(\.\d+)?([eE][-+]?\d+)?|-inf")  # as our own tables write them
 
 
 def terminal(text: str) -> str:
@@ -31,6 +32,11 @@ def _written(letter: str) -> str:
     return letter.encode("unicode_escape", "backslashreplace").decode()
 
 
+def controls(text: str) -> str:
+    """Return a text like `terminal`, in which bytes of names that are no UTF-8 stay."""
+    return _HARMFUL.sub(lambda m: m[0] if "\ud800" <= m[0] <= "\udfff" else _written(m[0]), text)
+
+
 def one_line(text: str) -> str:
     """Return a text for a terminal in one line."""
     return " ".join(terminal(str(text)).split())
@@ -38,13 +44,12 @@ def one_line(text: str) -> str:
 
 def cell(value: Any) -> Any:
     """Return a value for CSV: a text that a spreadsheet would take for a formula begins with '."""
-    if not isinstance(value, str) or not value.lstrip().startswith((*FORMULA, MARK)):
+    if not isinstance(value, str):
         return value
-    try:
-        float(value)
-    except ValueError:
-        return f"{MARK}{value}"
-    return value
+    value = controls(value)
+    if not value.lstrip().startswith((*FORMULA, MARK)) or _NUMBER.fullmatch(value):
+        return value
+    return f"{MARK}{value}"
 
 
 def plain(text: str) -> str:

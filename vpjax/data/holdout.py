@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vpjax.core import escape
 from vpjax.core.errors import UserError
 from vpjax.core.table import read_rows, write_csv
 from vpjax.data.class_folders import synonyms
@@ -259,7 +260,11 @@ def _class(source: Source, label: object) -> str:
 def _keys(source: Source, split: str) -> list[str]:
     """Return what names each image: its path, or its place in the split."""
     names = getattr(source.records, "names", None)
-    return list(names) if names else [f"{split}[{i}]" for i in range(len(source))]
+    return (
+        [escape.controls(name) for name in names]
+        if names
+        else [f"{split}[{i}]" for i in range(len(source))]
+    )
 
 
 def _own_name(part: str, known: Sequence[str]) -> str | None:

@@ -35,12 +35,12 @@ def card(facts: Mapping[str, Any], result: Mapping[str, Any] | None, title: str,
         front_matter(facts, metrics, title, data),
         f"# {escape.markdown(title)}\n",
         f"{escape.no_html(facts['method'])} on {escape.no_html(facts['backbone'])}, an image "
-        f"classifier of {len(facts['classes'])} classes, trained with vpjax {facts['vpjax']}.",
+        f"classifier of {len(facts['classes'])} classes, trained with vpjax {escape.no_html(facts['vpjax'])}.",
         what(facts, metrics, base),
         f"## Data\n\n{data_text(config, result, data)}",
         f"Classes: {listed(facts['classes'])}.",
         f"## Results\n\n{results(metrics)}",
-        f"## Licence\n\n{facts['licence'][0].upper()}{facts['licence'][1:]}. The frozen ones are "
+        f"## Licence\n\n{_sentence(facts['licence'])}. The frozen ones are "
         "not here; what was trained of the backbone is derived from them.",
         f"## Use\n\n```sh\npip install vpjax\n```\n\n```python\nimport vpjax\n\n"
         f"run = vpjax.load_run({own!r})\nprint(run.predict('photos/'))\n```\n\n"
@@ -110,6 +110,10 @@ def data_text(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -
         if config["data"].get(split)
     ]
     return f"{escape.markdown(name)}\n\n{table(['split', 'what', 'images'], rows, 'llr')}"
+
+
+def _sentence(text: str) -> str:
+    return escape.no_html(text[:1].upper() + text[1:])
 
 
 def _count(counts: Mapping[str, Any], split: str) -> str:

@@ -22,6 +22,7 @@ CHANGEABLE += ("text.tokenizer",)
 # Of these, those that leave the numbers what they are.
 SAME_NUMBERS = ("mesh.", "train.batch_size", "attention", "data.eval_batch_size", "data.dir")
 SAME_NUMBERS += ("text.tokenizer",)
+SECTIONS = {"method": {"name": str}, "backbone": {"name": str}, "data": {"name": str}}
 OWN_KEYS = ("study",)  # sections whose keys are the user's
 
 
@@ -92,6 +93,7 @@ def complete(config: ConfigDict, path: Path) -> ConfigDict:
     Raises:
         UserError: if it has keys that this version of vpjax does not know.
     """
+    forms.check(config.to_dict(), SECTIONS, path, configs.ADVICE)
     usual = defaults.get_config()
     sections = {"method": _options("methods", config), "backbone": _options("backbones", config)}
     strange = []

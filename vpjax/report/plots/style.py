@@ -6,6 +6,7 @@ modules in here import it inside the functions that draw.
 """
 
 import textwrap
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Union
@@ -98,7 +99,7 @@ def as_written(figure: "Figure") -> None:
             if axis.get_scale() != "linear":
                 continue
             labels = [label.get_text() for label in axis.get_ticklabels()]
-            harmless = [escape.terminal(label) for label in labels]
+            harmless = [_shown(label) for label in labels]
             if labels != harmless:
                 axis.set_ticks(axis.get_ticklocs(), harmless)
             for label in axis.get_ticklabels():
@@ -106,8 +107,12 @@ def as_written(figure: "Figure") -> None:
     for text in figure.findobj(Text):
         text.set_usetex(False)
         if not text.get_text().startswith(r"$\mathdefault"):
-            text.set_text(escape.terminal(text.get_text()))
+            text.set_text(_shown(text.get_text()))
             text.set_parse_math(False)
+
+
+def _shown(text: str) -> str:
+    return escape.terminal(text).replace("\t", " ")
 
 
 def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
@@ -115,7 +120,10 @@ def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
     as_written(figure)
     text = escape.terminal(figure.get_label())
     more = {"metadata": {"Description": text}} if text else {}
-    figure.savefig(path, dpi=dpi, bbox_inches="tight", **more)
+    with warnings.catch_warnings():
+        # Letters that the font lacks are boxes; the warning would print them as they are.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(path, dpi=dpi, bbox_inches="tight", **more)
 
 
 def seeds_text(counts: Iterable[int]) -> str:
