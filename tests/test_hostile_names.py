@@ -299,7 +299,7 @@ def test_the_card():
 
 def test_pictures(tmp_path):
     for i, name in enumerate(NAMES):
-        figure = style.figure_of(8, 8)
+        figure = style.figure_of(5, 5)
         axes = figure.subplots()
         axes.plot([1, 2], [1, 2], label=name)
         axes.set_title(name)

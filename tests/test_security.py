@@ -357,7 +357,7 @@ def test_every_page_that_is_written_says_what_may_run():
     assert f"{images.PLAIN.max_pixels:,}" in text
 
 
-def test_a_run_s_folder_is_not_on_pythons_path(tmp_path):
+def test_a_folder_that_is_worked_in_shadows_no_module(tmp_path):
     """The working folder is the last place in which modules are looked for."""
     (tmp_path / "json.py").write_text("raise SystemExit('imported')\n")
     command = [sys.executable, str(HOME / "main.py"), "report", "--workdir", str(tmp_path)]

@@ -35,7 +35,8 @@ def card(facts: Mapping[str, Any], result: Mapping[str, Any] | None, title: str,
         front_matter(facts, metrics, title, data),
         f"# {escape.markdown(title)}\n",
         f"{escape.no_html(facts['method'])} on {escape.no_html(facts['backbone'])}, an image "
-        f"classifier of {len(facts['classes'])} classes, trained with vpjax {escape.no_html(facts['vpjax'])}.",
+        f"classifier of {len(facts['classes'])} classes, trained with vpjax "
+        f"{escape.no_html(facts['vpjax'])}.",
         what(facts, metrics, base),
         f"## Data\n\n{data_text(config, result, data)}",
         f"Classes: {listed(facts['classes'])}.",
