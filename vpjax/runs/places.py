@@ -99,6 +99,10 @@ def check(config: ConfigDict, folder: Path, keys: Sequence[str] = NEEDED) -> Non
     Raises:
         UserError: with the key of one that is not there, and how to say where it is now.
     """
+    if "backbone" not in config:
+        raise forms.Damaged(
+            f"{folder / 'config.json'} is damaged: it lacks 'backbone'. {configs.ADVICE}"
+        )
     paths, record = dict(_paths(config)), read(folder)
     for key in keys:
         path = paths.get(key, "")
