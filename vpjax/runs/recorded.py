@@ -22,7 +22,7 @@ CHANGEABLE += ("text.tokenizer",)
 # Of these, those that leave the numbers what they are.
 SAME_NUMBERS = ("mesh.", "train.batch_size", "attention", "data.eval_batch_size", "data.dir")
 SAME_NUMBERS += ("text.tokenizer",)
-SECTIONS = {"method": {"name": str}, "backbone?": {"name": str}, "data": {"name": str}}
+SECTIONS = {"method": {"name": str}, "backbone?": {"name": str}, "data?": {"name": str}}
 OWN_KEYS = ("study",)  # sections whose keys are the user's
 
 
