@@ -98,7 +98,7 @@ def test_a_config_survives_its_file(tmp_path):
     again.optim.lr = 9.0
     assert configs.differences(config, again) == ["optim.lr: 0.03 now, 9.0 there"]
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="no valid JSON"):
+    with pytest.raises(UserError, match="no whole JSON file"):
         configs.load(tmp_path / "config.json")
 
 

@@ -153,7 +153,7 @@ def test_arrays_without_labels():
 def test_images_that_cannot_be_opened(tmp_path):
     with pytest.raises(UserError, match="none.jpg: there is no such file"):
         open_images(tmp_path / "none.jpg")
-    with pytest.raises(UserError, match=r"hold no images that Pillow reads"):
+    with pytest.raises(UserError, match=r"hold no images that vpjax reads"):
         open_images(tmp_path)
     with pytest.raises(UserError, match="1 of 1 paths lead to no image, the first is .*none.jpg"):
         open_images([tmp_path / "none.jpg"])

@@ -71,7 +71,9 @@ def test_a_slice_does_not_depend_on_where_the_list_lies(tmp_path):
     )
     (tmp_path / "far").mkdir()
     (tmp_path / "l.csv").rename(tmp_path / "far" / "l.csv")  # the photos lie elsewhere
-    assert len(open_source(f"csv:{tmp_path}/far/l.csv", "train")[0]["image"]) == 5
+    with pytest.raises(UserError, match=r"lies outside of .*/far\. If the list is your own, .*dir"):
+        open_source(f"csv:{tmp_path}/far/l.csv", "train")
+    assert len(open_source("csv:far/l.csv", "train", tmp_path)[0]["image"]) == 5
 
 
 @pytest.mark.parametrize("bad", ["-1", "-1.0", "nan", "NaN", "null", "N/A", "2.5", "-7"])

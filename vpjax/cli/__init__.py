@@ -38,7 +38,7 @@ from vpjax.cli import (
     tune,
     zero_shot,
 )
-from vpjax.core import logs, programs
+from vpjax.core import escape, logs, programs
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.troubles import explain
 from vpjax.train.signals import Stopped
@@ -106,7 +106,7 @@ def _main(words: list[str]) -> int:
             return 0
         arguments = flags.parse(name, rest, parsers())
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(escape.terminal(f"error: {e}"), file=sys.stderr)
         return 2
     logs.to_screen()
     if os.getcwd() not in sys.path:  # a user's own methods and backbones
@@ -121,7 +121,7 @@ def _main(words: list[str]) -> int:
         if text is None:
             raise
         log.debug("error", exc_info=True)
-        print(f"{_prefix()}error: {text}", file=sys.stderr)
+        print(escape.terminal(f"{_prefix()}error: {text}"), file=sys.stderr)
         return 2
 
 

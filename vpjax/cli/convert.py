@@ -3,6 +3,7 @@
 import argparse
 
 from vpjax.cli import flags
+from vpjax.core import escape
 
 POSITIONALS = ("SOURCE", "TARGET")
 EXAMPLE = "convert mae_pretrain_vit_base.pth mae_b16.safetensors"
@@ -22,4 +23,4 @@ def run(arguments: argparse.Namespace) -> None:
     from vpjax.weights.convert import convert
 
     a = arguments
-    print(convert(a.source, a.target, force=a.force, unsafe=a.unsafe))
+    print(escape.terminal(str(convert(a.source, a.target, force=a.force, unsafe=a.unsafe))))

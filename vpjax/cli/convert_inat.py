@@ -3,6 +3,7 @@
 import argparse
 
 from vpjax.cli import flags
+from vpjax.core import escape
 
 POSITIONALS = ()
 EXAMPLE = "convert-inat --root data/iNat2021 --version 2021"
@@ -22,4 +23,4 @@ def run(arguments: argparse.Namespace) -> None:
     from vpjax.data.convert_inat import convert_inat
 
     a = arguments
-    print(convert_inat(a.root, a.version, categories_only=a.categories))
+    print(escape.terminal(str(convert_inat(a.root, a.version, categories_only=a.categories))))

@@ -3,6 +3,7 @@
 import argparse
 
 from vpjax.cli import flags
+from vpjax.core import escape
 
 POSITIONALS = ("NAME",)
 EXAMPLE = "prepare-data cifar10 --data_dir ~/tensorflow_datasets"
@@ -30,4 +31,5 @@ def run(arguments: argparse.Namespace) -> None:
     a = arguments
     name = known_as(a.name, a.data_dir)
     name = vtab.find(name).data if name.startswith("vtab/") else name
-    print(prepare(name, a.data_dir, a.manual_dir, a.backend, a.accept_copies))
+    done = prepare(name, a.data_dir, a.manual_dir, a.backend, a.accept_copies)
+    print(escape.terminal(str(done)))

@@ -3,6 +3,7 @@
 import argparse
 
 from vpjax.cli import flags
+from vpjax.core import escape
 
 POSITIONALS = ("TARGET",)
 EXAMPLE = "push --workdir runs/birds mylab/birds"
@@ -25,4 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
 
     process.start()
     a = arguments
-    print(push_run(a.workdir, a.target, licence=a.license, private=a.private))
+    print(escape.terminal(str(push_run(a.workdir, a.target, licence=a.license, private=a.private))))

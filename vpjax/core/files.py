@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vpjax.core import forms
 from vpjax.core.errors import InUse, UserError
 
 
@@ -134,8 +135,12 @@ def local_folder(path: str | os.PathLike) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Return the values of a JSON file; None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """Return the values of a JSON file; None if there is no such file.
+
+    Raises:
+        Damaged: if it is no JSON. What it must hold is checked by `vpjax.core.forms.read`.
+    """
+    return forms.parse(path) if path.exists() else None
 
 
 @contextlib.contextmanager

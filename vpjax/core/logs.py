@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from vpjax.core import escape
+
 COLUMNS = 80  # of a line on the screen
 
 _QUIET = [0]  # how many `quiet` blocks are open
@@ -21,12 +23,19 @@ _QUIET = [0]  # how many `quiet` blocks are open
 def to_screen(stream: TextIO | None = None) -> None:
     """Send the library's messages to `stream`, by default standard output, as plain lines."""
     handler = logging.StreamHandler(stream or sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Harmless("%(message)s"))
     handler.addFilter(_Shown())
     logger = logging.getLogger("vpjax")
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
+
+
+class _Harmless(logging.Formatter):
+    """Writes messages without what would move the terminal: names in them come from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape.terminal(super().format(record))
 
 
 class _Shown(logging.Filter):
@@ -76,8 +85,8 @@ def to_file(path: Path) -> Iterator[None]:
     What the program's own handlers show stays the same: without `to_screen`, in a notebook, they
     get no more than before.
     """
-    handler = _File(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler = _File(path, encoding="utf-8")
+    handler.setFormatter(_Harmless("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("vpjax")
     level, propagate = logger.level, logger.propagate
     upwards = _Upwards(logger.getEffectiveLevel(), logger.parent)

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import jax
 from tqdm import tqdm
 
-from vpjax.core import logs
+from vpjax.core import escape, logs
 
 WINDOW = 30.0  # seconds of the recent past that the rate is taken from
 EVERY = 10.0  # seconds between two lines where there is no terminal
@@ -59,6 +59,7 @@ class Progress:
         every_seconds: float = EVERY,
         what: str = "step",
     ):
+        what = escape.one_line(what)
         self.what, self._passing = what, what != "step"
         self.total, self.step, self.batch_size = total_steps, start, batch_size
         self.stream = sys.stderr if stream is None else stream
@@ -114,6 +115,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a message on a line of its own, above the bar if there is one."""
+        text = escape.terminal(text)
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
         else:
@@ -146,7 +148,7 @@ class Progress:
         for name in sorted(self.latest, key=lambda name: name not in ("loss", "accuracy")):
             digits = 4 if name.endswith("loss") else 2
             value = float(jax.device_get(self.latest[name]))  # waits for the device
-            texts.append(f"{name} {value:.{digits}f}")
+            texts.append(f"{escape.one_line(name)} {value:.{digits}f}")
             if name != "loss" and not name.startswith("val_"):
                 spare.append(texts[-1])
         now = time.perf_counter()
@@ -188,7 +190,7 @@ def waiting(text: str, stream: TextIO, every_seconds: float = EVERY) -> Iterator
         stream: to write to.
         every_seconds: between two lines where there is no terminal.
     """
-    terminal = stream.isatty()
+    terminal, text = stream.isatty(), escape.one_line(text)
     if logs.is_quiet() and not terminal:
         yield
         return
@@ -240,6 +242,7 @@ class DownloadBar:
     """
 
     def __init__(self, name: str, size: int | None, done: int = 0):
+        name = escape.one_line(name)
         self.name, self.size, self.done, self.start = name, size, done, done
         self._begin = self._shown = time.monotonic()
         self._bar = None

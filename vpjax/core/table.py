@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpjax.core.files import atomic, write_text
+from vpjax.core import escape
+from vpjax.core.errors import UserError
+from vpjax.core.files import atomic
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
@@ -40,7 +42,37 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr
 
 def _cell(text: str) -> str:
     # A bar or a line break inside a cell would end it.
-    return " ".join(str(text).split()).replace("|", "\\|")
+    return escape.one_line(str(text)).replace("|", "\\|")
+
+
+def safe_row(row: Iterable[Any]) -> list[Any]:
+    """Return the cells of a row of CSV, safe for spreadsheets."""
+    return [escape.cell(value) for value in row]
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns, and the rows, of a CSV file that vpjax wrote.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    advice = "Restore it from a copy."
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}. {advice}") from error
+    if not lines or "\0" in text:
+        fault = "it holds NUL" if lines else "it is empty"
+        raise UserError(f"{path} is damaged: {fault}. {advice}")
+    header, *rows = [[escape.plain(cell) for cell in line] for line in lines]
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise UserError(
+                f"{path} is damaged: row {line} has {len(row)} cells, expected {len(header)}. "
+                f"{advice}"
+            )
+    return header, rows
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -55,8 +87,9 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    writer.writerows({key: escape.cell(value) for key, value in row.items()} for row in rows)
+    with atomic(path) as new:
+        new.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -72,7 +105,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     with atomic(path) as new, open(new, "w", **form) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(map(safe_row, rows))
 
 
 def mean_std(mean: float | None, std: float | None = None, digits: int = 2) -> str:

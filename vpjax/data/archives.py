@@ -40,7 +40,9 @@ def birds(path: Path) -> Listing:
 
     def load(part: str) -> Listed:
         return [
-            Entry(files[i], count_from_zero(f"{labels}, image {i}", ids[i]), f"image {i}")
+            Entry(
+                files[i], count_from_zero(f"{labels}, image {i}", ids[i]), f"images.txt, image {i}"
+            )
             for i in files
             if parts[i] == part
         ]
@@ -100,5 +102,5 @@ def _table(file, folder):
         if len(cells) <= max(image, key):
             raise UserError(f"{file}, line {line}: {len(cells)} cells, expected {len(heads)}.")
         found = count_from_zero(f"{file}, line {line}", cells[key])
-        out.append(Entry(f"{folder}/{cells[image]}", found, f"line {line}"))
+        out.append(Entry(f"{folder}/{cells[image]}", found, f"{file.name}, line {line}"))
     return out

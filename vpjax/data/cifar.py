@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vpjax.core import numpy_pickle
+from vpjax.core import numpy_pickle, pickle_check
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.reading import read_bytes
 from vpjax.data.arrays import Arrays
@@ -180,7 +180,9 @@ class _Arrays(pickle.Unpickler):
 
 def _unpickled(file: Path) -> dict[bytes, Any]:
     try:
-        content = _Arrays(io.BytesIO(_read(file)), encoding="bytes").load()
+        data = _read(file)
+        pickle_check.check(io.BytesIO(data), len(data))
+        content = _Arrays(io.BytesIO(data), encoding="bytes").load()
     except UserError:
         raise
     except Exception as error:  # a damaged pickle may fail in any way

@@ -89,9 +89,15 @@ def _read(path: Path, classes: Sequence[str]) -> list[str]:
         raise UserError(f"text.class_names cannot be read: {error} Expected {FILES}.") from error
     if isinstance(content, Mapping):
         return _in_order(path, {_key(k): v for k, v in content.items()}, classes)
+    if not isinstance(content, list):
+        raise UserError(f"text.class_names: {path} holds {content!r:.60}. Expected {FILES}.")
     lines = [str(line).strip() for line in content if str(line).strip()]
+    lines = [line.replace("\n", " ").replace("\r", " ") for line in lines]  # of JSON
     for separator in "\t,; ":
-        rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+        try:
+            rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+        except csv.Error as error:
+            raise UserError(f"text.class_names: {path}: {error}. Expected {FILES}.") from error
         pairs = {_key(row[0]): separator.join(row[1:]).strip() for row in rows if len(row) > 1}
         if pairs.keys() >= {_key(c) for c in classes}:
             return _in_order(path, pairs, classes)

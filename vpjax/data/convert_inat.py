@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import write_json
+from vpjax.core.under import plain_name
 from vpjax.data import inat
 from vpjax.data.inat_json import read
 
@@ -46,7 +47,7 @@ def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> 
             f"{len(nameless)} categories of {root} have no name, the first has id {nameless[0]}. "
             "Class folders need names."
         )
-    folders = {c["id"]: f"{c['name'].replace(' ', '_')}/{c['id']}" for c in categories}
+    folders = {c["id"]: _folder(root, c) for c in categories}
     target = root / "torchvision_format" / version
     for folder in folders.values():
         (target / folder).mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,12 @@ def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> 
     }
     write_json(target.parent / "metadata.json", metadata)
     return target
+
+
+def _folder(root: Path, category: inat.Category) -> str:
+    """Return the folder of a category, below the one that is written to."""
+    where = f"the category {category['id']} of {root}"
+    return f"{plain_name(category['name'].replace(' ', '_'), where)}/{category['id']}"
 
 
 def link_photo(photo: Path, link: Path) -> None:

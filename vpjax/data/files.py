@@ -1,7 +1,6 @@
 """Image files of a folder as records, and what a reader of lists returns."""
 
 import errno
-import functools
 import logging
 import os
 import unicodedata
@@ -11,16 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
-from PIL import Image
 
 from vpjax.core.errors import UserError
 from vpjax.core.reading import read_bytes
+from vpjax.data.decoders import extensions
 from vpjax.data.records import Piece, Record
 
 log = logging.getLogger(__name__)
 
-# Formats that Pillow opens but cannot decode by itself.
-NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 # Files that lie beside images and are none, left out without a word.
 NOTES = (".txt", ".md", ".json", ".csv", ".xml", ".yaml", ".yml", ".html", ".pdf", ".db", ".ini")
 PHOTO = (None, None, 3)  # image_shape of photos: sizes differ, RGB
@@ -109,13 +106,6 @@ def leads_upwards(folder: Path) -> bool:
     return os.path.commonpath([target, above]) == target
 
 
-@functools.cache
-def extensions() -> frozenset[str]:
-    """Return the endings, in lower case, of the files that Pillow reads here."""
-    known = Image.registered_extensions()
-    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in NO_PIXELS)
-
-
 def images_below(folder: Path, deep: bool = True) -> list[str]:
     """Return the image files in a folder and its subfolders, relative to it, with "/".
 
@@ -139,7 +129,7 @@ def images_below(folder: Path, deep: bool = True) -> list[str]:
             (found if ending in extensions() else other).append((inside / file).as_posix())
     if other:
         log.warning(
-            "%s: %d files are left out, because Pillow reads no %s; the first is %s",
+            "%s: %d files are left out, because vpjax reads no %s; the first is %s",
             *(folder, len(other), os.path.splitext(other[0])[1] or "files without an ending"),
             other[0],
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.under import inside
 from vpjax.data import archives, lists
 from vpjax.data.class_folders import class_folder, synonyms
 from vpjax.data.files import PHOTO, File, Files, Listing, place_of
@@ -48,6 +49,8 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
     """
     place, listing = _listing(kind, path, data_dir)
     where = f"{kind}:{place.name}"
+    root = Path(data_dir).expanduser() if data_dir else None
+    root = root if root and inside(place, root) else None
     splits = listing.splits
     load = functools.cache(lambda name: unique(where, splits[_split(where, name, splits)]()))
     trained = _trained(splits)
@@ -68,7 +71,7 @@ def open_listing(kind: str, path: str, split: str, data_dir: Any = None) -> Sour
         keys = {entry.key for entry in listed}
         if kind == "folder" and name == trained and len(keys) == 1:  # beside empty folders
             _refuse_one_class(where, keys.pop(), listing.folder)
-        names = locate(where, listing.folder, listed)
+        names = locate(where, listing.folder, listed, root)
         keys = sort_keys(names)
         order = sorted(range(len(names)), key=keys.__getitem__)
         return [(names[i], labels[listed[i].key]) for i in order]

@@ -10,7 +10,6 @@ on, or is evaluated, has the same images though the folder has gained some.
 """
 
 import collections
-import csv
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vpjax.core import escape
 from vpjax.core.errors import UserError
-from vpjax.core.table import write_csv
+from vpjax.core.table import read_rows, write_csv
 from vpjax.data.class_folders import synonyms
 from vpjax.data.order import few
 from vpjax.data.pick import pick
@@ -233,13 +233,22 @@ def assigned(
 def read(path: Path) -> Listed:
     """Return {path of an image: (class, split)} from a list that `Holdout.record` wrote.
 
-    Raises: UserError if it has other columns.
+    Raises: UserError if it is damaged, or has other columns.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label", "split"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{path} is no list path,label,split. Restore it from a copy.")
-        return {row["path"]: (row["label"], row["split"]) for row in rows}
+    header, rows = read_rows(path)
+    if not {"path", "label", "split"} <= set(header):
+        raise UserError(f"{path} is no list path,label,split. Restore it from a copy.")
+    at = [header.index(name) for name in ("path", "label", "split")]
+    found = {}
+    for line, row in enumerate(rows, start=2):
+        name, label, split = (row[i] for i in at)
+        if not name or split not in ("train", *PARTS):
+            raise UserError(
+                f"{path}, line {line}: {name!r:.80} in {split!r:.80}; expected a path and train, "
+                "val or test. Restore it from a copy."
+            )
+        found[name] = (label, split)
+    return found
 
 
 def _class(source: Source, label: object) -> str:
@@ -251,7 +260,11 @@ def _class(source: Source, label: object) -> str:
 def _keys(source: Source, split: str) -> list[str]:
     """Return what names each image: its path, or its place in the split."""
     names = getattr(source.records, "names", None)
-    return list(names) if names else [f"{split}[{i}]" for i in range(len(source))]
+    return (
+        [escape.controls(name) for name in names]
+        if names
+        else [f"{split}[{i}]" for i in range(len(source))]
+    )
 
 
 def _own_name(part: str, known: Sequence[str]) -> str | None:

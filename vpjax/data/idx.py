@@ -9,7 +9,7 @@ magic number, whose last byte counts dimensions, the dimensions, and bytes. LeCu
 Fashion-MNIST: Xiao et al., arXiv 1708.07747.
 """
 
-import gzip
+import math
 import re
 import zlib
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vpjax.core import unpack
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.reading import read_bytes
 from vpjax.data.arrays import Arrays
@@ -116,8 +117,8 @@ def read(file: Path) -> UInt8[np.ndarray, "..."]:
     """
     try:
         data = read_bytes(file)
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as error:
+        data = unpack.gunzip(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{file} cannot be read: {error}. Copy or download it again.") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8 or not 1 <= data[3] <= 4:
         raise UserError(
@@ -127,10 +128,10 @@ def read(file: Path) -> UInt8[np.ndarray, "..."]:
     begin = 4 + 4 * data[3]
     sizes = data[4:begin].ljust(begin - 4, b"\0")  # where even these are cut short
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
-    if len(data) < begin or len(data) - begin != np.prod(shape, dtype=np.int64):
+    if len(data) < begin or len(data) - begin != math.prod(shape):
         raise UserError(
             f"{file} holds {max(0, len(data) - begin)} bytes for shape {shape}, expected "
-            f"{int(np.prod(shape, dtype=np.int64))}: it is damaged or cut short. Copy or download "
+            f"{math.prod(shape)}: it is damaged or cut short. Copy or download "
             "it again."
         )
     return np.frombuffer(data, np.uint8, offset=begin).reshape(shape)

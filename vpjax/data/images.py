@@ -5,7 +5,6 @@ than 8 bits a channel, photos that their EXIF tag rotates. Nothing is ever subst
 that cannot be read. Where a choice is to be made, `Decoding` states it.
 """
 
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image, ImageColor, PngImagePlugin, UnidentifiedImageError
 
 from vpjax.core.errors import UserError, unknown
 from vpjax.data import deep, exif
+from vpjax.data.decoders import open_image
 
 GREY = ("L", "LA", "La", "1", *deep.GREY)
 TURNS = {
@@ -85,7 +85,7 @@ def colour(name: str) -> tuple[int, int, int] | None:
 def decode(
     data: bytes, channels: int | None = None, how: Decoding = PLAIN
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decode a JPEG, PNG or any other still image that Pillow can read.
+    """Decode a JPEG, PNG or another still image of `vpjax.data.decoders`.
 
     Args:
         data: content of a file.
@@ -136,7 +136,7 @@ def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image
     if Image.MAX_IMAGE_PIXELS is not None and how.max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = how.max_pixels
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(data)
     except UnidentifiedImageError as error:
         raise ValueError(f"no known image format, {len(whole)} bytes {whole[:12]}") from error
     except Image.DecompressionBombError as error:
@@ -160,7 +160,7 @@ def load(data: bytes, how: Decoding = PLAIN, quick: bool = False) -> tuple[Image
     if turn == 1 and isinstance(text := info.get("Raw profile type exif"), str):
         turn = _profile(text)
     if other is not None and (how.bits or deep.narrow(image)):
-        with Image.open(io.BytesIO(data)) as low:
+        with open_image(data) as low:
             other(low)
             _tell(low)
             image = deep.whole_colours(image, low, how.bits)

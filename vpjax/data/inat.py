@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.under import below
 from vpjax.data import tfds
 from vpjax.data.files import PHOTO, Entry, File, Files, Finder
 from vpjax.data.inat_json import labels_by_image, read
@@ -87,7 +88,7 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
     content = read(path)
     of = labels_by_image(path, content)
     entries = [
-        Entry(clean(image["file_name"]), of[image["id"]], f"images[{i}]")
+        Entry(_file_of(path, root, i, image), of[image["id"]], f"images[{i}]")
         for i, image in enumerate(content["images"])
         if image["id"] in of
     ]
@@ -119,6 +120,13 @@ def samples(root: Path, version: str, split: str) -> list[tuple[str, int]]:
             lost[0],
         )
     return out
+
+
+def _file_of(path, root, index, image):
+    """Return the name of a photo, which may not lead out of the folder."""
+    name = clean(image["file_name"])
+    below(root, name, f"{path}, images[{index}]")
+    return name
 
 
 def image_folder(root: Path, version: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vpjax.core.errors import UserError
 from vpjax.data.class_folders import is_split
-from vpjax.data.files import Entry, Key, Listed, Listing, extensions
+from vpjax.data.decoders import extensions
+from vpjax.data.files import Entry, Key, Listed, Listing
 from vpjax.data.order import few, ordered
 from vpjax.data.text import clean, count_from_zero, label, read_json, read_rows, read_text
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpjax.core.errors import UserError
+from vpjax.core.under import inside
 from vpjax.data.files import Finder, Listed
 from vpjax.data.order import hashed
 
@@ -19,16 +20,18 @@ DRIVE = re.compile(r"[A-Za-z]:/|//")
 SAMPLE = 200  # files by which a place is chosen
 
 
-def locate(where: str, folder: Path, listed: Listed) -> list[str]:
+def locate(where: str, folder: Path, listed: Listed, root: Path | None = None) -> list[str]:
     """Return the path of every listed file, relative to `folder` if it is below it.
 
     Args:
         where: the data set, for messages.
         folder: of the list.
         listed: its entries.
+        root: folder that no file may lie outside of; None: `folder`.
 
     Raises:
-        UserError: if a file is missing, with the number of them and the first.
+        UserError: if a file is missing, with the number of them and the first; or if one lies
+            outside of `root`.
     """
     names = [_relative(entry.file, folder) for entry in listed]
     on_disk = Finder(folder)
@@ -39,7 +42,19 @@ def locate(where: str, folder: Path, listed: Listed) -> list[str]:
         found = [on_disk.find(name) for name in moved_names]
     if lost := [i for i, file in enumerate(found) if file is None]:
         raise UserError(_lost(where, folder / place, listed, lost, on_disk))
+    _check_inside(where, folder, listed, found, root or folder)
     return found
+
+
+def _check_inside(where, folder, listed, found, root):
+    """Check that no listed file lies outside of the root: somebody else may have made the list."""
+    for entry, name in zip(listed, found, strict=True):
+        if (os.path.isabs(name) or ".." in name) and not inside(os.path.join(folder, name), root):
+            raise UserError(
+                f"{where}: {entry.file!r}{entry.where and f' ({entry.where})'} lies outside of "
+                f"{root}. If the list is your own, give a folder that holds it and the files: "
+                "--config.data.dir=DIR, with the list's path in config.data.name relative to DIR."
+            )
 
 
 def sort_keys(names: Sequence[str]) -> list[bytes]:

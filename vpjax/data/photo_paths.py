@@ -112,7 +112,7 @@ def _place(given: str, beside: Path) -> str | None:
 def _add_folder(out: Photos, folder: str, label: str) -> None:
     names = sorted(images_below(Path(folder)))
     if not names:
-        out.lost[folder] = "it and its subfolders hold no images that Pillow reads"
+        out.lost[folder] = "it and its subfolders hold no images that vpjax reads"
     for name in names:
         parts = name.split("/")[:-1]
         if len(parts) > 1 and is_split(parts[0]):

@@ -5,9 +5,10 @@ Presets for small images need one size. Photos of the usual kind differ by the s
 
 import os
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from vpjax.core.reading import open_plain
+from vpjax.data.decoders import open_image
 from vpjax.data.files import PHOTO, Files
 from vpjax.data.images import GREY
 
@@ -34,7 +35,7 @@ def common_shape(files: Files) -> Shape:
 
 def _header(path):
     """Return height, width and mode of an upright image."""
-    with open_plain(path) as file, Image.open(file) as image:
+    with open_plain(path) as file, open_image(file) as image:
         width, height = image.size
         if width != height and image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):
             width, height = height, width

@@ -20,6 +20,7 @@ from PIL import Image
 
 from vpjax.core.errors import UserError
 from vpjax.data import images
+from vpjax.data.decoders import open_image
 from vpjax.data.lazy import Lazy
 
 tfds = Lazy("tensorflow_datasets")
@@ -181,7 +182,7 @@ def _decode(data, channels=None, dtype=None):
         # As TensorFlow does: transparency is dropped, not laid on anything.
         return Tensor(images.decode(data, channels, images.Decoding(background="none")))
     # As many channels as the file has: Pet's builder looks for a fourth and cuts it off.
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         array = np.asarray(image.convert("RGB") if image.mode in ("P", "CMYK") else image)
     return Tensor(array if array.ndim == 3 else array[:, :, None])
 

@@ -23,6 +23,7 @@ from vpjax.core.reading import reading
 from vpjax.data.lazy import Lazy
 from vpjax.data.records import Piece, Record
 from vpjax.data.source import Source
+from vpjax.data.tfds_info import check_shards, guarded, open_builder, undecoded
 from vpjax.data.tfrecord import TFRecords
 
 tfds = Lazy("tensorflow_datasets")
@@ -137,11 +138,17 @@ def read(
     Raises:
         UserError: for an unknown split or feature, or an unsupported file format.
     """
-    builder = tfds.builder_from_directory(os.fspath(folder))
+    with guarded(folder):
+        return _read(folder, split, image, label, classes)
+
+
+def _read(folder, split, image, label, classes) -> Source:
+    builder = open_builder(folder)
     info = builder.info
     name = str(Name(builder.name, builder.builder_config and builder.builder_config.name, None))
     name = f"{name}:{builder.version}"
     instructions = _file_instructions(info, name, split)
+    check_shards(folder, instructions)
     features = info.features
     if label == "label" and label not in features and "labels" in features:
         label = "labels"
@@ -210,8 +217,9 @@ def _class_names(name, features, label):
 
 def sizes(folder: str | os.PathLike) -> dict[str, int]:
     """Return how many examples each split of a prepared data set has."""
-    info = tfds.builder_from_directory(os.fspath(folder)).info
-    return {name: split.num_examples for name, split in info.splits.items()}
+    with guarded(folder):
+        info = open_builder(folder).info
+        return {name: split.num_examples for name, split in info.splits.items()}
 
 
 class Examples:
@@ -224,10 +232,7 @@ class Examples:
         self._where, self.pieces = where, pieces
         self._raw, self._features, self._image = raw, features, image
         self._label = label if callable(label) else lambda example: example[label]
-        skip = tfds.decode.SkipDecoding()
-        self._decoders = {
-            k: skip for k, f in features.items() if isinstance(f, tfds.features.Image)
-        }
+        self._decoders = undecoded(features)
         self._file = next((f for f in FILE_NAMES if f in features), None)
 
     def __len__(self) -> int:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone, Site
+from vpjax.core import unpack
 from vpjax.core.errors import UserError, unknown
 
 INITS = ("random", "final-cls", "cls-nolastl", "cls-nofirstl")
@@ -49,7 +49,9 @@ def read_prototypes(
     if not path:
         raise UserError(f"init={init!r} needs init_path, a .npy file of shape {expected}")
     try:
-        values = np.load(Path(path).expanduser(), allow_pickle=False)
+        found = Path(path).expanduser()
+        with open(found, "rb") as file:
+            values = unpack.read_npy(file, found.stat().st_size)
         shape = values.shape
     except (OSError, ValueError, EOFError, AttributeError) as e:
         raise UserError(

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from vpjax.core import escape
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.table import safe_row
 from vpjax.report.answer_page import AnswerPage
 from vpjax.runs.predict import Answer, Tally
 from vpjax.runs.split_files import BETWEEN
@@ -62,7 +64,7 @@ class CsvWriter:
         for label, name, share in zip(answer.labels, answer.names, answer.shares, strict=True):
             row += [label, name, f"{share:.6f}"]
         row += [BETWEEN.join(answer.classes)] * self._several + [answer.true] * self._labelled
-        self._writer.writerow([*row, f"{answer.milliseconds:.2f}"])
+        self._writer.writerow(safe_row([*row, f"{answer.milliseconds:.2f}"]))
 
     def close(self, tally: Tally) -> None:
         """Pass on what is not written yet."""
@@ -93,6 +95,17 @@ class JsonWriter:
     def close(self, tally: Tally) -> None:
         """Pass on what is not written yet."""
         self._file.flush()
+
+
+class _Screen:
+    """A terminal, whose lines hold nothing that would move it."""
+
+    def __init__(self, stream: io.TextIOBase):
+        self._stream, self.flush = stream, stream.flush
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return self._stream.write(escape.terminal(text))
 
 
 class Outputs:
@@ -134,7 +147,8 @@ class Outputs:
         if not paths:
             if hasattr(sys.stdout, "reconfigure"):
                 sys.stdout.reconfigure(errors="surrogateescape")
-            self._writers.append(known[kind](sys.stdout))
+            out = _Screen(sys.stdout) if sys.stdout.isatty() else sys.stdout
+            self._writers.append(known[kind](out))
 
     def add(self, answer: Answer) -> None:
         """Pass an answer to every writer."""

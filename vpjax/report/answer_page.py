@@ -5,11 +5,11 @@ It shows at most `MOST` pictures, small; the counts are of all.
 
 import base64
 import io
-from html import escape
 from pathlib import Path
 
 from PIL import Image
 
+from vpjax.core import escape
 from vpjax.data.images import PLAIN, Decoding, decode
 from vpjax.report.answer_style import SCRIPT, STYLE
 from vpjax.runs.predict import Answer, Tally
@@ -167,5 +167,4 @@ def encoded(image: Image.Image, edge: int = EDGE) -> tuple[str, bool]:
 
 
 def _text(text: str) -> str:
-    """Return text for HTML; bytes of a name that are no UTF-8 become question marks."""
-    return escape(text.encode("utf-8", "replace").decode(), quote=True)
+    return escape.html(text)

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vpjax.core.errors import UserError
 from vpjax.data.arrays import Arrays
+from vpjax.data.decoders import FORMATS, open_image
 from vpjax.data.files import PHOTO
 from vpjax.data.images import TooLarge, decode_with_kind
 from vpjax.data.photo_paths import Photo
@@ -39,7 +40,7 @@ EXAMPLES = 8  # at once
 EDGE = 160  # pixels of a small picture
 SHOWN = 448  # of the photo
 FINE = 224  # pixels of a map, at least
-READ = "JPEG, PNG, WebP, GIF, TIFF, BMP and others that Pillow knows are"
+READ = f"{', '.join(FORMATS)} are"
 SEED = 0  # of the order of examples
 
 
@@ -148,7 +149,7 @@ class Demo:
                 ) from error
             why = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"This is not a picture that can be read: {why}.") from error
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             words = [image.format or "", f"{pixels.shape[1]} × {pixels.shape[0]} pixels"]
             frames = getattr(image, "n_frames", 1)
             transparent = image.has_transparency_data

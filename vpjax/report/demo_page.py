@@ -7,8 +7,8 @@ lets a browser run nothing but the script of `vpjax.report.demo_style`.
 import base64
 import hashlib
 from collections.abc import Sequence
-from html import escape
 
+from vpjax.core import escape
 from vpjax.data.order import few
 from vpjax.report import answer_style
 from vpjax.report.demo_style import SCRIPT, STYLE
@@ -49,19 +49,19 @@ def page(
     """
     known = few(classes)
     more = '<button type="button" id="more">Examples</button> <span class="note">'
-    more = f"{more}of {escape(examples)}</span>" if examples else ""
+    more = f"{more}of {escape.html(examples)}</span>" if examples else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 {ICON}
-<title>{escape(title)}</title>
+<title>{escape.html(title)}</title>
 <style>{WHOLE}</style>
 </head>
 <body data-limit="{limit}" data-several="{"yes" if several else ""}">
-<header><h1>{escape(title)}</h1><p class="about">{escape(about)}</p>
-<p class="about">It knows {escape(known)}.</p></header>
+<header><h1>{escape.html(title)}</h1><p class="about">{escape.html(about)}</p>
+<p class="about">It knows {escape.html(known)}.</p></header>
 <main id="main">
 <label class="drop"><input type="file" id="file" accept="image/*">
 <b>Drop a photo here</b><span>or <u>choose one</u>, or paste it. It stays on this machine: nothing
@@ -91,7 +91,7 @@ value="0.55" aria-label="Strength of the map"></div>
 </section>
 <section class="near">
 <h2>Nearest training pictures</h2>
-<p class="note">{escape(near)}</p>
+<p class="note">{escape.html(near)}</p>
 <div class="cards" id="near"></div>
 </section>
 </div>

@@ -6,21 +6,31 @@
 They are written when a run ends, as a page is written without opening the data again.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vpjax.core.files import read_json, write_json
+from vpjax.core import forms
+from vpjax.core.files import write_json
+from vpjax.core.under import own_file
 from vpjax.data.source import Source
 from vpjax.report.blocks import Sheet
 from vpjax.runs.experiment import Experiment
+
+log = logging.getLogger(__name__)
 
 PICTURE, FACTS = "examples.png", "examples.json"
 CLASSES, COLUMNS = 24, 6  # classes at most, images of each
 EDGE = 72  # pixels
 GAP = 4
+FORM = {
+    "classes": [str],
+    "rows": [int],
+    "splits": {str: {"name": str, "images": int, "by_class": ([int], None)}},
+}
 READ = 200_000  # examples that may be read only for their labels
 
 
@@ -52,13 +62,29 @@ def write_examples(experiment: Experiment, folder: Path) -> None:
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """Return the content of examples.json; None if the folder has none."""
-    return read_json(folder / FACTS)
+    if own_file(folder, FACTS) is None:
+        return None
+    try:
+        found = forms.read(folder / FACTS, FORM, "The page is written without it.")
+        _check(found)
+    except forms.Damaged as error:
+        log.warning("warning   %s", error)
+        return None
+    return found
+
+
+def _check(found: dict[str, Any]) -> None:
+    """Check that rows and counts are of the classes."""
+    count, splits = len(found["classes"]), found["splits"].values()
+    good = all(0 <= row < count for row in found["rows"]) and "train" in found["splits"]
+    if not good or any(len(s["by_class"] or found["classes"]) != count for s in splits):
+        raise forms.Damaged(f"{FACTS} is damaged: its rows and counts are not those of its classes")
 
 
 def sheet(folder: Path) -> Sheet | None:
     """Return the contact sheet of a run's folder; None if it has none."""
     facts = read_facts(folder)
-    if facts is None or not facts["rows"] or not (folder / PICTURE).exists():
+    if facts is None or not facts["rows"] or not own_file(folder, PICTURE):
         return None
     counts = facts["splits"]["train"]["by_class"]
     return Sheet(

@@ -9,11 +9,10 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable
-from html import escape
 from typing import NamedTuple
 
-from PIL import Image
-
+from vpjax.core import escape
+from vpjax.data.decoders import open_image
 from vpjax.report.blocks import (
     Facts,
     Folded,
@@ -46,14 +45,14 @@ def page(title: str, blocks: Iterable[NamedTuple]) -> str:
     parts = [_html(block, names.get(i, "")) for i, block in enumerate(blocks)]
     if len(names) > 2:
         links = "".join(
-            f'<a href="#{name}">{escape(blocks[i].text)}</a>' for i, name in names.items()
+            f'<a href="#{name}">{escape.html(blocks[i].text)}</a>' for i, name in names.items()
         )
         parts.insert(min(names), f"<nav>{links}</nav>")
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape.html(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{ICON}\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{ICON}\n<title>{escape.html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
@@ -73,27 +72,35 @@ def _anchors(blocks: list[NamedTuple]) -> dict[int, str]:
 def _html(block: NamedTuple, name: str = "") -> str:
     if isinstance(block, Heading):
         mark = f' id="{name}"' if name else ""
-        return f"<h{block.level}{mark}>{escape(block.text)}</h{block.level}>"
+        return f"<h{block.level}{mark}>{escape.html(block.text)}</h{block.level}>"
     if isinstance(block, Text):
         return f"<p>{_inline(block.text)}</p>"
     if isinstance(block, Warnings):
-        lines = "".join(f"<li>{escape(line)}</li>" for line in block.lines)
+        lines = "".join(f"<li>{escape.html(line)}</li>" for line in block.lines)
         return f'<ul class="warnings">{lines}</ul>'
     if isinstance(block, Facts):
         return f'<dl class="facts">{"".join(_fact(*item) for item in block.items)}</dl>'
     if isinstance(block, Grid):
         return _table(block)
     if isinstance(block, Picture):
-        data, text, width = _opened(block)
+        try:
+            data, text, width = _opened(block)
+        except Exception as error:  # Pillow raises a dozen kinds; anybody may have made the file
+            reason = f"{block.file.name} cannot be shown ({type(error).__name__})."
+            return f"<p>{escape.html(reason)}</p>"
         image = _image(data, text, more=f' width="{width}"')
-        return f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>"
+        return f"<figure>{image}<figcaption>{escape.html(block.caption)}</figcaption></figure>"
     if isinstance(block, Sheet):
-        return _sheet(block)
+        try:
+            return _sheet(block)
+        except Exception as error:
+            reason = f"{block.file.name} cannot be shown ({type(error).__name__})."
+            return f"<p>{escape.html(reason)}</p>"
     if isinstance(block, Listing):
-        return f"<pre>{escape(block.text)}</pre>"
+        return f"<pre>{escape.html(block.text)}</pre>"
     assert isinstance(block, Folded), block
     inside = "\n".join(map(_html, block.blocks))
-    return f"<details><summary>{escape(block.summary)}</summary>\n{inside}\n</details>"
+    return f"<details><summary>{escape.html(block.summary)}</summary>\n{inside}\n</details>"
 
 
 def _opened(picture: Picture) -> tuple[bytes, str, int]:
@@ -102,7 +109,7 @@ def _opened(picture: Picture) -> tuple[bytes, str, int]:
     The words are its caption and the text that was saved with it. A picture without a resolution
     has one pixel of its own for each.
     """
-    with Image.open(picture.file) as image:
+    with open_image(picture.file) as image:
         text = image.info.get("Description", "")
         dpi = image.info.get("dpi", (INCH, INCH))[0] or INCH
         width = round(image.width * INCH / dpi)
@@ -115,34 +122,34 @@ def _opened(picture: Picture) -> tuple[bytes, str, int]:
 
 def _image(data: bytes, alt: str, more: str) -> str:
     source = base64.b64encode(data).decode()
-    return f'<img{more} src="data:image/png;base64,{source}" alt="{escape(alt)}">'
+    return f'<img{more} src="data:image/png;base64,{source}" alt="{escape.html(alt)}">'
 
 
 def _sheet(sheet: Sheet) -> str:
     """Return each row as a picture of its own, which wraps as the window is narrow."""
     out = []
-    with Image.open(sheet.file) as whole:
+    with open_image(sheet.file) as whole:
         height = whole.height // max(len(sheet.rows), 1)
         for i, caption in enumerate(sheet.rows):
             data = io.BytesIO()
             whole.crop((0, i * height, whole.width, (i + 1) * height)).save(data, "PNG")
             image = _image(data.getvalue(), caption, ' class="row"')
-            out.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+            out.append(f"<figure>{image}<figcaption>{escape.html(caption)}</figcaption></figure>")
     return f'<div class="sheet">{"".join(out)}</div>'
 
 
 def _fact(name: str, value: str, note: str) -> str:
-    below = f'<dd class="note">{escape(note)}</dd>' if note else ""
-    return f'<div><dt>{escape(name)}</dt><dd class="value">{_inline(value)}</dd>{below}</div>'
+    below = f'<dd class="note">{escape.html(note)}</dd>' if note else ""
+    return f'<div><dt>{escape.html(name)}</dt><dd class="value">{_inline(value)}</dd>{below}</div>'
 
 
 def _inline(text: str) -> str:
     """Return a text, with its address and its tip where it has some."""
-    out = escape(text)
+    out = escape.html(text)
     if isinstance(text, Rich) and text.tip:
-        out = f'<span title="{escape(text.tip)}">{out}</span>'
+        out = f'<span title="{escape.html(text.tip)}">{out}</span>'
     if isinstance(text, Rich) and text.href:
-        out = f'<a href="{escape(text.href)}">{out}</a>'
+        out = f'<a href="{escape.html(text.href)}">{out}</a>'
     return out
 
 
@@ -164,7 +171,7 @@ def _table(grid: Grid) -> str:
     # A box that scrolls must be reachable by keyboard.
     out = f'<div class="{kind}" tabindex="0"><table><thead><tr>{head}</tr></thead>{body}'
     out += "</table></div>"
-    return out + (f'<p class="caption">{escape(grid.caption)}</p>' if grid.caption else "")
+    return out + (f'<p class="caption">{escape.html(grid.caption)}</p>' if grid.caption else "")
 
 
 def _cell(text: str, align: str) -> str:
@@ -179,4 +186,4 @@ def _kind(text: str, align: str) -> str:
 
 
 def _head(text: str, align: str) -> str:
-    return f'<th class="{align}" scope="col">{escape(text)}</th>'
+    return f'<th class="{align}" scope="col">{escape.html(text)}</th>'

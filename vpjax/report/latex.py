@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from vpjax.core import escape
 from vpjax.report import comparability
 from vpjax.report.means import means
 from vpjax.report.tables import Table
@@ -40,7 +41,7 @@ def latex(tables: Iterable[Table]) -> str:
 
 def escaped(text: str) -> str:
     """Return text with LaTeX's special letters escaped."""
-    return "".join(_LETTERS.get(letter, letter) for letter in text)
+    return "".join(_LETTERS.get(letter, letter) for letter in escape.one_line(text))
 
 
 def _table(table: Table) -> str:

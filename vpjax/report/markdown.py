@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
+from vpjax.core import escape
 from vpjax.core.table import table
 from vpjax.report.blocks import (
     Facts,
@@ -25,32 +27,32 @@ def markdown(blocks: Iterable[NamedTuple], folder: Path) -> str:
 
 def _markdown(block: NamedTuple, folder: Path) -> str:
     if isinstance(block, Heading):
-        return "#" * block.level + " " + _escaped(block.text)
+        return "#" * block.level + " " + escape.markdown(block.text)
     if isinstance(block, Text):
-        return _escaped(block.text)
+        return escape.markdown(block.text)
     if isinstance(block, Warnings):
-        return "\n".join(f"- **{_escaped(line)}**" for line in block.lines)
+        return "\n".join(f"- **{escape.markdown(line)}**" for line in block.lines)
     if isinstance(block, Facts):
         return "\n".join(
-            f"- {_escaped(name)}: **{_escaped(value)}**" + f", {_escaped(note)}" * bool(note)
+            f"- {escape.markdown(name)}: **{escape.markdown(value)}**"
+            + f", {escape.markdown(note)}" * bool(note)
             for name, value, note in block.items
         )
     if isinstance(block, Grid):
-        rows = [[_escaped(cell) for cell in row] for row in block.rows if any(row)]
-        text = table([_escaped(cell) for cell in block.header], rows, block.align)
-        return text + (f"\n\n{_escaped(block.caption)}" if block.caption else "")
+        rows = [[escape.markdown(cell) for cell in row] for row in block.rows if any(row)]
+        text = table([escape.markdown(cell) for cell in block.header], rows, block.align)
+        return text + (f"\n\n{escape.markdown(block.caption)}" if block.caption else "")
     if isinstance(block, Picture):
-        return f"![{_escaped(block.caption)}](<{block.file.relative_to(folder)}>)"
+        return f"![{escape.markdown(block.caption)}]({_address(block.file, folder)})"
     if isinstance(block, Sheet):
-        rows = "; ".join(map(_escaped, block.rows))
-        return f"![rows: {rows}](<{block.file.relative_to(folder)}>)\n\nRows: {rows}."
+        rows = "; ".join(map(escape.markdown, block.rows))
+        return f"![rows: {rows}]({_address(block.file, folder)})\n\nRows: {rows}."
     if isinstance(block, Listing):
-        return f"```\n{block.text.rstrip()}\n```"
+        return escape.fence(block.text)
     assert isinstance(block, Folded), block
-    return f"**{_escaped(block.summary)}**\n\n" + markdown(block.blocks, folder).rstrip()
+    return f"**{escape.markdown(block.summary)}**\n\n" + markdown(block.blocks, folder).rstrip()
 
 
-def _escaped(text: str) -> str:
-    for letter in "\\`*_<>[]":
-        text = text.replace(letter, "\\" + letter)
-    return " ".join(text.split())
+def _address(file: Path, folder: Path) -> str:
+    name = quote(file.relative_to(folder).as_posix().encode("utf-8", "surrogateescape"))
+    return f"<{name}>"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from vpjax.core.under import own_file
 from vpjax.report.blocks import Grid, Heading, Listing, Rich, Text
 from vpjax.report.run_folders import Run
 from vpjax.runs.provenance import PROGRAMS
@@ -71,13 +72,15 @@ def files(folder: Path) -> Grid:
     rows = [
         [Rich(name, href=quote(name) + "/" * (folder / name).is_dir()), _size(folder / name), text]
         for name, text in FILES.items()
-        if (folder / name).exists()
+        if own_file(folder, name)
     ]
     return Grid(["file", "size", "what it holds"], rows, "lrl")
 
 
 def _size(path: Path) -> str:
     """Return the size of a file, or of all files in a folder."""
-    inside = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    inside = [path]
+    if path.is_dir():
+        inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
     size = sum(p.stat().st_size for p in inside)
     return f"{size:,} bytes" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

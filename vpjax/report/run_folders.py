@@ -1,7 +1,7 @@
 """Find run folders, and read the config, result and status of each."""
 
 import dataclasses
-import json
+import logging
 import math
 import os
 import re
@@ -11,16 +11,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.core import files
+from vpjax.core import forms
 from vpjax.core.errors import Diverged, UserError
+from vpjax.core.under import own_file
 from vpjax.runs import config as configs
 from vpjax.runs import workdir
+from vpjax.runs.choice import read_choice
+
+log = logging.getLogger(__name__)
 
 FINISHED = "finished"
 RUN_PAGE = "run.html"  # in the folder of every run
-# Keys of a result that a report reads; see `vpjax.runs.summary.result_facts`.
-NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
-NEEDED += ("preset", "image_size", "seed")
 # The config of a run whose own cannot be read.
 _UNREADABLE = ConfigDict(
     {"method": {"name": "?"}, "data": {"name": "?"}, "train": {}, "backbone": {}, "study": {}}
@@ -92,8 +93,13 @@ class Run:
     @property
     def choice(self) -> Mapping[str, Any]:
         """What `tune` chose for a final run; {} of any other run."""
-        found = None if self.plan is None else files.read_json(self.plan / "choice.json")
-        return {} if self.is_trial else found or {}
+        if self.plan is None or self.is_trial:
+            return {}
+        try:
+            return read_choice(self.plan / "choice.json") or {}
+        except forms.Damaged as error:
+            log.warning("warning   %s", error)
+            return {}
 
     @property
     def method(self) -> str:
@@ -152,6 +158,7 @@ def read(folder: Path, beside: Path) -> Run | None:
     began, ended = _times(folder)
     known = {"folder": folder, "name": name, "began": began, "ended": ended}
     try:
+        _refuse_links(folder)
         config = _config(folder)
     except UserError as e:
         return Run(**known, config=_UNREADABLE, result={}, status="damaged", reason=str(e))
@@ -167,10 +174,20 @@ def read(folder: Path, beside: Path) -> Run | None:
             reason = str(failure)
         else:
             status, reason = "unfinished", _progress(folder)
-    except (json.JSONDecodeError, AttributeError, KeyError) as e:
-        result, status = {}, "damaged"
-        reason = f"a file of the run cannot be read: {type(e).__name__}: {e}"
+    except forms.Damaged as e:
+        result, status, reason = {}, "damaged", str(e)
     return Run(**known, config=config, result=result or {}, status=status, reason=reason)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Check that no link leads a reader out of a run's folder, which somebody else may have made.
+
+    Raises:
+        UserError: if one does.
+    """
+    for name in ("config.json", "result.json", "failed.json"):
+        if (folder / name).is_symlink() and own_file(folder, name) is None:
+            raise UserError(f"{folder / name} is a link that leads out of the run's folder")
 
 
 def _config(folder: Path) -> ConfigDict:
@@ -199,22 +216,28 @@ def _status(result: Mapping[str, Any]) -> tuple[str, str]:
         value = result.get(key, 0.0)
         if value is None or not math.isfinite(value):
             return "diverged", f"{key} is {value}"
-    if missing := [key for key in (*NEEDED, primary) if key not in result]:
-        return "damaged", f"result.json lacks {', '.join(missing)}"
+    wrong = workdir.incomplete(result)
+    if not wrong and primary not in result:
+        wrong = f"lacks {primary}"
+    if not wrong and split not in result["data"]:
+        wrong = f"lacks the data of {split}"
+    if wrong:
+        return "damaged", f"result.json {wrong}"
     return FINISHED, ""
 
 
 def _progress(folder: Path) -> str:
     """Return how far an unfinished run has come, in words."""
-    path = folder / "metrics.jsonl"
-    steps = re.findall(r'"step": (\d+)', path.read_text()) if path.exists() else []
+    path = own_file(folder, "metrics.jsonl")
+    text = path.read_text(errors="replace") if path else ""
+    steps = re.findall(r'"step": (\d+)', text)
     return f"no result.json; the history ends at step {steps[-1]}" if steps else "no result.json"
 
 
 def _times(folder: Path) -> tuple[str, str]:
     """Return the times of a log's first and last line, which survive copying the folder."""
-    path = folder / "log.txt"
-    if not path.exists():
+    path = own_file(folder, "log.txt")
+    if path is None:
         return "", ""
     lines = path.read_text(errors="replace").splitlines()
     found = [m[0] for m in map(_TIME.match, lines) if m]

@@ -8,10 +8,12 @@
 Pictures and tables of other parts of the library are taken in where they lie in the run's folder.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from vpjax.core.errors import UserError
+from vpjax.core.table import read_rows
+from vpjax.core.under import own_file
 from vpjax.report import comparability, examples
 from vpjax.report.blocks import (
     Facts,
@@ -61,8 +63,8 @@ def run_blocks(run: Run) -> list[NamedTuple]:
         blocks.append(Warnings((f"{text} The number is too high.",)))
     blocks += made_by(run)
     blocks += data(run)
-    if (run.folder / "curves.png").exists():
-        picture = Picture(run.folder / "curves.png", "Loss, accuracy and learning rate by step")
+    if curves := own_file(run.folder, "curves.png"):
+        picture = Picture(curves, "Loss, accuracy and learning rate by step")
         blocks += [Heading("Curves"), picture]
     if run.finished:
         blocks += [Heading("Result"), scores(run)]
@@ -208,11 +210,13 @@ def published(run: Run) -> Text:
 
 def by_class(run: Run) -> list[NamedTuple]:
     """Return the content of per_class.csv as a table."""
-    path = run.folder / "per_class.csv"
-    if not path.exists():
+    path = own_file(run.folder, "per_class.csv")
+    if path is None:
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+    try:
+        header, rows = read_rows(path)
+    except UserError as error:
+        return [Warnings((str(error),))]
     if not rows:
         return []
     rows = [[_short(cell) for cell in row] for row in rows]
@@ -250,18 +254,19 @@ def facts(run: Run) -> Grid:
 
 
 def _pictures(folder: Path, known: dict[str, str]) -> list[Picture]:
-    paths = {name: folder / f"{name}.png" for name in known}
-    return [Picture(path, known[name]) for name, path in paths.items() if path.exists()]
+    paths = {name: own_file(folder, f"{name}.png") for name in known}
+    return [Picture(path, known[name]) for name, path in paths.items() if path]
 
 
 def other_pictures(folder: Path) -> list[Picture]:
     """Return further pictures in a run's folder, such as those of a study it is part of."""
     paths = [p for p in sorted(folder.glob("*.png")) if p.stem not in _OURS]
+    paths = [p for p in paths if own_file(folder, p.name)]
     return [Picture(p, p.stem.replace("_", " ")) for p in paths if not p.stem.startswith("report")]
 
 
 def log_end(folder: Path) -> str:
     """Return the last lines of a run's log."""
-    path = folder / "log.txt"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    path = own_file(folder, "log.txt")
+    lines = path.read_text(errors="replace").splitlines() if path else []
     return "\n".join(lines[-LAST:])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from vpjax.core.table import mean_std
+from vpjax.core.under import own_file
 from vpjax.data.transforms import PRESETS
 from vpjax.report import comparability
 from vpjax.report.blocks import Folded, Grid, Heading, Picture, Rich, Text, Warnings
@@ -259,14 +260,14 @@ def run_list(runs: Iterable[Run], folder: Path) -> Grid:
 
 def _linked(run: Run, folder: Path) -> str:
     """Return a run's name, with the address of its page if it has one."""
-    path = run.folder / RUN_PAGE
-    if not path.exists():
+    path = own_file(run.folder, RUN_PAGE)
+    if path is None:
         return run.name
     try:
         way = os.path.relpath(path.resolve(), folder.resolve())
     except ValueError:  # on another drive
         return run.name
-    return Rich(run.name, href=quote(Path(way).as_posix()))
+    return Rich(run.name, href=quote(os.fsencode(Path(way).as_posix())))
 
 
 def versions(runs: Iterable[Run]) -> Grid:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed
+from vpjax.core import distributed, forms
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder, write_json
 from vpjax.models.factory import make_backbone
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 LADDER = ("none", "dots", "full")  # remat, from the fastest to the one that needs least memory
 WARM, STEPS = 1, 3  # steps before timing begins, and steps that are timed
 # The config keys that decide the program of a step, besides device and versions.
+_ROW = {"attention": str, "remat": str, "bytes": int, "ms": (*forms.NUMBER, None)}
+CHOICE = {"facts": dict, "choice": [str], "rows": [_ROW]}
 PARTS = ("backbone.", "method.", "mesh.")
 KEYS = ("attention", "remat", "remat_segments", "dtype", "match_reference_code", "optim.name")
 KEYS += ("train.batch_size", "train.accumulate", "train.loss", "train.trainable")
@@ -124,7 +126,7 @@ def read_choice(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        kept = json.loads(path.read_text())
+        kept = forms.read(path, CHOICE)
         if kept["facts"] != facts:
             return None
         attention, remat = kept["choice"]
@@ -132,7 +134,7 @@ def read_choice(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
             raise ValueError(f"{kept['choice']} is no attention and remat")
         if any(row.keys() != {"attention", "remat", "bytes", "ms"} for row in kept["rows"]):
             raise ValueError("a row has other columns")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (forms.Damaged, ValueError) as e:
         log.warning("%s is damaged (%s: %s): measured again", path, type(e).__name__, e)
         return None
     return kept

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from vpjax.core import escape
 from vpjax.core.table import table
 from vpjax.weights import hub
 
@@ -32,20 +33,21 @@ def card(facts: Mapping[str, Any], result: Mapping[str, Any] | None, title: str,
     data = shown(config["data"]["name"])
     parts = [
         front_matter(facts, metrics, title, data),
-        f"# {title}\n",
-        f"{facts['method']} on {facts['backbone']}, an image classifier of "
-        f"{len(facts['classes'])} classes, trained with vpjax {facts['vpjax']}.",
+        f"# {escape.markdown(title)}\n",
+        f"{escape.no_html(facts['method'])} on {escape.no_html(facts['backbone'])}, an image "
+        f"classifier of {len(facts['classes'])} classes, trained with vpjax "
+        f"{escape.no_html(facts['vpjax'])}.",
         what(facts, metrics, base),
         f"## Data\n\n{data_text(config, result, data)}",
         f"Classes: {listed(facts['classes'])}.",
         f"## Results\n\n{results(metrics)}",
-        f"## Licence\n\n{facts['licence'][0].upper()}{facts['licence'][1:]}. The frozen ones are "
+        f"## Licence\n\n{_sentence(facts['licence'])}. The frozen ones are "
         "not here; what was trained of the backbone is derived from them.",
         f"## Use\n\n```sh\npip install vpjax\n```\n\n```python\nimport vpjax\n\n"
         f"run = vpjax.load_run({own!r})\nprint(run.predict('photos/'))\n```\n\n"
-        f"The base weights, {base or 'random ones'}, are fetched or must be there; "
-        "`load_run(..., weights=PATH)` says where. In other programs: `model.safetensors` holds "
-        "the arrays by name, and everything above as its metadata.",
+        f"The base weights, {escape.no_html(base) or 'random ones'}, are fetched or must be "
+        "there; `load_run(..., weights=PATH)` says where. In other programs: `model.safetensors` "
+        "holds the arrays by name, and everything above as its metadata.",
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -97,24 +99,32 @@ def what(facts: Mapping[str, Any], metrics: Mapping[str, Any], base: str) -> str
         rows.append(
             ["trainable", f"{metrics['trainable']:,} parameters, {metrics['percent']:.2f} % of all"]
         )
-    return table(["what", ""], rows)
+    return table(["what", ""], [[name, escape.no_html(text)] for name, text in rows])
 
 
 def data_text(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:
     """Return the table of the splits."""
     counts = result.get("data", {})
     rows = [
-        [split, str(config["data"][split]), f"{counts[split]['images']:,}" if counts else ""]
+        [split, escape.no_html(str(config["data"][split])), _count(counts, split)]
         for split in ("train", "val", "test")
         if config["data"].get(split)
     ]
-    return f"{name}\n\n{table(['split', 'what', 'images'], rows, 'llr')}"
+    return f"{escape.markdown(name)}\n\n{table(['split', 'what', 'images'], rows, 'llr')}"
+
+
+def _sentence(text: str) -> str:
+    return escape.no_html(text[:1].upper() + text[1:])
+
+
+def _count(counts: Mapping[str, Any], split: str) -> str:
+    return f"{counts[split]['images']:,}" if split in counts else ""
 
 
 def listed(names: list[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
+    return ", ".join(map(escape.markdown, names[:FEW])) + more
 
 
 def results(metrics: Mapping[str, Any]) -> str:

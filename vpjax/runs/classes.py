@@ -11,13 +11,24 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from vpjax.core import registry
+from vpjax.core import forms, registry
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json, write_json
+from vpjax.core.files import write_json
 from vpjax.data.class_names import named
 from vpjax.data.source import Source
 from vpjax.runs import model_file
 
+FORM = {
+    "names": [str],
+    "metadata": [{"name?": str}],
+    "multilabel": bool,
+    "images?": int,
+    "counts?": ([int], None),
+}
+ADVICE = (
+    "Restore it from a copy; or rename it where model.safetensors is, which holds the same, or "
+    "give the command that trained the run again, which writes it anew."
+)
 READ = 200_000  # training examples that may be read only to count their labels
 
 
@@ -72,17 +83,24 @@ def read_classes(folder: Path) -> ClassInfo:
     """Read classes.json from the folder of a run.
 
     Raises:
-        UserError: if it is missing.
+        UserError: if it is missing, or damaged.
     """
-    found = read_json(folder / "classes.json")
+    path = folder / "classes.json"
+    found = forms.read(path, FORM, ADVICE)
     if found is None and (file := model_file.find(folder)):
-        found = model_file.read_facts(file)["class_info"]
+        path, found = file, model_file.read_facts(file)["class_info"]
+        forms.check(found, FORM, path, "Copy it again.")
     if found is None:
         raise UserError(
             f"{folder} has no classes.json: it is no run of vpjax, or training has not begun. Give "
             "the folder of another run."
         )
-    counts = found.get("counts")
+    counts, names = found.get("counts"), len(found["names"])
+    if not names or len(found["metadata"]) != names or len(counts or found["names"]) != names:
+        raise forms.Damaged(
+            f"{path} is damaged: it has {names} names, {len(found['metadata'])} metadata and "
+            f"{'no' if counts is None else len(counts)} counts. {ADVICE}"
+        )
     return ClassInfo(
         tuple(found["names"]),
         tuple(found["metadata"]),

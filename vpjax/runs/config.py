@@ -13,12 +13,34 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vpjax.core import registry
+from vpjax.core import forms, registry
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.files import write_text
 from vpjax.weights.catalog import find_entry
 from vpjax.weights.recognise import describe, of_entry
 
+# What config.json of a run holds, as far as a reader of results uses it.
+_NAMED = {"name": str}
+FORM = {
+    "method": _NAMED,
+    "data": _NAMED | {f"{key}?": (str, None) for key in ("train", "val", "test", "dir", "preset")},
+    "backbone?": _NAMED,
+    "train?": {"select?": str, "patience?": forms.NUMBER},
+    "seed?": int,
+    "study?": {
+        "label?": (str, None),
+        "expected?": {
+            "value?": (*forms.NUMBER, None),
+            "tolerance?": (*forms.NUMBER, None),
+            "source?": (str, None),
+        },
+    },
+    **{f"{key}?": dict for key in ("optim", "text", "mesh")},
+}
+ADVICE = (
+    "Restore it from a copy. A run that is not finished can also write it again: rename the file "
+    "and give the command that trained the run."
+)
 # Keys of the backbone's section that are not the class's options.
 NOT_OPTIONS = ("weights", "head", "resample")
 # Arguments that are no options of a section: set for a whole run, or from its weights.
@@ -149,17 +171,24 @@ def load(path: Path) -> ConfigDict:
     """Read a config that `save` wrote.
 
     Raises:
-        UserError: if the file is missing or no JSON.
+        UserError: if the file is missing, or damaged.
     """
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise UserError(
-            f"{path} does not exist, so {path.parent} is no run of vpjax. Train first, or give the "
-            "--workdir of a run."
-        ) from e
-    except ValueError as e:  # no JSON, or no text
-        raise UserError(f"{path} is no valid JSON ({e}). Restore it from a copy.") from e
+        content = forms.parse(path, ADVICE)
+    except forms.Damaged as e:
+        if isinstance(e.__cause__, FileNotFoundError | NotADirectoryError):
+            raise UserError(
+                f"{path} does not exist, so {path.parent} is no run of vpjax. Train first, or give "
+                "the --workdir of a run."
+            ) from e
+        raise
+    forms.check(content, dict, path, ADVICE)
+    if {"method", "data"} <= content.keys():  # else it is another program's
+        forms.check(content, FORM, path, ADVICE)
+    try:
+        return from_json(content)
+    except (ValueError, TypeError, AttributeError) as e:  # of ConfigDict: a key it cannot have
+        raise forms.Damaged(f"{path} is damaged: {e}. {ADVICE}") from e
 
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:

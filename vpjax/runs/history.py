@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_text
 from vpjax.core.table import write_csv
 
 log = logging.getLogger(__name__)
+ROW = {"step?": int, str: (*forms.NUMBER, None)}
 
 
 class Metrics:
@@ -107,14 +109,14 @@ def read_history(path: str | os.PathLike) -> list[dict]:
     for i, line in enumerate(lines, start=1):
         try:
             row = json.loads(line, parse_constant=lambda name: None)  # NaN of another writer
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict):
+        if not forms.fault(row, ROW):
             rows.append(row)
         elif i < len(lines):
             raise UserError(
-                f"{path}, line {i}: {line[:40]!r} is not a JSON object, as every line of a "
-                "metrics file is. Remove the line, or the file if it is not one."
+                f"{path}, line {i}: {line[:40]!r} is not a JSON object of numbers, as every line "
+                "of a metrics file is. Restore the file from a copy, or remove the line."
             )
     return rows
 

@@ -20,15 +20,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpjax.core import distributed
+from vpjax.core import distributed, forms
 from vpjax.core.errors import unknown
-from vpjax.core.files import read_json, write_json
+from vpjax.core.files import write_json
 from vpjax.runs.callbacks import Callback, Start
 
 log = logging.getLogger(__name__)
 
 PROJECT = "vpjax"
 IDS = "loggers.json"  # {logger: the name that it gave to the run}
+IDS_ADVICE = "Restore it from a copy; or rename it, and the loggers begin another run."
 
 
 class TensorBoard(Callback):
@@ -227,7 +228,7 @@ def numbers(result: Mapping[str, Any] | None) -> dict[str, float]:
 
 def ids(folder: Path) -> dict[str, str]:
     """Return the names that loggers gave to a run."""
-    return read_json(folder / IDS) or {}
+    return forms.read(folder / IDS, {str: str}, IDS_ADVICE) or {}
 
 
 def keep_id(folder: Path, logger: str, name: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.core.files import atomic, open_to_readers
 from vpjax.train.checkpoint import digest
@@ -27,6 +28,17 @@ FILE = "model.safetensors"
 FORMAT = "vpjax-run-1"  # of these files; another number: a reader of today cannot know it
 TEXT = ("format", "vpjax", "preset", "method", "backbone", "weights", "weights_sha256", "licence")
 TEXT += ("digest",)
+# What the metadata hold, those of TEXT aside, which are text in any case.
+FACTS = {
+    **dict.fromkeys(TEXT, str),
+    "classes": [str],
+    "class_info": dict,
+    "image_size": [int],
+    "method_options": dict,
+    "metrics": {"step": int},
+    "identity": forms.ANY,
+    "config": {"method": dict, "data": dict, "backbone": dict},
+}
 
 
 def write(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -78,9 +90,11 @@ def read_facts(path: Path) -> dict[str, Any]:
             "was expected. A backbone's weights are loaded with vpjax.load_backbone."
         )
     try:
-        return {k: v if k in TEXT else json.loads(v) for k, v in texts.items()}
-    except ValueError as e:
+        facts = {k: v if k in TEXT else json.loads(v) for k, v in texts.items()}
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path} is damaged: its metadata are no JSON ({e}). Copy it again.") from e
+    forms.check(facts, FACTS, path, "Copy it again.")
+    return facts
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

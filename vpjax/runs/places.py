@@ -13,8 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json, write_json
+from vpjax.core.files import write_json
 from vpjax.data.folder import READERS
 from vpjax.data.open import ORIGINALS
 from vpjax.runs import config as configs
@@ -22,6 +23,11 @@ from vpjax.runs import config as configs
 log = logging.getLogger(__name__)
 
 FILE = "place.json"
+FORM = {"run": str, "paths": {str: [str]}}
+ADVICE = (
+    "Restore it from a copy; or rename it, and relative paths of config.json are seen from the "
+    "folder in which the command is given."
+)
 KINDS = (*READERS, *ORIGINALS)  # of data sets whose name holds a path
 WEIGHTS = "backbone.weights"
 # What an evaluation needs, as long as its config says so.
@@ -52,7 +58,7 @@ def found(config: ConfigDict, folder: Path, told: Sequence[str] = ()) -> ConfigD
         told: keys that the user gives anew; with "data.dir", "data.name" stays relative to it.
     """
     config = config.copy_and_resolve_references()
-    record = read_json(folder / FILE) or {"paths": {}}
+    record = read(folder)
     for key, (given, path) in record["paths"].items():
         if key in told or (key == "data.name" and "data.dir" in told):
             continue
@@ -61,6 +67,19 @@ def found(config: ConfigDict, folder: Path, told: Sequence[str] = ()) -> ConfigD
         moved = _beside(key, path, record["run"], folder)
         _set(config, key, moved if not _exists(path) and _exists(moved) else path)
     return config
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the content of place.json of a run; one without paths if there is no such file.
+
+    Raises:
+        Damaged: if it is not as a run writes it.
+    """
+    found = forms.read(folder / FILE, FORM, ADVICE) or {"run": "", "paths": {}}
+    for key, pair in found["paths"].items():
+        if len(pair) != 2 or "." not in key:
+            raise forms.Damaged(f"{folder / FILE} is damaged at {key!r:.60}. {ADVICE}")
+    return found
 
 
 def _beside(key: str, path: str, run: str, folder: Path) -> str:
@@ -80,7 +99,11 @@ def check(config: ConfigDict, folder: Path, keys: Sequence[str] = NEEDED) -> Non
     Raises:
         UserError: with the key of one that is not there, and how to say where it is now.
     """
-    paths, record = dict(_paths(config)), read_json(folder / FILE) or {"paths": {}}
+    if "backbone" not in config:
+        raise forms.Damaged(
+            f"{folder / 'config.json'} is damaged: it lacks 'backbone'. {configs.ADVICE}"
+        )
+    paths, record = dict(_paths(config)), read(folder)
     for key in keys:
         path = paths.get(key, "")
         if not path and key == WEIGHTS:

@@ -7,12 +7,13 @@ was: an evaluation may be given other data, another place of the same weights, a
 import contextlib
 import importlib.metadata
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.runs import config as configs
 from vpjax.runs import defaults, effect, model_file, places
@@ -26,6 +27,7 @@ CHANGEABLE += ("text.tokenizer",)
 # Of these, those that leave the numbers what they are.
 SAME_NUMBERS = ("mesh.", "train.batch_size", "attention", "data.eval_batch_size", "data.dir")
 SAME_NUMBERS += ("text.tokenizer",)
+SECTIONS = {"method": {"name": str}, "backbone?": {"name": str}, "data?": {"name": str}}
 OWN_KEYS = ("study",)  # sections whose keys are the user's
 
 
@@ -138,6 +140,7 @@ def complete(config: ConfigDict, path: Path) -> ConfigDict:
     Raises:
         UserError: if it has keys that this version of vpjax does not know.
     """
+    forms.check(config.to_dict(), SECTIONS, path, configs.ADVICE)
     usual = defaults.get_config()
     sections = {"method": _options("methods", config), "backbone": _options("backbones", config)}
     strange = []
@@ -155,6 +158,7 @@ def complete(config: ConfigDict, path: Path) -> ConfigDict:
         if options is not None and key in config:
             _fill(config[key], options)
             strange += [f"{key}.{name}" for name in config[key] if name not in options]
+    _check_kinds(config, usual, sections, path)
     if strange:
         raise UserError(
             f"{path} has keys that vpjax {importlib.metadata.version('vpjax')} does not know: "
@@ -162,6 +166,51 @@ def complete(config: ConfigDict, path: Path) -> ConfigDict:
             "which its result.json names."
         )
     return config
+
+
+def _check_kinds(
+    config: ConfigDict, usual: ConfigDict, sections: Mapping[str, ConfigDict | None], path: Path
+) -> None:
+    """Check that every value is of the kind of its default, as the command line would have it.
+
+    Raises:
+        Damaged: for the first that is not.
+    """
+    expected = usual.to_dict() | {k: v.to_dict() for k, v in sections.items() if v is not None}
+    for key, value in config.to_dict().items():
+        if key in OWN_KEYS or key not in expected:
+            continue
+        if isinstance(expected[key], dict) != isinstance(value, dict):
+            raise forms.Damaged(f"{path} is damaged: {key} is {value!r:.60}. {configs.ADVICE}")
+        pairs = value.items() if isinstance(value, dict) else [("", value)]
+        for name, one in pairs:
+            default = expected[key].get(name) if name else expected[key]
+            where = f"{key}.{name}" if name else key
+            if not _same_kind(one, default, loose=key in sections or where == "text.templates"):
+                raise forms.Damaged(
+                    f"{path} is damaged: {where} is {one!r:.60}, where {default!r:.60} is usual. "
+                    f"{configs.ADVICE}"
+                )
+
+
+def _same_kind(value: Any, default: Any, loose: bool) -> bool:
+    """Return whether a value may stand where a default does.
+
+    Args:
+        value: of a config.
+        default: of the same key; None: anything may stand there.
+        loose: whether several values may stand in the place of one, as in options of classes.
+    """
+    if value is None or default is None:
+        return True
+    if loose and isinstance(value, tuple) and not isinstance(default, bool):
+        return True
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    for kind in ((int, float), str, tuple, dict):
+        if isinstance(default, kind):
+            return isinstance(value, kind)
+    return True
 
 
 def _fill(section: ConfigDict, usual: ConfigDict) -> None:

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from vpjax.core import registry
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json
 from vpjax.data.holdout import Holdout
 from vpjax.data.order import few
 from vpjax.data.source import Source
@@ -34,6 +33,7 @@ from vpjax.runs.experiment import (
 )
 from vpjax.runs.features import with_cached_features
 from vpjax.runs.restore import Record, selected_state
+from vpjax.runs.workdir import read_result
 from vpjax.train import sharding
 from vpjax.train.step import State
 
@@ -125,7 +125,7 @@ def known_classes(folder: Path, config: ConfigDict) -> ClassInfo:
     except UserError:
         if config.train.class_weights != "none":
             raise
-    result = read_json(folder / "result.json") or {}
+    result = read_result(folder) or {}
     images = result.get("data", {}).get("train", {}).get("images", 0)
     return classes._replace(images=images or config.train.batch_size)
 

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from vpjax.backbones.base import Backbone
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json
 from vpjax.data import from_arrays, open_images, open_source
 from vpjax.data.class_names import clean
 from vpjax.data.forgiving import Forgiving, readable_batches
@@ -39,6 +38,7 @@ from vpjax.runs.reopen import to_restore
 from vpjax.runs.restore import Record, selected_state
 from vpjax.runs.scores import evaluate_run, recorded_calibration
 from vpjax.runs.split_files import AnyPredictions
+from vpjax.runs.workdir import read_result
 from vpjax.train import sharding
 from vpjax.train.evaluate import evaluate, make_eval_step
 from vpjax.train.step import State
@@ -71,7 +71,7 @@ class Run:
 
         Without that file, the metrics in model.safetensors.
         """
-        found = read_json(self.folder / "result.json")
+        found = read_result(self.folder)
         if found is None and (file := model_file.find(self.folder)):
             found = model_file.read_facts(file)["metrics"]
         return found

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json, write_json
+from vpjax.core.files import write_json
 from vpjax.core.table import table
 from vpjax.methods.base import Method
 from vpjax.models.partition import merge
@@ -51,6 +52,8 @@ from vpjax.train.metrics import macro
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
+
+EVALUATION = {"step?": int, "calibration?": {"temperature?": (*forms.NUMBER, None)}}
 
 NAMES = {
     "accuracy": "accuracy",
@@ -241,7 +244,12 @@ def new_folder(parent: Path) -> Path:
 
 def recorded_calibration(folder: Path, step: int) -> dict[str, Any]:
     """Return what evaluation.json of a run says of the temperature; {} if it is of another step."""
-    found = read_json(folder / "evaluation.json") or {}
+    found = None
+    try:
+        found = forms.read(folder / "evaluation.json", EVALUATION, "An evaluation writes it anew.")
+    except forms.Damaged as e:
+        log.warning("warning   %s", e)
+    found = found or {}
     return found.get("calibration", {}) if found.get("step") == step else {}
 
 

@@ -12,11 +12,12 @@ import tempfile
 from pathlib import Path
 
 from vpjax.core.errors import UserError
-from vpjax.core.files import atomic_folder, read_json, write_text
+from vpjax.core.files import atomic_folder, write_text
 from vpjax.runs import model_file
 from vpjax.runs.addresses import is_on_hub, run_folder
 from vpjax.runs.card import card
 from vpjax.runs.run import load_run
+from vpjax.runs.workdir import read_result
 from vpjax.weights import hub
 from vpjax.weights.licence import CARD
 
@@ -95,16 +96,19 @@ def stage(folder: Path, new: Path, own: str, licence: str) -> None:
     if model_file.find(folder) is None:  # interrupted, or of an older version
         load_run(folder).save(new / model_file.FILE)
     facts = model_file.read_facts(new / model_file.FILE)
-    text = card(facts, read_json(folder / "result.json"), Path(own).name, own)
+    text = card(facts, read_result(folder), Path(own).name, own)
     if licence:
         text = text.replace("---\n", f"---\nlicense: {licence}\n", 1)
     write_text(new / CARD, text)
 
 
 def shared_files(folder: Path) -> list[Path]:
-    """Return the files of a run's folder that are shared."""
+    """Return the files of a run's folder that are shared; none that a link brings from outside."""
     named = [folder / name for name in (*NEEDED, *MEASURED, CARD)]
-    return [p for p in named if p.is_file()] + sorted(folder.glob(PICTURES))
+    found = [p for p in named if p.is_file()] + sorted(folder.glob(PICTURES))
+    # The hub's cache keeps the files of a snapshot elsewhere, and links to them.
+    root = folder.resolve().parents[1] if folder.resolve().parent.name == "snapshots" else folder
+    return [p for p in found if p.resolve().is_relative_to(root.resolve())]
 
 
 def upload(folder: Path, name: str, private: bool) -> str:

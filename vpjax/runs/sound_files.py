@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from vpjax.core import distributed
+from vpjax.core import distributed, forms
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json, write_json
+from vpjax.core.files import write_json
 from vpjax.core.progress import Progress
 from vpjax.data.source import Source
 from vpjax.data.verify import has_files, message, verify
@@ -34,7 +34,11 @@ def check_files(sources: Mapping[str, Source], folder: Path) -> None:
     Raises:
         UserError: naming the files that cannot, of every split.
     """
-    noted = read_json(folder / FILE) or {}
+    try:
+        noted = forms.read(folder / FILE, {str: str}) or {}
+    except forms.Damaged as error:
+        log.debug("files     %s All are read again.", error)
+        noted = {}
     known = SOUND | set(noted.values())
     # A folder with checkpoints belongs to data already, perhaps to others: it is left as it is.
     new = not has_checkpoints(folder)

@@ -11,22 +11,48 @@ others write the same files to a temporary folder; only checkpoints are saved by
 """
 
 import contextlib
+import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed, leftovers
+from vpjax.core import distributed, forms, leftovers
 from vpjax.core.errors import Diverged, UserError
-from vpjax.core.files import lock_folder, read_json, write_json
+from vpjax.core.files import lock_folder, write_json
+from vpjax.core.forms import Damaged
 from vpjax.runs import config as configs
 from vpjax.runs import places, recorded
 
+log = logging.getLogger(__name__)
+
 LENGTH = ("train.epochs", "train.steps")
 EXTENDED = "extended.json"  # a line for each time that the run was made longer
+# What result.json holds, where it holds it; a report asks for more of a finished run.
+RESULT = {
+    **{f"{key}?": str for key in ("status", "reason", "method", "metric", "preset")},
+    **{f"{key}?": str for key in ("data_fingerprint", "dtype", "attention", "remat")},
+    **{f"{key}?": int for key in ("step", "trainable", "total", "steps_per_epoch", "seed")},
+    **{f"{key}?": forms.NUMBER for key in ("percent", "seconds")},
+    **{f"{key}?": (str, None) for key in ("command", "commit")},
+    "weights?": {"where?": (str, None), "sha256?": (str, None)},
+    "data?": {str: {"name": str, "images": int}},
+    "image_size?": [int],
+    "devices?": [str],
+    "versions?": {str: (str, None)},
+}
+# What it holds of a finished run in any case.
+NEEDED = ("method", "metric", "trainable", "percent", "weights", "data", "data_fingerprint")
+NEEDED += ("preset", "image_size", "seed")
+SHOWN = ("step", "seconds")  # by commands that find a finished run
+RESULT_ADVICE = (
+    "Restore it from a copy; or rename it and give the command that trained the run again, which "
+    "goes on from its last checkpoint and writes it anew."
+)
+FAILURE = {"reason": str, "diverged": bool}
 
 
 @contextlib.contextmanager
@@ -70,6 +96,10 @@ def open_workdir(workdir: Path, config: ConfigDict, extend: bool = False) -> dic
     def look():
         check_config(workdir, config, LENGTH if extend else ())
         result = read_result(workdir)
+        lacking = [key for key in SHOWN if key not in (SHOWN if result is None else result)]
+        wrong = f"lacks {', '.join(lacking)}" if lacking else incomplete(result or {"status": ""})
+        if wrong:
+            raise Damaged(f"{workdir / 'result.json'} is damaged: it {wrong}. {RESULT_ADVICE}")
         if not extend:
             return result
         changed = configs.differences(places.whole(config), recorded.load(workdir))
@@ -104,7 +134,7 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
         changed = {f"train.{k}": [before[k], v] for k, v in now.items() if before[k] != v}
         if not changed:
             return
-        known = read_json(workdir / EXTENDED) or []
+        known = forms.read(workdir / EXTENDED, [dict]) or []
         write_json(workdir / EXTENDED, [*known, {"from_step": max(saved), "changed": changed}])
         if (result := read_result(workdir)) is not None:
             os.replace(workdir / "result.json", workdir / f"result_step{result['step']}.json")
@@ -155,8 +185,39 @@ def check_config(workdir: Path, config: ConfigDict, free: Sequence[str] = ()) ->
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Return the content of result.json; None if the run is not finished."""
-    return read_json(workdir / "result.json")
+    """Return the content of result.json; None if the run is not finished.
+
+    Raises:
+        Damaged: if it is not as a run writes it.
+    """
+    path = workdir / "result.json"
+    found = forms.read(path, RESULT, RESULT_ADVICE)
+    for key, value in (found or {}).items():
+        numbers = key.startswith(("val_", "test_", "best_val_"))
+        if numbers and (value is None or not forms.fault(value, forms.NUMBER)):
+            continue
+        if numbers:
+            raise Damaged(
+                f"{path} is damaged: {key} is {value!r:.60}, expected a number. {RESULT_ADVICE}"
+            )
+    return found
+
+
+def incomplete(result: Mapping[str, Any]) -> str:
+    """Return what the result of a finished run lacks, "lacks preset" or the like; "": nothing."""
+    if result.get("status", "finished") != "finished":
+        return ""
+    if missing := [key for key in NEEDED if key not in result]:
+        return f"lacks {', '.join(missing)}"
+    data, size = result["data"], result["image_size"]
+    split = next((part for part in ("test", "val") if part in data), "")
+    primary = f"{split}_{result['metric']}"
+    for part in ("test", "val"):
+        if part not in data and f"{part}_{result['metric']}" in result:
+            return f"lacks the data of {part}"
+    if "train" not in data or (split and primary not in result):
+        return f"lacks {primary if 'train' in data else 'the training data'}"
+    return "" if len(size) == 2 else f"has image_size {size}, expected height and width"
 
 
 def write_failure(workdir: Path, error: UserError) -> None:
@@ -172,7 +233,11 @@ def read_failure(workdir: Path, *, final: bool = True) -> UserError | None:
         workdir: folder of the run.
         final: whether to return only errors that would happen again, as the run diverged.
     """
-    found = read_json(workdir / "failed.json")
+    try:
+        found = forms.read(workdir / "failed.json", FAILURE, "The run is tried again.")
+    except Damaged as e:
+        log.warning("warning   %s", e)
+        return None
     if found is None:
         return None
     if found["diverged"]:

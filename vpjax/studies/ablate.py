@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import files
+from vpjax.core import escape, files
 from vpjax.core.errors import UserError, unknown
 from vpjax.core.table import mean_std, table, write_csv
 from vpjax.models.partition import ModelParts, partition
@@ -231,7 +231,7 @@ def write(study: str, cells: list[dict], runs: list[dict], folder: Path) -> None
     text = as_table(cells) + "\n"
     if study == "backbone":
         text += "\n" + differences(cells) + "\n"
-    files.write_text(folder / f"ablation_{study}.md", text)
+    files.write_text(folder / f"ablation_{study}.md", escape.no_html(text))
     files.write_json(folder / f"ablation_{study}.json", cells)
     write_csv(folder / f"ablation_{study}.csv", cells)
     write_csv(folder / f"ablation_{study}_results.csv", runs, columns)

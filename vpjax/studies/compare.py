@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed, files, logs
+from vpjax.core import distributed, escape, files, logs
 from vpjax.core.errors import UserError
 from vpjax.core.table import mean_std, table, write_csv
 from vpjax.report.finish import write_report
@@ -136,7 +136,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write the rows as Markdown, CSV, JSON and a picture."""
-    files.write_text(folder / "comparison.md", as_table(rows) + "\n")
+    files.write_text(folder / "comparison.md", escape.no_html(as_table(rows)) + "\n")
     files.write_json(folder / "comparison.json", rows)
     write_csv(folder / "comparison.csv", rows)
     save(comparison(rows), folder / "comparison.png")

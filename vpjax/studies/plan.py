@@ -6,8 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpjax.core import files
 from vpjax.runs import config as configs
+from vpjax.runs.choice import read_choice
 from vpjax.studies import trials
 from vpjax.studies.trials import Trial
 
@@ -36,7 +36,7 @@ class Plan:
     @property
     def choice(self) -> dict[str, Any] | None:
         """What was chosen; None: nothing yet."""
-        return files.read_json(self.choice_path)
+        return read_choice(self.choice_path)
 
     @property
     def finals(self) -> list[Trial]:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from vpjax.core import escape
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_json, write_text
 from vpjax.core.table import mean_std, table, write_csv
 from vpjax.runs.scores import NAMES
+from vpjax.runs.workdir import RESULT_ADVICE
 from vpjax.studies import trials
 from vpjax.studies.plan import Plan
 from vpjax.studies.trials import Trial
@@ -48,7 +50,12 @@ def row(trial: Trial, split: str, metric: str) -> dict[str, Any]:
     if key not in found:
         names = sorted(k.removeprefix(f"{split}_") for k in found if k.startswith(f"{split}_"))
         raise UserError(f"config.study.tune.metric is {metric!r}; a result has {', '.join(names)}")
-    numbers = {k: found[k] for k in (f"{split}_loss", "step", "seconds")}
+    try:
+        numbers = {k: found[k] for k in (f"{split}_loss", "step", "seconds")}
+    except KeyError as e:
+        raise UserError(
+            f"{trial.folder / 'result.json'} is damaged: it lacks {e}. {RESULT_ADVICE}"
+        ) from e
     return out | {split: found[key]} | numbers
 
 
@@ -116,7 +123,7 @@ def write(plan: Plan) -> dict[str, Any]:
     } | {k: facts[k] for k in kept if k in facts}
     write_json(plan.folder / "tune.json", summary)
     text = as_text(summary, choice["table"])
-    write_text(plan.folder / "tune.md", text + "\n")
+    write_text(plan.folder / "tune.md", escape.no_html(text) + "\n")
     lines = [{"phase": "select"} | dict(r) for r in choice["table"]]
     write_csv(plan.folder / "tune.csv", lines + [{"phase": "final"} | r for r in rows], ("phase",))
     if not good:

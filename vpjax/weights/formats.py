@@ -12,6 +12,7 @@ The first bytes of a file decide which it is, not its extension. Nothing in a fi
 import functools
 import json
 import logging
+import math
 import os
 import re
 import zipfile
@@ -24,7 +25,9 @@ import numpy as np
 import safetensors.numpy
 from flax import serialization, traverse_util
 
+from vpjax.core import forms, unpack
 from vpjax.core.errors import UserError
+from vpjax.core.under import plain_name
 from vpjax.weights import torch_file
 from vpjax.weights.torch_file import Pick
 
@@ -34,6 +37,7 @@ CONVERT = "python main.py convert"
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 RAW_PAIR = np.dtype("V2")  # how numpy stores bfloat16
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")  # model-00001-of-00002.safetensors
+ENTRY = {"dtype": str, "shape": [int], "data_offsets": [int]}  # of a safetensors file's table
 # First bytes of files that are often taken for weights.
 OTHERS = {
     b"<!doctype html": "a web page: a login page, a proxy or a wrong address. Download it again",
@@ -100,8 +104,13 @@ def files_of(path: Path) -> list[Path]:
 def _guarded(path: Path, work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError as e:
+        size = path.stat().st_size
+        raise UserError(
+            f"weights {path} ({size:,} bytes) need more memory than this machine has free."
+        ) from e
     except torch_file.Unsupported as e:
         raise UserError(
             f"weights {path} cannot be read: {e}. Where torch is installed, try\n"
@@ -169,6 +178,7 @@ def _is_map_of_texts(start: bytes) -> bool:
 def _npz(path: Path) -> dict[str, np.ndarray]:
     # Opened here, as numpy leaves a file open that it cannot read.
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        unpack.check_zip(file.zip, path.stat().st_size)
         _check_kinds(path, file)
         arrays = {name: file[name] for name in file.files}
     raw = [n for n, a in arrays.items() if a.dtype == RAW_PAIR]
@@ -179,24 +189,13 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        unpack.check_zip(file.zip, path.stat().st_size)
         _check_kinds(path, file)
-        return {n: shape for n, (shape, _) in _headers(file).items()}
-
-
-def _headers(file: np.lib.npyio.NpzFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return shape and type of every array, from the first bytes of each."""
-    out = {}
-    for member in file.zip.namelist():
-        with file.zip.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            header = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
-            shape, _, dtype = getattr(np.lib.format, header)(stream)
-        out[member.removesuffix(".npy")] = shape, dtype
-    return out
+        return {n: shape for n, (shape, _) in unpack.headers(file.zip).items()}
 
 
 def _check_kinds(path: Path, file: np.lib.npyio.NpzFile) -> None:
-    for name, (_, dtype) in _headers(file).items():
+    for name, (_, dtype) in unpack.headers(file.zip).items():
         if dtype.hasobject:
             raise UserError(
                 f"weights {path}: {name!r} holds Python objects (a pickle), not numbers. To read "
@@ -225,11 +224,23 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _table(path: Path) -> dict[str, dict]:
     with open(path, "rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if size > os.fstat(stream.fileno()).st_size:
+        size, whole = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size
+        if size > whole - 8:
             raise EOFError("the table of contents is cut off")
         table = json.loads(stream.read(size))
-    return {n: v for n, v in table.items() if n != "__metadata__"}
+    table = {n: v for n, v in table.items() if n != "__metadata__"}
+    for name, entry in table.items():
+        forms.check(entry, ENTRY, f"weights {path}, {name!r:.80},", "Fetch the file again.")
+        start, end = entry["data_offsets"]
+        if not 0 <= start <= end <= whole - 8 - size:
+            raise EOFError(f"the numbers of {name!r:.80} lie outside of the file")
+        # Kinds of a byte and more; smaller ones are refused when they are read.
+        if math.prod(entry["shape"]) > end - start or min(entry["shape"], default=0) < 0:
+            raise unpack.TooMuch(
+                f"{name!r:.80} says it has {math.prod(entry['shape']):,} numbers, in "
+                f"{end - start:,} bytes"
+            )
+    return table
 
 
 def _msgpack(path: Path) -> dict[str, np.ndarray]:
@@ -239,12 +250,11 @@ def _msgpack(path: Path) -> dict[str, np.ndarray]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(
-            f"{path} is no list of the parts of a model, or it is damaged ({type(e).__name__}: {e})"
-        ) from e
+    advice = "It is no list of the parts of a model, or must be fetched again."
+    found = forms.read(path, {"weight_map": {str: str}}, advice)
+    for name in found["weight_map"].values():
+        plain_name(name, f"{path}, weight_map")
+    return found["weight_map"]
 
 
 def _of_parts(path: Path, one: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ file of weights. Its variables hold: HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPO
 """
 
 import functools
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.weights.anchor import split
 
@@ -282,13 +282,7 @@ def _processor(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is damaged: {e}. Fetch it again.") from e
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: it holds a {type(found).__name__}, not an object.")
-    return found
+    return forms.read(path, dict, "Fetch it again.")
 
 
 def _shard(file: str) -> bool:

@@ -12,7 +12,9 @@ shapes of the arrays, and the configuration beside the file. A module of FORMATS
 import dataclasses
 import functools
 from pathlib import Path
+from types import ModuleType
 
+from vpjax.core.errors import UserError
 from vpjax.data.transforms import PRESETS
 from vpjax.weights import catalog, google
 from vpjax.weights.catalog import CatalogEntry
@@ -60,13 +62,31 @@ def of_entry(entry: CatalogEntry) -> Description | None:
 def _describe(where: str, path: Path, modified_ns: int) -> Description | None:
     file: WeightsFile = opened(where, path)
     form = next((form for form in FORMATS if form.recognises(file.shapes)), None)
-    found = form.describe(file) if form else None
+    found = _described(form, file) if form else None
     if (found is None or found.open) and (entry := catalog.find_by_digest(path)):
         return of_entry(entry)  # a renamed copy of a known file
     if found is not None and form is not google:
         # Their libraries train and tune without dropout; Google's program has a tenth.
         found = dataclasses.replace(found, options={"dropout": 0.0} | dict(found.options))
     return found
+
+
+def _described(form: ModuleType, file: WeightsFile) -> Description | None:
+    """Return what a module of FORMATS says of a file, whose configuration anybody may have written.
+
+    Raises:
+        UserError: if that is damaged.
+    """
+    try:
+        return form.describe(file)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        if not (file.config or file.processor):
+            raise  # there is none that could be damaged
+        raise UserError(
+            f"the configuration beside {file.path} (config.json, preprocessor_config.json or the "
+            f"like) has a value that cannot be: {type(error).__name__}: {error}. Fetch it again, "
+            "or give the file of weights in a folder without it."
+        ) from error
 
 
 def looks_like_weights(text: str) -> bool:

@@ -14,6 +14,7 @@ memory.
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import pickle
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from vpjax.core import numpy_pickle
+from vpjax.core import numpy_pickle, pickle_check, unpack
 from vpjax.core.numpy_pickle import Array
 
 # Keys below which training scripts store the model's arrays, in the order of search, at most two
@@ -47,6 +48,7 @@ STORAGES = {
 }
 
 
+VISITS = 1_000_000  # values in nested containers
 CONSTANTS = ("attn_mask",)  # tensors of programs that are no parameters: of CLIP's text encoder
 
 
@@ -96,6 +98,7 @@ def read(path: Path, pick: Pick | None = None) -> dict[str, np.ndarray]:
         )
         if pick is not None:
             tensors = {ours: tensors[name] for name, ours in pick(tensors.keys()).items()}
+        _check_total(tensors, path.stat().st_size)
         flat = {t.storage: None for t in tensors.values() if isinstance(t, Tensor)}
         for storage in flat:
             flat[storage] = np.frombuffer(numbers(storage), storage.dtype)
@@ -111,21 +114,40 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Names are those that `read` gives to `pick`.
     """
     with _opened(path) as (tree, _):
-        return {name: tensor.shape for name, tensor in _some(flatten(tree), tree).items()}
+        tensors = _some(flatten(tree), tree)
+        _check_total(tensors, path.stat().st_size)
+        return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def flatten(tree: Any, place: str = "") -> dict[str, Tensor | Array]:
-    """Return all tensors of nested containers, keys joined by "/"."""
-    if isinstance(tree, Tensor | Array):
-        return {place: tree}
-    if isinstance(tree, list | tuple):
-        tree = dict(enumerate(tree))
-    if not isinstance(tree, Mapping):
-        return {}
-    out = {}
-    for key, value in tree.items():
-        out |= flatten(value, f"{place}/{key}" if place else str(key))
+def flatten(tree: Any) -> dict[str, Tensor | Array]:
+    """Return all tensors of nested containers, keys joined by "/".
+
+    Raises: ValueError for containers that hold themselves over and over.
+    """
+    out, visits = {}, itertools.count(1)
+
+    def visit(value: Any, place: str) -> None:
+        if next(visits) > VISITS:
+            raise ValueError("its containers hold themselves over and over")
+        if isinstance(value, Tensor | Array):
+            out[place] = value
+        elif isinstance(value, Mapping | list | tuple):
+            inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+            for key, inner in inside:
+                visit(inner, f"{place}/{key}" if place else str(key))
+
+    visit(tree, "")
     return out
+
+
+def _check_total(tensors: Mapping[str, Any], size: int) -> None:
+    """Check that views of a few numbers do not promise more than the file can hold.
+
+    Raises: unpack.TooMuch if they do.
+    """
+    total = sum(8 * math.prod(t.shape) for t in tensors.values() if isinstance(t, Tensor))
+    if total > 2 * unpack.most(size):
+        raise unpack.TooMuch(f"its tensors have {total // 8:,} numbers, in {size:,} bytes")
 
 
 def unwrap(tree: Any, kind: Any, depth: int = 3) -> dict[str, Any]:
@@ -140,7 +162,9 @@ def unwrap(tree: Any, kind: Any, depth: int = 3) -> dict[str, Any]:
 
 def _some(tensors: dict[str, Any], tree: Any) -> dict[str, Any]:
     if not tensors:
-        found = list(tree)[:8] if isinstance(tree, Mapping) else f"a {type(tree).__name__}"
+        found = f"a {type(tree).__name__}"
+        if isinstance(tree, Mapping):
+            found = [key for key in tree if isinstance(key, str | int)][:8]
         raise Unsupported(f"it holds no dictionary of arrays; found {found}")
     return tensors
 
@@ -155,11 +179,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, Numbers]]:
 
 def _zip(stream: BinaryIO) -> tuple[Any, Numbers]:
     archive = zipfile.ZipFile(stream)
+    unpack.check_zip(archive, os.fstat(stream.fileno()).st_size)
     names = archive.namelist()
     root = next(n for n in names if n.endswith("data.pkl")).removesuffix("data.pkl")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise Unsupported("its numbers are big-endian")
-    tree = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl"))).load()
+    data = archive.read(f"{root}data.pkl")
+    _, tree = _loaded(io.BytesIO(data), len(data))
     if isinstance(tree, _Module):
         tree = _state_dict(tree)
     return tree, lambda storage: archive.read(f"{root}data/{storage.key}")
@@ -178,13 +204,12 @@ def _state_dict(module: "_Module", place: str = "") -> dict[str, Tensor]:
 
 def _legacy(stream: BinaryIO) -> tuple[Any, Numbers]:
     size = os.fstat(stream.fileno()).st_size
-    _, _, machine = (_Unpickler(stream).load() for _ in range(3))
+    _, _, machine = (_loaded(stream, size)[1] for _ in range(3))
     if not machine["little_endian"]:
         raise Unsupported("its numbers are big-endian")
-    unpickler = _Unpickler(stream)
-    tree = unpickler.load()
+    unpickler, tree = _loaded(stream, size)
     places = {}
-    for key in _Unpickler(stream).load():
+    for key in _loaded(stream, size)[1]:
         storage = unpickler.storages[key]
         if int.from_bytes(stream.read(8), "little") != storage.count:
             raise EOFError(f"storage {key} has another size than announced")
@@ -198,6 +223,13 @@ def _legacy(stream: BinaryIO) -> tuple[Any, Numbers]:
         return stream.read(storage.count * storage.dtype.itemsize)
 
     return tree, numbers
+
+
+def _loaded(stream: BinaryIO, size: int) -> tuple["_Unpickler", Any]:
+    """Return the reader of the pickle that begins here, and what it holds."""
+    pickle_check.check(stream, size)
+    unpickler = _Unpickler(pickle_check.Bounded(stream, size))
+    return unpickler, unpickler.load()
 
 
 def _view(tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
@@ -217,6 +249,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, stream: BinaryIO):
         super().__init__(stream, encoding="latin1")  # of names that Python 2 wrote
         self.storages: dict[str, Storage] = {}
+        self.inert: dict[str, type] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if name in STORAGES:
@@ -229,12 +262,17 @@ class _Unpickler(pickle.Unpickler):
             return _Module
         if module == "torch._utils" and name.startswith("_rebuild"):
             raise Unsupported(f"it holds tensors of a special kind ({name})")
-        return type(f"{module}.{name}", (_Inert,), {})
+        key = f"{module}.{name}"
+        if key not in self.inert:
+            self.inert[key] = type(key, (_Inert,), {})
+        return self.inert[key]
 
     def persistent_load(self, pid: Any) -> Storage:
         _, kind, key, _, count = pid[:5]
-        if kind not in STORAGES or pid[5:] not in ((), (None,)):
-            kind = getattr(kind, "__name__", kind)
+        if not isinstance(key, str | int):
+            raise TypeError("a storage without a name")
+        if not isinstance(kind, str) or kind not in STORAGES or pid[5:] not in ((), (None,)):
+            kind = kind if isinstance(kind, str) else getattr(kind, "__name__", type(kind).__name__)
             raise Unsupported(f"it holds numbers of a special kind ({kind})")
         storage = Storage(str(key), np.dtype(STORAGES[kind]), int(count))
         return self.storages.setdefault(storage.key, storage)
@@ -281,6 +319,14 @@ class _Dict(dict):
         pass
 
 
+def _ordered(pairs: Any = ()) -> _Dict:
+    """Return the dictionary of pairs, as Python 2 wrote them; only plain keys are hashed."""
+    pairs = list(pairs.items() if isinstance(pairs, dict) else pairs)
+    if not all(isinstance(key, str | int | float | None) for key, _ in pairs):
+        raise TypeError("a dictionary with keys that are no text")
+    return _Dict(pairs)
+
+
 class _Module(dict):
     """Stands for a module of a TorchScript program: its attributes. Its code is not read."""
 
@@ -301,10 +347,10 @@ def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any
 
 
 _ALLOWED = {
-    ("collections", "OrderedDict"): _Builder(_Dict),
+    ("collections", "OrderedDict"): _Builder(_ordered),
     ("torch", "Size"): _Builder(tuple),
-    ("builtins", "set"): _Builder(set),
-    ("__builtin__", "set"): _Builder(set),
+    ("builtins", "set"): _Builder(list),  # a set hashes what is in it
+    ("__builtin__", "set"): _Builder(list),
     ("torch._utils", "_rebuild_tensor"): _Builder(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Builder(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Builder(lambda data, *_: data),

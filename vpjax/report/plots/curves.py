@@ -14,8 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vpjax.core import escape
 from vpjax.report.plots.ranking import comparison_caption, ranking
-from vpjax.report.plots.style import GREY, PALETTE, SIZE, describe, figure_of, looks, plain, save
+from vpjax.report.plots.style import (
+    GREY,
+    PALETTE,
+    SIZE,
+    as_written,
+    describe,
+    figure_of,
+    looks,
+    plain,
+    save,
+)
 from vpjax.runs.history import read_history
 from vpjax.runs.scores import NAMES
 
@@ -104,6 +115,7 @@ def curves(rows: Sequence[dict[str, Any]], title: str = "") -> "Figure":
         "Validation: all its images, with the weights of that step.",
     )
     figure.align_ylabels(list(grid))
+    as_written(figure)
     figure.draw_without_rendering()  # fixes the scales, which the labels below are spread on
     for axes, (_, found, _) in zip(grid, panels, strict=True):
         _label_ends(axes, found)
@@ -160,6 +172,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> "Figure":
         else:
             axes.axhline(y, color=colour, linestyle="--", linewidth=1.2, zorder=1)
     describe(figure, comparison_caption(rows))
+    as_written(figure)
     figure.draw_without_rendering()  # fixes the axes, which the labels below are placed in
     _label_points(axes, rows, stds)
     return figure
@@ -272,7 +285,7 @@ def _label_points(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None
         line = row["trainable"] <= 0
         value = f"{row['mean']:.1f}" + (f" ± {std:.1f}" if std else "")
         label = axes.annotate(
-            (" " if line else "\n").join([row["label"], value]),
+            (" " if line else "\n").join([escape.one_line(row["label"]), value]),
             axes.transAxes.inverted().transform(centre),
             (0, 0),
             xycoords="axes fraction",
@@ -284,6 +297,7 @@ def _label_points(axes: "Axes", rows: Sequence[dict], stds: list[float]) -> None
             linespacing=1.15,
             zorder=4,
         )
+        label.set_parse_math(False)  # a name may hold $
         label.set_in_layout(False)  # inside the axes already; must not move them
         size = label.get_window_extent(renderer)
         shifts = _along(size, axes.bbox, pixel) if line else _around(size, pixel)

@@ -6,10 +6,13 @@ modules in here import it inside the functions that draw.
 """
 
 import textwrap
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Union
 from zlib import crc32
+
+from vpjax.core import escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,11 +85,45 @@ def describe(figure: Union["Figure", "SubFigure"], text: str) -> None:
     figure.figure.set_label(text)
 
 
+def as_written(figure: "Figure") -> None:
+    """Show the texts of a figure as they are: names in them come from files.
+
+    matplotlib reads what is between two $ as a formula, and with usetex all of it as LaTeX. Where
+    an axis is logarithmic its own numbers are formulas, and stay.
+    """
+    from matplotlib.axes import Axes
+    from matplotlib.text import Text
+
+    for axes in figure.findobj(Axes):
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() != "linear":
+                continue
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            harmless = [_shown(label) for label in labels]
+            if labels != harmless:
+                axis.set_ticks(axis.get_ticklocs(), harmless)
+            for label in axis.get_ticklabels():
+                label.set_parse_math(False)
+    for text in figure.findobj(Text):
+        text.set_usetex(False)
+        if not text.get_text().startswith(r"$\mathdefault"):
+            text.set_text(_shown(text.get_text()))
+            text.set_parse_math(False)
+
+
+def _shown(text: str) -> str:
+    return escape.terminal(text).replace("\t", " ")
+
+
 def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
     """Write a figure as PNG, with its caption as the file's description."""
-    text = figure.get_label()
+    as_written(figure)
+    text = escape.terminal(figure.get_label())
     more = {"metadata": {"Description": text}} if text else {}
-    figure.savefig(path, dpi=dpi, bbox_inches="tight", **more)
+    with warnings.catch_warnings():
+        # Letters that the font lacks are boxes; the warning would print them as they are.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(path, dpi=dpi, bbox_inches="tight", **more)
 
 
 def seeds_text(counts: Iterable[int]) -> str:

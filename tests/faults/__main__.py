@@ -1,0 +1,28 @@
+"""Prints the table of faults; exit code 1 if a trial did not survive."""
+
+import argparse
+import sys
+
+from tests.faults import table
+from tests.faults.kinds import load
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--trials", type=int, default=200, help="damages of each file")
+    parser.add_argument("--only", nargs="*", default=[], help="kinds whose name holds one of these")
+    arguments = parser.parse_args()
+    load()
+    rows = []
+    for name in table.KINDS:
+        if not arguments.only or any(part in name for part in arguments.only):
+            rows.append(table.run(name, arguments.trials))
+            print(
+                f"{name}: {dict(rows[-1].ends)} {rows[-1].lost or ''}", file=sys.stderr, flush=True
+            )
+    print(table.as_table(rows))
+    return 0 if all(row.good for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
