@@ -270,7 +270,7 @@ def test_what_a_config_leaves_out_is_b32(tmp_path):
         ("{", "config.json is damaged"),
         ('{"model_type": "bert"}', "describes no CLIP .model_type 'bert'."),
         ('{"model_type": "siglip", "text_config": {}}', "describes no CLIP .model_type 'siglip'."),
-        ("[]", "config.json is damaged: it holds a list"),
+        ("[]", "config.json is damaged: its content is list, expected an object"),
     ],
 )
 def test_other_configs_are_refused(tmp_path, text, message):

@@ -114,7 +114,7 @@ def _words(form):
     if isinstance(form, tuple):
         return "a number" if form == NUMBER else " or ".join(map(_words, form))
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    names |= {None: "null", ANY: "anything"}
+    names |= {None: "null", ANY: "anything", dict: "an object", list: "a list"}
     if isinstance(form, list | dict):
         return "a list" if isinstance(form, list) else "an object"
     return names.get(form, str(form))

@@ -34,6 +34,7 @@ from typing import Any, BinaryIO
 
 from vpjax.core import files
 from vpjax.core.errors import InUse, UserError, unknown
+from vpjax.core.forms import Damaged
 from vpjax.core.progress import DownloadBar
 from vpjax.weights import whole
 from vpjax.weights.catalog import CATALOG
@@ -178,7 +179,7 @@ def _check_unchanged(url: str, target: Path, digest: str | None) -> None:
     """Compare the file with the digest of its first use, or write that down."""
     note, now = target.with_name(target.name + ".sha256"), sha256(target)
     if note.is_file():
-        was = " ".join(note.read_text(encoding="utf-8").split()[:1])
+        was = " ".join(note.read_text(encoding="utf-8", errors="replace").split()[:1])
         if was != now:
             raise UserError(
                 f"the cached file {target} changed: its sha256 is {now}, and {note.name} says "
@@ -297,7 +298,7 @@ def _kept(url: str, part: Path, note: Path) -> tuple[dict[str, Any], Any]:
             return known, found
         if good:
             print(f"{part.name}: damaged, or not of this file; from the start", file=sys.stderr)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, Damaged, KeyError, TypeError, AttributeError):
         pass  # nothing was kept, or of an earlier version
     part.unlink(missing_ok=True)
     return {}, hashlib.sha256()
