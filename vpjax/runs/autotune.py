@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 LADDER = ("none", "dots", "full")  # remat, from the fastest to the one that needs least memory
 WARM, STEPS = 1, 3  # steps before timing begins, and steps that are timed
-# The config keys that decide the program of a step, besides device and versions.
 _ROW = {"attention": str, "remat": str, "bytes": int, "ms": (*forms.NUMBER, None)}
-CHOICE = {"facts": dict, "choice": [str], "rows": [_ROW]}
+CHOICE = {"facts": dict, "choice": [str], "rows": [_ROW]}  # as it is kept
+# The config keys that decide the program of a step, besides device and versions.
 PARTS = ("backbone.", "method.", "mesh.")
 KEYS = ("attention", "remat", "remat_segments", "dtype", "match_reference_code", "optim.name")
 KEYS += ("train.batch_size", "train.accumulate", "train.loss", "train.trainable")
