@@ -149,8 +149,15 @@ def test_what_tune_leaves_is_read(tmp_path):
     diverged = results.start(place / "select" / "lr=9.0", trial)
     workdir.write_failure(diverged, Diverged("the loss is nan at step 3"))
     configs.save(plan, place / "plan.json")
-    choice = {"name": "lr=1.0", "val": 61.0, "trials": {"diverged": 1, "finished": 2}}
-    files.write_json(place / "choice.json", choice | {"edges": {"optim.lr": "largest"}})
+    choice = {
+        "name": "lr=1.0",
+        "params": {"optim.lr": 1.0},
+        "val": 61.0,
+        "trials": {"diverged": 1, "finished": 2},
+    }
+    files.write_json(
+        place / "choice.json", choice | {"edges": {"optim.lr": "largest"}, "table": []}
+    )
     for seed in (42, 44):
         config = results.config_of("vtab", "svhn", seed, label=plan.study.label)
         results.write(place / "final" / f"seed{seed}", config, 70.0 + seed)

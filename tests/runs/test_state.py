@@ -173,7 +173,7 @@ def test_a_broken_config_of_a_run_without_checkpoints(folder):
     (folder / "config.json").write_text("")
     assert recorded.load(folder).optim.lr == best().optim.lr  # of model.safetensors
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no valid JSON"):
+    with pytest.raises(UserError, match="config.json is damaged: it is empty"):
         recorded.load(folder)
 
 

@@ -90,8 +90,9 @@ def _watch() -> None:
 
 def _warn() -> None:
     said: set[str] = set()
-    while True:
-        time.sleep(SLOW / 10)
+    pause = threading.Event()
+    while threading.current_thread() in _watching:
+        pause.wait(SLOW / 10)
         for what in waited_for(SLOW):
             if what not in said:
                 said.add(what)
