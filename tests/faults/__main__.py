@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 
 from tests.faults import table
 from tests.faults.kinds import load
@@ -16,10 +17,11 @@ def main() -> int:
     rows = []
     for name in table.KINDS:
         if not arguments.only or any(part in name for part in arguments.only):
-            rows.append(table.run(name, arguments.trials))
-            print(
-                f"{name}: {dict(rows[-1].ends)} {rows[-1].lost or ''}", file=sys.stderr, flush=True
-            )
+            begin = time.monotonic()
+            row = table.run(name, arguments.trials)
+            rows.append(row)
+            said = f"{name}: {dict(row.ends)}, {time.monotonic() - begin:.0f} s {row.lost or ''}"
+            print(said, file=sys.stderr, flush=True)
     print(table.as_table(rows))
     return 0 if all(row.good for row in rows) else 1
 

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from vpjax.core import files, registry
+from vpjax.core import files, forms, registry
 from vpjax.core.errors import UserError
 from vpjax.methods.e2vpt import E2VPT
 from vpjax.models.partition import merge
@@ -47,6 +47,9 @@ from vpjax.train.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 MASKS = ("method/token_mask", "method/piece_mask")
+CANDIDATE = {"name": str, "pruned_tokens": [int], "pruned_pieces": [int]}
+PRUNING = {"val": forms.NUMBER, "candidates": [CANDIDATE]}  # what is read of pruning.json
+ADVICE = "Restore it from a copy; or rename it, and it is made anew from the run in masked."
 
 
 def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
         )
     trials.check(config)
     path = folder / "pruning.json"
-    if (found := files.read_json(path)) is None:
+    if (found := forms.read(path, PRUNING, ADVICE)) is None:
         masked = configs.merged(
             single_run(config),
             {"method": {"masks": True, "pruned_tokens": (), "pruned_pieces": ()}},
