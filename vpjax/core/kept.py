@@ -31,7 +31,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Return what `write_arrays` wrote; None if there is no file, or it is damaged: that is said."""
+    """Return what `write_arrays` wrote; None if it is missing or damaged (a warning)."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             unpack.check_zip(kept.zip, path.stat().st_size)

@@ -65,7 +65,7 @@ def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
         )
     trials.check(config)
     path = folder / "pruning.json"
-    if (found := forms.read(path, PRUNING, ADVICE)) is None:
+    if (found := read_pruning(path)) is None:
         masked = configs.merged(
             single_run(config),
             {"method": {"masks": True, "pruned_tokens": (), "pruned_pieces": ()}},
@@ -79,6 +79,15 @@ def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
     log.info("masked    val %.2f %%, %d candidates", found["val"], len(found["candidates"]))
     (summary,) = tune(selection(config, found["candidates"]), folder)
     return summary
+
+
+def read_pruning(path: Path) -> dict[str, Any] | None:
+    """Return the content of pruning.json; None if there is none yet.
+
+    Raises:
+        Damaged: if it is not as a study writes it.
+    """
+    return forms.read(path, PRUNING, ADVICE)
 
 
 def selection(config: ConfigDict, candidates: Sequence[dict[str, Any]]) -> ConfigDict:
