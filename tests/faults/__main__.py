@@ -1,11 +1,18 @@
 """Prints the table of faults; exit code 1 if a trial did not survive."""
 
 import argparse
+import os
 import sys
 import time
 
-from tests.faults import table
-from tests.faults.kinds import load
+# Before anything imports jax: as tests do, several devices, and programs that compile quickly.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+FAST = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from tests.faults import table  # noqa: E402
+from tests.faults.kinds import load  # noqa: E402
 
 
 def main() -> int:

@@ -291,7 +291,9 @@ def _kept(url: str, part: Path, note: Path) -> tuple[dict[str, Any], Any]:
     try:
         known = forms.read(note, NOTE) or {}
         arrived, size = known["arrived"], known["size"]
-        good = known["url"] == url and known["version"] and size and 0 < arrived <= size
+        version = known["version"]
+        sound = version.isascii() and version.isprintable()  # it becomes a header of the request
+        good = known["url"] == url and version and sound and size and 0 < arrived <= size
         with open(part, "rb+") as file:
             file.truncate(max(0, min(arrived, _size(part))))
             found = hashlib.sha256()
