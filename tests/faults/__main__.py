@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
 
 # Before anything imports jax: as tests do, several devices, and programs that compile quickly.
@@ -10,6 +11,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FAST = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A cache of its own: a large one is read at every start of a run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="vpjax-xla-"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from tests.faults import table  # noqa: E402
 from tests.faults.kinds import load  # noqa: E402

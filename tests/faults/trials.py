@@ -1,9 +1,13 @@
 """Trials of kinds whose faults are no damages of files: how real runs end, counted."""
 
+import atexit
 import collections
 import contextlib
+import functools
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +57,16 @@ class Tally:
 def ran(folder: Path, *words: str, code: int = 0, says: str = "") -> runs.Done:
     """Train in a folder; the exit code and what is said must be these, without a traceback."""
     return asked(*WORDS, f"--workdir={folder}", *words, code=code, says=says)
+
+
+@functools.cache
+def once() -> Path:
+    """Return a run that nothing has disturbed, the same for all kinds."""
+    folder = Path(tempfile.mkdtemp(prefix="vpjax-whole-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with _silent():
+        ran(folder / "run")
+    return folder / "run"
 
 
 def asked(*words: str, code: int = 0, says: str = "") -> runs.Done:
