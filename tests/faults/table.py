@@ -41,12 +41,13 @@ class Case(NamedTuple):
     """A good file, and what reads it.
 
     Attributes:
-        file: that is damaged.
+        file: that is damaged; of a folder, one of its files in turn, or it is removed.
         read: reads it, and returns what was read.
         same: whether what was read must be what was read before the damage: the file is made anew,
             or has a digest.
         fresh: called before each trial, to undo what a reader has healed; None: nothing to undo.
         named: what a message must name, one of them; (): the file.
+        most: trials, where one takes long.
     """
 
     file: Path
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     same: bool = False
     fresh: Callable[[], None] | None = None
     named: tuple[str, ...] = ()
+    most: int = 10_000
 
 
 class Row(NamedTuple):
@@ -99,7 +101,7 @@ def run(name: str, trials: int) -> Row:
         made = KINDS[name](Path(folder))
         if isinstance(made, Row):
             return made
-        return _damages(name, made, range(trials))
+        return _damages(name, made, range(min(trials, made.most)))
 
 
 @contextlib.contextmanager
@@ -116,22 +118,47 @@ def _cache_in(folder: str) -> Iterator[None]:
 
 
 def _damages(name: str, case: Case, seeds: Iterable[int]) -> Row:
-    good = case.file.read_bytes()
-    expected = repr(case.read())
+    good = _content(case.file)
+    with _silent():
+        expected = repr(case.read())
     ends: collections.Counter = collections.Counter()
     lost: dict[str, Any] = {}
     for seed in seeds:
         if case.fresh:
             case.fresh()
-        if case.file.is_dir():
-            shutil.rmtree(case.file)
-        case.file.write_bytes(damaged(good, seed))
+        _write(case.file, good | _damage(good, seed))
         end = _trial(case, expected)
         ends[end if end in ENDS else "lost"] += 1
         if end not in ENDS:
             lost.setdefault(end, seed)
-        case.file.write_bytes(good)
+        _write(case.file, good)
     return Row(name, sum(ends.values()), ends, lost)
+
+
+def _content(place: Path) -> dict[str, bytes | None]:
+    """Return what is in a file, or in all files of a folder, by path; "" is the file itself."""
+    if not place.is_dir():
+        return {"": place.read_bytes()}
+    files = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return {str(p.relative_to(place)): p.read_bytes() for p in files}
+
+
+def _damage(good: dict[str, bytes | None], seed: int) -> dict[str, bytes | None]:
+    """Return the one file that is damaged; None: it is gone."""
+    name = sorted(good)[seed % len(good)]
+    gone = len(good) > 1 and seed // len(good) % 10 == 0
+    return {name: None if gone else damaged(good[name] or b"\n", seed)}
+
+
+def _write(place: Path, content: dict[str, bytes | None]) -> None:
+    """Make a file, or the files of a folder, what is given; others in the folder are removed."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    for name, data in content.items():
+        if data is not None:
+            path = place / name if name else place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 def _trial(case: Case, expected: str) -> str:
@@ -156,15 +183,17 @@ def _short(text: str) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    logger = logging.getLogger("vpjax")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("vpjax", "absl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager

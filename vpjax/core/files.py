@@ -185,7 +185,7 @@ def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
             held.enter_context(locked(workdir / ".lock", wait=wait))
             owner.write_text(str(os.getpid()))
         except InUse as e:
-            process = owner.read_text() if owner.exists() else "unknown"
+            process = owner.read_text(errors="replace") if owner.exists() else "unknown"
             raise InUse(
                 f"workdir {workdir} is in use by another run (process {process}). "
                 "Wait for it, stop it, or give another --workdir."

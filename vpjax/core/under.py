@@ -10,6 +10,8 @@ from pathlib import Path
 
 from vpjax.core.errors import UserError
 
+LONGEST = 255  # bytes that a file system's names have at most
+
 
 def inside(path: str | os.PathLike, root: str | os.PathLike) -> bool:
     """Return whether a path, as it is written, lies below a folder; links are not followed.
@@ -47,12 +49,18 @@ def plain_name(name: str, where: str) -> str:
         where: that file and the entry, for the message.
 
     Raises:
-        UserError: if it is empty, holds a slash or a control character, or is "." or "..".
+        UserError: if it is empty, too long, holds a slash or a control character, or is "." or
+            "..".
     """
     if name.strip(". ") == "" or set(name) & set("/\\") or not name.isprintable():
         raise UserError(
             f"{where}: {name!r} is no name of a file or folder in one place: it must be "
             "without slashes, '..' and control characters. Mend the entry."
+        )
+    if len(os.fsencode(name)) > LONGEST:
+        raise UserError(
+            f"{where}: {name!r:.60} is too long for the name of a file or folder, which has "
+            f"{LONGEST} bytes at most. Mend the entry."
         )
     return name
 

@@ -70,8 +70,9 @@ def convert_inat(root: Path, version: str, *, categories_only: bool = False) -> 
 
 def _folder(root: Path, category: inat.Category) -> str:
     """Return the folder of a category, below the one that is written to."""
-    where = f"the category {category['id']} of {root}"
-    return f"{plain_name(category['name'].replace(' ', '_'), where)}/{category['id']}"
+    where = f"the category {str(category['id']):.60} of {root}"
+    names = category["name"].replace(" ", "_"), str(category["id"])
+    return "/".join(plain_name(name, where) for name in names)
 
 
 def link_photo(photo: Path, link: Path) -> None:

@@ -60,10 +60,7 @@ def select_classes(source: Source, classes: str | Sequence[str | int]) -> Source
     """
     if source.multilabel:
         raise UserError(f"{source.name} has several classes an image; data.classes cannot be used.")
-    if classes in HALVES:
-        keep = half(source, classes)
-    else:
-        keep = find_classes(source, _wanted(source, classes))
+    keep = half(source, classes) if classes in HALVES else _chosen(source, classes)
     if not keep:
         raise UserError(f"data.classes is {classes!r}, which names no class.")
     return select_labels(source, keep)
@@ -163,6 +160,17 @@ def with_classes(
     )
     out.decoding = source.decoding
     return out
+
+
+def _chosen(source: Source, classes: str | Sequence[str | int]) -> list[int]:
+    """Return the labels that `classes` chooses; an error names the file that it is."""
+    try:
+        return find_classes(source, _wanted(source, classes))
+    except UserError as error:
+        file = isinstance(classes, str) and os.path.isfile(os.path.expanduser(classes))
+        if not file or classes in str(error):
+            raise
+        raise UserError(f"{classes}: {error}") from error
 
 
 def find_classes(source: Source, entries: Sequence[str]) -> list[int]:

@@ -147,7 +147,7 @@ def _read(folder, split, image, label, classes) -> Source:
     info = builder.info
     name = str(Name(builder.name, builder.builder_config and builder.builder_config.name, None))
     name = f"{name}:{builder.version}"
-    instructions = _file_instructions(info, name, split)
+    instructions = _file_instructions(info, f"{name} in {builder.data_path}", split)
     check_shards(folder, instructions)
     features = info.features
     if label == "label" and label not in features and "labels" in features:

@@ -120,13 +120,13 @@ def benchmark_facts(run: Run) -> dict[str, str]:
         "protocol": f"trained on {part}, reported on {run.split}, {checkpoint(run)}",
         "data": "original release" if kind in RELEASED else kind,
         "preset": f"{run.result['preset']} at {size} pixels",
-        "weights": f"{config.backbone.get('name', '?')}, {origin}",
+        "weights": f"{config.get('backbone', {}).get('name', '?')}, {origin}",
     }
 
 
 def checkpoint(run: Run) -> str:
     """Return which checkpoint a run reports, in words."""
-    train = run.config.train
+    train = run.config.get("train", {})
     text = "best" if train.get("select", "last") == "best" else "last"
     return f"{text} checkpoint" + (", stopped early" if train.get("patience", 0) else "")
 

@@ -100,7 +100,7 @@ def title(run: Run) -> str:
 def sentence(run: Run) -> str:
     """Return what a run is: method, backbone, data, number."""
     config = run.config
-    text = f"The method {run.method} on the backbone {config.backbone.get('name', '?')}"
+    text = f"The method {run.method} on the backbone {config.get('backbone', {}).get('name', '?')}"
     if run.finished:
         where = run.result["weights"].get("where")
         sound = run.result["weights"].get("sha256")

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import distributed
+from vpjax.core import distributed, forms
 from vpjax.core.errors import UserError
-from vpjax.core.files import read_json, write_json
+from vpjax.core.files import write_json
 from vpjax.core.logs import to_file
 from vpjax.core.progress import Progress
 from vpjax.core.troubles import explained
@@ -139,7 +139,7 @@ def fit(
                     kept.discard_after(-1)  # of a run that was shorter, or killed
                     kept.save(state, checkpoint_metadata(experiment, early))
             facts |= begun | {"startup": startup.facts()}
-            if extended := read_json(own / workdir.EXTENDED):
+            if extended := workdir.extensions(own):
                 facts["extended"] = extended
             seconds = time.perf_counter() - begin
             result, predictions = conclude(experiment, state, early, own, seconds, **facts)
@@ -147,6 +147,16 @@ def fit(
         if finish is not None:
             finish(experiment, state, own, predictions)
         return result
+
+
+def read_begun(folder: Path) -> dict[str, Any]:
+    """Return from what a run began, for its result; {} if that was not noted.
+
+    Raises:
+        Damaged: if the note is not as a run writes it.
+    """
+    advice = "Restore it from a copy; or rename it, and the result does not say it."
+    return forms.read(folder / BEGUN, {"start?": dict}, advice) or {}
 
 
 @contextlib.contextmanager
@@ -198,7 +208,7 @@ def train(
         if needs_best(config) and early.best_step == start:  # killed before it was saved as best
             best.save(state, checkpoint_metadata(experiment, early))
         log.info("resumed at step %d of %d", start, plan.steps)
-        begun = (read_json(folder / BEGUN) or {}) if config.train.start else {}
+        begun = read_begun(folder) if config.train.start else {}
     else:
         state, begun = begin(experiment)
         if begun:

@@ -9,6 +9,7 @@ instead of checkpoints. Other programs read it with the library safetensors: met
 plain text are JSON.
 """
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -27,10 +28,11 @@ from vpjax.train.checkpoint import digest
 FILE = "model.safetensors"
 FORMAT = "vpjax-run-1"  # of these files; another number: a reader of today cannot know it
 TEXT = ("format", "vpjax", "preset", "method", "backbone", "weights", "weights_sha256", "licence")
-TEXT += ("digest",)
+SEAL = "metadata_sha256"  # of all other metadata, which earlier versions did not write
+TEXT += ("digest", SEAL)
 # What the metadata hold, those of TEXT aside, which are text in any case.
 FACTS = {
-    **dict.fromkeys(TEXT, str),
+    **dict.fromkeys(TEXT[:-1], str),
     "classes": [str],
     "class_info": dict,
     "image_size": [int],
@@ -53,6 +55,7 @@ def write(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> No
     facts = {"format": FORMAT, "vpjax": importlib.metadata.version("vpjax")} | dict(facts)
     facts["digest"] = digest(arrays)
     texts = {k: v if k in TEXT else json.dumps(v, default=list) for k, v in facts.items()}
+    texts[SEAL] = _seal(texts)
     with atomic(path) as new:
         safetensors.numpy.save_file(arrays, new, texts)
         open_to_readers(new)
@@ -89,6 +92,11 @@ def read_facts(path: Path) -> dict[str, Any]:
             f"{path} is not what a run of this version of vpjax learnt: {found}, and {FORMAT!r} "
             "was expected. A backbone's weights are loaded with vpjax.load_backbone."
         )
+    if SEAL in texts and texts[SEAL] != _seal(texts):
+        raise UserError(
+            f"{path} is damaged: its metadata do not have the sha256 they were saved with. Copy it "
+            "again from the run's folder."
+        )
     try:
         facts = {k: v if k in TEXT else json.loads(v) for k, v in texts.items()}
     except (ValueError, RecursionError) as e:
@@ -111,6 +119,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             "again from the run's folder."
         )
     return arrays
+
+
+def _seal(texts: Mapping[str, str]) -> str:
+    own = {k: v for k, v in texts.items() if k != SEAL}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from vpjax.core import kept
 from vpjax.core.errors import UserError
-from vpjax.core.files import atomic
 from vpjax.core.progress import Progress
 from vpjax.data.features import content
 from vpjax.data.forgiving import Forgiving
@@ -158,19 +158,16 @@ def _record(run: Run, source: Source, chosen: Source) -> str:
 
 def _read(path: Path, record: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Return features and positions that were kept; None if there are none, or of other things."""
-    try:
-        with open(path, "rb") as file, np.load(file) as kept:
-            if str(kept["record"]) == record:
-                return kept["features"], kept["rows"]
-    except Exception:  # not there, cut off, or of another program: it is computed again
+    found = kept.read_arrays(path)
+    if found is None or str(found["record"]) != record:
         return None
-    return None
+    return found["features"], found["rows"]
 
 
 def _write(path: Path, record: str, features: np.ndarray, rows: np.ndarray) -> None:
     try:
-        with atomic(path) as new, open(new, "wb") as file:
-            np.savez(file, features=features, rows=rows, record=np.array(record))
+        arrays = {"features": features, "rows": rows, "record": np.array(record)}
+        kept.write_arrays(path, arrays)
     except OSError as error:
         log.warning("%s cannot be kept (%s): it is computed anew each time", path, error.strerror)
 

@@ -52,6 +52,7 @@ RESULT_ADVICE = (
     "Restore it from a copy; or rename it and give the command that trained the run again, which "
     "goes on from its last checkpoint and writes it anew."
 )
+EXTENDED_ADVICE = "Restore it from a copy; or rename it, and the result does not say it."
 FAILURE = {"reason": str, "diverged": bool}
 
 
@@ -134,12 +135,24 @@ def record_extension(workdir: Path, config: ConfigDict, steps: int) -> None:
         changed = {f"train.{k}": [before[k], v] for k, v in now.items() if before[k] != v}
         if not changed:
             return
-        known = forms.read(workdir / EXTENDED, [dict]) or []
+        known = forms.read(workdir / EXTENDED, [dict], EXTENDED_ADVICE) or []
         write_json(workdir / EXTENDED, [*known, {"from_step": max(saved), "changed": changed}])
         if (result := read_result(workdir)) is not None:
             os.replace(workdir / "result.json", workdir / f"result_step{result['step']}.json")
 
     distributed.broadcast_from_zero(note)
+
+
+def extensions(workdir: Path) -> list[dict[str, Any]]:
+    """Return what was noted when a run was made longer; [] also where that is damaged: it is said.
+
+    A note is no reason to lose the result of a run that has ended.
+    """
+    try:
+        return forms.read(workdir / EXTENDED, [dict], EXTENDED_ADVICE) or []
+    except Damaged as error:
+        log.warning("warning   %s", error)
+        return []
 
 
 def started(workdir: Path) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpjax.core import files
+from vpjax.core import files, forms
 from vpjax.core.errors import UserError
 from vpjax.core.table import mean_std, table, write_csv
 from vpjax.report.finish import write_report
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 MEAN = "mean"  # of data sets, in tables
 NEW = "new.json"  # in a run's folder: its accuracy on the new classes
+NEW_FORM = {"accuracy": (*forms.NUMBER, None)}
 Row = dict[str, Any]
 
 
@@ -140,7 +141,7 @@ def _run(
         write_csv(folder / f"{study}.csv", rows)
         write(rows, folder)
     write_report(folder)
-    log.info("\n%s", (folder / f"{study}.md").read_text())
+    log.info("\n%s", (folder / f"{study}.md").read_text(encoding="utf-8"))
     log.info("files     %s", folder)
     if failed := [r for r in rows if r.get("failed")]:
         raise UserError(
@@ -164,8 +165,7 @@ def _trained_on_base(place: Place) -> Row:
     row = _trained(place)
     if row.get("failed"):
         return row
-    found = files.read_json(place.folder / NEW)
-    if found is None:
+    if (found := read_new(place.folder)) is None:
         new = configs.merged(place.config, {"data": {"classes": "new"}})
         try:
             result = evaluate_run(place.folder, new)
@@ -175,6 +175,15 @@ def _trained_on_base(place: Place) -> Row:
         files.write_json(place.folder / NEW, found)
     base = row.pop("accuracy")
     return {"base": base, "new": found["accuracy"], **row}
+
+
+def read_new(folder: Path) -> Row | None:
+    """Return what a run reached on the new classes; None if it is not known, or damaged."""
+    try:
+        return forms.read(folder / NEW, NEW_FORM, "The run is evaluated on them again.")
+    except forms.Damaged as error:
+        log.warning("warning   %s", error)
+        return None
 
 
 def harmonic_mean(base: float | None, new: float | None) -> float | None:

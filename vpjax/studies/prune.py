@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from vpjax.core import files, registry
+from vpjax.core import files, forms, registry
 from vpjax.core.errors import UserError
 from vpjax.methods.e2vpt import E2VPT
 from vpjax.models.partition import merge
@@ -47,6 +47,9 @@ from vpjax.train.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 MASKS = ("method/token_mask", "method/piece_mask")
+CANDIDATE = {"name": str, "pruned_tokens": [int], "pruned_pieces": [int]}
+PRUNING = {"val": forms.NUMBER, "candidates": [CANDIDATE]}  # what is read of pruning.json
+ADVICE = "Restore it from a copy; or rename it, and it is made anew from the run in masked."
 
 
 def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
         )
     trials.check(config)
     path = folder / "pruning.json"
-    if (found := files.read_json(path)) is None:
+    if (found := read_pruning(path)) is None:
         masked = configs.merged(
             single_run(config),
             {"method": {"masks": True, "pruned_tokens": (), "pruned_pieces": ()}},
@@ -76,6 +79,15 @@ def prune(config: ConfigDict, folder: Path) -> dict[str, Any]:
     log.info("masked    val %.2f %%, %d candidates", found["val"], len(found["candidates"]))
     (summary,) = tune(selection(config, found["candidates"]), folder)
     return summary
+
+
+def read_pruning(path: Path) -> dict[str, Any] | None:
+    """Return the content of pruning.json; None if there is none yet.
+
+    Raises:
+        Damaged: if it is not as a study writes it.
+    """
+    return forms.read(path, PRUNING, ADVICE)
 
 
 def selection(config: ConfigDict, candidates: Sequence[dict[str, Any]]) -> ConfigDict:

@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vpjax.core import files
+from vpjax.core import files, forms
 from vpjax.core.errors import InUse, UserError, unknown
 from vpjax.core.forms import Damaged
 from vpjax.core.progress import DownloadBar
@@ -43,6 +43,9 @@ SUFFIXES = (".npz", ".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".msgpack
 ASSETS = Path(__file__).parent / "assets"
 CHUNK = 1 << 20  # bytes
 NOTED = 1 << 26  # bytes after which what has arrived is noted
+# What is noted of a download that is not whole.
+NOTE = {"url": str, "size": (int, None), "version": str, "md5": (str, None)}
+NOTE |= {"arrived?": int, "sha256?": str}
 TIMEOUT = 30.0  # seconds without an answer
 PAUSE = 1.0  # seconds before going on after the connection was cut
 # Errors of the network; other OSErrors are of the disk.
@@ -286,11 +289,13 @@ def _kept(url: str, part: Path, note: Path) -> tuple[dict[str, Any], Any]:
     The part is cut to what was noted. If that is damaged, or of another address, it is deleted.
     """
     try:
-        known = files.read_json(note) or {}
+        known = forms.read(note, NOTE) or {}
         arrived, size = known["arrived"], known["size"]
-        good = known["url"] == url and known["version"] and size and 0 < arrived <= size
+        version = known["version"]
+        sound = version.isascii() and version.isprintable()  # it becomes a header of the request
+        good = known["url"] == url and version and sound and size and 0 < arrived <= size
         with open(part, "rb+") as file:
-            file.truncate(min(arrived, _size(part)))
+            file.truncate(max(0, min(arrived, _size(part))))
             found = hashlib.sha256()
             while piece := file.read(CHUNK):
                 found.update(piece)

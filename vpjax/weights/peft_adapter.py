@@ -8,7 +8,6 @@ LoRA, DoRA, IA3 and VeRA are read, with the head where it was among `modules_to_
 rows; VeRA's pair follows from its seed, and one in the file is compared with it.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.weights import formats
 
@@ -44,6 +44,15 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, "gaussian", None),  # others change the frozen weights too
     "lora_bias": (False, None),
 }
+ADVICE = "Copy it again."
+# What the configuration holds, as far as it is read; that of an IA3 has neither rank nor alpha.
+RANK = {"r": int}
+FORMS: Mapping[str, dict[str, Any]] = {
+    "LORA": RANK | {"lora_alpha": forms.NUMBER},
+    "IA3": {},
+    "VERA": RANK | {"projection_prng_key?": (int, None)},
+}
+SWITCHES = {"use_rslora?": (bool, None), "use_dora?": (bool, None)}
 
 Arrays = dict[str, np.ndarray]
 
@@ -104,16 +113,16 @@ def read(
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except ValueError as e:
-        raise UserError(f"train.start: {folder / CONFIG} is no JSON ({e}). Copy it again.") from e
-    kind = config.get("peft_type")
+    path = folder / CONFIG
+    config = forms.parse(path, ADVICE)
+    forms.check(config, {"peft_type": str} | SWITCHES, path, ADVICE)
+    kind = config["peft_type"]
     if kind not in KINDS:
         raise UserError(
             f"train.start: {folder} is an adapter of peft_type {kind!r}; vpjax reads "
             f"{', '.join(KINDS)}"
         )
+    forms.check(config, FORMS[kind], path, ADVICE)
     for key, plain in PLAIN.items():
         if config.get(key) not in plain:
             raise UserError(

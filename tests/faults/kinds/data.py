@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from tests.data.fake import fake_tfds
 from tests.faults.table import Case, kind
-from vpjax.data import convert_inat, holdout, idx, images, tfrecord
+from vpjax.core.errors import UserError
+from vpjax.data import convert_inat, crc32c, holdout, idx, images, tfrecord
 from vpjax.data.cifar import open_cifar
 from vpjax.data.class_names import named
 from vpjax.data.open import open_source
@@ -221,6 +223,57 @@ def tfrecord_file(folder: Path) -> Case:
     return Case(folder / "f.tfrecord", lambda: len(tfrecord.index(folder / "f.tfrecord")))
 
 
+@kind("TFRecord, its records")
+def tfrecord_records(folder: Path) -> Case:
+    """With checksums, as TensorFlow writes them: what is read is what was written."""
+    payloads = [bytes([i]) * (5 + 9 * i) for i in range(9)]
+    lengths = [struct.pack("<Q", len(p)) for p in payloads]
+    sums = [crc32c.masked(parts).tolist() for parts in (lengths, payloads)]
+    pack = lambda number: struct.pack("<I", number)  # noqa: E731
+    file = folder / "f.tfrecord"
+    file.write_bytes(
+        b"".join(
+            length + pack(first) + payload + pack(second)
+            for length, first, payload, second in zip(
+                lengths, sums[0], payloads, sums[1], strict=True
+            )
+        )
+    )
+    piece = types.SimpleNamespace(filename=file, skip=0, take=9, examples_in_shard=9)
+
+    def read():
+        records = tfrecord.TFRecords([piece])
+        try:
+            return [records[i] for i in range(len(records))]
+        except ValueError as error:  # which a source turns into a message of its own
+            raise UserError(str(error)) from error
+
+    return Case(file, read, same=True)
+
+
+@kind("TFDS, its records")
+def tfds_records(folder: Path) -> Case:
+    place = fake_tfds(folder, "cifar10", {"train": 6, "test": 4})
+    (file,) = place.glob("*train*array_record*")
+
+    def read():
+        source = open_source("cifar10", "train", folder)
+        return [(source[i]["label"], source[i]["image"].sum()) for i in range(len(source))]
+
+    return Case(file, read, named=("cifar10", file.name), most=60)
+
+
+@kind("classes chosen by a file")
+def chosen_classes(folder: Path) -> Case:
+    for split in ("train", "test"):
+        for name in CLASSES:
+            photo(folder / "data" / split / name / "a.png", len(split + name))
+    file = folder / "some.txt"
+    file.write_text("ant\nbee\n")
+    read = lambda: open_source(f"folder:{folder / 'data'}", "train", classes=str(file)).classes  # noqa: E731
+    return Case(file, read, named=(file.name, "classes"))
+
+
 @kind("list of held-out images")
 def splits(folder: Path) -> Case:
     file = folder / "splits.csv"
@@ -288,8 +341,6 @@ def _told(read, file):
     """Return a reader that says of which file Pillow's many errors are, as `Source` does."""
 
     def told():
-        from vpjax.core.errors import UserError
-
         try:
             return read()
         except Exception as error:

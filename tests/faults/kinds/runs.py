@@ -14,6 +14,7 @@ from vpjax.runs.autotune import read_choice as read_measured
 from vpjax.runs.history import Metrics, read_history
 from vpjax.studies import compare
 
+REPORTS = 60  # trials of what writes a whole report, which takes long
 SIZES = {"train": {"name": "a[train]", "images": 4, "by_class": [2, 2]}}
 
 
@@ -56,10 +57,10 @@ def _page(run: Path) -> None:
 
 
 kind("config.json of a run")(of_run("config.json", recorded.load))
-kind("config.json, in a report")(of_run("config.json", _report))
+kind("config.json, in a report")(of_run("config.json", _report, most=REPORTS))
 kind("config.json, a run's page")(of_run("config.json", _page))
 kind("result.json")(of_run("result.json", workdir.read_result))
-kind("result.json, in a report")(of_run("result.json", _report))
+kind("result.json, in a report")(of_run("result.json", _report, most=REPORTS))
 kind("result.json, a run's page")(of_run("result.json", _page))
 kind("classes.json")(of_run("classes.json", classes.read_classes))
 kind("place.json")(of_run("place.json", lambda run: recorded.load(run).data.dir))
@@ -160,7 +161,7 @@ def chosen_report(folder: Path) -> Case:
         json.dumps(results.config_of("fgvc", "cub").to_dict(), default=list)
     )
     results.write(folder / "final" / "seed0", results.config_of("fgvc", "cub"), 80.0)
-    return Case(case.file, lambda: report(folder))
+    return Case(case.file, lambda: report(folder), most=REPORTS)
 
 
 @kind("result.json of a comparison")

@@ -1,5 +1,6 @@
 """Files of weights, what lies beside them, and what a run has learnt."""
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from flax import serialization
 
 from tests.faults.table import Case, kind
 from tests.helpers import torch_files
+from vpjax.models.text import tokenizer
 from vpjax.runs import model_file
 from vpjax.weights import formats, hub
 from vpjax.weights.recognise import describe
@@ -184,3 +186,24 @@ PROCESSOR = {
 kind("preprocessor_config.json")(
     _beside(PROCESSOR, "preprocessor_config.json", "preprocessor_config.json")
 )
+
+
+def _tokenizer(name: str):
+    """OpenAI's table of merges, as far as its form goes; the true one is not here."""
+
+    def made(folder: Path) -> Case:
+        letters = tokenizer.vocabulary(())
+        firsts = [token for token in letters if len(token) == 1]
+        ends = [token for token in letters if token.endswith("</w>")]
+        pairs = [f"{a} {b}" for a in firsts for b in (*ends, *firsts)][: tokenizer.MERGES]
+        data = ("#version: 0.2\n" + "\n".join(pairs) + "\n").encode()
+        file = folder / name
+        file.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        read = lambda: tokenizer.open_tokenizer(str(file))(["an ant"]).shape  # noqa: E731
+        return Case(file, read, most=30)
+
+    return made
+
+
+kind("merges of a tokenizer")(_tokenizer("merges.txt"))
+kind("merges of a tokenizer, packed")(_tokenizer("merges.txt.gz"))

@@ -12,7 +12,6 @@ evaluation needs the same numbers.
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from vpjax.core import files
+from vpjax.core import files, kept
 from vpjax.core.errors import UserError
 from vpjax.data.class_names import clean
 from vpjax.models.text import zero_shot
@@ -157,7 +156,8 @@ def cached_text_features(
     content = json.dumps(facts | {"dtype": "float32"}, sort_keys=True)
     key = hashlib.sha256(content.encode()).hexdigest()
     path = (folder or files.cache_folder() / "text_features") / f"{key}.npz"
-    if (values := _read(path)) is not None:
+    if (found := kept.read_arrays(path)) is not None:
+        values = found["text"]
         log.debug("text      features of %d classes from %s", len(values), path)
         return TextFeatures(values, key)
     log.debug("text      %d prompts, such as %r", len(texts), texts[0])
@@ -167,8 +167,7 @@ def cached_text_features(
     else:
         values = np.asarray(zero_shot.class_embeddings(features, owners, int(owners.max()) + 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic(path) as new, open(new, "wb") as file:
-        np.savez(file, text=values, templates=np.array(templates))
+    kept.write_arrays(path, {"text": values, "templates": np.array(templates)})
     return TextFeatures(values, key)
 
 
@@ -178,14 +177,3 @@ def mean_over_templates(
     """Return one vector of length 1 a class from the features of its prompts, N = C templates."""
     each = unit(jnp.asarray(features, jnp.float32))
     return unit(each.reshape(-1, num_templates, each.shape[-1]).mean(1))
-
-
-def _read(path: Path) -> np.ndarray | None:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["text"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("text features %s are damaged (%s): encoding them again", path, error)
-        return None

@@ -7,12 +7,12 @@ transformers' CLIPTokenizer does the work. OpenAI's code repairs text first, whi
 leaves out; `clean` does as much of it as names need.
 """
 
-import gzip
 import html
 import importlib.util
 import itertools
 import logging
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from vpjax.backbones.clip_variants import VARIANTS
+from vpjax.core import unpack
 from vpjax.core.errors import UserError
 from vpjax.models.text.tower import CONTEXT
 from vpjax.weights.hub import cached, folder_of
@@ -106,7 +107,7 @@ def open_tokenizer(where: str = "", context: int = CONTEXT) -> Tokenizer:
     """
     path = Path(where).expanduser()
     if where and path.is_file() and path.name.endswith((".txt", ".txt.gz")):
-        return Tokenizer(from_merges(read_merges(path)), context)
+        return Tokenizer(from_file(path), context)
     folder = folder_of(where) if where else None
     for place in itertools.chain([folder] if folder else [], elsewhere()):
         if (backend := from_folder(place)) is not None:
@@ -133,9 +134,22 @@ def from_folder(folder: Path) -> Any | None:
     if has("vocab.json", "merges.txt") or has("tokenizer.json"):
         try:
             return clip_tokenizer().from_pretrained(str(folder))
+        except UserError:
+            raise
         except Exception as e:  # of the tokenizers library, which raises plain Exception
             raise UserError(f"the tokenizer files in {folder} cannot be read: {e}") from e
-    return from_merges(read_merges(folder / BPE_FILE)) if has(BPE_FILE) else None
+    return from_file(folder / BPE_FILE) if has(BPE_FILE) else None
+
+
+def from_file(path: Path) -> Any:
+    """Return a CLIPTokenizer of OpenAI's table of merges. Raise: UserError if it is damaged."""
+    merges = read_merges(path)
+    try:
+        return from_merges(merges)
+    except UserError:
+        raise
+    except Exception as e:  # of the tokenizers library, as above
+        raise UserError(f"{path} is damaged: {e}. Copy or download it again.") from e
 
 
 def from_merges(merges: Sequence[str], vocab: Mapping[str, int] | None = None) -> Any:
@@ -153,10 +167,11 @@ def read_merges(path: Path) -> list[str]:
     Raises: UserError if it cannot be read or is too short.
     """
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as stream:
-            lines = [line.rstrip("\n") for line in stream]
-    except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} cannot be read: {e}") from e
+        data = path.read_bytes()
+        text = (unpack.gunzip(data) if path.suffix == ".gz" else data).decode("utf-8")
+    except (OSError, EOFError, ValueError, zlib.error) as e:
+        raise UserError(f"{path} cannot be read: {e}. Copy or download it again.") from e
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     lines = lines[1:] if lines and "#version" in lines[0] else lines
     if len(lines) < MERGES or any(len(m.split(" ")) != 2 for m in lines[:MERGES]):
         raise UserError(
