@@ -7,12 +7,12 @@ transformers' CLIPTokenizer does the work. OpenAI's code repairs text first, whi
 leaves out; `clean` does as much of it as names need.
 """
 
-import gzip
 import html
 import importlib.util
 import itertools
 import logging
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from vpjax.backbones.clip_variants import VARIANTS
+from vpjax.core import unpack
 from vpjax.core.errors import UserError
+from vpjax.core.reading import read_bytes
 from vpjax.models.text.tower import CONTEXT
 from vpjax.weights.hub import cached, folder_of
 
@@ -153,9 +155,10 @@ def read_merges(path: Path) -> list[str]:
     Raises: UserError if it cannot be read or is too short.
     """
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as stream:
-            lines = [line.rstrip("\n") for line in stream]
-    except (OSError, EOFError, UnicodeDecodeError) as e:
+        data = read_bytes(path)
+        data = unpack.gunzip(data) if path.suffix == ".gz" else data
+        lines = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise UserError(f"{path} cannot be read: {e}") from e
     lines = lines[1:] if lines and "#version" in lines[0] else lines
     if len(lines) < MERGES or any(len(m.split(" ")) != 2 for m in lines[:MERGES]):
