@@ -8,7 +8,6 @@ LoRA, DoRA, IA3 and VeRA are read, with the head where it was among `modules_to_
 rows; VeRA's pair follows from its seed, and one in the file is compared with it.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.weights import formats
 
 CONFIG = "adapter_config.json"
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 KINDS = {"LORA": "lora.LoRA", "IA3": "ia3.IA3", "VERA": "vera.VeRA"}
+NEEDED = {"LORA": {"r": int, "lora_alpha": forms.NUMBER}, "IA3": {}}
+NEEDED |= {"VERA": {"r": int, "projection_prng_key?": (int, None)}}
 SITES = ("q", "k", "v", "qkv", "proj", "fc1", "fc2")
 LINEAR = re.compile(
     r"blocks\.(\d+)\.(?:attn|mlp)\.(q|k|v|qkv|proj|fc1|fc2)\."
@@ -77,7 +79,17 @@ def read(
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"train.start: {folder} has {CONFIG} and none of {', '.join(FILES)}")
-    out, feeds = {}, {}
+    out, feeds = formats.guarded(path, lambda: _arrays(path, lengths))
+    _check_options(folder, method, options, *_meant(config, feeds))
+    return path, out
+
+
+def _arrays(
+    path: Path, lengths: Callable[[int, str], np.ndarray]
+) -> tuple[Arrays, dict[str, bool]]:
+    """Return the arrays of a file by our names; and its sites, and whether IA3 scales its input."""
+    out: Arrays = {}
+    feeds: dict[str, bool] = {}
     for name, array in formats.read(path).items():
         short = name.removeprefix("base_model.model.").removeprefix("base_model.")
         short = short.replace(".modules_to_save.default", "")
@@ -99,21 +111,18 @@ def read(
             )
     if not feeds:
         raise UserError(f"train.start: {path} has no adapter of a block of timm's ViT")
-    _check_options(folder, method, options, *_meant(config, feeds))
-    return path, out
+    return out, feeds
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except ValueError as e:
-        raise UserError(f"train.start: {folder / CONFIG} is no JSON ({e}). Copy it again.") from e
+    config = forms.read(folder / CONFIG, {"peft_type?": (str, None)}, "Copy it again.")
     kind = config.get("peft_type")
     if kind not in KINDS:
         raise UserError(
             f"train.start: {folder} is an adapter of peft_type {kind!r}; vpjax reads "
             f"{', '.join(KINDS)}"
         )
+    forms.check(config, NEEDED[kind], folder / CONFIG, "Copy it again.")
     for key, plain in PLAIN.items():
         if config.get(key) not in plain:
             raise UserError(
