@@ -7,6 +7,7 @@ import time
 import pytest
 
 from vpjax.core import files, leftovers
+from vpjax.core.errors import InUse
 from vpjax.core.files import atomic, read_sealed, write_json, write_sealed, write_text
 
 
@@ -87,3 +88,18 @@ def test_a_link_among_leftovers_is_not_followed(tmp_path):
 def test_the_owner_of_a_lock_is_named(tmp_path):
     with files.lock_folder(tmp_path / "run"):
         assert (tmp_path / "run" / ".owner").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"12\x1b[2J", None])
+def test_a_damaged_owner_is_no_trouble(tmp_path, content):
+    folder = tmp_path / "run"
+    with files.lock_folder(folder):
+        (folder / ".owner").unlink()
+        if content is None:
+            os.mkfifo(folder / ".owner")
+        else:
+            (folder / ".owner").write_bytes(content)
+        with pytest.raises(InUse, match=r"process unknown"), files.lock_folder(folder):
+            pass
+    with files.lock_folder(folder):
+        assert (folder / ".owner").read_text() == str(os.getpid())

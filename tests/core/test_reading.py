@@ -6,11 +6,15 @@ import time
 
 import pytest
 
-from vpjax.core import reading
+from tests.helpers import results
+from vpjax.core import forms, reading, table
 from vpjax.core.errors import UserError
 from vpjax.data.files import PHOTO, Files
 from vpjax.data.sizes import common_shape
 from vpjax.data.text import read_text
+from vpjax.report.write import report
+from vpjax.runs.history import read_history
+from vpjax.weights import formats
 
 
 def odd_file(path, kind):
@@ -44,6 +48,36 @@ def test_the_message_says_what_it_is(tmp_path):
         reading.read_bytes(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"abc")
     assert reading.read_bytes(tmp_path / "file") == b"abc"
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl", "table.csv"])
+def test_files_of_a_run_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    readers = {".json": lambda path: forms.read(path, dict), ".csv": table.read_rows}
+    with pytest.raises(UserError, match=rf"{name} cannot be read.*named pipe"):
+        readers.get((tmp_path / name).suffix, read_history)(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.pth", "w.msgpack"])
+def test_weights_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for read in (formats.read, formats.shapes):
+        with pytest.raises(UserError, match="it is no plain file"):
+            read(tmp_path / name)
+
+
+def test_a_report_waits_for_no_pipe(tmp_path):
+    """Nobody writes to it: a reader that opens it ends never, and neither would the test."""
+    run = results.write(tmp_path / "a" / "seed0", results.config_of("fgvc", "cub"), 80.0)
+    other = results.write(tmp_path / "b" / "seed0", results.config_of("fgvc", "cub"), 70.0)
+    for name in ("log.txt", "metrics.jsonl", "per_class.csv", "examples.json", "x.png"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+    (other / "result.json").unlink()
+    os.mkfifo(other / "result.json")
+    report(run)
+    report(tmp_path)
+    assert "named pipe" in (tmp_path / "report.md").read_text()
 
 
 def test_what_is_waited_for_is_named_once(caplog, monkeypatch):

@@ -202,12 +202,17 @@ def test_prompts_start_from_class_embeddings(tmp_path, init, deep):
         (None, "cannot be read"),
         (b"no array", "cannot be read"),
         ((4, 3, 16), "num_tokens, layers"),
+        (np.full((3, 3, 16), np.nan), "no finite one"),
+        (np.full((3, 3, 16), 1e300), "no finite one"),
+        (np.full((3, 3, 16), "x"), "no number"),
     ],
 )
 def test_class_embeddings_that_do_not_fit(tmp_path, content, message):
     path = tmp_path / "embeddings.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
     elif content:
         np.save(path, np.zeros(content, np.float32))
     with pytest.raises(UserError, match=message):

@@ -260,6 +260,14 @@ def test_damaged_configuration(tmp_path, content):
         hub.configuration(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("found", [[1], None, "x", {"a": [1]}, {"a": 2}])
+def test_a_damaged_index_of_shards(cache, found):
+    folder = snapshot(cache, "timm/x", "config.json")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": found}))
+    with pytest.raises(UserError, match=r"index.json is damaged: weight_map"):
+        hub.weights_in("timm/x")
+
+
 def test_shards_of_a_folder(tmp_path):
     parts = {"model-00001-of-00002.safetensors": ["a"], "model-00002-of-00002.safetensors": ["b"]}
     for file, own in parts.items():

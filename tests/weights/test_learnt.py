@@ -137,6 +137,22 @@ def test_files_of_nobody(tmp_path):
         learnt.read(tmp_path / "nowhere.pth", "vpt.VPT", "vit.ViT", PROMPTS, 3)
 
 
+@pytest.mark.parametrize(
+    ("method", "inside"),
+    [
+        ("vpt.VPT", {"shallow_prompt": (1, 4, 6), "deep_prompt": ()}),
+        ("sa2vp.SA2VP", {"embeddings.ppt": (), "embeddings.ppt_proj.weight": (2, 2)}),
+        ("sa2vp.SA2VP", {"encoder.deep_ppt": (3,), "embeddings.ppt_proj.weight": (2, 2)}),
+        ("mop.MoP", {"prompt_offsets": ()}),
+    ],
+)
+def test_arrays_of_other_shapes(tmp_path, method, inside):
+    np.savez(tmp_path / "a.npz", **{n: np.zeros(s, np.float32) for n, s in inside.items()})
+    shapes = PROMPTS | {"method/offsets": (3, 2, 4), "method/deep/0/prompt/map": (1, 2)}
+    with pytest.raises(UserError, match=r"a\.npz .* cannot be read"):
+        learnt.read(tmp_path / "a.npz", method, "vit.ViT", shapes, 3)
+
+
 def test_what_is_a_file(tmp_path):
     assert learnt.is_file("nowhere/prompt_ep3.PTH") and learnt.is_file("~/best_epoch3.pt")
     assert not learnt.is_file(str(tmp_path)) and not learnt.is_file("runs/first#best")

@@ -154,3 +154,35 @@ def test_a_run_begins_with_an_adapter(tmp_path):
         w = np.asarray(folded.backbone.layers[i].attn.key.kernel[...]).reshape(48, 48)
         magnitude = out[f"base_model.model.blocks.{i}.attn.qkv.lora_magnitude_vector"][48:96]
         np.testing.assert_allclose(np.linalg.norm(w, axis=0), magnitude, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "3", "{", '{"peft_type": ["LORA"]}', '{"peft_type": "LORA"}'),
+        *('{"peft_type": "LORA", "r": "4", "lora_alpha": 8}', '{"peft_type": "VERA", "r": null}'),
+        '{"peft_type": "LORA", "r": 4, "lora_alpha": {}}',
+    ],
+)
+def test_a_damaged_configuration(tmp_path, content):
+    _, arrays = adapter(tmp_path, "lora_fused_qkv")
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"adapter_config\.json is damaged"):
+        peft_adapter.read(tmp_path, *KINDS["lora_fused_qkv"][1], lengths_of(arrays))
+
+
+@pytest.mark.parametrize(
+    ("last", "shape"),
+    [("lora_magnitude_vector", (3,)), ("ia3_l", ()), ("lora_A.weight", ()), ("lora_B.weight", ())],
+)
+def test_arrays_of_other_shapes(tmp_path, last, shape):
+    adapter(tmp_path, "lora_fused_qkv")
+    inside = {f"base_model.model.blocks.0.attn.qkv.{last}": np.zeros(shape, np.float32)}
+    safetensors.numpy.save_file(inside, tmp_path / "adapter_model.safetensors")
+    method, options = KINDS["lora_fused_qkv"][1]
+    try:
+        _, found = peft_adapter.read(tmp_path, method, options, lambda i, site: np.ones(4))
+    except UserError as error:
+        assert "cannot be read" in str(error)
+    else:  # the run compares shapes
+        assert {v.shape for v in found.values()} == {shape}

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vpjax.core import forms
+from vpjax.core import forms, reading
 from vpjax.core.errors import InUse, UserError
 
 
@@ -112,7 +112,7 @@ def write_sealed(path: Path, content: bytes) -> None:
 def read_sealed(path: Path) -> bytes | None:
     """Return the bytes that `write_sealed` wrote; None if the file is missing or damaged."""
     try:
-        seal, content = (whole := path.read_bytes())[:32], whole[32:]
+        seal, content = (whole := reading.read_bytes(path))[:32], whole[32:]
     except OSError:
         return None
     return content if hashlib.sha256(content).digest() == seal else None
@@ -166,6 +166,14 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+def _number_in(owner: Path) -> str:
+    try:
+        text = reading.read_bytes(owner).decode("ascii", "replace").strip()
+    except OSError:
+        text = ""
+    return text if text.isdecimal() else "unknown"
+
+
 @contextlib.contextmanager
 def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
     """Lock a folder for this process while the block runs; create it if it does not exist.
@@ -183,9 +191,9 @@ def lock_folder(workdir: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(workdir / ".lock", wait=wait))
-            owner.write_text(str(os.getpid()))
+            write_text(owner, str(os.getpid()))
         except InUse as e:
-            process = owner.read_text(errors="replace") if owner.exists() else "unknown"
+            process = _number_in(owner)
             raise InUse(
                 f"workdir {workdir} is in use by another run (process {process}). "
                 "Wait for it, stop it, or give another --workdir."

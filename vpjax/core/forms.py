@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vpjax.core.errors import UserError
+from vpjax.core.reading import read_bytes
 
 NUMBER = (int, float)
 ANY = object
 COPY = "Restore it from a copy."
 SHOWN = 60  # letters of a value in a message
+HUGE = 2**63  # whole numbers from here on count nothing, and overflow where they are computed with
 
 
 class Damaged(UserError):
@@ -34,7 +36,7 @@ def parse(path: Path, advice: str = COPY) -> Any:
         Damaged: if it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
+        return json.loads(read_bytes(path).decode("utf-8"))
     except OSError as error:
         raise Damaged(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested without end
@@ -86,6 +88,8 @@ def fault(value: Any, form: Any, place: str = "") -> str:
         return "" if value is None else _not(value, form, place)
     if form is ANY:
         return ""
+    if isinstance(value, int) and abs(value) >= HUGE:
+        return _not(value, form, place)
     good = isinstance(value, form) and (form is bool or not isinstance(value, bool))
     return "" if good else _not(value, form, place)
 

@@ -9,6 +9,7 @@ from typing import Any
 from vpjax.core import escape
 from vpjax.core.errors import UserError
 from vpjax.core.files import atomic
+from vpjax.core.reading import read_bytes
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "lr") -> str:
@@ -58,7 +59,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     """
     advice = "Restore it from a copy."
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        text = read_bytes(path).decode("utf-8", "surrogateescape")
         lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
     except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}. {advice}") from error

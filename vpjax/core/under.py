@@ -68,12 +68,14 @@ def plain_name(name: str, where: str) -> str:
 def own_file(folder: Path, name: str) -> Path | None:
     """Return a file of a folder; None if it is not there, or leads out of the folder by a link.
 
+    A pipe or a device, of which reading may never end, counts as not there.
+
     Args:
         folder: such as a run's, which somebody else may have made.
-        name: of the file.
+        name: of the file, or of a folder.
     """
     path = folder / name
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         return None
     found, home = path.resolve(), folder.resolve()
     return path if found.is_relative_to(home) else None

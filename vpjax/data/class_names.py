@@ -112,7 +112,7 @@ def _read(path: Path, classes: Sequence[str]) -> list[str]:
 def _key(name: Any) -> str:
     """Return a class's name as it is compared: "007" is "7"."""
     name = str(name).strip()
-    return str(int(name)) if name.isdecimal() else name.casefold()
+    return name.lstrip("0") or "0" if name.isdecimal() else name.casefold()
 
 
 def _in_order(path, names, classes):

@@ -133,7 +133,7 @@ def check_alike(where: str, names: Iterable[str]) -> None:
     """
     seen: dict[Any, str] = {}
     for name in names:
-        key = int(name) if name.isdecimal() else name.casefold()
+        key = name.lstrip("0") if name.isdecimal() else name.casefold()
         if (other := seen.setdefault(key, name)) == name:
             continue
         if name.isdecimal():

@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vpjax.backbones.base import Backbone, Site
 from vpjax.core import unpack
 from vpjax.core.errors import UserError, unknown
+from vpjax.core.reading import open_plain
 
+MOST = np.finfo(np.float32).max
 INITS = ("random", "final-cls", "cls-nolastl", "cls-nofirstl")
 
 
@@ -50,9 +53,11 @@ def read_prototypes(
         raise UserError(f"init={init!r} needs init_path, a .npy file of shape {expected}")
     try:
         found = Path(path).expanduser()
-        with open(found, "rb") as file:
+        with open_plain(found) as file:
             values = unpack.read_npy(file, found.stat().st_size)
         shape = values.shape
+        if values.dtype.kind not in "fiu" or not (np.abs(values) <= MOST).all():
+            raise ValueError("it holds what is no number, or no finite one, in float32")
     except (OSError, ValueError, EOFError, AttributeError) as e:
         raise UserError(
             f"init_path {path} cannot be read: {e}. Expected a .npy file of shape {expected}; "

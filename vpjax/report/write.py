@@ -11,7 +11,6 @@ The folder of several runs gets
     report_*.png              the pictures
 """
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_text
 from vpjax.core.table import table, write_csv
+from vpjax.core.under import own_file
 from vpjax.report import csv_tables, run_sections, sections
 from vpjax.report.html import page
 from vpjax.report.latex import latex
@@ -72,9 +72,13 @@ def report(
 
 
 def _write_one(run: Run, folder: Path) -> None:
-    if not (folder / "curves.png").exists() and (folder / "metrics.jsonl").exists():
-        with contextlib.suppress(ValueError):  # an unfinished run, with nothing to draw yet
+    if not (folder / "curves.png").exists() and own_file(folder, "metrics.jsonl"):
+        try:
             draw_curves(folder)
+        except UserError as error:
+            log.warning("warning   curves.png is not drawn: %s", error)
+        except ValueError:  # an unfinished run, with nothing to draw yet
+            pass
     write_text(folder / "report.md", markdown(run_sections.run_blocks(run), folder))
     write_run_page(folder)
 

@@ -13,6 +13,7 @@ import numpy as np
 from vpjax.core import forms
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_text
+from vpjax.core.reading import read_bytes
 from vpjax.core.table import write_csv
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Metrics:
                     rows = [row for row in rows if row.get("step", 0) <= resume_at]
                 text = "".join(_line(row) for row in rows)
                 # Also removes a half-written last line, to which the next would be appended.
-                if text != self.path.read_text(encoding="utf-8", errors="replace"):
+                if text != _text(self.path):
                     write_text(self.path, text)
             self._file = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
         except OSError as error:
@@ -102,9 +103,9 @@ def read_history(path: str | os.PathLike) -> list[dict]:
     null becomes None; a half-written last line is left out.
 
     Raises:
-        UserError: if another line is not a JSON object.
+        UserError: if it cannot be read, or another line is not a JSON object.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = _text(Path(path)).splitlines()
     rows = []
     for i, line in enumerate(lines, start=1):
         try:
@@ -119,6 +120,13 @@ def read_history(path: str | os.PathLike) -> list[dict]:
                 "of a metrics file is. Restore the file from a copy, or remove the line."
             )
     return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _number(name: str, value: Any) -> int | float | None:

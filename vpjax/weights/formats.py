@@ -62,9 +62,9 @@ def read(path: Path, pick: Pick | None = None) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if (form := _kind(path)) == "torch":
-        arrays = _guarded(path, lambda: torch_file.read(path, pick))
+        arrays = guarded(path, lambda: torch_file.read(path, pick))
     else:
-        arrays = _guarded(path, lambda: _READERS[form](path))
+        arrays = guarded(path, lambda: _READERS[form](path))
         if pick is not None:
             arrays = {ours: arrays[name] for name, ours in pick(arrays.keys()).items()}
     return {n: a.astype(np.float32) if a.dtype in NARROW else a for n, a in arrays.items()}
@@ -81,7 +81,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=8)
 def _shapes(path: Path, modified_ns: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return _guarded(path, lambda: _SHAPES[_kind(path)](path))
+    return guarded(path, lambda: _SHAPES[_kind(path)](path))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -101,7 +101,16 @@ def files_of(path: Path) -> list[Path]:
     return [path, *parts]
 
 
-def _guarded(path: Path, work: Callable[[], Any]) -> Any:
+def guarded(path: Path, work: Callable[[], Any]) -> Any:
+    """Return what reading a file of weights returns; damage becomes a message.
+
+    Args:
+        path: the file.
+        work: reads it, or turns what was read into what is wanted.
+
+    Raises:
+        UserError: for whatever `work` raises.
+    """
     try:
         return work()
     except UserError:
@@ -134,10 +143,12 @@ def _kind(path: Path) -> str:
             f"weights {path} are part {int(part[2])} of {int(part[3])} of a model. Give the folder "
             f"with all parts, or the list of them, {part[1]}{part[4]}.index.json."
         )
+    if path.exists() and not path.is_file():  # of a pipe, reading may never end
+        raise UserError(f"weights {path}: it is no plain file. {_EXPECTED}")
     with open(path, "rb") as stream:
         start = stream.read(64)
     if start.startswith(b"PK"):
-        return _guarded(path, lambda: _kind_of_zip(path))
+        return guarded(path, lambda: _kind_of_zip(path))
     if start.startswith(torch_file.MAGIC):
         return "torch"
     if start[8:9] == b"{":  # a JSON table of contents, after its length
@@ -261,7 +272,7 @@ def _of_parts(path: Path, one: Callable[[Path], dict[str, Any]]) -> dict[str, An
     """Return what `one` finds in all files of an index, if it is what the index lists."""
     out, (_, *parts) = {}, files_of(path)
     for part in parts:
-        out |= _guarded(part, functools.partial(one, part))
+        out |= guarded(part, functools.partial(one, part))
     if missing := sorted(_weight_map(path).keys() - out.keys()):
         raise UserError(
             f"weights {path}: {len(missing)} of the listed arrays are in none of its files, "

@@ -170,9 +170,9 @@ def _has_weights(folder: Path) -> bool:
     if any(f.endswith(ENDINGS) and not _shard(f) for f in inside):
         return True
     indices = [f for f in FILES if f.endswith(".index.json") and f in inside]
-    return any(
-        set(_json(folder / f).get("weight_map", {"": ""}).values()) <= inside for f in indices
-    )
+    form = {"weight_map": {str: str}}
+    lists = [forms.read(folder / f, form, "Fetch it again.") for f in indices]
+    return any(set(found["weight_map"].values()) <= inside for found in lists)
 
 
 def reason(error: Exception, repository: str) -> str:

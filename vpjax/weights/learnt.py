@@ -74,9 +74,10 @@ def read(path: Path, method: str, backbone: str, expected: Shapes, classes: int)
     if kind != wanted:
         found = f"a file of the published {kind}" if kind else f"it holds {sorted(arrays)[:4]}"
         raise UserError(f"train.start: {path} is no file of the published {wanted}; {found}")
-    found = _READERS[kind](arrays, backbone.partition(".")[0], expected)
+    trunk = backbone.partition(".")[0]
+    found = formats.guarded(path, lambda: _READERS[kind](arrays, trunk, expected))
     if kind == "MoP-CLIP":
-        found = _padded(found, expected, classes)
+        found = formats.guarded(path, lambda: _padded(found, expected, classes))
     if PATCHES in expected and PATCHES not in found:
         theirs = [a for n, a in arrays.items() if re.fullmatch(KERNELS, n) and a.ndim == 4]
         if theirs:

@@ -86,7 +86,17 @@ def read(
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"train.start: {folder} has {CONFIG} and none of {', '.join(FILES)}")
-    out, feeds = {}, {}
+    out, feeds = formats.guarded(path, lambda: _arrays(path, lengths))
+    _check_options(folder, method, options, *_meant(config, feeds))
+    return path, out
+
+
+def _arrays(
+    path: Path, lengths: Callable[[int, str], np.ndarray]
+) -> tuple[Arrays, dict[str, bool]]:
+    """Return the arrays of a file by our names; and its sites, and whether IA3 scales its input."""
+    out: Arrays = {}
+    feeds: dict[str, bool] = {}
     for name, array in formats.read(path).items():
         short = name.removeprefix("base_model.model.").removeprefix("base_model.")
         short = short.replace(".modules_to_save.default", "")
@@ -108,8 +118,7 @@ def read(
             )
     if not feeds:
         raise UserError(f"train.start: {path} has no adapter of a block of timm's ViT")
-    _check_options(folder, method, options, *_meant(config, feeds))
-    return path, out
+    return out, feeds
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -80,7 +80,14 @@ def test_what_a_class_has_not_is_named():
 
 @pytest.mark.parametrize(
     ("template", "match"),
-    [("a {", "cannot be read"), ("a {}", "put a name in braces"), ("a {name.x}", "braces")],
+    [
+        ("a {", "cannot be read"),
+        ("a {}", "put a name in braces"),
+        ("a {name.x}", "braces"),
+        ("a {name:>999999999999}", "a field with a format"),  # of terabytes
+        ("a {name!r}", "a field with a format"),
+        ("a {name:{name}}", "a field with a format"),
+    ],
 )
 def test_templates_that_cannot_be_read(template, match):
     with pytest.raises(UserError, match=match):

@@ -163,16 +163,22 @@ def shown(dataset: str) -> str:
 def keys(template: str) -> set[str]:
     """Return the names of the fields of a template.
 
-    Raises: UserError if the template is not a format string, or has a field without a name.
+    Raises: UserError if the template is not a format string, or has a field without a name, or with
+        a format: {name:>999999999} would fill the memory.
     """
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template)]
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UserError(f"template {template!r} cannot be read: {error}.") from error
-    found = {field for field in fields if field is not None}
+    found = {field for _, field, _, _ in parts if field is not None}
     if wrong := sorted(f for f in found if not f.isidentifier()):
         raise UserError(
             f"template {template!r} has {{{wrong[0]}}}; put a name in braces, such as {{name}}."
+        )
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        raise UserError(
+            f"template {template!r} has a field with a format; put a name alone in braces, such as "
+            "{name}."
         )
     return found
 

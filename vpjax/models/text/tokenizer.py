@@ -23,6 +23,7 @@ from jaxtyping import Int32
 from vpjax.backbones.clip_variants import VARIANTS
 from vpjax.core import unpack
 from vpjax.core.errors import UserError
+from vpjax.core.reading import read_bytes
 from vpjax.models.text.tower import CONTEXT
 from vpjax.weights.hub import cached, folder_of
 
@@ -167,7 +168,7 @@ def read_merges(path: Path) -> list[str]:
     Raises: UserError if it cannot be read or is too short.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         text = (unpack.gunzip(data) if path.suffix == ".gz" else data).decode("utf-8")
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise UserError(f"{path} cannot be read: {e}. Copy or download it again.") from e
