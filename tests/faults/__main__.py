@@ -8,7 +8,7 @@ import time
 
 # Before anything imports jax: as tests do, several devices, and programs that compile quickly.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-FAST = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+FAST = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # A cache of its own: a large one is read at every start of a run.

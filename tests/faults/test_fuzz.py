@@ -140,7 +140,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(TREES)
 def test_forms_take_any_json(tree):
     """What is checked by a form is of that form, or there is a sentence."""
