@@ -44,7 +44,7 @@ def test_splits(data_dir):
 
 
 def test_split_errors(data_dir):
-    with pytest.raises(UserError, match="unknown split of cifar10:3.0.2 'val'.*test, train"):
+    with pytest.raises(UserError, match="unknown split of cifar10:3.0.2 in .* 'val'.*test, train"):
         open_source("cifar10", "train+val", data_dir)
     with pytest.raises(UserError, match=r"train\[:99\].*40 examples. .*train \(40\)"):
         open_source("cifar10", "train[:99]", data_dir)

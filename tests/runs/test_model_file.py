@@ -80,7 +80,9 @@ def rewrite(path, arrays=None, **facts):
     """Write the file anew with other arrays or metadata, as another program might."""
     with safe_open(path, "numpy") as file:
         said, old = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-    safetensors.numpy.save_file(arrays or old, path, said | facts)
+    said |= facts
+    said[model_file.SEAL] = model_file._seal(said)
+    safetensors.numpy.save_file(arrays or old, path, said)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,14 @@ import pytest
 from vpjax.train.signals import SIGNALS, Stopped, StopSignal
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """A terminal that may go away, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_the_first_signal_is_noted(number):
     before = [signal.getsignal(s) for s in SIGNALS]

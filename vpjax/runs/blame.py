@@ -28,7 +28,7 @@ def blamed(experiment: Experiment) -> Iterator[None]:
                 f"frozen weights{where} are not finite: {text}. Nothing can be learnt with them: "
                 "convert or fetch them again."
             ) from error
-        for split, loader in getattr(experiment.inputs, "loaders", {}).items():
+        for split, loader in experiment.inputs.loaders.items() if experiment.inputs.cached else ():
             rows = loader.rows.features
             if len(wrong := np.flatnonzero(~np.isfinite(rows).all(-1))):
                 raise UserError(
