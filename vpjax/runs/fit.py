@@ -24,7 +24,7 @@ from vpjax.core.progress import Progress
 from vpjax.core.troubles import explained
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
-from vpjax.runs import loggers, model_file, places, summary, workdir
+from vpjax.runs import course, loggers, model_file, places, summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
 from vpjax.runs.blame import blamed
@@ -417,6 +417,9 @@ def conclude(
     if "val" in experiment.sources:
         result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
     result |= summary.result_facts(experiment) | facts
+    if found := course.faults_of(experiment, folder):
+        result["loss_faults"] = found
+        log.warning("warning   %s: %s", "; ".join(found), course.ADVICE)
     numbers, file = summary.metrics_of(result), folder / model_file.FILE
     classes = experiment.classes._replace(counts=experiment.counts)
     write_learnt(experiment.config, classes, experiment, state, numbers, file)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import distributed, escape, files, logs
 from vpjax.core.errors import UserError
-from vpjax.core.table import mean_std, table, write_csv
+from vpjax.core.table import mean_std, spread, table, write_csv
 from vpjax.report.finish import write_report
 from vpjax.report.plots.curves import comparison
 from vpjax.report.plots.histories import histories, points
@@ -95,12 +95,13 @@ def summary(label: str, results: list[dict[str, Any]]) -> dict[str, Any]:
         "label": label,
         "metric": metric,
         "mean": float(np.mean(values)),
-        "std": float(np.std(values)),
+        "std": spread(values),
         "seeds": len(results),
         "trainable": results[0]["trainable"],
         "percent": results[0]["percent"],
         "seconds": float(np.mean([r["seconds"] for r in results])),
         "images": results[0][f"{split}_count"],
+        "doubts": [f"seed {r['seed']}: {t}" for r in results for t in r.get("loss_faults", ())],
     }
     data = results[0]["data"]
     if split == "test" and data.get("val") == data["test"]:
@@ -123,7 +124,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         [
             r["label"],
-            mean_std(r["mean"], r["std"], 1),
+            mean_std(r["mean"], r["std"], 1) + " !" * bool(r.get("doubts")),
             *([f"{r['best']:.1f}"] if has_best else []),
             f"{r['trainable']:,}",
             f"{r['percent']:.1f} %",
@@ -131,7 +132,8 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         ]
         for r in rows
     ]
-    return table(header, lines, "lrrrr")
+    doubts = [f"! {r['label']}, {text}" for r in rows for text in r.get("doubts", ())]
+    return "\n".join([table(header, lines, "lrrrr"), *(f"\n{text}" for text in doubts)])
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
