@@ -9,6 +9,7 @@ Each cell is trained with every seed, see `vpjax.studies.cells`. The folder then
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,30 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     what = f"{len(planned) // seeds} methods, {seeds} seed{'s' * (seeds > 1)} each"
     log.info("runs      %d: %s", len(planned), what)
     lines = RunLines([(run.label, run.folder) for run in planned])
-    for run in planned:
-        with lines.one(f"{run.label}, seed {run.seed}") as say:
-            result = train(run.config, run.folder)
-            say(ending(result))
-        results.setdefault(run.label, []).append((run, result))
-    rows = [summary(label, [result for _, result in found]) for label, found in results.items()]
-    rows.sort(key=lambda row: row["trainable"])
+    try:
+        for run in planned:
+            with lines.one(f"{run.label}, seed {run.seed}") as say:
+                result = train(run.config, run.folder)
+                say(ending(result))
+            results.setdefault(run.label, []).append((run, result))
+    except BaseException:  # what is done is not lost
+        if results and not distributed.index():
+            write(rows_of(results), folder)
+            log.info("table     %s, of the runs that are done", folder / "comparison.md")
+        raise
+    rows = rows_of(results)
     if not distributed.index():
         write(rows, folder)
         draw_histories(config, rows, results, folder)
         with logs.quiet():  # the page is named at the very end, below the table
             write_report(folder)
     return rows
+
+
+def rows_of(results: Mapping[str, list[tuple[CellRun, dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return the row of every cell that has results, the fewest trainable parameters first."""
+    rows = [summary(label, [result for _, result in found]) for label, found in results.items()]
+    return sorted(rows, key=lambda row: row["trainable"])
 
 
 def draw_histories(
@@ -119,6 +131,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as text that is also Markdown."""
     name = " or ".join(dict.fromkeys(NAMES[row["metric"]] for row in rows))
     header = ["method", f"{name} (%)", "trainable parameters", "share", "seconds a run"]
+    unequal = len({r.get("seeds") for r in rows}) > 1  # as where a comparison was stopped
     if has_best := all("best" in r for r in rows):
         header[1:2] = [f"last test {name} (%)", "best seen (%)"]
     lines = [
@@ -129,16 +142,19 @@ def as_table(rows: list[dict[str, Any]]) -> str:
             f"{r['trainable']:,}",
             f"{r['percent']:.1f} %",
             f"{r['seconds']:.1f}",
+            *([str(r["seeds"])] if unequal else []),
         ]
         for r in rows
     ]
+    header += ["seeds"] * unequal
     doubts = [f"! {r['label']}, {text}" for r in rows for text in r.get("doubts", ())]
-    return "\n".join([table(header, lines, "lrrrr"), *(f"\n{text}" for text in doubts)])
+    return "\n".join([table(header, lines, "lr"), *(f"\n{text}" for text in doubts)])
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write the rows as Markdown, CSV, JSON and a picture."""
     files.write_text(folder / "comparison.md", escape.no_html(as_table(rows)) + "\n")
     files.write_json(folder / "comparison.json", rows)
-    write_csv(folder / "comparison.csv", rows)
+    lines = [row | {"doubts": "; ".join(row.get("doubts", ()))} for row in rows]
+    write_csv(folder / "comparison.csv", lines)
     save(comparison(rows), folder / "comparison.png")
