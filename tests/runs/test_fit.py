@@ -1,6 +1,7 @@
 """A run: resuming, damaged checkpoints, stopping, and what it must not touch."""
 
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from vpjax.runs import fit as fitting
 from vpjax.runs.fit import fit
 from vpjax.runs.history import read_history
 from vpjax.runs.scores import evaluate_run
-from vpjax.train.checkpoint import Checkpoints
+from vpjax.train.checkpoint import Checkpoints, read_metadata
 from vpjax.train.early_stopping import EarlyStopping
 from vpjax.train.signals import Stopped, StopSignal
 from vpjax.train.step import init_state
@@ -72,7 +73,11 @@ def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, monkeypa
         with pytest.raises(Stopped, match=f"step {steps} of 12"):
             fit(config(), tmp_path)
     assert newest(tmp_path).name == str(steps)
+    before = read_metadata(newest(tmp_path))["seconds"]
+    began = time.monotonic()
     fit(config(), tmp_path)
+    own = time.monotonic() - began
+    assert before > 0 and own - 1 < result(tmp_path)["seconds"] - before < own + 1
     assert digests(tmp_path) == digests(whole)
     assert result(tmp_path)["test_loss"] == result(whole)["test_loss"]
 

@@ -87,7 +87,7 @@ def test_a_study_resumes_and_a_failed_cell_does_not_stop_it(study, tmp_path):
     found = json.loads((folder / "ablation_fusion.json").read_text())
     assert [c["seeds"] for c in found] == [1, 2]
     assert "optim.lr: 0.001 now, 7.0 there" in found[0]["failed"]
-    assert found[0]["test_acc_std"] == 0
+    assert found[0]["test_acc_std"] is None
     failed = rows(folder / "ablation_fusion_results.csv")[0]
     assert failed["status"] == "failed" and failed["test_acc"] == "" and failed["reason"]
     assert "Failed: add, seed 0" in (folder / "ablation_fusion.md").read_text()

@@ -11,6 +11,7 @@ from tests.helpers import runs
 from vpjax.core.errors import UserError
 from vpjax.runs.workdir import read_result
 from vpjax.studies import compare
+from vpjax.train.signals import Stopped
 
 
 def short():
@@ -42,6 +43,32 @@ def test_a_whole_comparison(tmp_path):
     assert compare.compare(short(), tmp_path) == rows  # nothing is run again
     assert (tmp_path / "linear" / "seed0" / "result.json").stat().st_mtime_ns == written
     assert read_result(tmp_path / "vpt_shallow" / "seed0") is None
+
+
+def test_a_comparison_that_is_stopped_leaves_its_table(tmp_path, monkeypatch, caplog):
+    result = {"metric": "accuracy", "test_accuracy": 40.0, "test_count": 9, "percent": 1.0}
+    result |= {"seconds": 1.0, "trainable": 7, "data": {"val": "v", "test": "t"}}
+    left = iter((result, result, result))
+
+    def train(config, folder):
+        if (found := next(left, None)) is None:
+            raise Stopped("stopped at step 3 of 9", 15)
+        return found
+
+    monkeypatch.setattr(compare, "train", train)
+    caplog.set_level("INFO", logger="vpjax")
+    with pytest.raises(Stopped):
+        compare.compare(short(), tmp_path)
+    lines = (tmp_path / "comparison.md").read_text().splitlines()
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")][-1] == "seeds"
+    assert [line.strip("| ").split()[-1] for line in lines[2:]] == ["2", "1"]
+    assert "± 0.0 " in lines[2] and "±" not in lines[3]
+    assert "of the runs that are done" in caplog.text
+    monkeypatch.setattr(compare, "train", lambda config, folder: 1 / 0)
+    (tmp_path / "comparison.md").unlink()
+    with pytest.raises(ZeroDivisionError):  # nothing is done, and nothing is written
+        compare.compare(short(), tmp_path)
+    assert not (tmp_path / "comparison.md").exists()
 
 
 def row(label, mean, percent, **more):

@@ -181,7 +181,7 @@ def test_tables_of_runs_that_failed_or_are_to_come():
     assert [c.strip() for c in line.strip("|").split("|")] == [
         "m",
         "-",
-        "80.00 ± 0.00",
+        "80.00",
         "-",
         "-",
         "1",

@@ -33,6 +33,42 @@ def test_settings_are_the_section_of_a_config():
     assert Settings(**defaults.get_config().optim) == Settings()
 
 
+def test_each_layer_of_a_backbone_has_a_rate_of_its_own():
+    names = ("backbone/cls_token", "backbone/layers/0/mlp/bias", "backbone/layers/11/mlp/kernel")
+    names += ("backbone/pos_embed", "backbone/norm/scale", "method/head/kernel", "method/prompts/0")
+    found = optimizers.rate_multipliers(optim(layer_decay=0.5, head_multiplier=10.0), names)
+    expected = (0.5**13, 0.5**12, 0.5, 0.5**13, 1.0, 10.0)
+    assert found == dict(zip(names, expected, strict=False))
+    both = optimizers.rate_multipliers(optim(layer_decay=0.5, bias_multiplier=2.0), names)
+    assert both["backbone/layers/0/mlp/bias"] == 2 * 0.5**12
+    assert optimizers.rate_multipliers(optim(), names) == {"backbone/layers/0/mlp/bias": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [({"head_multiplier": 2.0}, NAMES[2:]), ({"layer_decay": 0.7}, NAMES[:2])],
+)
+def test_a_rate_of_what_does_not_train(changes, names):
+    plan = Plan(10, 5, 32)
+    with pytest.raises(UserError, match=f"optim.{next(iter(changes))} is"):
+        make_optimizer(optim(no_decay="", **changes), names, plan)
+    with pytest.raises(UserError, match="one rate for all"):
+        make_optimizer(optim(name="adamw", **changes), NAMES, plan, True)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_step_is_as_long_as_the_rate_of_its_parameter(kind):
+    values = {n: jnp.ones(3) for n in NAMES}
+    steps = {}
+    for factor in (1.0, 4.0):
+        settings_ = optim(name=kind, head_multiplier=factor, weight_decay=0.0, warmup_epochs=0.0)
+        optimizer, _ = make_optimizer(settings_, NAMES, Plan(10, 5, 32))
+        steps[factor] = optimizer.update(values, optimizer.init(values), values)[0]
+    for name in NAMES:
+        factor = 4.0 if "head" in name else 1.0
+        np.testing.assert_allclose(steps[4.0][name], factor * steps[1.0][name], rtol=1e-6)
+
+
 @settings(deadline=None, max_examples=30)
 @given(epochs=st.integers(1, 30), per_epoch=st.integers(1, 20), warmup=st.integers(0, 10))
 def test_the_rate_rises_to_its_peak_and_falls_to_zero(epochs, per_epoch, warmup):
@@ -248,6 +284,7 @@ def test_a_cosine_may_end_above_zero():
         ({"plateau_patience": 0}, "optim.plateau_patience is 0"),
         ({"plateau_factor": 1.0}, "optim.plateau_factor is 1.0"),
         ({"bias_multiplier": -1.0}, "optim.bias_multiplier is -1.0"),
+        ({"layer_decay": 0.0}, "optim.layer_decay is 0.0; it must be in"),
         ({"min_lr": -1.0}, "optim.min_lr is -1.0"),
     ],
 )

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vpjax.core import escape
 from vpjax.core.errors import UserError
 from vpjax.core.files import atomic
@@ -107,6 +109,11 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(map(safe_row, rows))
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the population standard deviation, as in the papers; None of fewer than two values."""
+    return float(np.std(values)) if len(values) > 1 else None
 
 
 def mean_std(mean: float | None, std: float | None = None, digits: int = 2) -> str:

@@ -61,6 +61,8 @@ def run_blocks(run: Run) -> list[NamedTuple]:
     elif comparability.selected_on_reported_split(run):
         text = f"The checkpoint was chosen on the images it reports ({run.split})."
         blocks.append(Warnings((f"{text} The number is too high.",)))
+    if doubts := run.result.get("loss_faults"):
+        blocks.append(Warnings(tuple(f"{text[:1].upper()}{text[1:]}." for text in doubts)))
     blocks += made_by(run)
     blocks += data(run)
     if curves := own_file(run.folder, "curves.png"):

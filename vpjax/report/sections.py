@@ -106,6 +106,9 @@ def warnings(tables: Sequence[Table], runs: Sequence[Run], trials: Sequence[Run]
     lost = [run for run in runs if not (run.finished or run in trials)]
     out = [f"{run.name}: {run.status}" + (f", {run.reason}" * bool(run.reason)) for run in lost]
     for run in runs:
+        if run.finished and run not in trials:
+            out += [f"{run.name}: {text}." for text in run.result.get("loss_faults", ())]
+    for run in runs:
         if run.finished and run not in trials and comparability.selected_on_reported_split(run):
             out.append(
                 f"{run.name} chose its checkpoint on the images it reports ({run.split}): the "

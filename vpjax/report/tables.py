@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vpjax.core.errors import unknown
+from vpjax.core.table import spread
 from vpjax.data.benchmarks import BENCHMARKS
 from vpjax.report import comparability
 from vpjax.report.comparability import KINDS, Column, Group, Pair
@@ -48,7 +49,7 @@ class Cell(NamedTuple):
     @property
     def std(self) -> float | None:
         """The population's standard deviation, as in the papers; None of one seed."""
-        return float(np.std(list(self.scores.values()))) if len(self.runs) > 1 else None
+        return spread(list(self.scores.values()))
 
     @property
     def trainable(self) -> float:

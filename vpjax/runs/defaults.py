@@ -94,6 +94,9 @@ def get_config() -> ConfigDict:
     config.optim.bias_multiplier = (
         1.0  # of the rate of biases, except that of the head's last layer
     )
+    config.optim.head_multiplier = 1.0  # of the rate of the head, which begins anew
+    # Of the rate, from each layer of a backbone that trains to the layer below it.
+    config.optim.layer_decay = 1.0
     # "cosine", "cosine_timm", "cosine_hardrestart", "step", "onecycle", "constant", "plateau"
     config.optim.schedule = "cosine"
     config.optim.schedule_by_epoch = False  # True: all steps of an epoch have the rate of its first

@@ -24,7 +24,7 @@ from vpjax.core.progress import Progress
 from vpjax.core.troubles import explained
 from vpjax.data.source import Source
 from vpjax.runs import config as configs
-from vpjax.runs import loggers, model_file, places, summary, workdir
+from vpjax.runs import course, loggers, model_file, places, summary, workdir
 from vpjax.runs.autotune import autotune, needs_autotune
 from vpjax.runs.begin import begin
 from vpjax.runs.blame import blamed
@@ -104,7 +104,7 @@ def fit(
         if (result := workdir.open_workdir(folder, config, extend)) is not None:
             log.info("%s is finished: %s", folder, summary.one_line(result))
             return result
-        begin, startup = time.perf_counter(), startup or Startup()
+        startup = startup or Startup()
         holdout = held(config, folder if workdir.started(folder) else None)
         experiment = prepare(config, startup, sources, given, holdout)
         if config.data.verify:
@@ -137,12 +137,11 @@ def fit(
                 facts |= found
                 with contextlib.closing(Checkpoints(kinds / SEARCHED, keep=1, rows=rows)) as kept:
                     kept.discard_after(-1)  # of a run that was shorter, or killed
-                    kept.save(state, checkpoint_metadata(experiment, early))
+                    kept.save(state, checkpoint_metadata(experiment, early, startup.seconds))
             facts |= begun | {"startup": startup.facts()}
             if extended := workdir.extensions(own):
                 facts["extended"] = extended
-            seconds = time.perf_counter() - begin
-            result, predictions = conclude(experiment, state, early, own, seconds, **facts)
+            result, predictions = conclude(experiment, state, early, own, startup, **facts)
             told.on_end(result)
         if finish is not None:
             finish(experiment, state, own, predictions)
@@ -202,11 +201,11 @@ def train(
     early, start = EarlyStopping(config.train.patience), 0
     if (found := restore_checkpoint(last, experiment.state, record_of(experiment))) is not None:
         state, early = found
-        start = int(state.step)
+        start, startup.earlier = int(state.step), last.restored.get("seconds", 0.0)
         last.discard_after(start)
         best.discard_after(start)
         if needs_best(config) and early.best_step == start:  # killed before it was saved as best
-            best.save(state, checkpoint_metadata(experiment, early))
+            best.save(state, checkpoint_metadata(experiment, early, startup.seconds))
         log.info("resumed at step %d of %d", start, plan.steps)
         begun = read_begun(folder) if config.train.start else {}
     else:
@@ -219,7 +218,7 @@ def train(
     startup.record("open")
     told.on_start(Start(folder, configs.flat(config), start, plan.steps))
     if not plan.steps:
-        save_start(experiment, state, folder, early, [best, last])
+        save_start(experiment, state, folder, early, [best, last], startup.seconds)
     if start >= plan.steps or early.stop:
         return state, early, begun
 
@@ -266,7 +265,7 @@ def train(
                     improved = early.better(values[metric], now)
                     state = reduce_on_plateau(experiment, state, early)
                 metrics.write_csv()
-                metadata = checkpoint_metadata(experiment, early)
+                metadata = checkpoint_metadata(experiment, early, startup.seconds)
                 due = bool(distributed.all_max(time.monotonic() - saved >= config.train.save_every))
                 if improved and needs_best(config):
                     best.save(state, metadata)
@@ -284,7 +283,7 @@ def train(
                 break
             message = f"stopped at step {now} of {plan.steps}, all saved; run again to go on"
             if asked := distributed.all_max(signals.asked, meet=logged):  # all at the same step
-                save_between(experiment, state, early, last, recent, now)
+                save_between(experiment, state, early, last, recent, now, startup.seconds)
                 raise Stopped(message, asked)
             if now < plan.steps:
                 try:
@@ -292,7 +291,7 @@ def train(
                         batch = next(batches)
                 except (UserError, Stopped):  # an image that cannot be read, or does not come
                     if alone:
-                        save_between(experiment, state, early, last, recent, now)
+                        save_between(experiment, state, early, last, recent, now, startup.seconds)
                     raise
     return state, early, begun
 
@@ -303,6 +302,7 @@ def save_start(
     folder: Path,
     early: EarlyStopping,
     kinds: Sequence[Checkpoints],
+    seconds: float,
 ) -> None:
     """Evaluate and save a run that trains nothing, at step 0.
 
@@ -312,6 +312,7 @@ def save_start(
         folder: where this process writes.
         early: the record of evaluations.
         kinds: of checkpoints, each of which gets one.
+        seconds: that the run has taken so far.
     """
     with Metrics(folder, resume_at=-1) as metrics:
         if "val" in experiment.sources:
@@ -320,7 +321,7 @@ def save_start(
             early.better(values[experiment.metric], 0)
         metrics.write_csv()
     for checkpoints in kinds:
-        checkpoints.save(state, checkpoint_metadata(experiment, early))
+        checkpoints.save(state, checkpoint_metadata(experiment, early, seconds))
 
 
 def save_between(
@@ -330,6 +331,7 @@ def save_between(
     last: Checkpoints,
     recent: Sequence[Mapping[str, Any]],
     now: int,
+    seconds: float,
 ) -> None:
     """Save a run that stops, with the metrics that its history does not have yet.
 
@@ -340,13 +342,14 @@ def save_between(
         last: checkpoints to resume from.
         recent: metrics of the steps since the last line of the history.
         now: the step.
+        seconds: that the run has taken so far.
 
     Raises:
         Diverged: if the run has diverged; it is not saved then.
     """
     average_metrics(recent, now)
     kept = [{k: [str(v.dtype), v.item()] for k, v in m.items()} for m in jax.device_get(recent)]
-    last.save(state, checkpoint_metadata(experiment, early) | {"recent": kept})
+    last.save(state, checkpoint_metadata(experiment, early, seconds) | {"recent": kept})
 
 
 def unlogged_steps(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -405,7 +408,7 @@ def conclude(
     state: step.State,
     early: EarlyStopping,
     folder: Path,
-    seconds: float,
+    clock: Startup,
     **facts: Any,
 ) -> tuple[dict[str, Any], AnyPredictions | None]:
     """Evaluate val and test splits; write and return the result, return the last predictions too.
@@ -415,10 +418,9 @@ def conclude(
         state: the one that is reported.
         early: the record of the best evaluation.
         folder: where this process writes.
-        seconds: that training took.
+        clock: knows how long the run has taken.
         facts: further values of the result.
     """
-    begin = time.perf_counter()
     result = {"status": "finished", "step": int(state.step)}
     splits = [s for s in ("val", "test") if s in experiment.sources]
     scores, predictions = score(experiment, state, splits, folder, step=int(state.step))
@@ -427,10 +429,13 @@ def conclude(
     if "val" in experiment.sources:
         result |= {f"best_val_{experiment.metric}": early.best, "best_val_step": early.best_step}
     result |= summary.result_facts(experiment) | facts
+    if found := course.faults_of(experiment, folder):
+        result["loss_faults"] = found
+        log.warning("warning   %s: %s", "; ".join(found), course.ADVICE)
     numbers, file = summary.metrics_of(result), folder / model_file.FILE
     classes = experiment.classes._replace(counts=experiment.counts)
     write_learnt(experiment.config, classes, experiment, state, numbers, file)
-    result["seconds"] = round(seconds + time.perf_counter() - begin, 2)
+    result["seconds"] = clock.seconds
     write_json(folder / "result.json", result)
     log.info("%s", summary.one_line(result))
     return result, predictions

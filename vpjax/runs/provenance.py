@@ -1,5 +1,6 @@
 """By what a run was made: the command, and the commit of the checkout."""
 
+import importlib.metadata
 import re
 import shlex
 import sys
@@ -15,6 +16,13 @@ def command() -> str:
     """Return the command of this process, to be typed again; "" if it is another program's."""
     words = program()
     return shlex.join([*words, *sys.argv[1:]]) if words else ""
+
+
+def program_line() -> str:
+    """Return "vpjax 1.2.0, commit 0123456789ab, jax 0.10.2"."""
+    made = commit()
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("vpjax", "jax")]
+    return ", ".join([versions[0], *([f"commit {made[:12]}"] if made else []), versions[1]])
 
 
 def program() -> list[str]:

@@ -280,12 +280,15 @@ def differing_classes(there: Sequence[str], now: Sequence[str]) -> list[str]:
     return lines
 
 
-def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[str, Any]:
+def checkpoint_metadata(
+    experiment: Experiment, early: EarlyStopping, seconds: float
+) -> dict[str, Any]:
     """Return what a checkpoint holds beside arrays.
 
     Args:
         experiment: of the run.
         early: the record of evaluations.
+        seconds: that the run has taken so far, in all its processes.
     """
     return {
         "version": importlib.metadata.version("vpjax"),
@@ -294,5 +297,6 @@ def checkpoint_metadata(experiment: Experiment, early: EarlyStopping) -> dict[st
         "preset": experiment.preset,
         "classes": list(experiment.classes.names),
         "data": data_of(experiment),
+        "seconds": seconds,
         "early": dict(vars(early)),  # as it is now: checkpoints are written in the background
     }

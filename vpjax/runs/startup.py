@@ -23,11 +23,20 @@ class Startup:
 
     Args:
         age: seconds that have passed already.
+
+    Attributes:
+        earlier: seconds of the processes that a run goes on from, up to what they saved last.
     """
 
     def __init__(self, age: float = 0.0):
-        self.last = time.monotonic() - age
+        self.begin = self.last = time.monotonic() - age
+        self.earlier = 0.0
         self.parts: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run so far, those of earlier processes that it goes on from included."""
+        return round(self.earlier + time.monotonic() - self.begin, 2)
 
     def record(self, part: str) -> None:
         """Add the seconds since the last record to `part`."""

@@ -1,12 +1,16 @@
 """What a run logs before it starts, and the facts in its result."""
 
+import contextlib
 import importlib.metadata
 import logging
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from vpjax.core.logs import fitted
 from vpjax.models.partition import trainable_line, trainable_table
@@ -36,14 +40,13 @@ def log_opening(experiment: Experiment) -> None:
 
 
 def header(experiment: Experiment) -> list[str]:
-    """Return what a run is, in at most six lines: the screen shows them, see `logs.fitted`."""
+    """Return what a run is, in at most eight lines: the screen shows them, see `logs.fitted`."""
     e, config = experiment, experiment.config
     numbers = ", ".join(f"{split} {len(source):,}" for split, source in e.sources.items())
     train = e.sources["train"]
     kind = f", {e.loaded.kind}" if e.loaded and e.loaded.kind else ""
     where = config.backbone.weights if e.loaded else f"random, from seed {config.seed}"
     devices = e.mesh.devices.flat
-    height, width = e.image_size
     lines = [
         f"run       {config.method.name}, {trainable_line(e.parts)}",
         f"data      {train.name.partition('[')[0]}, {len(e.classes.names)} classes: {numbers}",
@@ -54,10 +57,34 @@ def header(experiment: Experiment) -> list[str]:
         lines.append(f"splits    {made} taken from train by class, seed {seed}: splits.csv")
         lines.append(f"counts    {', '.join(counts(e))}")
     lines += [
-        f"weights   {_tail(where)}{kind}, on {height}x{width} pixels",
+        f"weights   {_tail(where)}{kind}",
+        f"backbone  {backbone_line(e)}",
         f"plan      {training(e)}, {config.dtype}, {len(devices)} x {devices[0].device_kind}",
+        f"program   {provenance.program_line()}",
     ]
     return lines
+
+
+def backbone_facts(experiment: Experiment) -> dict[str, Any]:
+    """Return class, number of layers, width, pixels of a patch and grid of the backbone."""
+    backbone = nnx.merge(*experiment.parts.graph).backbone
+    return {
+        "name": experiment.config.backbone.name,
+        "layers": len(backbone.layers),
+        "dim": backbone.dim,
+        "patch_size": list(backbone.patch_size),
+        "grid": list(backbone.grid),
+    }
+
+
+def backbone_line(experiment: Experiment) -> str:
+    """Return "vit.ViT, 12 layers of 384, 56x56 pixels in 4x4 patches of 14x14"."""
+    facts = backbone_facts(experiment)
+    pixels, grid, patch = (
+        f"{h}x{w}" for h, w in (experiment.image_size, facts["grid"], facts["patch_size"])
+    )
+    layers = f"{facts['layers']} layers, width {facts['dim']}"
+    return f"{facts['name']}, {layers}, {pixels} pixels in {grid} patches of {patch}"
 
 
 def training(experiment: Experiment) -> str:
@@ -182,6 +209,7 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "steps_per_epoch": e.plan.steps_per_epoch,
         "preset": e.preset,
         "image_size": list(e.image_size),
+        "backbone": backbone_facts(e),
         "cached_features": e.inputs.cached,
         "dtype": config.dtype,
         "attention": e.attention,
@@ -192,6 +220,25 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
         "versions": versions(),
         "command": provenance.command(),
         "commit": provenance.commit(),
+        "peak_memory_mib": peak_memory(),
+    }
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Return the most memory, in MiB, that this process has had: of the host, and of a device.
+
+    None: the system does not tell.
+    """
+    host = None
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {
+        "host": host and round(host, 1),
+        "device": device and round(device / 2**20, 1),
     }
 
 

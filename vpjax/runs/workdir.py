@@ -42,6 +42,7 @@ RESULT = {
     "data?": {str: {"name": str, "images": int}},
     "image_size?": [int],
     "devices?": [str],
+    "loss_faults?": [str],
     "versions?": {str: (str, None)},
 }
 # What it holds of a finished run in any case.

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import escape, files
 from vpjax.core.errors import UserError, unknown
-from vpjax.core.table import mean_std, table, write_csv
+from vpjax.core.table import mean_std, spread, table, write_csv
 from vpjax.models.partition import ModelParts, partition
 from vpjax.report.finish import write_report
 from vpjax.report.plots.ablation import backbones, choices
@@ -175,7 +175,7 @@ def summary(label: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for key in ("val_acc", "test_acc"):
         values = [r[key] for r in good if r[key] is not None]
         out[key] = float(np.mean(values)) if values else None
-        out[f"{key}_std"] = float(np.std(values)) if values else None
+        out[f"{key}_std"] = spread(values)
     out["metric"] = good[0]["metric"] if good else None
     out["seconds"] = float(np.mean([r["seconds"] for r in good])) if good else None
     reasons = "; ".join(f"seed {r['seed']}: {r['reason']}" for r in runs if r not in good)

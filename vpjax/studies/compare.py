@@ -9,6 +9,7 @@ Each cell is trained with every seed, see `vpjax.studies.cells`. The folder then
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import distributed, escape, files, logs
 from vpjax.core.errors import UserError
-from vpjax.core.table import mean_std, table, write_csv
+from vpjax.core.table import mean_std, spread, table, write_csv
 from vpjax.report.finish import write_report
 from vpjax.report.plots.curves import comparison
 from vpjax.report.plots.histories import histories, points
@@ -48,19 +49,30 @@ def compare(config: ConfigDict, folder: Path) -> list[dict[str, Any]]:
     what = f"{len(planned) // seeds} methods, {seeds} seed{'s' * (seeds > 1)} each"
     log.info("runs      %d: %s", len(planned), what)
     lines = RunLines([(run.label, run.folder) for run in planned])
-    for run in planned:
-        with lines.one(f"{run.label}, seed {run.seed}") as say:
-            result = train(run.config, run.folder)
-            say(ending(result))
-        results.setdefault(run.label, []).append((run, result))
-    rows = [summary(label, [result for _, result in found]) for label, found in results.items()]
-    rows.sort(key=lambda row: row["trainable"])
+    try:
+        for run in planned:
+            with lines.one(f"{run.label}, seed {run.seed}") as say:
+                result = train(run.config, run.folder)
+                say(ending(result))
+            results.setdefault(run.label, []).append((run, result))
+    except BaseException:  # what is done is not lost
+        if results and not distributed.index():
+            write(rows_of(results), folder)
+            log.info("table     %s, of the runs that are done", folder / "comparison.md")
+        raise
+    rows = rows_of(results)
     if not distributed.index():
         write(rows, folder)
         draw_histories(config, rows, results, folder)
         with logs.quiet():  # the page is named at the very end, below the table
             write_report(folder)
     return rows
+
+
+def rows_of(results: Mapping[str, list[tuple[CellRun, dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return the row of every cell that has results, the fewest trainable parameters first."""
+    rows = [summary(label, [result for _, result in found]) for label, found in results.items()]
+    return sorted(rows, key=lambda row: row["trainable"])
 
 
 def draw_histories(
@@ -95,12 +107,13 @@ def summary(label: str, results: list[dict[str, Any]]) -> dict[str, Any]:
         "label": label,
         "metric": metric,
         "mean": float(np.mean(values)),
-        "std": float(np.std(values)),
+        "std": spread(values),
         "seeds": len(results),
         "trainable": results[0]["trainable"],
         "percent": results[0]["percent"],
         "seconds": float(np.mean([r["seconds"] for r in results])),
         "images": results[0][f"{split}_count"],
+        "doubts": [f"seed {r['seed']}: {t}" for r in results for t in r.get("loss_faults", ())],
     }
     data = results[0]["data"]
     if split == "test" and data.get("val") == data["test"]:
@@ -118,25 +131,30 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as text that is also Markdown."""
     name = " or ".join(dict.fromkeys(NAMES[row["metric"]] for row in rows))
     header = ["method", f"{name} (%)", "trainable parameters", "share", "seconds a run"]
+    unequal = len({r.get("seeds") for r in rows}) > 1  # as where a comparison was stopped
     if has_best := all("best" in r for r in rows):
         header[1:2] = [f"last test {name} (%)", "best seen (%)"]
     lines = [
         [
             r["label"],
-            mean_std(r["mean"], r["std"], 1),
+            mean_std(r["mean"], r["std"], 1) + " !" * bool(r.get("doubts")),
             *([f"{r['best']:.1f}"] if has_best else []),
             f"{r['trainable']:,}",
             f"{r['percent']:.1f} %",
             f"{r['seconds']:.1f}",
+            *([str(r["seeds"])] if unequal else []),
         ]
         for r in rows
     ]
-    return table(header, lines, "lrrrr")
+    header += ["seeds"] * unequal
+    doubts = [f"! {r['label']}, {text}" for r in rows for text in r.get("doubts", ())]
+    return "\n".join([table(header, lines, "lr"), *(f"\n{text}" for text in doubts)])
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write the rows as Markdown, CSV, JSON and a picture."""
     files.write_text(folder / "comparison.md", escape.no_html(as_table(rows)) + "\n")
     files.write_json(folder / "comparison.json", rows)
-    write_csv(folder / "comparison.csv", rows)
+    lines = [row | {"doubts": "; ".join(row.get("doubts", ()))} for row in rows]
+    write_csv(folder / "comparison.csv", lines)
     save(comparison(rows), folder / "comparison.png")

@@ -37,7 +37,7 @@ NOTE = (
 IMAGES = 8  # for each device, in the compiled step
 # Keys of a config that do not change what a step costs.
 FREE = ("seed", "optim.lr", "optim.min_lr", "optim.weight_decay", "optim.momentum")
-FREE += ("optim.bias_multiplier", "optim.clip_norm")
+FREE += ("optim.bias_multiplier", "optim.head_multiplier", "optim.layer_decay", "optim.clip_norm")
 NOT_COUNTED = ("data.", "study.", "draw")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpjax.core.errors import UserError
-from vpjax.core.table import mean_std, table
+from vpjax.core.table import mean_std, spread, table
 from vpjax.report import run_folders
 from vpjax.runs import recorded
 from vpjax.runs.scores import NAMES, evaluate_run
@@ -69,8 +69,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for label, own in by_label.items():
         values = [row["value"] for row in own]
-        spread = float(np.std(values)) if len(values) > 1 else None
-        lines.append((float(np.mean(values)), [label, spread, len(own), _recorded(own)]))
+        lines.append((float(np.mean(values)), [label, spread(values), len(own), _recorded(own)]))
     lines.sort(key=lambda line: -line[0])
     cells = [[c[0], mean_std(m, c[1]), str(c[2]), c[3]] for m, c in lines]
     return table(["run", f"{name} (%)", "seeds", "recorded"], cells, "lrrl")

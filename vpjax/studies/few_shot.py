@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from vpjax.core import files, forms
 from vpjax.core.errors import UserError
-from vpjax.core.table import mean_std, table, write_csv
+from vpjax.core.table import mean_std, spread, table, write_csv
 from vpjax.report.finish import write_report
 from vpjax.report.plots.shots import curves
 from vpjax.report.plots.style import save
@@ -196,7 +196,7 @@ def harmonic_mean(base: float | None, new: float | None) -> float | None:
 def means(rows: Sequence[Row], key: str) -> tuple[float | None, float | None]:
     """Return mean and standard deviation of a column; None where no row has it."""
     values = [row[key] for row in rows if row.get(key) is not None]
-    return (float(np.mean(values)), float(np.std(values))) if values else (None, None)
+    return (float(np.mean(values)), spread(values)) if values else (None, None)
 
 
 def _averaged(rows: Sequence[Row], key: str) -> float | None:

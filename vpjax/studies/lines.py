@@ -97,4 +97,8 @@ def ending(result: Mapping[str, Any] | Exception) -> str:
         return "failed"
     metric = result.get("metric", "accuracy")
     value = result.get(f"{reported_split(result)}_{metric}")
-    return "" if value is None else f"{NAMES.get(metric, metric)} {value:.2f} %"
+    return (
+        ""
+        if value is None
+        else f"{NAMES.get(metric, metric)} {value:.2f} %" + " !" * bool(result.get("loss_faults"))
+    )

@@ -258,6 +258,8 @@ def choose(plan: Plan) -> dict[str, Any]:
         files.write_json(plan.choice_path, choice)
     if best:
         log.info("\nchosen    %s: val %.2f %%", best["name"], best["val"])
+        if "doubts" in best:
+            log.warning("warning   in the run that was chosen %s", best["doubts"])
     for key, side in choice["edges"].items():
         log.warning("warning   %s is the %s of its grid; try a wider one", key, side)
     return choice

@@ -9,7 +9,7 @@ import numpy as np
 from vpjax.core import escape
 from vpjax.core.errors import UserError
 from vpjax.core.files import write_json, write_text
-from vpjax.core.table import mean_std, table, write_csv
+from vpjax.core.table import mean_std, spread, table, write_csv
 from vpjax.runs.scores import NAMES
 from vpjax.runs.workdir import RESULT_ADVICE
 from vpjax.studies import trials
@@ -56,7 +56,8 @@ def row(trial: Trial, split: str, metric: str) -> dict[str, Any]:
         raise UserError(
             f"{trial.folder / 'result.json'} is damaged: it lacks {e}. {RESULT_ADVICE}"
         ) from e
-    return out | {split: found[key]} | numbers
+    doubts = {"doubts": "; ".join(found["loss_faults"])} if found.get("loss_faults") else {}
+    return out | {split: found[key]} | numbers | doubts
 
 
 def choice_of(
@@ -112,7 +113,7 @@ def write(plan: Plan) -> dict[str, Any]:
         "task": config.data.name,
         "metric": metric,
         "mean": float(np.mean(values)) if values else None,
-        "std": float(np.std(values)) if values else None,
+        "std": spread(values),
         "std_is": STD,
         "sample_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "seeds": rows,
@@ -156,7 +157,8 @@ def line(summary: Mapping[str, Any]) -> str:
     if summary["mean"] is None:
         return f"No final run finished ({len(seeds)} seeds)."
     text = f"Test {metric_name(summary['metric'])} {mean_std(summary['mean'], summary['std'])} %"
-    text += f", mean and population standard deviation of {count} seeds"
+    many = f"mean and population standard deviation of {count} seeds"
+    text += f", {many if count > 1 else 'of one seed'}"
     for state in ("diverged", "failed"):
         if summary[state]:
             missing.append(f"{state}: {', '.join(map(str, summary[state]))}")
@@ -175,4 +177,5 @@ def metric_name(metric: str) -> str:
 def _cells(r: Mapping[str, Any], name: str, split: str) -> list[str]:
     if r[split] is None:
         return [name, "-", "-", "-", f"{r['status']}: {r['reason']}"[:120]]
-    return [name, f"{r[split]:.2f}", f"{r[f'{split}_loss']:.4f}", f"{r['seconds']:.1f}", "finished"]
+    state = f"finished, but {r['doubts']}"[:120] if "doubts" in r else "finished"
+    return [name, f"{r[split]:.2f}", f"{r[f'{split}_loss']:.4f}", f"{r['seconds']:.1f}", state]

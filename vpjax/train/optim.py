@@ -9,7 +9,8 @@ The learning rate follows `vpjax.train.schedules`; what published code does othe
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,8 @@ from vpjax.train.averaging import averaged
 from vpjax.train.schedules import SCHEDULES, Plan, make_schedule, one_cycle
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+# Parts of a backbone that come before its layers.
+BEFORE = r"patch_\w+|pos_embed|cls_token|dist_token|registers|pre_norm"
 HEAD_BIAS = "method/head/bias"  # of the last layer
 
 
@@ -42,6 +45,8 @@ class Settings:
     weight_decay: float = 1e-4
     no_decay: str = HEAD_BIAS  # regular expression of names that do not decay; "": all decay
     bias_multiplier: float = 1.0  # of the rate of biases, except that of the head's last layer
+    head_multiplier: float = 1.0  # of the rate of the head, which begins anew
+    layer_decay: float = 1.0  # of the rate, from each layer of a backbone that trains to that below
     schedule: str = "cosine"  # one of SCHEDULES
     schedule_by_epoch: bool = False  # all steps of an epoch have the rate of its first
     warmup_epochs: float = 10.0  # of linear warm-up
@@ -67,7 +72,7 @@ class Settings:
             raise unknown("optim.schedule", self.schedule, SCHEDULES)
         positive = ("lr", "min_lr", "lr_base_batch_size", "weight_decay", "warmup_epochs")
         positive += ("warmup_lr", "average_mean")
-        for key in (*positive, "clip_norm", "bias_multiplier", "step_factor"):
+        for key in (*positive, "clip_norm", "bias_multiplier", "head_multiplier", "step_factor"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"optim.{key} is {getattr(self, key)}; it must be 0 or more")
         if not self.eps > 0:
@@ -84,6 +89,8 @@ class Settings:
         for key in ("step_epochs", "average_std"):
             if not getattr(self, key) > 0:
                 raise UserError(f"optim.{key} is {getattr(self, key)}; it must be above 0")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"optim.layer_decay is {self.layer_decay}; it must be in (0, 1]")
         if not 0 <= self.momentum < 1:
             raise UserError(f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         if not 0 < self.plateau_factor < 1:
@@ -116,9 +123,11 @@ def make_optimizer(
         match_reference_code: whether to repeat published code, see `vpjax.train.parity`.
 
     Raises:
-        UserError: if `no_decay` matches nothing, or `min_lr` is above the peak.
+        UserError: if `no_decay` matches nothing, `min_lr` is above the peak, or a part of the model
+            that has a rate of its own does not train.
     """
     kind, names = settings.name, list(names)
+    multipliers = rate_multipliers(settings, names)
     make = parity.reference_schedule if match_reference_code else make_schedule
     rate = make(settings, plan)
     cycle = settings.schedule == "onecycle"  # not in the code that `reference` stands for
@@ -130,6 +139,11 @@ def make_optimizer(
     parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     if reference and kind == "adamw":
         if settings.weight_decay > 0:
+            if settings.head_multiplier != 1 or settings.layer_decay != 1:
+                raise UserError(
+                    "the published code's adamw has one rate for all parameters: set "
+                    "optim.head_multiplier=1 and optim.layer_decay=1, or match_reference_code=False"
+                )
             decay = parity.reference_decay(names)
             parts += [parity.reference_adam(), scale_by_rate(rate, decay_after=decay)]
             return average(parts), jax.jit(rate)
@@ -141,9 +155,51 @@ def make_optimizer(
     decayed = optax.add_decayed_weights(settings.weight_decay, mask=mask)
     step = _direction(kind, settings, momentum)
     parts += [step, decayed] if kind == "adamw" else [decayed, step]
-    biases = [n for n in names if "bias" in n and n != HEAD_BIAS]
-    parts.append(scale_by_rate(rate, dict.fromkeys(biases, settings.bias_multiplier)))
+    parts.append(scale_by_rate(rate, multipliers))
     return average(parts), jax.jit(rate)  # one program where a run reads the rate
+
+
+def rate_multipliers(settings: Settings, names: Sequence[str]) -> dict[str, float]:
+    """Return what the rate of each parameter is multiplied with; others have 1.
+
+    `layer_decay` is that of BEiT (Bao et al. 2022): what comes before the layers counts as one more
+    below them, what comes after as one more above, with the rate as it is.
+
+    Args:
+        settings: of the optimizer.
+        names: of the trainable parameters.
+
+    Raises:
+        UserError: if the head, or the backbone, has a factor and does not train.
+    """
+    out = {n: settings.bias_multiplier for n in names if "bias" in n and n != HEAD_BIAS}
+    scaled: dict[str, dict[str, float]] = {}
+    if settings.head_multiplier != 1:
+        head = [n for n in names if n.startswith("method/head/")]
+        scaled["head_multiplier"] = dict.fromkeys(head, settings.head_multiplier)
+    if settings.layer_decay != 1:
+        backbone = [n for n in names if n.startswith("backbone/")]
+        heights = {n: _height(n) for n in backbone}
+        top = max((h for h in heights.values() if h is not None), default=0) + 1
+        above = {n: 0 if h is None else top - h for n, h in heights.items()}
+        scaled["layer_decay"] = {n: settings.layer_decay**k for n, k in above.items()}
+    for key, factors in scaled.items():
+        if not factors:
+            part = "head" if key == "head_multiplier" else "backbone"
+            raise UserError(
+                f"optim.{key} is {getattr(settings, key)}, and no parameter of the {part} trains. "
+                "Set it to 1."
+            )
+        for name, factor in factors.items():
+            out[name] = out.get(name, 1.0) * factor
+    return out
+
+
+def _height(name: str) -> int | None:
+    """Return 1 + the layer of a backbone's parameter; 0 before the layers, None after them."""
+    if found := re.match(r"backbone/layers/(\d+)/", name):
+        return 1 + int(found[1])
+    return 0 if re.match(rf"backbone/({BEFORE})(/|$)", name) else None
 
 
 def decay_mask(

@@ -102,8 +102,8 @@ def bars(
     """Draw a group of bars for each of `groups`, called `names`.
 
     Args:
-        groups: mappings with a value (%) and its error, `<key>_std`, for each key of the series;
-            without a value there is no bar.
+        groups: mappings with a value (%) and its error, `<key>_std` (None of one seed), for each
+            key of the series; without a value there is no bar.
         series: key, label and colour of each bar of a group.
     """
     plain(axes)
@@ -111,7 +111,9 @@ def bars(
     width, highest = 0.8 / len(series), 1.0
     for k, (key, label, colour) in enumerate(series):
         shown = [
-            (i, g[key], g[f"{key}_std"]) for i, g in enumerate(groups) if g.get(key) is not None
+            (i, g[key], g[f"{key}_std"] or 0.0)
+            for i, g in enumerate(groups)
+            if g.get(key) is not None
         ]
         if not shown:
             continue
@@ -122,7 +124,7 @@ def bars(
             at,
             values,
             0.92 * width,
-            yerr=stds,
+            yerr=stds if stds.any() else None,
             capsize=3,
             color=colour,
             label=label,

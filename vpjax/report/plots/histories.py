@@ -52,7 +52,8 @@ def histories(
         raise ValueError(f"nothing to draw: no accuracy in the history of {', '.join(runs)}")
     drawn, bands = looks(runs), len(runs) <= MANY
     figure = figure_of(1.2 + 2.9 * len(panels), max(2.9, 0.5 + 0.19 * len(runs)))
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    same = metric == "accuracy"  # training has no other: heights of both sides can be compared
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=same)[0]
     for axes, (side, title) in zip(grid, panels, strict=True):
         plain(axes)
         axes.set_title(title, fontsize=SIZE, loc="left")
@@ -66,6 +67,8 @@ def histories(
     handles = {h.get_label(): h for axes in grid for h in axes.lines}
     figure.legend(handles=handles.values(), loc="outside right upper", fontsize=SIZE, frameon=False)
     text = f"Lines: means over seeds ({seeds_text(map(len, runs.values()))})"
+    if len(panels) > 1:
+        text += "; training: averaged over the steps before, with augmentation and dropout if any"
     describe(figure, text + ("; bands: from the lowest to the highest seed." if bands else "."))
     return figure
 
@@ -110,14 +113,18 @@ def _line(
     style: str | tuple,
     bands: bool,
 ) -> None:
-    """Draw the mean over seeds at each epoch; if `bands`, one from the lowest to the highest."""
+    """Draw the mean over seeds at each epoch; if `bands`, one from the lowest to the highest.
+
+    Epochs that not all seeds have reached are left out: the mean would be of others.
+    """
     at: dict[float, list[float]] = {}
     for seed in seeds:
         for epoch, value in zip(*seed, strict=True):
             at.setdefault(epoch, []).append(value)
-    if not at:
+    reached = sum(len(seed.epochs) > 0 for seed in seeds)
+    epochs = sorted(epoch for epoch, values in at.items() if len(values) == reached)
+    if not epochs:
         return
-    epochs = sorted(at)
     marker = "o" if len(epochs) == 1 or (bands and len(epochs) <= FEW) else ""
     means = [np.mean(at[e]) for e in epochs]
     axes.plot(
