@@ -14,8 +14,9 @@ from vpjax.runs import config as configs
 from vpjax.runs import recorded
 from vpjax.runs.fit import fit
 from vpjax.runs.restore import differing_classes
-from vpjax.runs.run import load_run
+from vpjax.runs.run import load_run, restored_run
 from vpjax.runs.scores import evaluate_run
+from vpjax.runs.summary import log_comparison
 from vpjax.train.checkpoint import sealed, unsealed
 from vpjax.weights.download import fetch
 
@@ -102,6 +103,27 @@ def test_other_classes_are_refused_and_nothing_is_changed(place, change, said):
     assert all(text in str(error.value) for text in said)
     assert "damaged" not in str(error.value) and "delete" not in str(error.value)
     assert contents(place / "run") == before
+
+
+def test_other_test_images_are_not_compared(place, caplog):
+    before = result(place / "run")
+    there, other = place / "photos" / "test" / "ant" / "0.png", place / "photos" / "train" / "ant"
+    caplog.set_level("INFO", logger="vpjax")
+    log_comparison(evaluate_run(place / "run", at(place)), before)
+    assert "equal to the recorded" in caplog.text
+    shutil.copy(other / "3.png", there)
+    log_comparison(evaluate_run(place / "run", at(place)), before)
+    assert "other images or labels, though their names may be the same" in caplog.text
+    there.unlink()
+    log_comparison(evaluate_run(place / "run", at(place)), before)
+    assert "18 images there, 17 now" in caplog.text
+
+
+def test_an_edited_number_format_is_refused(place):
+    config = at(place)
+    config.dtype = "float7"
+    with pytest.raises(UserError, match="dtype is 'float7'"):
+        restored_run(place / "run", config)
 
 
 def test_going_on_with_other_classes_is_refused_and_nothing_is_changed(place):

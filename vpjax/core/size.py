@@ -1,8 +1,21 @@
 """Sizes of images, patches and windows: an edge, or height and width, in pixels."""
 
+from vpjax.core.errors import UserError
+
 Size = int | tuple[int, int]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """Return (height, width) of an edge or a pair."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    """Return (height, width) of an edge or a pair.
+
+    Raises:
+        UserError: for what is neither, as a configuration of others may say.
+    """
+    if isinstance(size, int):
+        return size, size
+    try:
+        height, width = size
+        return int(height), int(width)
+    except (TypeError, ValueError) as error:
+        text = f"{size!r} is no size in pixels; expected an edge, or height and width"
+        raise UserError(text) from error

@@ -10,6 +10,7 @@ pixels and is not done here makes the preprocessing unknown, and a warning says 
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,18 +59,33 @@ def fields_of(
 ) -> Preset | None:
     """Return the preset, without a name, that a configuration describes; see `preset_from`."""
     try:
-        if library == "timm":
-            return _timm(config.get("pretrained_cfg") or config)
-        if library == "open_clip":
-            return _open_clip(config.get("preprocess_cfg") or {})
-        return _transformers(processor) if processor else None
+        return _sound(_fields_of(library, config, processor))
     except _NotDone as e:
-        log.warning(
-            "the preprocessing beside the weights has %s, which vpjax does not do; name a preset "
-            "(data.preset) that comes near it",
-            e,
-        )
-        return None
+        reason = f"has {e}, which vpjax does not do"
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as e:
+        reason = f"is damaged ({type(e).__name__}: {e})"
+    log.warning(
+        "the preprocessing beside the weights %s; name a preset (data.preset) that comes near it",
+        reason,
+    )
+    return None
+
+
+def _fields_of(library, config, processor):
+    if library == "timm":
+        return _timm(config.get("pretrained_cfg") or config)
+    if library == "open_clip":
+        return _open_clip(config.get("preprocess_cfg") or {})
+    return _transformers(processor) if processor else None
+
+
+def _sound(found: Preset | None) -> Preset | None:
+    """Return a preset whose numbers are such that every image stays one."""
+    if found is not None:
+        good = all(map(math.isfinite, (*found.mean, *found.std, *found.short)))
+        if not good or min(*found.std, *found.short) <= 0:
+            raise ValueError(f"mean {found.mean}, std {found.std}, crop {found.short}")
+    return found
 
 
 def _timm(cfg: Mapping[str, Any]) -> Preset | None:

@@ -367,6 +367,7 @@ def abstract_model(config: ConfigDict, num_classes: int, **options: Any) -> Any:
 
 def resolve_attention(config: ConfigDict) -> str:
     """Return the attention implementation that a config's model will run with."""
+    check_dtype(config)  # of a run's config, which may have been edited, too
     specs = backbone_spec(config), method_spec(config)
     return factory.resolve_attention(*specs, config.attention, config.dtype)
 

@@ -32,7 +32,7 @@ from vpjax.core.files import write_json
 from vpjax.core.table import table
 from vpjax.methods.base import Method
 from vpjax.models.partition import merge
-from vpjax.runs import recorded, workdir
+from vpjax.runs import recorded, summary, workdir
 from vpjax.runs.evaluate import evaluate_split, predict_split
 from vpjax.runs.experiment import Experiment
 from vpjax.runs.reopen import reopen_run
@@ -267,7 +267,8 @@ def evaluate_run(
         checkpoint: "last", "best" or a step; "": the one that the run reports.
 
     Returns:
-        The metrics, as "test_accuracy" or "val_accuracy" ..., with the step and the checkpoint.
+        The metrics, as "test_accuracy" or "val_accuracy" ..., with the step, the checkpoint and
+        what the split consists of.
 
     Raises:
         UserError: if the run cannot be restored, or has neither split.
@@ -301,4 +302,5 @@ def evaluate_run(
     log.info("files     %s", own)
     log.info("\n%s\n", as_table(split, values, margin_of(experiment)))
     facts["metric"] = experiment.metric
+    facts["data"] = {split: summary.split_facts(source)}
     return facts | {f"{split}_{k}": v for k, v in values.items()}

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from vpjax.core.logs import fitted
+from vpjax.data.source import Source
 from vpjax.models.partition import trainable_line, trainable_table
 from vpjax.runs import provenance
 from vpjax.runs.advice import advice
@@ -204,7 +205,7 @@ def result_facts(experiment: Experiment) -> dict[str, Any]:
             "chosen": e.loaded.chosen if e.loaded else "",
             "resized": e.loaded.resized if e.loaded else "",
         },
-        "data": {n: {"name": s.name, "images": len(s)} for n, s in e.sources.items()},
+        "data": {split: split_facts(source) for split, source in e.sources.items()},
         "data_fingerprint": e.sources["train"].fingerprint,
         "steps_per_epoch": e.plan.steps_per_epoch,
         "preset": e.preset,
@@ -240,6 +241,11 @@ def peak_memory() -> dict[str, float | None]:
         "host": host and round(host, 1),
         "device": device and round(device / 2**20, 1),
     }
+
+
+def split_facts(source: Source) -> dict[str, Any]:
+    """Return what a result says of a split."""
+    return {"name": source.name, "images": len(source), "content": source.content}
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -281,6 +287,16 @@ def one_line(result: dict[str, Any]) -> str:
     return text
 
 
+def _other_images(now: dict[str, Any], there: dict[str, Any] | None) -> str:
+    """Return in what a split differs from the one of a result; "" where in nothing."""
+    if there is None:
+        return "it is not recorded"
+    if now["images"] != there["images"]:
+        return f"{there['images']:,} images there, {now['images']:,} now"
+    same = now["content"] == there.get("content", now["content"])  # not of earlier versions
+    return "" if same else "other images or labels, though their names may be the same"
+
+
 def log_comparison(result: dict[str, Any], recorded: dict[str, Any] | None) -> None:
     """Log whether an evaluation gives the metric that training recorded.
 
@@ -292,6 +308,12 @@ def log_comparison(result: dict[str, Any], recorded: dict[str, Any] | None) -> N
     key = f"{split}_{metric}"
     if recorded is None or recorded["step"] != result["step"]:
         log.info("the run is not finished: no metric is recorded for step %d yet", result["step"])
+    elif differ := _other_images(result["data"][split], recorded.get("data", {}).get(split)):
+        log.warning(
+            "the %s split is not the one that the run was evaluated on: %s. Its recorded %s, %r, "
+            "cannot be compared with this one, %r",
+            *(split, differ, metric, recorded[key], result[key]),
+        )
     elif recorded[key] == result[key]:
         log.info("equal to the recorded %s %s", split, metric)
     else:
