@@ -78,7 +78,7 @@ def reopen_run(
     # Other classes than the run's are named when its checkpoint is read.
     seen = classes.names if other is None else other.classes
     preset = experiment.preset if config.data.preset == before.data.preset else None
-    record = Record(config, seen, preset, experiment.identity, moved)
+    record = Record(config, seen, preset, experiment.identity, moved=moved)
     return experiment, selected_state(folder, experiment.state, record, checkpoint)
 
 

@@ -396,5 +396,5 @@ def restored_run(
     like = State(jnp.int32(0), *arrays[:2], None, None)
     other = config.data.preset != recorded.load(folder).data.preset
     preset = None if other else built.preset
-    record = Record(config, classes.names, preset, built.identity, bool(others))
+    record = Record(config, classes.names, preset, built.identity, moved=bool(others))
     return Run(folder, config, classes, built, selected_state(folder, like, record, checkpoint))
