@@ -63,7 +63,8 @@ def test_the_opening_says_what_will_happen(run):
     assert any("test accuracy" in line for line in done.stdout_text.splitlines()), head
     for text in ("run  ", "data  ", "weights  ", "plan  "):
         assert any(line.startswith(text) for line in head), head
-    assert any(line.startswith("weights") and line.endswith(", on 8x8 pixels") for line in head)
+    assert "backbone  vit.ViT, 4 layers, width 48, 8x8 pixels in 4x4 patches of 2x2" in head
+    assert any(line.startswith("program   vpjax ") and ", jax " in line for line in head)
     out = (folder / "log.txt").read_text()
     for text in (
         "| method/prompts/3   | 8 x 48 |    384 |  0.48 % |",

@@ -245,7 +245,8 @@ class FakeExperiment:
     def __init__(self, frozen, rows=None):
         self.frozen = frozen
         loader = type("Loader", (), {"rows": type("Rows", (), {"features": rows})})
-        self.inputs = type("Inputs", (), {"loaders": {} if rows is None else {"train": loader}})
+        loaders = {} if rows is None else {"train": loader}
+        self.inputs = type("Inputs", (), {"loaders": loaders, "cached": rows is not None})
 
 
 GOOD, BAD = np.ones((3, 4), np.float32), np.array([[1, 1], [np.nan, np.inf]], np.float32)
