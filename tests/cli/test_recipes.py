@@ -44,6 +44,7 @@ def test_a_file_of_ones_own_imports_its_neighbours_and_ours(tmp_path, monkeypatc
     [
         ("digts", "unknown recipe 'digts'. Did you mean 'digits'?"),
         ("configs/digts.py", "configs/digts.py does not exist; unknown recipe 'digts'. Did you"),
+        ("elsewhere/digits.py:vpt_deep", "does not exist; vpjax's recipe is --config digits"),
         ("digits:vpt", "Did you mean 'vpt_deep'?"),
         ("configs/__init__.py", "is no recipe: it has no function get_config"),
     ],

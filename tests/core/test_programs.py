@@ -72,5 +72,17 @@ def test_a_damaged_digest_is_not_believed(folder):
     assert "a-cache" not in names(folder)
 
 
+def test_the_newest_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "MOST", 3 * len(CONTENT))
+    for age, name in enumerate("abcde"):
+        file = tmp_path / f"{name}-cache"
+        file.write_bytes(CONTENT)
+        os.utime(file, (1e9 - age, 1e9 - age))
+        (tmp_path / f"{name}-sha256").write_text(programs.hashlib.sha256(CONTENT).hexdigest())
+    os.utime(tmp_path / "e-cache", (2e9, 1e9 - 5))  # used since
+    assert programs.check(tmp_path) == 0
+    assert names(tmp_path) == [f"{n}-{end}" for n in "abe" for end in ("cache", "sha256")]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     assert programs.check(tmp_path / "nowhere") == 0

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -278,6 +279,10 @@ def test_traffic_signs_as_their_authors_pack_them(tmp_path):
     (root / "GT-final_test.csv").write_text("Filename;Roi\n00000.ppm;7\n")
     with pytest.raises(UserError, match="no columns Filename and ClassId"):
         open_source("gtsrb:GTSRB", "test", tmp_path)
+    photo(root / "Training" / "7" / "00000_00000.ppm", 1)
+    with pytest.raises(UserError, match="two folders of class 7, 00007 and 7"):
+        open_source("gtsrb:GTSRB", "train", tmp_path)
+    shutil.rmtree(root / "Training" / "7")
     (root / "Final_Training").mkdir()
     (root / "Training").rename(root / "Final_Training" / "Images")
     assert len(open_source("gtsrb:GTSRB", "train", tmp_path)) == 6

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -337,6 +338,9 @@ def test_missing_path_lists_what_is_near(tmp_path):
         fetch(tmp_path / "nowhere" / "x.npz")
     with pytest.raises(UserError, match=r"is a folder.*ViT-B_16\.npz"):
         fetch(tmp_path)
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(UserError, match=r"pipe\.npz is no plain file"):
+        fetch(tmp_path / "pipe.npz")
 
 
 def test_unknown_name():

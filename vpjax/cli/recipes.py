@@ -59,6 +59,8 @@ def find(recipe: str) -> tuple[Path, str]:
     if path.suffix == ".py":
         if path.is_file():
             return path.resolve(), choices
+        if path.stem in names():
+            raise UserError(f"{name} does not exist; vpjax's recipe is --config {path.stem}")
         raise UserError(f"{name} does not exist; {unknown('recipe', path.stem, names())}")
     if name not in names():
         raise unknown("recipe", name, names())

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 ENDING, SUM = "-cache", "-sha256"
 DAY = 86400.0  # seconds
+# Bytes of programs that are kept, the newest: all are compared as a process starts, two seconds a
+# GiB, and JAX itself would keep them for ever.
+MOST = 512 * 2**20
 
 _FOLDERS: set[Path] = set()  # that were checked
 
@@ -35,6 +38,7 @@ def check(folder: Path) -> int:
     """
     deleted = 0
     with contextlib.suppress(OSError):  # of a folder that cannot be used JAX warns
+        _make_room(folder)
         deleted = sum(not _intact(file) for file in sorted(folder.glob(f"*{ENDING}")))
         for note in folder.glob(f"*{SUM}"):
             if not _beside(note, ENDING).exists():
@@ -43,6 +47,16 @@ def check(folder: Path) -> int:
         log.info("%d damaged or half-written programs in %s: compiled again", deleted, folder)
     _FOLDERS.add(folder)
     return deleted
+
+
+def _make_room(folder: Path) -> None:
+    """Delete the programs that were not used for longest, where there are more than `MOST`."""
+    known = [(file.stat(), file) for file in folder.glob(f"*{ENDING}")]
+    left = MOST
+    for status, file in sorted(known, key=lambda k: -max(k[0].st_atime, k[0].st_mtime)):
+        left -= status.st_size
+        if left < 0:
+            file.unlink(missing_ok=True)
 
 
 @atexit.register

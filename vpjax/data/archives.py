@@ -74,7 +74,13 @@ def signs(path: Path) -> Listing:
         raise UserError(f"{root} holds neither Training nor Final_Training. Unpack GTSRB there.")
     if train is None:
         return Listing(root, test)
-    folders = {int(e.name): e.name for e in os.scandir(root / train) if e.name.isdecimal()}
+    folders: dict[int, str] = {}
+    for name in sorted(e.name for e in os.scandir(root / train) if e.name.isdecimal()):
+        if (other := folders.setdefault(int(name), name)) != name:
+            raise UserError(
+                f"{root / train} has two folders of class {int(name)}, {other} and {name}. Move "
+                "the images of one into the other."
+            )
 
     def training() -> Listed:
         out = []

@@ -78,7 +78,8 @@ def class_embeddings(config: ConfigDict, folder: Path) -> Path:
             groups = _without_empty(groups, count)
         values = np.stack([means[groups == g].mean(0) for g in range(count)])
         path = folder / "class_embeddings.npy"
-        np.save(path, values.astype(np.float32))
+        with files.atomic(path) as new, open(new, "wb") as file:
+            np.save(file, values.astype(np.float32))
         facts = {
             "shape": values.shape,
             "classes": [np.flatnonzero(groups == g).tolist() for g in range(count)],

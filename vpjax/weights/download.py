@@ -122,6 +122,8 @@ def _not_found(where: str, path: Path) -> UserError:
         inside = sorted(f.name for f in path.iterdir() if f.name.endswith(SUFFIXES))
         found = f"It holds: {', '.join(inside)}." if inside else "It holds no weights."
         return UserError(f"{where} is a folder; expected a file of weights. {found}")
+    if path.exists():
+        return UserError(f"{where} is no plain file; expected a file of weights")
     if "/" not in where and not path.suffix:
         return unknown("weights", where, CATALOG)
     found = f"The folder {path.parent} does not exist either."
