@@ -37,7 +37,7 @@ def test_a_folder_is_all_that_is_needed(tmp_path):
     assert "splits    val and test taken from train by class, seed 0: splits.csv" in head
     assert len((run / FILE).read_text().splitlines()) == 25
     assert json.loads((run / "classes.json").read_text())["names"] == ["ant", "bee"]
-    folder(root, bee=20)  # eight more, which the run does not know
+    folder(root, ant=12, bee=20)  # eight more, which the run does not know
     done = command("eval", "--workdir", str(run))
     assert done.returncode == 0 and "equal to the recorded test accuracy" in done.stdout_text
     words = ("--config.data.holdout=0", "--config.data.test=train")
