@@ -13,7 +13,7 @@ from tests.helpers import results
 from tests.helpers.pages import BROWSER, in_browser, parsed
 from vpjax.core.files import write_json
 from vpjax.data.arrays import from_arrays
-from vpjax.report import examples
+from vpjax.report import examples, run_files
 from vpjax.report.blocks import Facts, Grid, Heading, Listing, Picture, Rich, Sheet, Text
 from vpjax.report.html import POLICY, page
 from vpjax.report.markdown import markdown
@@ -98,6 +98,22 @@ def test_the_page_says_what_the_run_is(tmp_path):
     anchors = {link.removeprefix("#") for link in found.links if link.startswith("#")}
     assert anchors == {value for _, key, value in found.attributes if key == "id"}
     assert {"data", "result", "mistakes", "what-was-learnt"} <= anchors
+
+
+def test_a_run_that_goes_on_may_delete_what_the_page_lists(tmp_path, monkeypatch):
+    last = tmp_path / "checkpoints" / "last"
+    for step in "24":
+        (last / step).mkdir(parents=True)
+        (last / step / "array").write_bytes(bytes(1500))
+    real = run_files.os.walk
+
+    def walk(top):
+        yield from real(top)
+        yield str(last / "1"), [], ["array"]  # which was there a moment ago
+
+    monkeypatch.setattr(run_files.os, "walk", walk)
+    rows = run_files.files(tmp_path).rows
+    assert "3,000 bytes" in str(rows)
 
 
 def test_a_run_from_python_has_no_command(tmp_path):

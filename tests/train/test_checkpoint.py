@@ -126,6 +126,20 @@ def test_a_reader_follows_a_run_that_goes_on(folder, monkeypatch):
     assert first == [4] and names(folder) == ["6", "8"]
 
 
+@pytest.mark.parametrize("where", ["_load_checkpoint_infos", "reload"])
+def test_a_checkpoint_is_deleted_while_a_reader_lists_them(folder, monkeypatch, where):
+    """As Orbax does it: the folder's names first, the age of each of them then."""
+    real, gone = getattr(checkpoint.ocp.CheckpointManager, where), [1, 2, 3]
+
+    def listed(self, *args, **options):
+        if gone:
+            raise FileNotFoundError(2, "No such file or directory", str(folder / str(gone.pop())))
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, where, listed)
+    assert restored(folder, read_only=True)[0] == 4 and not gone
+
+
 def test_a_reader_of_nothing_makes_no_folder(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path / "last", read_only=True)) as saved:
         assert saved.restore(state(0)) is None

@@ -1,5 +1,7 @@
 """The files in a run's folder, and how to use them: a part of its page."""
 
+import contextlib
+import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -79,8 +81,10 @@ def files(folder: Path) -> Grid:
 
 def _size(path: Path) -> str:
     """Return the size of a file, or of all files in a folder."""
-    inside = [path]
+    inside, size = [path], 0
     if path.is_dir():
-        inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-    size = sum(p.stat().st_size for p in inside)
+        inside = [Path(top, name) for top, _, names in os.walk(path) for name in names]
+    for file in inside:
+        with contextlib.suppress(FileNotFoundError):  # a run that goes on has just deleted it
+            size += 0 if file.is_symlink() else file.stat().st_size
     return f"{size:,} bytes" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from vpjax.train import sharding
 from vpjax.train.step import State
 
 log = logging.getLogger(__name__)
+
+LOOKS = 50  # at a folder that changes while it is looked at
 
 
 class Checkpoints:
@@ -70,12 +73,22 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         more = _single_process_options(self.folder, create=not self._read_only)
         if self._read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True, **more | {"create": False})
-        else:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, cleanup_tmp_directories=True, **more
+                read_only=True, save_interval_steps=0, **more | {"create": False}
             )
+            return self._looked(lambda: ocp.CheckpointManager(self.folder, options=options))
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, cleanup_tmp_directories=True, **more
+        )
         return ocp.CheckpointManager(self.folder, options=options)
+
+    def _looked(self, look: Callable[[], Any]) -> Any:
+        """Return what `look` finds in a folder where a run deletes checkpoints meanwhile."""
+        for _ in range(LOOKS):
+            with contextlib.suppress(FileNotFoundError):  # one was listed, and is gone
+                return look()
+            time.sleep(0.02)
+        return look()
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
         """Save a state in the background; call `close` before the process ends.
@@ -131,7 +144,7 @@ class Checkpoints:
         """Return the steps of the checkpoints that are there, the newest first."""
         self.wait()
         if self._read_only:
-            self.manager.reload()
+            self._looked(self.manager.reload)
         return sorted(self.manager.all_steps(), reverse=True)
 
     def restore(
