@@ -8,6 +8,8 @@ from vpjax.core.errors import UserError
 
 load()
 TRIALS = 25
+# A failed restore leaves tasks of the storage library that complain when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.parametrize("name", table.KINDS)
