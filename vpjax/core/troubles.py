@@ -51,7 +51,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _of_one(error: BaseException) -> str | None:
-    text = (str(error).strip().splitlines() or [""])[0][:300]
+    text = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or FULL.search(str(error)):
