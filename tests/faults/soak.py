@@ -11,7 +11,8 @@ threads, and the files it has left in its folders of temporary files, of caches 
 What grows in the first cycles is warm-up: programs that are loaded, caches that fill. Behind them,
 
     memory    may grow by `MEMORY` MB a save, by a straight line through all cycles
-    the rest  may grow by `COUNT` from the first tenth of the cycles to the last, in their medians
+    the rest  may grow by `COUNT` (some by `LOOSER`) from the first tenth of the cycles to the last,
+              in their medians
 """
 
 import argparse
@@ -39,6 +40,8 @@ from vpjax.train.signals import Stopped
 
 MEMORY = 0.01  # MB a save: 100 MB in 10,000 saves
 COUNT = 2.0
+# Libraries' own pools hold 20 to 27 threads at any time; a checkpoint has some files more or fewer.
+LOOSER = {"threads": 8.0, "files of runs": 20.0}
 WARM_UP = 10  # cycles
 STEPS, EVERY = 48, 1  # of a run; between evaluations, each of which saves
 FILES = ("temporary files", "cached files", "files of runs")
@@ -167,8 +170,9 @@ def too_much(counts: Sequence[Count]) -> list[str]:
     if rate - 2 * error > MEMORY:
         found.append(f"memory grows by {rate:.4f} ± {error:.4f} MB a save (bound: {MEMORY})")
     for name in counts[0].held.keys() - {"memory, MB"}:
-        if (more := growth(warm, name)) > COUNT:
-            found.append(f"{name}: {more:g} more at the end (bound: {COUNT:g})")
+        bound = LOOSER.get(name, COUNT)
+        if (more := growth(warm, name)) > bound:
+            found.append(f"{name}: {more:g} more at the end (bound: {bound:g})")
     return found
 
 
