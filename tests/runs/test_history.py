@@ -75,3 +75,12 @@ def test_metrics_errors_name_file_and_line(tmp_path):
         Metrics(tmp_path)
     with pytest.raises(UserError, match="cannot write"):
         Metrics(tmp_path / "metrics.jsonl" / "inside")
+
+
+def test_numbers_that_no_float_holds_are_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1e999}\n{"step": 2, "loss": NaN, "lr": -1e999}\n')
+    assert read_history(path) == [{"step": 1, "loss": None}, {"step": 2, "loss": None, "lr": None}]
+    with Metrics(tmp_path, resume_at=1):  # writes the lines anew
+        pass
+    assert path.read_text() == '{"step": 1, "loss": null}\n'

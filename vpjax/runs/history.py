@@ -109,7 +109,8 @@ def read_history(path: str | os.PathLike) -> list[dict]:
     rows = []
     for i, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line, parse_constant=lambda name: None)  # NaN of another writer
+            # NaN of another writer, and numbers that are too large for a float, are null.
+            row = json.loads(line, parse_constant=lambda name: None, parse_float=_finite)
         except (ValueError, RecursionError):
             row = None
         if not forms.fault(row, ROW):
@@ -127,6 +128,11 @@ def _text(path: Path) -> str:
         return read_bytes(path).decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def _number(name: str, value: Any) -> int | float | None:

@@ -281,7 +281,8 @@ def one_line(result: dict[str, Any]) -> str:
     if f"{split}_{metric}" in result:
         name = "mAP" if metric == "map" else metric
         text += f", {split} {name} {result[f'{split}_{metric}']:.2f} %"
-        text += f" ({result[f'{split}_count']} images)"
+        if (count := result.get(f"{split}_count")) is not None:
+            text += f" ({count} images)"
     if "trainable" in result:
         text += f", {result['trainable']:,} trainable parameters ({result['percent']:.2f} %)"
     return text

@@ -112,7 +112,7 @@ def summary(label: str, results: list[dict[str, Any]]) -> dict[str, Any]:
         "trainable": results[0]["trainable"],
         "percent": results[0]["percent"],
         "seconds": float(np.mean([r["seconds"] for r in results])),
-        "images": results[0][f"{split}_count"],
+        "images": results[0].get(f"{split}_count"),
         "doubts": [f"seed {r['seed']}: {t}" for r in results for t in r.get("loss_faults", ())],
     }
     data = results[0]["data"]
