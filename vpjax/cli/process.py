@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from types import TracebackType
+from typing import Any
 
 import jax
 
@@ -13,6 +14,9 @@ from vpjax.core import allocator, distributed, leftovers, programs
 from vpjax.core.errors import UserError
 from vpjax.core.files import cache_folder
 from vpjax.core.troubles import explain, no_accelerator
+
+# What threads of the storage library say to a loop that has ended, after a save that failed.
+LATE = "Event loop is closed"
 
 
 def start(arguments: argparse.Namespace | None = None) -> None:
@@ -70,13 +74,18 @@ def hide_notices() -> None:
     """Hide other libraries' notices that a user cannot act on."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are raised too
     sys.excepthook = _hook
+    if sys.unraisablehook is sys.__unraisablehook__:  # else somebody collects them
+        sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", module=r"(orbax|tensorflow_datasets|google)\b.*")
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that nobody has caught, but not what a failed save leaves behind.
-
-    After one, threads of the storage library still report to a loop that has ended.
-    """
-    if str(error) != "Event loop is closed":
+    """Show an error that nobody has caught, but not what a failed save leaves behind."""
+    if str(error) != LATE:
         sys.__excepthook__(kind, error, trace)
+
+
+def _unraisable(found: Any) -> None:
+    """Show an error that nobody could catch, but not what a failed save leaves behind."""
+    if str(found.exc_value) != LATE:
+        sys.__unraisablehook__(found)
