@@ -91,8 +91,7 @@ def _watch() -> None:
 def _warn() -> None:
     said: set[str] = set()
     pause = threading.Event()
-    while threading.current_thread() in _watching:
-        pause.wait(SLOW / 10)
+    while not pause.wait(SLOW / 10) and threading.current_thread() in _watching:
         for what in waited_for(SLOW):
             if what not in said:
                 said.add(what)
