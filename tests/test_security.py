@@ -103,7 +103,7 @@ def test_a_picture_that_promises_more_than_it_may():
 
 
 @pytest.mark.parametrize(
-    "name", ["../../../escaped", "/tmp/escaped", "..", "a/b", "a\\b", "", "x\n"]
+    "name", ["../../../escaped", "/nowhere/escaped", "..", "a/b", "a\\b", "", "x\n"]
 )
 def test_names_of_categories_stay_below_the_root(tmp_path, name):
     root = tmp_path / "root"

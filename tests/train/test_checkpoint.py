@@ -6,38 +6,18 @@ import json
 import random
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.saves import META, saved, state
 from vpjax.core.errors import UserError
 from vpjax.train import checkpoint
 from vpjax.train.checkpoint import Checkpoints, read_metadata, sealed, unsealed
-from vpjax.train.step import State
-
-META = {
-    "version": "1",
-    "config": {"optim.lr": 0.1},
-    "backbone": {"name": "vit.ViT"},
-    "preset": "digits",
-    "classes": ["a", "b"],
-    "early": {"patience": 0, "best": 61.5, "best_step": 4, "since": 0},
-}
-
-
-def state(step):
-    arrays = {"method/head/bias": jnp.full(3, step, jnp.float32)}
-    key = jnp.zeros(2, jnp.uint32)
-    return State(jnp.int32(step), arrays, {}, {"count": jnp.int32(step)}, key)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    with contextlib.closing(Checkpoints(folder / "last")) as saved:
-        for step in (2, 4):
-            saved.save(state(step), META)
-    return folder / "last"
+    return saved(tmp_path_factory.mktemp("made"), 2, 4)
 
 
 @pytest.fixture

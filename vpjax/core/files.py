@@ -103,6 +103,11 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def json_digest(values: Any) -> str:
+    """Return the SHA-256 of values as JSON, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def write_sealed(path: Path, content: bytes) -> None:
     """Write bytes behind their SHA-256 atomically, for `read_sealed`."""
     with atomic(path) as new:

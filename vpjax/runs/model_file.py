@@ -9,7 +9,6 @@ instead of checkpoints. Other programs read it with the library safetensors: met
 plain text are JSON.
 """
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import safetensors.numpy
 
 from vpjax.core import forms
 from vpjax.core.errors import UserError
-from vpjax.core.files import atomic, open_to_readers
+from vpjax.core.files import atomic, json_digest, open_to_readers
 from vpjax.train.checkpoint import digest
 
 FILE = "model.safetensors"
@@ -122,8 +121,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _seal(texts: Mapping[str, str]) -> str:
-    own = {k: v for k, v in texts.items() if k != SEAL}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    return json_digest({k: v for k, v in texts.items() if k != SEAL})
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -33,6 +33,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vpjax.core import distributed
 from vpjax.core.errors import UserError
+from vpjax.core.files import json_digest
 from vpjax.core.troubles import explain
 from vpjax.train import sharding
 from vpjax.train.step import State
@@ -278,7 +279,7 @@ KEYS = {"version", "config", "backbone", "preset", "classes", "early", "step", "
 
 def sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata with their own sha256."""
-    return dict(meta) | {"sha256": _sum(meta)}
+    return dict(meta) | {"sha256": json_digest(meta)}
 
 
 def unsealed(meta: Any, step: int) -> dict[str, Any]:
@@ -295,7 +296,7 @@ def unsealed(meta: Any, step: int) -> dict[str, Any]:
         raise ValueError("its metadata are no JSON object")
     had, meta = "sha256" in meta, dict(meta)
     seal = meta.pop("sha256", None)
-    if seal != _sum(meta) if had else not meta.keys() <= KEYS:
+    if seal != json_digest(meta) if had else not meta.keys() <= KEYS:
         raise ValueError("its metadata do not have the sha256 they were saved with")
     if meta.get("step") != step:
         raise ValueError(f"its metadata are those of step {meta.get('step')}")
@@ -314,10 +315,6 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """
     text = (folder / "meta" / "metadata").read_text(encoding="utf-8")
     return unsealed(json.loads(text), int(folder.name))
-
-
-def _sum(meta: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _single_process_options(folder: Path, create: bool = True) -> dict[str, Any]:
